@@ -1,0 +1,118 @@
+"""The whole schema: every key with its default and its meaning. Other configurations change values.
+
+A key that is not here is an error. Values are those of Mixer-B/16 on ImageNet where the paper gives them.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from mixer_jax.errors import InputError
+
+
+def get_config() -> ConfigDict:
+  config = ConfigDict()
+  config.seed = 0  # of parameters, order of the data, and all randomness
+  config.image_size = 224  # pixels, square
+  config.num_classes = 1000
+  config.batch_size = 4096  # of all devices together
+  config.total_epochs = placeholder(float)  # set this or total_steps
+  config.total_steps = placeholder(int)
+  config.grad_accum_steps = 1  # parts that a step takes the batch in; the result is the same
+  config.learning_rate = 0.001  # peak
+  config.loss = "sigmoid_xent"  # or "softmax_xent"
+  config.mixup_p = 0.0  # of Beta(p, p); 0: no mixup
+
+  config.model = ConfigDict()
+  config.model.name = "mixer"
+  config.model.variant = placeholder(str)  # "S/32" … "H/14", or None and the five sizes
+  config.model.patch_size = placeholder(int)
+  config.model.num_blocks = placeholder(int)
+  config.model.hidden_dim = placeholder(int)
+  config.model.tokens_mlp_dim = placeholder(int)
+  config.model.channels_mlp_dim = placeholder(int)
+  config.model.dropout_rate = 0.0
+  config.model.stoch_depth = 0.0  # s: the last block drops with s, the first with 0
+  config.model.head_bias_init = 0.0
+  config.model.dtype = "float32"  # compute; or "bfloat16"
+  config.model.param_dtype = "float32"
+  config.model.remat = "none"  # or "block": less memory, a second forward pass
+
+  config.data = ConfigDict()
+  config.data.dataset = "imagenet2012"  # TFDS name, or directory of a prepared TFDS data set
+  config.data.data_dir = placeholder(str)  # None: $TFDS_DATA_DIR or ~/tensorflow_datasets
+  config.data.split = "train"
+  config.data.num_examples = 1_281_167  # of the split; so a run is planned without its data
+  config.data.ops = "decode|inception_crop|flip"  # mixer_jax/data/ops.py
+  config.data.on_bad_record = "stop"  # or "skip": skip and count
+  config.data.num_workers = 0  # loader processes; 0: threads
+
+  config.evaluation = ConfigDict()
+  config.evaluation.dataset = placeholder(str)  # None: data.dataset
+  config.evaluation.split = "validation"
+  config.evaluation.num_examples = 50_000
+  config.evaluation.ops = "decode|resize_small|central_crop"
+  config.evaluation.batch_size = 4096
+  config.evaluation.every_steps = 5000  # each evaluation is followed by a checkpoint
+
+  config.optimizer = ConfigDict()
+  config.optimizer.name = "adam"  # or "momentum"
+  config.optimizer.b1 = 0.9
+  config.optimizer.b2 = 0.999
+  config.optimizer.eps = 1e-8
+  config.optimizer.momentum = 0.9
+  config.optimizer.accumulator_dtype = "float32"  # of Adam's first moment, or the momentum
+  config.optimizer.weight_decay = 0.0
+  # A step removes schedule·learning_rate·weight_decay of a kernel ("learning_rate", the paper's
+  # numbers) or schedule·weight_decay ("schedule", big_vision's numbers).
+  config.optimizer.weight_decay_scale = "learning_rate"
+  config.optimizer.clip_norm = 1.0  # global norm of the gradients
+
+  config.schedule = ConfigDict()
+  config.schedule.warmup_steps = 10_000
+  config.schedule.decay = "linear"  # or "cosine", "constant"
+  config.schedule.linear_end = 1e-5
+  config.schedule.linear_end_unit = "peak"  # or "learning_rate": linear_end is a learning rate
+
+  config.checkpoint = ConfigDict()
+  config.checkpoint.every_steps = 1000
+  config.checkpoint.keep_newest = 2
+  config.checkpoint.keep_best = 1  # by top-1 of the evaluation
+
+  config.log = ConfigDict()
+  config.log.every_steps = 50
+  config.log.plots = True  # pictures at the end of the run
+
+  config.mesh = ConfigDict()
+  config.mesh.data = -1  # devices; -1: all
+
+  # What a resumed run may have otherwise than the workdir's configuration.
+  config.may_change = (
+    "grad_accum_steps",
+    "data.data_dir",
+    "data.num_workers",
+    "evaluation.batch_size",
+    "checkpoint",
+    "log",
+    "mesh",
+    "may_change",
+  )
+  return config.lock()
+
+
+def parse_arg(arg: str | None, **defaults: str) -> dict[str, str]:
+  """Parses the text after the colon of --config=FILE:ARG, "B/16" or "L/16,epochs=14".
+
+  Args:
+    arg: comma-separated name=value; a first part without a name is the variant.
+    defaults: the names that may be given, with their defaults.
+
+  Raises:
+    InputError: unknown name.
+  """
+  values = dict(defaults)
+  for i, part in enumerate(p for p in (arg or "").split(",") if p):
+    name, _, value = part.partition("=") if "=" in part else ("variant", "", part) if i == 0 else (part, "", "")
+    if name not in defaults:
+      raise InputError(f"unknown part {part!r} of the configuration's argument; known: {list(defaults)}")
+    values[name] = value
+  return values

@@ -1,0 +1,1 @@
+"""MLP vision models in JAX, starting from MLP-Mixer (arXiv:2105.01601)."""

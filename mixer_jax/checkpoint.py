@@ -1,0 +1,229 @@
+"""Checkpoints of the train state: Orbax, asynchronous, each with the SHA-256 of its files.
+
+Orbax restores a flipped bit without an error, so every checkpoint carries a list of checksums, written
+before the atomic commit. A checkpoint that does not match its list is moved to `damaged_checkpoints/`
+and the one before it is used. The list is in the format of `sha256sum --check`.
+"""
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+from jax.experimental import multihost_utils
+from orbax.checkpoint import args as ocp_args
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from mixer_jax.errors import InputError
+from mixer_jax.state import TrainState
+
+CHECKSUMS = "SHA256SUMS"
+ITEM = "default"  # Orbax's name for a checkpoint's only item
+_CHUNK_BYTES = 1 << 22
+
+
+class SaveError(RuntimeError):
+  """A checkpoint, or another file of the run, could not be written."""
+
+
+class Intact(NamedTuple):
+  """Result of looking for a checkpoint: the step (None: there is none) and what was found damaged."""
+
+  step: int | None
+  damaged: list[str]
+
+
+def _sha256(path: epath.Path) -> str:
+  digest = hashlib.sha256()
+  with path.open("rb") as f:
+    while chunk := f.read(_CHUNK_BYTES):
+      digest.update(chunk)
+  return digest.hexdigest()
+
+
+def _files(directory: epath.Path, prefix: str = "") -> dict[str, epath.Path]:
+  """Returns {relative name: path} of all files below the directory, the checksums apart."""
+  found = {}
+  for path in sorted(directory.iterdir()):
+    if path.is_dir():
+      found.update(_files(path, f"{prefix}{path.name}/"))
+    elif path.name != CHECKSUMS:
+      found[prefix + path.name] = path
+  return found
+
+
+def write_checksums(directory: epath.Path) -> None:
+  lines = [f"{_sha256(path)}  {name}\n" for name, path in _files(directory).items()]
+  (directory / CHECKSUMS).write_text("".join(lines))
+
+
+def find_damage(directory: epath.Path) -> str | None:
+  """Returns what is wrong with the files of a saved item, None if each matches its checksum."""
+  if not (directory / CHECKSUMS).exists():
+    return f"{CHECKSUMS} is missing: it was not written completely"
+  try:
+    lines = (directory / CHECKSUMS).read_text().splitlines()
+    wanted = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+  except ValueError:
+    return f"{CHECKSUMS} is unreadable"
+  files = _files(directory)
+  if missing := sorted(set(wanted) - set(files)):
+    return f"missing file {missing[0]}"
+  for name, path in files.items():
+    if name not in wanted:
+      return f"unexpected file {name}"
+    if _sha256(path) != wanted[name]:
+      return f"{name} does not match its SHA-256"
+  return None
+
+
+class ChecksummedHandler(ocp.PyTreeCheckpointHandler):
+  """Orbax's handler of trees, which lists the checksums of its files before they are committed."""
+
+  def finalize(self, directory: epath.Path) -> None:
+    super().finalize(directory)
+    write_checksums(directory)
+
+
+@ocp_args.register_with_handler(ChecksummedHandler, for_save=True)
+class ChecksummedSave(ocp_args.PyTreeSave):
+  pass
+
+
+@ocp_args.register_with_handler(ChecksummedHandler, for_restore=True)
+class ChecksummedRestore(ocp_args.PyTreeRestore):
+  pass
+
+
+class Checkpointer:
+  """Saves, keeps and restores train states in `workdir/checkpoints/<step>`.
+
+  Keeps the newest `keep_newest` and the best `keep_best` by top-1 of the evaluation at that step.
+  """
+
+  def __init__(
+    self, workdir: epath.Path, *, keep_newest: int, keep_best: int, read_only: bool = False
+  ):
+    if keep_newest < 1 or keep_best < 0:
+      raise InputError("config.checkpoint.keep_newest must be at least 1 and keep_best at least 0.")
+    self._workdir = workdir
+    self._directory = workdir / "checkpoints"
+    self.intact = self._find_intact(quarantine=not read_only)
+    policies = [
+      preservation_policy.LatestN(keep_newest),
+      preservation_policy.BestN(
+        get_metric_fn=_top1, n=keep_best, keep_checkpoints_without_metrics=False
+      ),
+    ]
+    self._manager = ocp.CheckpointManager(
+      self._directory,
+      item_handlers=ChecksummedHandler(),
+      options=ocp.CheckpointManagerOptions(
+        create=not read_only,
+        read_only=read_only,
+        best_fn=_top1,
+        preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+        cleanup_tmp_directories=not read_only,
+        enable_async_checkpointing=True,
+      ),
+    )
+
+  def steps(self) -> list[int]:
+    """Steps of the checkpoints, ascending."""
+    return sorted(self._manager.all_steps())
+
+  def best_step(self) -> int | None:
+    """Step with the best top-1 of those that were evaluated, None if there is none."""
+    return self._manager.best_step()
+
+  def save(self, step: int, state: TrainState, metrics: dict[str, float] | None) -> None:
+    """Starts to save; returns as soon as the state may be donated. Raises SaveError."""
+    with self._reporting():
+      if step not in self._manager.all_steps():
+        self._manager.save(step, args=ChecksummedSave(state), metrics=metrics, force=True)
+
+  def check(self) -> None:
+    """Raises SaveError if a save in the background failed (on a full disk, say)."""
+    with self._reporting():
+      self._manager.check_for_errors()
+
+  def wait(self) -> None:
+    """Returns once all checkpoints are committed; raises SaveError if one could not be."""
+    with self._reporting():
+      self._manager.wait_until_finished()
+      self._manager.check_for_errors()
+
+  def restore(self, step: int, abstract_state: Any, shardings: Any) -> TrainState:
+    """Returns the state of a checkpoint, laid out by `shardings` whatever mesh wrote it."""
+    target = jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract_state, shardings
+    )
+    restore_args = ocp.checkpoint_utils.construct_restore_args(target)
+    return self._manager.restore(step, args=ChecksummedRestore(target, restore_args=restore_args))
+
+  def verify(self, step: int) -> None:
+    """Raises InputError if the files of this step's checkpoint are damaged."""
+    if damage := find_damage(self._directory / str(step) / ITEM):
+      raise InputError(f"checkpoint {self._directory / str(step)} is damaged: {damage}.")
+
+  def close(self) -> None:
+    with self._reporting():
+      self._manager.close()
+
+  @contextlib.contextmanager
+  def _reporting(self) -> Iterator[None]:
+    """Turns whatever Orbax and TensorStore raise for a failed write into a SaveError."""
+    try:
+      yield
+    except Exception as e:
+      saved = self.steps()
+      last = f"the last good checkpoint is that of step {saved[-1]}" if saved else "none was saved"
+      raise SaveError(
+        f"could not save a checkpoint: {_first_line(e)}. The run stops; {last}. Make room and give the "
+        "same command to resume."
+      ) from e
+
+  def _find_intact(self, quarantine: bool) -> Intact:
+    """Finds the newest checkpoint without damage; process 0 looks, and tells the others."""
+    intact = self._look(quarantine) if jax.process_index() == 0 else Intact(None, [])
+    if jax.process_count() == 1:
+      return intact
+    step = multihost_utils.broadcast_one_to_all(np.int32(-1 if intact.step is None else intact.step))
+    return Intact(None if step < 0 else int(step), intact.damaged)
+
+  def _look(self, quarantine: bool) -> Intact:
+    damaged: list[str] = []
+    if not self._directory.exists():
+      return Intact(None, damaged)
+    steps = sorted((int(p.name) for p in self._directory.iterdir() if p.name.isdigit()), reverse=True)
+    for step in steps:
+      path = self._directory / str(step)
+      damage = find_damage(path / ITEM)
+      if damage is None:
+        return Intact(step, damaged)
+      damaged.append(f"checkpoint of step {step} is damaged ({damage})")
+      logging.error("%s", damaged[-1])
+      if quarantine:
+        aside = self._workdir / "damaged_checkpoints"
+        aside.mkdir(parents=True, exist_ok=True)
+        path.rename(aside / f"{step}-{int(time.time())}")
+    if damaged:
+      raise InputError(
+        f"no intact checkpoint is left in {self._directory}: {'; '.join(damaged)}. To start over, "
+        "choose another workdir."
+      )
+    return Intact(None, damaged)
+
+
+def _first_line(error: Exception) -> str:
+  return (str(error).strip() or repr(error)).splitlines()[0]
+
+
+def _top1(metrics: dict[str, float]) -> float:
+  return metrics["top1"]

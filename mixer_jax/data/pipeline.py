@@ -1,0 +1,213 @@
+"""From a source to batches: what the batch of a step holds is a pure function of (seed, step).
+
+The running number n = step·batch + row names an epoch n // N and a place in that epoch's permutation,
+which names an example; the example's randomness is a function of (seed, epoch, index). So the position
+in the data is the step: a resumed run needs no state of a loader, and neither workers nor processes
+change what is read. Batches are {"image": uint8, "label": int32, "mask": float32}.
+"""
+
+import ctypes
+import dataclasses
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from absl import flags, logging
+
+from mixer_jax.data import ops as ops_lib
+from mixer_jax.data import sources
+from mixer_jax.errors import InputError
+
+Batch = dict[str, np.ndarray]
+PREFETCH = 2  # batches ready ahead of the step, in each worker or, without workers, in this process
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SplitSpec:
+  """A split and its pre-processing; opening it is the first thing that touches the disk.
+
+  Attributes:
+    dataset, data_dir, split: see sources.open_source.
+    num_examples: examples of the split; checked against the data when it is opened.
+    num_classes: labels must be below it.
+    ops: the pre-processing.
+    on_bad_record: an undecodable image or an impossible label stops the run ("stop"), or its row is
+      masked, said and counted ("skip").
+  """
+
+  dataset: str
+  data_dir: str | None
+  split: str
+  num_examples: int
+  num_classes: int
+  ops: ops_lib.Pipeline
+  on_bad_record: Literal["stop", "skip"]
+
+  def open(self) -> sources.Source:
+    """Opens the source; raises InputError if it is absent or not what the configuration says."""
+    source = sources.open_source(dataset=self.dataset, data_dir=self.data_dir, split=self.split)
+    if len(source) != self.num_examples:
+      raise InputError(
+        f"{source.name} has {len(source)} examples, the configuration says {self.num_examples}: "
+        "correct num_examples or the split."
+      )
+    if source.num_classes is not None and source.num_classes > self.num_classes:
+      raise InputError(
+        f"{source.name} has {source.num_classes} classes, config.num_classes is {self.num_classes}."
+      )
+    return source
+
+
+def make_order(num_examples: int, seed: int) -> Any:
+  """Returns a sequence n -> index: a fresh permutation of all examples every epoch, without a table."""
+  import grain  # Costs 2 s and 200 MB, which commands without data need not pay.
+
+  return grain.MapDataset.range(num_examples).shuffle(seed=seed % 2**32).repeat()
+
+
+def example_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
+  """Returns the generator of an example: no two (epoch, index) share numbers (Philox counters)."""
+  return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, epoch, index]))
+
+
+class _Loader:
+  """Loads rows into a batch; shared by training and evaluation."""
+
+  def __init__(self, spec: SplitSpec, source: sources.Source):
+    self._spec = spec
+    self._source = source
+
+  def load(self, index: int, rng: np.random.Generator) -> dict[str, Any] | None:
+    """Returns the example, None if it is skipped; raises InputError that names a bad record."""
+    try:
+      example = self._spec.ops(self._source[index], rng)
+      if not 0 <= example["label"] < self._spec.num_classes:
+        raise ops_lib.BadImageError(
+          f"label {example['label']} is not in 0..{self._spec.num_classes - 1}"
+        )
+      return example
+    except ops_lib.BadImageError as e:
+      message = f"bad record {index} of {self._source.name}: {e}"
+      if self._spec.on_bad_record == "stop":
+        raise InputError(
+          f"{message}. Repair the data, or skip and count such records with "
+          "--config.data.on_bad_record=skip"
+        ) from e
+      logging.warning("skipped %s", message)
+      return None
+
+  def batch(self, examples: list[dict[str, Any] | None]) -> Batch:
+    """Stacks rows; None is a row with mask 0 that repeats a good one (mixup may reach into it)."""
+    size = self._spec.ops.image_size
+    blank = {"image": np.zeros((size, size, 3), np.uint8), "label": 0}
+    filler = next((e for e in examples if e is not None), blank)
+    rows = [filler if e is None else e for e in examples]
+    return {
+      "image": np.stack([r["image"] for r in rows]),
+      "label": np.array([r["label"] for r in rows], np.int32),
+      "mask": np.array([e is not None for e in examples], np.float32),
+    }
+
+
+class TrainBatches:
+  """`batches[step]`: this process's rows of the batch that `step` trains on."""
+
+  def __init__(
+    self, spec: SplitSpec, source: sources.Source, *, seed: int, batch_size: int, rows: np.ndarray,
+    total_steps: int,
+  ):  # fmt: skip
+    self._loader = _Loader(spec, source)
+    self._seed, self._batch_size, self._rows = seed, batch_size, rows
+    self._num_examples, self._total_steps = spec.num_examples, total_steps
+    self._order = make_order(spec.num_examples, seed)
+
+  def __len__(self) -> int:
+    return self._total_steps
+
+  def indices(self, step: int) -> list[tuple[int, int]]:
+    """Returns (epoch, index) of each row."""
+    numbers = [step * self._batch_size + int(row) for row in self._rows]
+    return [(n // self._num_examples, int(self._order[n])) for n in numbers]
+
+  def __getitem__(self, step: int) -> Batch:
+    return self._loader.batch(
+      [
+        self._loader.load(index, example_rng(self._seed, epoch, index))
+        for epoch, index in self.indices(step)
+      ]
+    )
+
+
+class EvalBatches:
+  """`batches[i]`: this process's rows of the i-th evaluation batch, in the order of the data.
+
+  A batch holds `batch_size` examples, padded by rows of mask 0 to `padded_size`, a multiple of the
+  devices; the last batch is padded as well, so that every example counts once.
+  """
+
+  def __init__(
+    self, spec: SplitSpec, source: sources.Source, *, batch_size: int, rows: np.ndarray
+  ):
+    self._loader = _Loader(spec, source)
+    self._num_examples, self._batch_size, self._rows = spec.num_examples, batch_size, rows
+
+  def __len__(self) -> int:
+    return -(-self._num_examples // self._batch_size)
+
+  def __getitem__(self, i: int) -> Batch:
+    examples = []
+    for row in self._rows:
+      index = i * self._batch_size + int(row)
+      real = row < self._batch_size and index < self._num_examples
+      examples.append(self._loader.load(index, example_rng(0, 0, index)) if real else None)
+    return self._loader.batch(examples)
+
+
+def iterate(
+  batches: TrainBatches | EvalBatches, *, start: int = 0, num_workers: int
+) -> "ClosingIterator":
+  """Iterates over `batches[start:]` in order, loading ahead in threads or in `num_workers` processes."""
+  import grain
+
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()  # Grain reads its own absl flags, which a library call never parses.
+  threads = grain.ReadOptions(num_threads=PREFETCH, prefetch_buffer_size=PREFETCH)
+  dataset = grain.MapDataset.source(batches)[start:].to_iter_dataset(threads)
+  if num_workers:
+    options = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=PREFETCH)
+    dataset = dataset.mp_prefetch(options, worker_init_fn=_init_worker)
+  return ClosingIterator(iter(dataset))
+
+
+class ClosingIterator:
+  """An iterator that ends its worker processes when its `with` block is left."""
+
+  def __init__(self, iterator: Any):
+    self._iterator = iterator
+
+  def __iter__(self) -> Iterator[Batch]:
+    return self
+
+  def __next__(self) -> Batch:
+    return next(self._iterator)
+
+  def __enter__(self) -> "ClosingIterator":
+    return self
+
+  def __exit__(self, *exc: object) -> None:
+    if hasattr(self._iterator, "close"):
+      self._iterator.close()
+
+
+def _init_worker(index: int, count: int) -> None:
+  """Makes a worker die with its parent, however that dies, and leave signals to it."""
+  del index, count
+  cv2.setNumThreads(1)
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  signal.signal(signal.SIGTERM, signal.SIG_IGN)
+  if sys.platform == "linux":
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

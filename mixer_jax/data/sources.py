@@ -1,0 +1,119 @@
+"""TFDS splits as random-access sources of encoded images, read without TensorFlow.
+
+Data sets must be prepared as ArrayRecord; `python -m mixer_jax.tools.prepare NAME` does it. Only the
+embedded digits are prepared on first use.
+"""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from mixer_jax import configuration
+from mixer_jax.errors import InputError
+
+EMBEDDED = ("digits",)
+
+
+class Source:
+  """A split: `source[i]` is {"image": bytes, "label": int}; picklable, opened anew in each process."""
+
+  def __init__(self, name: str, data_source: Any, num_classes: int | None):
+    self.name = name
+    self.num_classes = num_classes
+    self._data_source = data_source
+
+  def __len__(self) -> int:
+    return len(self._data_source)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    record = self._data_source[int(index)]
+    return {"image": record["image"], "label": int(record["label"])}
+
+
+def open_source(*, dataset: str, data_dir: str | None, split: str) -> Source:
+  """Opens a split of a prepared TFDS data set.
+
+  Args:
+    dataset: TFDS name ("imagenet2012", "imagenet2012:5.1.0"), or the directory of a prepared version.
+    data_dir: where TFDS keeps its data; None: $TFDS_DATA_DIR or ~/tensorflow_datasets.
+    split: split in TFDS's syntax, with sub-splits: "train[:99%]".
+
+  Raises:
+    InputError: unknown data set, not prepared or not as ArrayRecord, unknown split, or without the
+      features "image" and "label".
+  """
+  import tensorflow_datasets as tfds  # Takes seconds to import, and only opening a source needs it.
+
+  if dataset in EMBEDDED:
+    prepare(dataset, data_dir)
+  builder = _builder(dataset, data_dir)
+  if not builder.info.splits:
+    where = builder.data_dir
+    raise InputError(
+      f"data set {dataset!r} is not prepared in {where}. Prepare it with\n"
+      f"  python -m mixer_jax.tools.prepare {dataset}" + (f" --data_dir={data_dir}" if data_dir else "")
+    )
+  features = builder.info.features
+  if features is None or not {"image", "label"} <= set(features):
+    raise InputError(f"data set {dataset!r} has no features 'image' and 'label': {features}.")
+  try:
+    data_source = builder.as_data_source(
+      split=split, decoders={"image": tfds.decode.SkipDecoding()}
+    )
+  except NotImplementedError as e:
+    raise InputError(
+      f"data set {dataset!r} in {builder.data_dir} is not stored as ArrayRecord; prepare it anew with "
+      f"python -m mixer_jax.tools.prepare {dataset} --data_dir=ANOTHER_DIRECTORY"
+    ) from e
+  except (ValueError, AssertionError) as e:
+    known = configuration.nearest(split, builder.info.splits)
+    raise InputError(f"split {split!r} of data set {dataset!r} cannot be read: {e}.{known}") from e
+  num_classes = getattr(features["label"], "num_classes", None)
+  return Source(f"{dataset} {split}", data_source, num_classes)
+
+
+def _builder(dataset: str, data_dir: str | None) -> Any:
+  import tensorflow_datasets as tfds
+
+  try:
+    if os.sep in dataset:
+      return tfds.builder_from_directory(dataset)
+    return tfds.builder(dataset, data_dir=data_dir, try_gcs=False)
+  except tfds.core.DatasetNotFoundError as e:
+    hint = configuration.nearest(dataset, [*EMBEDDED, *tfds.list_builders(with_community_datasets=False)])
+    close = hint if "Did you mean" in hint else ""
+    raise InputError(
+      f"data set {dataset!r} is not known to TFDS; give the name of a TFDS data set, or the directory "
+      f"of a prepared one.{close}"
+    ) from e
+  except FileNotFoundError as e:
+    raise InputError(f"{dataset} is not the directory of a prepared TFDS data set: {e}") from e
+
+
+def prepare(dataset: str, data_dir: str | None) -> str:
+  """Prepares a data set as ArrayRecord with TFDS's own builder, once; returns its directory."""
+  import tensorflow_datasets as tfds
+
+  if dataset == "digits":
+    from mixer_jax.data import digits
+
+    builder = digits.Digits(data_dir=data_dir, file_format="array_record")
+  else:
+    builder = tfds.builder(dataset, data_dir=data_dir, file_format="array_record", try_gcs=False)
+  with _lock(pathlib.Path(builder.data_dir)):
+    if not pathlib.Path(builder.data_dir).exists():
+      tfds.disable_progress_bar() if dataset in EMBEDDED else None
+      builder.download_and_prepare()
+  return str(builder.data_dir)
+
+
+@contextlib.contextmanager
+def _lock(directory: pathlib.Path) -> Iterator[None]:
+  """Lets one process at a time prepare a data set; the lock goes with the process that holds it."""
+  directory.parent.mkdir(parents=True, exist_ok=True)
+  with (directory.parent / f".{directory.name}.lock").open("w") as f:
+    fcntl.flock(f, fcntl.LOCK_EX)
+    yield

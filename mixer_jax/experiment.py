@@ -1,0 +1,287 @@
+"""Where configuration becomes objects; touches no device and no data.
+
+`build(config, mesh)` is what training, evaluation, benchmarks and planning all call, so what is
+planned and measured is what trains. Derived numbers are computed here, once.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import optax
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from mixer_jax import configuration, losses, models, optimizer, sharding, state, step
+from mixer_jax.data import ops, pipeline
+from mixer_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+  """The configuration's top level. configs/common.py explains every key."""
+
+  seed: int
+  image_size: int
+  num_classes: int
+  batch_size: int
+  total_epochs: int | float | None
+  total_steps: int | None
+  grad_accum_steps: int
+  learning_rate: float
+  loss: Literal["sigmoid_xent", "softmax_xent"]
+  mixup_p: float
+  model: Mapping
+  data: Mapping
+  optimizer: Mapping
+  schedule: Mapping
+  evaluation: Mapping
+  checkpoint: Mapping
+  log: Mapping
+  mesh: Mapping
+  may_change: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data:
+  """config.data."""
+
+  dataset: str
+  data_dir: str | None
+  split: str
+  num_examples: int
+  ops: str
+  on_bad_record: Literal["stop", "skip"]
+  num_workers: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+  """config.evaluation."""
+
+  dataset: str | None
+  split: str
+  num_examples: int
+  ops: str
+  batch_size: int
+  every_steps: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+  """config.checkpoint."""
+
+  every_steps: int
+  keep_newest: int
+  keep_best: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Log:
+  """config.log."""
+
+  every_steps: int
+  plots: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """All objects of a run.
+
+  Attributes:
+    options: the configuration's top level, checked.
+    model, tx, schedule: module, optimizer, step -> multiplier of the learning rate.
+    abstract_state: shapes and types of the train state.
+    shardings: of state, batch and small results on the mesh.
+    init_state: jitted () -> TrainState before the first step.
+    train_step: jitted (state, batch) -> (state, metrics); the state is donated.
+    eval_step: jitted (params, model_state, batch) -> rows of results, replicated.
+    total_steps: steps of the whole run.
+    train_split, eval_split: what to load, unopened.
+    data, evaluation, checkpoint, log: the sections of that name.
+    eval_batch_size: evaluation.batch_size rounded up to a multiple of the devices.
+  """
+
+  options: Options
+  mesh: Mesh
+  model: nn.Module
+  tx: optax.GradientTransformation
+  schedule: optimizer.Schedule
+  abstract_state: state.TrainState
+  shardings: sharding.Shardings
+  init_state: Callable[[], state.TrainState]
+  train_step: Any
+  eval_step: Any
+  total_steps: int
+  train_split: pipeline.SplitSpec
+  eval_split: pipeline.SplitSpec
+  data: Data
+  evaluation: Evaluation
+  checkpoint: Checkpoint
+  log: Log
+  eval_batch_size: int
+
+
+def make_mesh(config: Mapping[str, Any]) -> Mesh:
+  """Returns the mesh that config.mesh asks for, over the devices there are."""
+  return configuration.call(sharding.make_mesh, config["mesh"], "config.mesh")
+
+
+def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
+  """Returns the experiment that the configuration describes, for this mesh.
+
+  Args:
+    config: configs/common.py's keys, all of them and no others.
+    mesh: devices; they may be absent ones (ahead-of-time compilation).
+
+  Raises:
+    InputError: names the key at fault and the way out.
+  """
+  options = configuration.call(Options, config, "config")
+  data = configuration.call(Data, options.data, "config.data")
+  evaluation = configuration.call(Evaluation, options.evaluation, "config.evaluation")
+  _check_batches(options, evaluation, mesh)
+  model = models.build(**_model_fields(options))
+  _check_grid(options, model)
+  total_steps = _total_steps(options, data.num_examples)
+  schedule = configuration.call(
+    optimizer.make_schedule,
+    options.schedule,
+    "config.schedule",
+    total_steps=total_steps,
+    learning_rate=options.learning_rate,
+  )
+  tx = configuration.call(
+    optimizer.make_optimizer,
+    options.optimizer,
+    "config.optimizer",
+    learning_rate=options.learning_rate,
+    schedule=schedule,
+  )
+  loss = losses.LOSSES[options.loss]
+  abstract_state = state.abstract_state(model, tx, options.image_size)
+  if abstract_state.model_state and options.grad_accum_steps > 1:
+    raise InputError(
+      "config.grad_accum_steps must be 1 for a model with batch statistics: those of a part are not "
+      "those of the batch."
+    )
+  shardings = sharding.make_shardings(mesh, abstract_state)
+  train_step = step.make_train_step(
+    model=model,
+    tx=tx,
+    schedule=schedule,
+    learning_rate=options.learning_rate,
+    loss=loss,
+    num_classes=options.num_classes,
+    mixup_p=options.mixup_p,
+    grad_accum_steps=options.grad_accum_steps,
+    mesh=mesh,
+  )
+  eval_step = step.make_eval_step(model=model, loss=loss, num_classes=options.num_classes)
+  train_split, eval_split = _splits(options, data, evaluation)
+  return Experiment(
+    options=options,
+    mesh=mesh,
+    model=model,
+    tx=tx,
+    schedule=schedule,
+    abstract_state=abstract_state,
+    shardings=shardings,
+    init_state=jax.jit(
+      lambda: state.init_state(model, tx, options.image_size, options.seed),
+      out_shardings=shardings.state,
+    ),
+    train_step=jax.jit(
+      train_step,
+      in_shardings=(shardings.state, shardings.batch),
+      out_shardings=(shardings.state, shardings.replicated),
+      donate_argnums=0,
+    ),
+    eval_step=jax.jit(
+      eval_step,
+      in_shardings=(shardings.state.params, shardings.state.model_state, shardings.batch),
+      out_shardings=shardings.replicated,
+    ),
+    total_steps=total_steps,
+    train_split=train_split,
+    eval_split=eval_split,
+    data=data,
+    evaluation=evaluation,
+    checkpoint=configuration.call(Checkpoint, options.checkpoint, "config.checkpoint"),
+    log=configuration.call(Log, options.log, "config.log"),
+    eval_batch_size=-(-evaluation.batch_size // mesh.size) * mesh.size,
+  )
+
+
+def _model_fields(options: Options) -> dict[str, Any]:
+  fields = dict(options.model.items())
+  if "num_classes" in fields:
+    raise InputError("config.model.num_classes is not read by anything. Set config.num_classes.")
+  if "name" not in fields:
+    raise InputError("config.model.name is missing: it names the family, such as 'mixer'.")
+  return fields | {"num_classes": options.num_classes}
+
+
+def _check_grid(options: Options, model: nn.Module) -> None:
+  size, patch = options.image_size, getattr(model, "patch_size", 1)
+  if size < 1 or size % patch:
+    raise InputError(
+      f"config.image_size {size} is not a multiple of the patch size {patch}: the patch must divide "
+      "the image."
+    )
+
+
+def _check_batches(options: Options, evaluation: Evaluation, mesh: Mesh) -> None:
+  for name in ("batch_size", "grad_accum_steps", "num_classes"):
+    if getattr(options, name) < 1:
+      raise InputError(f"config.{name} is {getattr(options, name)}; it must be at least 1.")
+  if evaluation.batch_size < 1:
+    raise InputError(f"config.evaluation.batch_size is {evaluation.batch_size}; at least 1.")
+  parts = mesh.size * options.grad_accum_steps
+  if options.batch_size % parts:
+    lower, upper = options.batch_size // parts * parts, -(-options.batch_size // parts) * parts
+    raise InputError(
+      f"config.batch_size {options.batch_size} is not divisible by {mesh.size} devices × "
+      f"{options.grad_accum_steps} accumulation steps; {lower or upper} or {upper} would be."
+    )
+
+
+def _total_steps(options: Options, num_examples: int) -> int:
+  """Epochs are whole batches drawn from an endless sequence of permutations, so the last is cut."""
+  if (options.total_epochs is None) == (options.total_steps is None):
+    raise InputError("set exactly one of config.total_epochs and config.total_steps.")
+  if options.total_steps is not None:
+    total_steps = options.total_steps
+  else:
+    total_steps = int(options.total_epochs * num_examples) // options.batch_size
+  if total_steps < 1:
+    raise InputError(
+      f"the run has {total_steps} steps: raise config.total_epochs or total_steps, or lower batch_size "
+      f"({options.batch_size}, of {num_examples} examples)."
+    )
+  return total_steps
+
+
+def _splits(
+  options: Options, data: Data, evaluation: Evaluation
+) -> tuple[pipeline.SplitSpec, pipeline.SplitSpec]:
+  common = dict(
+    data_dir=data.data_dir, num_classes=options.num_classes, on_bad_record=data.on_bad_record
+  )
+
+  def split(section: Data | Evaluation, where: str, dataset: str) -> pipeline.SplitSpec:
+    if section.num_examples < 1:
+      raise InputError(f"{where}.num_examples is {section.num_examples}; it must be at least 1.")
+    return pipeline.SplitSpec(
+      dataset=dataset,
+      split=section.split,
+      num_examples=section.num_examples,
+      ops=ops.Pipeline(section.ops, options.image_size, f"{where}.ops"),
+      **common,
+    )
+
+  return (
+    split(data, "config.data", data.dataset),
+    split(evaluation, "config.evaluation", evaluation.dataset or data.dataset),
+  )

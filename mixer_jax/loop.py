@@ -1,0 +1,379 @@
+"""The run: resume, step, log, evaluate, save. And the evaluation of a finished run or weights file."""
+
+import collections
+import contextlib
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from absl import logging
+from etils import epath
+
+from mixer_jax import checkpoint, configuration, experiment, metrics, plots, sharding, weights
+from mixer_jax.data import pipeline
+from mixer_jax.errors import InputError
+from mixer_jax.evaluators import classification
+from mixer_jax.state import TrainState
+
+# Steps handed to the device ahead of the one whose loss is looked at: enough to keep it busy, few
+# enough that a signal or a NaN is met soon.
+STEPS_IN_FLIGHT = 2
+
+
+class DivergedError(RuntimeError):
+  """A loss, gradient or parameter became infinite or NaN."""
+
+
+class StopSignal:
+  """Turns SIGTERM and Ctrl-C into a request to save at the next step; a second one ends at once."""
+
+  def __init__(self):
+    self.received: int | None = None
+
+  def install(self) -> "StopSignal":
+    for number in (signal.SIGTERM, signal.SIGINT):
+      signal.signal(number, self._handle)
+    return self
+
+  def _handle(self, number: int, frame: FrameType | None) -> None:
+    if self.received is not None:
+      os._exit(128 + number)
+    self.received = number
+    # print is not safe here: the signal may have interrupted a print.
+    os.write(2, f"{signal.Signals(number).name}: saving after this step\n".encode())
+
+
+def _say(text: str) -> None:
+  """Prints on process 0, at once."""
+  if jax.process_index() == 0:
+    print(text, flush=True)
+
+
+def train(config: Any, workdir: str, stop: StopSignal | None = None) -> dict[str, float]:
+  """Trains from the newest checkpoint in the workdir, or from the start, to the end.
+
+  Args:
+    config: the configuration.
+    workdir: directory of the run, local, shared or gs://.
+    stop: where signals arrive; None: none are looked for.
+
+  Returns:
+    The metrics of the last evaluation.
+
+  Raises:
+    InputError: bad configuration, data or workdir; before any training wherever that can be known.
+    DivergedError: NaN; the newest checkpoint is from before it.
+    SystemExit: with 128 + signal, after saving, when asked to stop.
+  """
+  stop = stop or StopSignal()
+  exp = experiment.build(config, experiment.make_mesh(config))
+  directory = epath.Path(workdir)
+  _open_workdir(directory, config, exp.options.may_change)
+  sources = exp.train_split.open(), exp.eval_split.open()
+  keep = exp.checkpoint
+  checkpointer = checkpoint.Checkpointer(
+    directory, keep_newest=keep.keep_newest, keep_best=keep.keep_best
+  )
+  state = _initial_state(exp, checkpointer)
+  start_step = int(state.step)
+  _say(_headline(exp, directory, start_step))
+  run = _Run(exp, directory, checkpointer, sources, start_step)
+  try:
+    state = run.train(state, start_step, stop)
+    checkpointer.wait()
+  except OSError as e:
+    raise checkpoint.SaveError(f"could not write to {directory}: {e}") from e
+  finally:
+    run.close()
+  if stop.received is not None and int(state.step) < exp.total_steps:
+    _say(f"saved step {int(state.step)} in {directory}; the same command resumes")
+    sys.exit(128 + stop.received)
+  return run.finish(state)
+
+
+def _open_workdir(directory: epath.Path, config: Any, may_change: tuple[str, ...]) -> None:
+  """Creates the workdir, or checks that it belongs to this configuration."""
+  path = directory / "config.json"
+  try:
+    directory.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+      changed = configuration.differences(configuration.load(path), config, may_change)
+      if changed:
+        listed = "\n  ".join(changed)
+        raise InputError(
+          f"{directory} belongs to a run with another configuration:\n  {listed}\nChoose another "
+          "workdir, or give the configuration that it was started with."
+        )
+    if jax.process_index() == 0:
+      configuration.save(path, config)
+  except OSError as e:
+    raise InputError(f"workdir {directory} is not writable: {e}") from e
+
+
+def _initial_state(exp: experiment.Experiment, checkpointer: checkpoint.Checkpointer) -> TrainState:
+  step, damaged = checkpointer.intact
+  if step is None:
+    return exp.init_state()
+  for line in damaged:
+    _say(f"WARNING: {line}; falling back to the one before it")
+  return checkpointer.restore(step, exp.abstract_state, exp.shardings.state)
+
+
+def _headline(exp: experiment.Experiment, directory: epath.Path, start_step: int) -> str:
+  parameters = sum(x.size for x in jax.tree.leaves(exp.abstract_state.params))
+  device = exp.mesh.devices.flat[0]
+  begin = f"resuming at step {start_step}" if start_step else "starting"
+  return (
+    f"{exp.model.__class__.__name__} with {parameters:,} parameters, {exp.options.image_size} px\n"
+    f"data {exp.data.dataset} {exp.data.split}: {exp.data.num_examples:,} images;"
+    f" evaluation {exp.eval_split.dataset} {exp.eval_split.split}:"
+    f" {exp.eval_split.num_examples:,} images\n"
+    f"{exp.mesh.size} × {device.device_kind} in {jax.process_count()} process(es),"
+    f" batch {exp.options.batch_size}, {exp.total_steps} steps\n"
+    f"workdir {directory}: {begin}"
+  )
+
+
+class _Run:
+  """The moving parts of one call of `train`."""
+
+  def __init__(
+    self,
+    exp: experiment.Experiment,
+    directory: epath.Path,
+    checkpointer: checkpoint.Checkpointer,
+    sources: tuple[Any, Any],
+    start_step: int,
+  ):
+    self._exp, self._directory, self._checkpointer = exp, directory, checkpointer
+    self._train_source, self._eval_source = sources
+    self._writer = (
+      metrics.MetricWriter(directory, start_step) if jax.process_index() == 0 else None
+    )
+    self._progress = metrics.Progress(
+      start_step=start_step,
+      total_steps=exp.total_steps,
+      batch_size=exp.options.batch_size,
+      num_devices=exp.mesh.size,
+      core_hours=self._writer.last("core_hours", 0.0) if self._writer else 0.0,
+    )
+    self._pending: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
+    self._skipped = 0
+    self._evaluated: dict[int, tuple[dict[str, float], dict[str, np.ndarray]]] = {}
+
+  def train(self, state: TrainState, start_step: int, stop: StopSignal) -> TrainState:
+    """Takes the steps from `start_step` to the end, or to the one after a signal."""
+    exp = self._exp
+    with self._batches(start_step) as batches:
+      for step in range(start_step + 1, exp.total_steps + 1):
+        batch = next(batches)
+        self._skipped += int(np.sum(batch["mask"] == 0))
+        state, step_metrics = exp.train_step(state, self._put(batch, exp.options.batch_size))
+        self._pending.append((step, step_metrics))
+        if step == start_step + 1:
+          self._report_compilation(step)
+        evaluate = step == exp.total_steps or step % exp.evaluation.every_steps == 0
+        # What was evaluated is saved, so that the best can be kept.
+        save = evaluate or step % exp.checkpoint.every_steps == 0 or stop.received is not None
+        # What is evaluated or saved must be known to be finite.
+        self._drain(0 if save else STEPS_IN_FLIGHT)
+        if evaluate:
+          self._evaluate(step, state)
+        if save:
+          self._save(step, state)
+        self._checkpointer.check()
+        if stop.received is not None:
+          break
+    return state
+
+  def finish(self, state: TrainState) -> dict[str, float]:
+    """Reports the finished run: last metrics, pictures, where everything is."""
+    step = int(state.step)
+    results, rows = self._evaluated.get(step) or self._evaluate(step, state)
+    best = self._checkpointer.best_step()
+    lines = [
+      f"finished: top-1 {results['top1']:.4f}  top-5 {results['top5']:.4f}  loss {results['loss']:.4f}"
+      f"  over {results['count']} images of {self._exp.eval_split.dataset} {self._exp.eval_split.split}",
+      f"  checkpoints  {self._directory / 'checkpoints'} (steps {self._checkpointer.steps()},"
+      f" best {best})",
+      f"  metrics      {self._directory / 'metrics.jsonl'}, TensorBoard: {self._directory / 'events'}",
+    ]
+    if self._exp.log.plots and jax.process_index() == 0:
+      paths = plots.save_all(self._directory, self._eval_source, rows)
+      lines.append(f"  pictures     {', '.join(str(p) for p in paths)}")
+    _say("\n".join(lines))
+    return results
+
+  def close(self) -> None:
+    if self._writer is not None:
+      self._writer.close()
+    with contextlib.suppress(checkpoint.SaveError):  # what it met was raised before
+      self._checkpointer.close()
+
+  def _batches(self, start_step: int) -> pipeline.ClosingIterator:
+    exp = self._exp
+    size = exp.options.batch_size
+    batches = pipeline.TrainBatches(
+      exp.train_split,
+      self._train_source,
+      seed=exp.options.seed,
+      batch_size=size,
+      rows=sharding.local_rows(exp.shardings.batch, size),
+      total_steps=exp.total_steps,
+    )
+    return pipeline.iterate(batches, start=start_step, num_workers=exp.data.num_workers)
+
+  def _put(self, batch: pipeline.Batch, size: int) -> dict[str, jax.Array]:
+    rows = sharding.local_rows(self._exp.shardings.batch, size)
+    return sharding.put_batch(batch, self._exp.shardings.batch, rows, size)
+
+  def _report_compilation(self, step: int) -> None:
+    """Waits for the first step, so that its compilation does not count as speed."""
+    jax.block_until_ready(self._pending[-1][1])
+    seconds = self._progress.measure(step)["seconds"]
+    _say(f"first step after {seconds:.1f} s (compilation included)")
+
+  def _drain(self, keep: int) -> None:
+    """Looks at the metrics of finished steps, all but the newest `keep`; logs those that are due."""
+    while len(self._pending) > keep:
+      step, on_device = self._pending.popleft()
+      values = {k: float(v) for k, v in jax.device_get(on_device).items()}
+      bad = [k for k, v in values.items() if not math.isfinite(v)]
+      if bad:
+        saved = self._checkpointer.steps()
+        kept = f"the last good checkpoint is that of step {saved[-1]}" if saved else "none was saved"
+        raise DivergedError(f"step {step}: {', '.join(bad)} is not finite; {kept}.")
+      if step % self._exp.log.every_steps == 0 or step == self._exp.total_steps:
+        self._log(step, values)
+
+  def _log(self, step: int, values: dict[str, float]) -> None:
+    values |= self._progress.measure(step)
+    values.pop("seconds")
+    if self._skipped:
+      values["skipped_records"] = self._skipped
+    _say(
+      metrics.progress_line(step, self._exp.total_steps, values)
+      + (f"  skipped {self._skipped} records" if self._skipped else "")
+    )
+    if self._writer is not None:
+      self._writer.write(step, values)
+
+  def _evaluate(self, step: int, state: TrainState) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    begin = time.perf_counter()
+    results, rows = evaluate_split(
+      self._exp, state.params, state.model_state, self._eval_source, num_workers=0
+    )
+    self._progress.pause(time.perf_counter() - begin)
+    self._evaluated = {step: (results, rows)}
+    _say(f"step {step}/{self._exp.total_steps} {evaluation_line(self._exp, results)}")
+    if self._writer is not None:
+      self._writer.write(step, {f"evaluation/{k}": v for k, v in results.items()})
+    return results, rows
+
+  def _save(self, step: int, state: TrainState) -> None:
+    begin = time.perf_counter()
+    results = self._evaluated.get(step)
+    self._checkpointer.save(step, state, {"top1": results[0]["top1"]} if results else None)
+    self._progress.pause(time.perf_counter() - begin)
+
+
+def evaluation_line(exp: experiment.Experiment, results: dict[str, float]) -> str:
+  """Returns the printed line of an evaluation, with the count of images and of skipped records."""
+  skipped = exp.eval_split.num_examples - int(results["count"])
+  return (
+    f"evaluation {exp.eval_split.split}: top-1 {results['top1']:.4f}  top-5 {results['top5']:.4f}"
+    f"  loss {results['loss']:.4f}  over {results['count']} images"
+    + (f" ({skipped} bad records skipped)" if skipped else "")
+  )
+
+
+def evaluate_split(
+  exp: experiment.Experiment, params: Any, model_state: Any, source: Any, *, num_workers: int
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+  """Evaluates the evaluation split; see classification.evaluate for what it returns."""
+  size = exp.eval_batch_size
+  rows = sharding.local_rows(exp.shardings.batch, size)
+  batches = pipeline.EvalBatches(
+    exp.eval_split, source, batch_size=exp.evaluation.batch_size, rows=rows
+  )
+
+  def on_devices() -> Iterator[dict[str, jax.Array]]:
+    with pipeline.iterate(batches, num_workers=num_workers) as local:
+      for batch in local:
+        yield sharding.put_batch(batch, exp.shardings.batch, rows, size)
+
+  return classification.evaluate(
+    lambda batch: exp.eval_step(params, model_state, batch),
+    on_devices(),
+    batch_size=exp.evaluation.batch_size,
+  )
+
+
+def evaluate(
+  *,
+  workdir: str | None,
+  config: Any | None,
+  which: Literal["newest", "best"] | int = "newest",
+  weights_file: str | None = None,
+) -> dict[str, float]:
+  """Evaluates a checkpoint of a workdir, or a weights file, on the configuration's evaluation split.
+
+  Args:
+    workdir: a run's directory; its config.json is the configuration unless `config` is given.
+    config: the configuration; needed with `weights_file` alone.
+    which: the checkpoint.
+    weights_file: `.npz` of parameters, instead of a checkpoint.
+
+  Raises:
+    InputError: no such run, checkpoint or file, or parameters that do not fit the model.
+  """
+  if config is None:
+    if workdir is None:
+      raise InputError("give --workdir, or --weights together with --config.")
+    config = configuration.load(epath.Path(workdir) / "config.json")
+  exp = experiment.build(config, experiment.make_mesh(config))
+  if weights_file is not None:
+    params, model_state, name = _load_weights(exp, weights_file)
+  elif workdir is not None:
+    params, model_state, name = _load_checkpoint(exp, epath.Path(workdir), which)
+  else:
+    raise InputError("give --workdir, or --weights together with --config.")
+  source = exp.eval_split.open()
+  results, _ = evaluate_split(
+    exp, params, model_state, source, num_workers=exp.data.num_workers
+  )
+  _say(f"{name} on {exp.eval_split.dataset} {evaluation_line(exp, results)}")
+  return results
+
+
+def _load_weights(exp: experiment.Experiment, path: str) -> tuple[Any, Any, str]:
+  params = weights.load_npz(path)
+  weights.check_match(params, exp.abstract_state.params, path)
+  if exp.abstract_state.model_state:
+    raise InputError(f"{path} has no batch statistics, which the model needs.")
+  return jax.device_put(params, exp.shardings.state.params), {}, path
+
+
+def _load_checkpoint(
+  exp: experiment.Experiment, directory: epath.Path, which: str | int
+) -> tuple[Any, Any, str]:
+  checkpointer = checkpoint.Checkpointer(directory, keep_newest=1, keep_best=0, read_only=True)
+  chosen = {"newest": checkpointer.intact.step, "best": checkpointer.best_step()}.get(which, which)
+  if chosen not in checkpointer.steps():
+    raise InputError(
+      f"{directory} has no checkpoint {which!r}; there are steps {checkpointer.steps()}."
+    )
+  for line in checkpointer.intact.damaged if which == "newest" else []:
+    _say(f"WARNING: {line}; evaluating the one before it")
+  checkpointer.verify(chosen)
+  state = checkpointer.restore(chosen, exp.abstract_state, exp.shardings.state)
+  checkpointer.close()
+  logging.info("restored step %d", chosen)
+  return state.params, state.model_state, f"{directory} step {chosen}"

@@ -1,0 +1,113 @@
+"""What a run reports: the progress line, metrics.jsonl and TensorBoard events, from the same numbers."""
+
+import json
+import time
+from typing import Any
+
+from etils import epath
+from tensorboardX import SummaryWriter
+
+
+def format_duration(seconds: float) -> str:
+  """Returns h:mm:ss."""
+  minutes, s = divmod(round(seconds), 60)
+  return f"{minutes // 60}:{minutes % 60:02d}:{s:02d}"
+
+
+class MetricWriter:
+  """Appends records to `workdir/metrics.jsonl` and `workdir/events`; one process of a run writes.
+
+  A resumed run drops the records after the step that it resumes from, so the file reads like that of
+  an undisturbed run.
+  """
+
+  def __init__(self, workdir: epath.Path, start_step: int):
+    self._path = workdir / "metrics.jsonl"
+    self.records = [r for r in read_metrics(workdir) if r["step"] <= start_step]
+    self._rewrite()
+    # Object stores cannot append: there the file is written anew, at the pace of the log.
+    self._local = "://" not in str(workdir)
+    self._file = open(self._path, "a", buffering=1) if self._local else None
+    self._events = SummaryWriter(str(workdir / "events"), purge_step=start_step + 1)
+
+  def write(self, step: int, values: dict[str, float]) -> None:
+    """Writes the values of a step, once; names with a slash group in TensorBoard."""
+    if any(r["step"] == step and values.keys() <= r.keys() for r in self.records):
+      return
+    record = {"step": step, **values}
+    self.records.append(record)
+    if self._file is not None:
+      self._file.write(json.dumps(record) + "\n")
+    else:
+      self._rewrite()
+    for name, value in values.items():
+      self._events.add_scalar(name, value, step)
+    self._events.flush()
+
+  def last(self, name: str, default: float) -> float:
+    """Returns the latest value under this name."""
+    return next((r[name] for r in reversed(self.records) if name in r), default)
+
+  def close(self) -> None:
+    if self._file is not None:
+      self._file.close()
+    self._events.close()
+
+  def _rewrite(self) -> None:
+    partial = self._path.parent / f"{self._path.name}.partial"
+    partial.write_text("".join(json.dumps(r) + "\n" for r in self.records))
+    partial.replace(self._path)
+
+
+def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:
+  """Returns the records of metrics.jsonl; a last line that a kill cut short is left out."""
+  path = workdir / "metrics.jsonl"
+  if not path.exists():
+    return []
+  records = []
+  for line in path.read_text().splitlines():
+    try:
+      records.append(json.loads(line))
+    except ValueError:
+      break
+  return records
+
+
+class Progress:
+  """Speed, time left and core-hours; core-hours add up over interruptions."""
+
+  def __init__(
+    self, *, start_step: int, total_steps: int, batch_size: int, num_devices: int, core_hours: float
+  ):
+    self._total_steps, self._batch_size, self._num_devices = total_steps, batch_size, num_devices
+    self._core_hours = core_hours
+    self._begin = self._last_time = time.perf_counter()
+    self._last_step = start_step
+    self._paused = 0.0
+
+  def pause(self, seconds: float) -> None:
+    """Leaves time (of an evaluation, a checkpoint) out of the next speed; core-hours keep it."""
+    self._paused += seconds
+
+  def measure(self, step: int) -> dict[str, float]:
+    """Returns seconds and images/s since the last call, seconds left, core-hours."""
+    now = time.perf_counter()
+    seconds = max(now - self._last_time - self._paused, 1e-9)
+    steps = step - self._last_step
+    self._last_time, self._last_step, self._paused = now, step, 0.0
+    return {
+      "seconds": seconds,
+      "images_per_sec": steps * self._batch_size / seconds,
+      "seconds_left": (self._total_steps - step) * seconds / max(steps, 1),
+      "core_hours": self._core_hours + (now - self._begin) * self._num_devices / 3600,
+    }
+
+
+def progress_line(step: int, total_steps: int, values: dict[str, float]) -> str:
+  """Returns the line that is printed at every log step."""
+  return (
+    f"step {step:>{len(str(total_steps))}}/{total_steps} ({step / total_steps:4.0%})"
+    f"  loss {values['loss']:.4f}  lr {values['lr']:.2e}"
+    f"  {values['images_per_sec']:,.0f} images/s"
+    f"  left {format_duration(values['seconds_left'])}  core-hours {values['core_hours']:.4f}"
+  )

@@ -1,0 +1,191 @@
+"""MLP-Mixer (Tolstikhin et al., 2021, arXiv:2105.01601).
+
+Axis letters: b images, h w pixels, s tokens (patches in raster order), c hidden channels, k classes.
+Parameter names are those of the released files (vision_transformer, vit_jax/models_mixer.py).
+"""
+
+from typing import Any, Literal
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from mixer_jax.errors import InputError
+from mixer_jax.models import layers
+
+
+def _variant(num_blocks: int, patch_size: int, hidden_dim: int) -> dict[str, int]:
+  # In table 1 both MLP widths follow from the hidden one: channels 4 × and tokens ½ ×.
+  return dict(
+    patch_size=patch_size,
+    num_blocks=num_blocks,
+    hidden_dim=hidden_dim,
+    tokens_mlp_dim=hidden_dim // 2,
+    channels_mlp_dim=hidden_dim * 4,
+  )
+
+
+VARIANTS = {
+  "S/32": _variant(8, 32, 512),
+  "S/16": _variant(8, 16, 512),
+  "B/32": _variant(12, 32, 768),
+  "B/16": _variant(12, 16, 768),
+  "L/32": _variant(24, 32, 1024),
+  "L/16": _variant(24, 16, 1024),
+  "H/14": _variant(32, 14, 1280),
+}
+"""Table 1: published size -> fields of `MlpMixer`."""
+
+
+class MlpBlock(nn.Module):
+  """Dense -> GELU (tanh approximation, Flax's default) -> Dense, on the last axis.
+
+  Dropout, when training, follows the GELU and the second Dense, as in the Vision Transformer's MLP.
+  """
+
+  mlp_dim: int
+  dropout_rate: float = 0.0
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "b n d"], rows: Int[Array, " b"], *, train: bool = False
+  ) -> Float[Array, "b n d"]:
+    dense = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    y = nn.gelu(nn.Dense(self.mlp_dim, **dense)(x))
+    y = self._dropout(y, rows, train)
+    y = nn.Dense(x.shape[-1], **dense)(y)
+    return self._dropout(y, rows, train)
+
+  def _dropout(self, x: Array, rows: Array, train: bool) -> Array:
+    if not train or self.dropout_rate == 0.0:
+      return x
+    return layers.dropout(x, self.make_rng("dropout"), rows, self.dropout_rate)
+
+
+class MixerBlock(nn.Module):
+  """Mixes across tokens, then across channels; each half is `x + branch(norm(x))`.
+
+  While training, an image drops a branch with probability `drop_rate`; the two branches are drawn
+  independently and survivors are not rescaled.
+  """
+
+  tokens_mlp_dim: int
+  channels_mlp_dim: int
+  dropout_rate: float = 0.0
+  drop_rate: float = 0.0
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "b s c"], rows: Int[Array, " b"], train: bool = False
+  ) -> Float[Array, "b s c"]:
+    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    mlp = dict(dropout_rate=self.dropout_rate, **dtypes)
+    # Flax's LayerNorm takes its statistics in float32 whatever the compute type.
+    y = jnp.swapaxes(nn.LayerNorm(**dtypes)(x), 1, 2)
+    y = MlpBlock(self.tokens_mlp_dim, name="token_mixing", **mlp)(y, rows, train=train)
+    x = x + self._drop(jnp.swapaxes(y, 1, 2), rows, train)
+    y = nn.LayerNorm(**dtypes)(x)
+    y = MlpBlock(self.channels_mlp_dim, name="channel_mixing", **mlp)(y, rows, train=train)
+    return x + self._drop(y, rows, train)
+
+  def _drop(self, branch: Array, rows: Array, train: bool) -> Array:
+    if not train or self.drop_rate == 0.0:
+      return branch
+    return layers.drop_branch(branch, self.make_rng("dropout"), rows, self.drop_rate)
+
+
+class MlpMixer(nn.Module):
+  """MLP-Mixer: patches -> stem -> `num_blocks` × MixerBlock -> LayerNorm -> mean over tokens -> head.
+
+  Every block's output (`block_<i>`) and `pre_logits` are sown: ask for them with
+  `module.apply(variables, image, mutable=["intermediates"])`.
+
+  Attributes:
+    num_classes: width of the head k; None or 0: no head, the module returns `pre_logits`.
+    patch_size: side of a square patch in pixels.
+    num_blocks: number of Mixer blocks L.
+    hidden_dim: channels of a token c.
+    tokens_mlp_dim: hidden width of token mixing.
+    channels_mlp_dim: hidden width of channel mixing.
+    dropout_rate: dropout inside the MLPs while training.
+    stoch_depth: s; block i of L drops each branch of an image with probability s·i/(L−1).
+    head_bias_init: start of the head's bias (its kernel starts at zero).
+    dtype: compute type; statistics of LayerNorm, the mean over tokens and the head stay float32.
+    param_dtype: type of the parameters.
+    remat: "block" keeps only the blocks' inputs for the backward pass and recomputes the rest.
+  """
+
+  num_classes: int | None
+  patch_size: int
+  num_blocks: int
+  hidden_dim: int
+  tokens_mlp_dim: int
+  channels_mlp_dim: int
+  dropout_rate: float = 0.0
+  stoch_depth: float = 0.0
+  head_bias_init: float = 0.0
+  dtype: Literal["float32", "bfloat16"] = "float32"
+  param_dtype: Literal["float32", "bfloat16"] = "float32"
+  remat: Literal["none", "block"] = "none"
+
+  @nn.compact
+  def __call__(
+    self,
+    image: Float[Array, "b h w 3"],
+    *,
+    train: bool = False,
+    rows: Int[Array, " b"] | None = None,
+  ) -> Float[Array, "b k"]:
+    """Returns logits, or `pre_logits` (b, c) without a head.
+
+    Args:
+      image: values in [−1, 1]; the number of tokens, hw/patch_size², is fixed by the parameters.
+      train: draw stochastic depth and dropout, from the random stream "dropout".
+      rows: the images' positions in the whole batch, which their draws belong to; default 0 … b−1.
+
+    Raises:
+      InputError: the patch does not divide the image (the authors' code pads it silently).
+    """
+    check_divisible(image.shape[1], image.shape[2], self.patch_size)
+    rows = jnp.arange(image.shape[0]) if rows is None else rows
+    dtypes = dict(dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype))
+    patch = (self.patch_size, self.patch_size)
+    x = nn.Conv(self.hidden_dim, patch, strides=patch, padding="VALID", name="stem", **dtypes)(image)
+    x = x.reshape(x.shape[0], -1, x.shape[-1])
+    block = nn.remat(MixerBlock, static_argnums=(3,)) if self.remat == "block" else MixerBlock
+    for i in range(self.num_blocks):
+      x = block(
+        self.tokens_mlp_dim,
+        self.channels_mlp_dim,
+        dropout_rate=self.dropout_rate,
+        drop_rate=self.stoch_depth * i / max(self.num_blocks - 1, 1),
+        name=f"MixerBlock_{i}",
+        **dtypes,
+      )(x, rows, train)
+      self.sow("intermediates", f"block_{i}", x)
+    x = nn.LayerNorm(name="pre_head_layer_norm", **dtypes)(x)
+    x = jnp.mean(x, axis=1, dtype=jnp.float32)
+    self.sow("intermediates", "pre_logits", x)
+    if not self.num_classes:
+      return x
+    return nn.Dense(
+      self.num_classes,
+      kernel_init=nn.initializers.zeros,
+      bias_init=nn.initializers.constant(self.head_bias_init),
+      dtype=jnp.float32,
+      param_dtype=dtypes["param_dtype"],
+      name="head",
+    )(x)
+
+
+def check_divisible(height_px: int, width_px: int, patch_size: int) -> None:
+  """Raises InputError unless the patch divides both sides of the image."""
+  if height_px % patch_size or width_px % patch_size:
+    raise InputError(
+      f"patch_size {patch_size} does not divide the image of {height_px}x{width_px} pixels; choose "
+      f"sides that are multiples of {patch_size}."
+    )

@@ -1,0 +1,73 @@
+"""Pictures of a run: learning curves, and a grid of evaluation images with their predictions."""
+
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from mixer_jax import metrics
+from mixer_jax.data import ops
+
+
+def save_all(workdir: epath.Path, source: Any, rows: dict[str, np.ndarray]) -> list[epath.Path]:
+  """Writes the pictures as PNG to `workdir/plots` and returns their paths.
+
+  Args:
+    workdir: a run's directory, with metrics.jsonl.
+    source: the evaluation split.
+    rows: the evaluation's rows (classification.evaluate).
+  """
+  directory = workdir / "plots"
+  directory.mkdir(exist_ok=True)
+  figures = {
+    "learning_curves.png": learning_curves(metrics.read_metrics(workdir)),
+    "predictions.png": predictions(source, rows),
+  }
+  paths = []
+  for name, figure in figures.items():
+    with (directory / name).open("wb") as f:
+      figure.savefig(f, format="png", dpi=120)
+    paths.append(directory / name)
+  return paths
+
+
+def learning_curves(records: list[dict[str, Any]]) -> Any:
+  """Returns a figure: training and evaluation loss, top-1, learning rate, against the step."""
+  from matplotlib.figure import Figure  # Slow to import; without pyplot there is no global state.
+
+  figure = Figure(figsize=(12, 3.6), layout="constrained")
+  left, middle, right = figure.subplots(1, 3)
+  for axes, names in (
+    (left, ("loss", "evaluation/loss")),
+    (middle, ("evaluation/top1",)),
+    (right, ("lr",)),
+  ):
+    for name in names:
+      points = [(r["step"], r[name]) for r in records if name in r]
+      if points:
+        marker = "o" if len(points) < 20 else None
+        axes.plot(*zip(*points, strict=True), label=name, marker=marker, markersize=3)
+    axes.set_xlabel("step")
+    axes.set_title(" and ".join(names))
+    axes.grid(alpha=0.3)
+  left.legend()
+  return figure
+
+
+def predictions(source: Any, rows: dict[str, np.ndarray], columns: int = 12, lines: int = 4) -> Any:
+  """Returns a figure of images with the predicted class; the wrong ones first, in red."""
+  from matplotlib.figure import Figure
+
+  wrong = rows["prediction"] != rows["label"]
+  order = np.argsort(~wrong, kind="stable")[: columns * lines]
+  figure = Figure(figsize=(columns * 0.9, lines * 1.15 + 0.5), layout="constrained")
+  figure.suptitle(f"{int(wrong.sum())} of {len(wrong)} wrong (red: predicted, true)", fontsize=10)
+  grid = figure.subplots(lines, columns, squeeze=False).ravel()
+  for axes in grid:
+    axes.set_axis_off()
+  for axes, i in zip(grid, order, strict=False):
+    image = ops.decode_image(source[int(rows["index"][i])]["image"])
+    axes.imshow(image, interpolation="nearest")
+    text = f"{rows['prediction'][i]}" + (f", is {rows['label'][i]}" if wrong[i] else "")
+    axes.set_title(text, fontsize=8, color="tab:red" if wrong[i] else "black", pad=2)
+  return figure

@@ -1,0 +1,156 @@
+"""The train and evaluation steps: pure functions of (state, batch), jitted by experiment.build.
+
+A batch is {"image": uint8 (b, h, w, 3), "label": int32 (b,), "mask": float32 (b,)}; a row with mask 0
+counts for nothing. Axis letters: b the global batch, a accumulation steps, d shards of the batch.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int, UInt8
+
+from mixer_jax.losses import Loss
+from mixer_jax.state import TrainState
+
+Batch = dict[str, Array]
+
+
+def value_range(image: UInt8[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+  """Maps 0..255 to −1..1, in big_vision's order of operations (pp/ops_image.py: value_range)."""
+  return -1.0 + (image.astype(jnp.float32) / 255.0) * 2.0
+
+
+def mixup(
+  key: Array, image: Float[Array, "b h w 3"], label: Float[Array, "b k"], p: float
+) -> tuple[Float[Array, "b h w 3"], Float[Array, "b k"]]:
+  """Mixes each image and label with its neighbour's; one a ~ Beta(p, p), a ≥ ½, for the whole batch.
+
+  Rolls the global batch; big_vision rolls inside each device's shard, so that its pairs depend on the
+  number of devices.
+  """
+  a = jax.random.beta(key, p, p)
+  a = jnp.maximum(a, 1.0 - a)
+  return tuple(a * x + (1.0 - a) * jnp.roll(x, 1, axis=0) for x in (image, label))
+
+
+def make_train_step(
+  *,
+  model: nn.Module,
+  tx: optax.GradientTransformation,
+  schedule: Callable[[Array], Array],
+  learning_rate: float,
+  loss: Loss,
+  num_classes: int,
+  mixup_p: float,
+  grad_accum_steps: int,
+  mesh: Mesh,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+  """Returns train_step(state, batch) -> (state, metrics).
+
+  `loss` and the gradients are means over the rows with mask 1. Metrics are float32 scalars: loss, lr
+  (of this update), l2_grads (before clipping), l2_params, l2_updates.
+  """
+
+  def loss_of_part(params: Any, state: TrainState, part: dict[str, Array], key: Array):
+    """Returns this part's share of the mean loss of the whole batch, and the new model_state."""
+    logits, model_state = model.apply(
+      {"params": params, **state.model_state},
+      part["image"],
+      train=True,
+      rows=part["row"],
+      rngs={"dropout": key},
+      mutable=list(state.model_state),
+    )
+    return jnp.sum(loss(logits, part["label"]) * part["weight"]), model_state
+
+  value_and_grad = jax.value_and_grad(loss_of_part, has_aux=True)
+
+  def accumulate(state: TrainState, whole: dict[str, Array], key: Array):
+    """Returns loss and gradients of the whole batch, taken part by part inside each shard.
+
+    The gradients keep an axis d over the shards until the last part, so that each device adds up its
+    own and the devices add theirs once.
+    """
+    d, a = mesh.size, grad_accum_steps
+    shards = NamedSharding(mesh, PartitionSpec(None, mesh.axis_names))
+
+    def split(x: Array) -> Array:
+      x = x.reshape(d, a, x.shape[0] // (d * a), *x.shape[1:])
+      return jax.lax.with_sharding_constraint(jnp.swapaxes(x, 0, 1), shards)
+
+    def one_part(total: Any, part: dict[str, Array]):
+      values = jax.vmap(value_and_grad, in_axes=(None, None, 0, None))
+      (value, _), grads = values(state.params, state, part, key)
+      return jax.tree.map(jnp.add, total, (value, grads)), None
+
+    per_shard = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    zeros = jax.tree.map(
+      lambda p: jax.lax.with_sharding_constraint(jnp.zeros((d, *p.shape), p.dtype), per_shard),
+      (jnp.zeros(()), state.params),
+    )
+    (value, grads), _ = jax.lax.scan(one_part, zeros, jax.tree.map(split, whole))
+    value, grads = jax.tree.map(lambda x: jnp.sum(x, axis=0), (value, grads))
+    return (value, state.model_state), grads
+
+  def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+    mixup_key, dropout_key = jax.random.split(jax.random.fold_in(state.rng, state.step))
+    image = value_range(batch["image"])
+    label = jax.nn.one_hot(batch["label"], num_classes)
+    if mixup_p:
+      image, label = mixup(mixup_key, image, label, mixup_p)
+    weight = batch["mask"] / jnp.maximum(jnp.sum(batch["mask"]), 1.0)
+    row = jnp.arange(image.shape[0])
+    whole = {"image": image, "label": label, "weight": weight, "row": row}
+    if grad_accum_steps == 1:
+      (value, model_state), grads = value_and_grad(state.params, state, whole, dropout_key)
+    else:
+      (value, model_state), grads = accumulate(state, whole, dropout_key)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics = {
+      "loss": value,
+      "lr": learning_rate * schedule(state.step),
+      "l2_grads": optax.global_norm(grads),
+      "l2_params": optax.global_norm(params),
+      "l2_updates": optax.global_norm(updates),
+    }
+    new_state = state.replace(
+      step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state
+    )
+    return new_state, metrics
+
+  return train_step
+
+
+def make_eval_step(
+  *, model: nn.Module, loss: Loss, num_classes: int
+) -> Callable[[Any, Any, Batch], dict[str, Array]]:
+  """Returns eval_step(params, model_state, batch) -> a row for each image.
+
+  The rows are loss, top1 and top5 (1 if the label is among the best; of equal logits the lower class
+  comes first), prediction, label and mask, each of shape (b,).
+  """
+
+  def eval_step(params: Any, model_state: Any, batch: Batch) -> dict[str, Array]:
+    logits = model.apply({"params": params, **model_state}, value_range(batch["image"]))
+    label = batch["label"]
+    own = jnp.take_along_axis(logits, label[:, None], axis=1)
+    not_lower = jnp.arange(num_classes)[None] >= label[:, None]
+    # Counted as "not worse", so that NaN logits rank last and not first.
+    worse = (logits < own) | ((logits == own) & not_lower)
+    rank: Int[Array, " b"] = jnp.sum(~worse, axis=1)
+    return {
+      "loss": loss(logits, jax.nn.one_hot(label, num_classes)),
+      "top1": (rank < 1).astype(jnp.int32),
+      "top5": (rank < 5).astype(jnp.int32),
+      "prediction": jnp.argmax(logits, axis=1).astype(jnp.int32),
+      "label": label,
+      "mask": batch["mask"],
+    }
+
+  return eval_step

@@ -1,0 +1,27 @@
+"""Trains a model: python train.py --config=configs/quickstart.py --workdir=DIR [--config.KEY=VALUE].
+
+The same command resumes. Exit status: 0 finished, 2 bad input, 1 diverged or could not save,
+143 or 130 stopped by SIGTERM or Ctrl-C after saving.
+"""
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from mixer_jax.tools import command
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file.", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run, local, shared or gs://.")
+
+
+def main(argv: list[str]) -> None:
+  # Worker processes import this file anew and need neither JAX nor the loop, so they come late.
+  from mixer_jax import loop
+
+  command.no_arguments(argv)
+  stop = loop.StopSignal().install()
+  loop.train(_CONFIG.value, _WORKDIR.value, stop)
+
+
+if __name__ == "__main__":
+  flags.mark_flags_as_required(["config", "workdir"])
+  command.run(app.run, main)
