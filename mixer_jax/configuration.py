@@ -75,6 +75,8 @@ def call(fn: Callable[..., T], section: Mapping[str, Any], where: str, **extra: 
       raise InputError(
         f"{where}.{key} is {value!r} of type {type(value).__name__}; expected {_describe(hints[key])}."
       )
+    if hints.get(key) is float:
+      values[key] = float(value)  # an int is welcome where a float is wanted
   for key, p in parameters.items():
     if key not in values and p.default is p.empty:
       raise InputError(f"{where}.{key} is missing; configs/common.py has every key and its default.")

@@ -23,6 +23,7 @@ from mixer_jax.errors import InputError
 Example = dict[str, Any]
 Op = Callable[[Example, np.random.Generator], Example]
 Image = UInt8[np.ndarray, "h w 3"]
+Resized = UInt8[np.ndarray, "new_h new_w 3"]
 
 EVAL_SCALE = 256 / 224  # the paper resizes to 256 and crops 224; other sizes keep that ratio
 
@@ -72,7 +73,7 @@ def _decode_png(data: bytes) -> Image:
 # --- geometry ---------------------------------------------------------------------------------------
 
 
-def _truncate(image: Float[np.ndarray, "h w 3"]) -> Image:
+def _truncate(image: Float[np.ndarray, "new_h new_w 3"]) -> Resized:
   return np.clip(image, 0.0, 255.0).astype(np.uint8)
 
 
@@ -86,7 +87,7 @@ def _bilinear_taps(size: int, new_size: int) -> tuple[np.ndarray, np.ndarray, np
   return first, second, position - floor
 
 
-def resize_bilinear(image: Image, height: int, width: int) -> Image:
+def resize_bilinear(image: Image, height: int, width: int) -> Resized:
   """Bilinear with half-pixel centres and no antialiasing, truncated: TensorFlow's tf.image.resize."""
   left, right, wx = _bilinear_taps(image.shape[1], width)
   top, bottom, wy = _bilinear_taps(image.shape[0], height)
@@ -105,13 +106,15 @@ def _area_taps(size: int, new_size: int) -> tuple[np.ndarray, np.ndarray, np.flo
   first = np.floor(start).astype(np.int64)
   taps = int(np.max(np.ceil(end).astype(np.int64) - first))
   source = first + np.arange(taps)[:, None]
-  low = np.maximum(source.astype(np.float32), start)
-  high = np.minimum((source + 1).astype(np.float32), end)
-  weight = np.maximum(high - low, np.float32(0))
+  low, high = source.astype(np.float32), (source + 1).astype(np.float32)
+  # A pixel that covers the whole footprint weighs `scale`: end − start would round otherwise.
+  covered = np.where(high > end, scale, high - start)
+  weight = np.where(low < start, covered, np.where(high > end, end - low, np.float32(1)))
+  weight = np.maximum(weight, np.float32(0))  # taps past the end of a footprint
   return np.minimum(source, size - 1), weight, scale
 
 
-def resize_area(image: Image, height: int, width: int) -> Image:
+def resize_area(image: Image, height: int, width: int) -> Resized:
   """Averages over each new pixel's exact footprint, also when enlarging, truncated.
 
   Sums tap by tap in float32 and normalises last, in the order of TensorFlow's ResizeArea.
@@ -173,7 +176,7 @@ def decode(image_size: int) -> Op:
   return lambda example, rng: example | {"image": decode_image(example["image"])}
 
 
-def inception_crop(image_size: int, area_min: float = 5, area_max: float = 100) -> Op:
+def inception_crop(image_size: int, area_min: float = 5.0, area_max: float = 100.0) -> Op:
   """Random crop of `area_min`–`area_max` per cent of the area, aspect 0.75–1.33, resized (bilinear)."""
   area = (area_min / 100, area_max / 100)
 
@@ -254,12 +257,12 @@ class Pipeline:
     self.image_size = image_size
 
   def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-    """Raises BadImageError: undecodable bytes, or a result that is not image_size × image_size."""
+    """Raises BadImageError: undecodable bytes; InputError: a result not image_size × image_size."""
     for op in self._ops:
       example = op(example, rng)
     if example["image"].shape[:2] != (self.image_size, self.image_size):
-      raise BadImageError(
-        f"{self._arguments[0]!r} leaves {example['image'].shape[:2]} instead of a square of "
+      raise InputError(
+        f"{self._arguments[2]} {self._arguments[0]!r} leaves {example['image'].shape[:2]} instead of a square of "
         f"{self.image_size}; end with a crop or resize({self.image_size})"
       )
     return example

@@ -1,0 +1,178 @@
+"""Decoding, crops and resizing against the pixels of the authors' TensorFlow pipeline, to the bit."""
+
+import pickle
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mixer_jax import step
+from mixer_jax.data import ops
+from mixer_jax.errors import InputError
+from tests.conftest import GOLDEN
+
+EXACT = ["photo_china", "photo_astronaut", "photo_coffee", "extra_gray", "extra_tiny", "extra_exif6"]
+ALL = [*EXACT, "extra_cmyk"]
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def golden():
+  return dict(np.load(GOLDEN / "preprocess.npz"))
+
+
+def jpeg(name):
+  return (GOLDEN / f"{name}.jpg").read_bytes()
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_decoding_is_tensorflows(golden, name):
+  np.testing.assert_array_equal(ops.decode_image(jpeg(name)), golden[f"{name}/decoded"])
+
+
+def test_cmyk_decodes_within_one_level(golden):
+  decoded = ops.decode_image(jpeg("extra_cmyk")).astype(int)
+  assert np.abs(decoded - golden["extra_cmyk/decoded"]).max() <= 1
+
+
+@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize(
+  ("text", "key"),
+  [
+    ("decode|resize_small(256)|central_crop", "eval_resize_small256_crop224"),
+    ("decode|resize(256)|central_crop", "fewshot_resize256_crop224"),
+  ],
+)
+def test_evaluation_pipelines_are_the_authors(golden, name, text, key):
+  result = ops.Pipeline(text, 224)({"image": jpeg(name), "label": 3}, RNG)
+  np.testing.assert_array_equal(result["image"], golden[f"{name}/{key}"])
+  assert result["label"] == 3
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_resize_small_shape(golden, name):
+  height, width = golden[f"{name}/decoded"].shape[:2]
+  assert (*ops.resize_small_shape(height, width, 256), 3) == tuple(golden[f"{name}/resize_small256_shape"])
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if n != "extra_exif6"])
+def test_crops_are_the_authors(golden, name):
+  """Exact where partial and full JPEG decoding agree; elsewhere only an edge column may differ."""
+  for i in range(int(golden[f"{name}/num_crops"])):
+    y, x, h, w = golden[f"{name}/crop{i}_box_yxhw"]
+    crop = golden[f"{name}/decoded"][y : y + h, x : x + w]
+    got = ops.resize_bilinear(crop, 224, 224).astype(int)
+    difference = np.abs(got - golden[f"{name}/crop{i}_resized224"])
+    allowed = int(golden[f"{name}/crop{i}_partial_vs_full_decode_maxabsdiff"])
+    assert difference.max() <= allowed
+    if allowed and name != "extra_tiny":
+      assert np.count_nonzero(difference) < 1000
+
+
+def test_default_sizes_follow_the_papers_ratio(golden):
+  example = {"image": jpeg("photo_china"), "label": 0}
+  for explicit, default in (
+    ("decode|resize_small(256)|central_crop", "decode|resize_small|central_crop"),
+    ("decode|resize(size_px=256)|central_crop", "decode|resize|central_crop"),
+  ):
+    a, b = (ops.Pipeline(t, 224)(example, RNG)["image"] for t in (explicit, default))
+    np.testing.assert_array_equal(a, b)
+  resized = ops.resize_small(448)({"image": golden["photo_china/decoded"], "label": 0}, RNG)
+  assert min(resized["image"].shape[:2]) == 512
+
+
+def test_png_is_decoded_exactly_and_grey_becomes_rgb():
+  pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
+  data = cv2.imencode(".png", pixels[:, :, ::-1])[1].tobytes()
+  np.testing.assert_array_equal(ops.decode_image(data), pixels)
+  grey = cv2.imencode(".png", pixels[:, :, 0])[1].tobytes()
+  np.testing.assert_array_equal(ops.decode_image(grey), np.repeat(pixels[:, :, :1], 3, 2))
+
+
+@pytest.mark.parametrize(
+  "data",
+  [
+    b"", b"not an image", b"GIF89a" + bytes(50), jpeg("photo_china")[:5000], jpeg("photo_china")[:-1000],
+    cv2.imencode(".png", np.eye(32, dtype=np.uint8) * 255)[1].tobytes()[:-20],
+  ],
+  ids=["empty", "text", "gif", "cut jpeg", "cut end of jpeg", "cut png"],
+)  # fmt: skip
+def test_what_is_no_whole_image_is_refused(data):
+  with pytest.raises(ops.BadImageError):
+    ops.decode_image(data)
+
+
+def test_damaged_png_is_refused():
+  pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+  data = bytearray(cv2.imencode(".png", pixels)[1].tobytes())
+  data[len(data) // 2] ^= 0x10
+  with pytest.raises(ops.BadImageError):
+    ops.decode_image(bytes(data))
+
+
+def test_value_range_is_the_authors(golden):
+  levels = jnp.tile(np.arange(256, dtype=np.uint8)[:, None, None, None], (1, 1, 1, 3))
+  got = jax.jit(step.value_range)(levels)[:, 0, 0, 0]
+  np.testing.assert_array_equal(got, golden["value_range_lut"])
+
+
+def test_inception_crops_cover_their_range():
+  rng = np.random.default_rng(0)
+  boxes = np.array([ops.sample_box(rng, 375, 500, (0.05, 1.0)) for _ in range(4000)])
+  y, x, h, w = boxes.T
+  assert (y >= 0).all() and (x >= 0).all() and (y + h <= 375).all() and (x + w <= 500).all()
+  area = h * w / (375 * 500)
+  assert area.min() < 0.07 and area.max() > 0.9 and (area >= 0.05).all()
+  # Sides are whole pixels, so the ratio may leave its range by half a pixel of width.
+  assert (w <= h * 1.33 + 0.5).all() and (w >= h * 0.75 - 0.5).all()
+  # The height, not the area, is uniform: large areas are rarer than under a uniform area.
+  assert 0.30 < np.median(area) < 0.42
+
+
+def test_whole_image_when_no_box_fits():
+  assert ops.sample_box(np.random.default_rng(0), 4, 1000, (0.9, 1.0)) == (0, 0, 4, 1000)
+
+
+def test_flip_mirrors_half_of_the_images():
+  image = np.arange(27, dtype=np.uint8).reshape(3, 3, 3)
+  op, rng = ops.flip(3), np.random.default_rng(0)
+  flipped = [
+    np.array_equal(op({"image": image, "label": 0}, rng)["image"], image[:, ::-1]) for _ in range(2000)
+  ]
+  assert abs(np.mean(flipped) - 0.5) < 0.03
+
+
+def test_a_pipeline_is_pure_and_pickles(golden):
+  pipeline = ops.Pipeline("decode|inception_crop|flip|randaugment(2, 15)", 224)
+  example = {"image": jpeg("photo_coffee"), "label": 1}
+  first = pipeline(example, np.random.default_rng(7))["image"]
+  again = pickle.loads(pickle.dumps(pipeline))(example, np.random.default_rng(7))["image"]
+  np.testing.assert_array_equal(first, again)
+  assert np.any(first != pipeline(example, np.random.default_rng(8))["image"])
+
+
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    ("decode|incepton_crop", "Did you mean 'inception_crop'"),
+    ("decode|resize_small(size=3)", "Did you mean 'size_px'"),
+    ("decode|resize('big')", "expected"),
+    ("decode|flip(1, 2)", "at most 0"),
+    ("decode|__import__('os')", "unknown operation '__import__'"),
+    ("decode|resize(__import__('os'))", "is not an operation such as"),
+    ("decode|a.b(1)", "is not an operation such as"),
+    ("decode||flip", "is not an operation such as"),
+    ("flip", "must start with 'decode'"),
+    ("decode|randaugment(2)", "magnitude is missing"),
+  ],
+)
+def test_bad_pipelines_are_named(text, message):
+  with pytest.raises(InputError, match=message):
+    ops.Pipeline(text, 224)
+
+
+def test_a_pipeline_that_leaves_another_size_is_refused():
+  with pytest.raises(InputError, match="instead of a square of 224"):
+    ops.Pipeline("decode|resize(256)", 224)({"image": jpeg("photo_china"), "label": 0}, RNG)
