@@ -10,7 +10,9 @@ from ml_collections import config_flags
 from mixer_jax.tools import command
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run, local, shared or gs://.")
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Directory of the run, local, shared or gs://.", required=True
+)
 
 
 def main(argv: list[str]) -> None:
@@ -23,5 +25,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["config", "workdir"])
+  flags.mark_flag_as_required("config")
   command.run(app.run, main)

@@ -3,13 +3,15 @@
 A key that is not here is an error. Values are those of Mixer-B/16 on ImageNet where the paper gives them.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from mixer_jax.errors import InputError
 
 
-def get_config() -> ConfigDict:
+def get_config() -> Any:
   config = ConfigDict()
   config.seed = 0  # of parameters, order of the data, and all randomness
   config.image_size = 224  # pixels, square
@@ -111,8 +113,21 @@ def parse_arg(arg: str | None, **defaults: str) -> dict[str, str]:
   """
   values = dict(defaults)
   for i, part in enumerate(p for p in (arg or "").split(",") if p):
-    name, _, value = part.partition("=") if "=" in part else ("variant", "", part) if i == 0 else (part, "", "")
-    if name not in defaults:
-      raise InputError(f"unknown part {part!r} of the configuration's argument; known: {list(defaults)}")
+    name, equals, value = part.partition("=")
+    if not equals and i == 0:
+      name, value = "variant", part
+    if name not in defaults or not value:
+      raise InputError(
+        f"{part!r} in the configuration's argument is unknown; known: VARIANT, "
+        + ", ".join(f"{name}=…" for name in defaults)
+      )
     values[name] = value
   return values
+
+
+def size_letter(variant: str, rows: dict[str, Any]) -> str:
+  """Returns the letter of "B/16" that names a row of table 4; raises InputError if it has none."""
+  letter = variant.partition("/")[0]
+  if letter not in rows:
+    raise InputError(f"table 4 has no row for {variant!r}; it has the sizes {', '.join(rows)}.")
+  return letter

@@ -24,7 +24,7 @@ def get_config():
 
   config.data.dataset = "digits"
   config.data.num_examples = 1437
-  config.data.ops = "decode|inception_crop(area_min=60)"  # mirrored digits are not digits
+  config.data.ops = "decode|inception_crop(area_min=80)"  # mirrored digits are not digits
 
   config.evaluation.split = "test"
   config.evaluation.num_examples = 360

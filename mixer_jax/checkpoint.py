@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -165,7 +165,8 @@ class Checkpointer:
       lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract_state, shardings
     )
     restore_args = ocp.checkpoint_utils.construct_restore_args(target)
-    return self._manager.restore(step, args=ChecksummedRestore(target, restore_args=restore_args))
+    args: Any = ChecksummedRestore(target, restore_args=restore_args)
+    return cast(TrainState, self._manager.restore(step, args=args))
 
   def verify(self, step: int) -> None:
     """Raises InputError if the files of this step's checkpoint are damaged."""
@@ -194,14 +195,18 @@ class Checkpointer:
     intact = self._look(quarantine) if jax.process_index() == 0 else Intact(None, [])
     if jax.process_count() == 1:
       return intact
-    step = multihost_utils.broadcast_one_to_all(np.int32(-1 if intact.step is None else intact.step))
+    step = multihost_utils.broadcast_one_to_all(
+      np.int32(-1 if intact.step is None else intact.step)
+    )
     return Intact(None if step < 0 else int(step), intact.damaged)
 
   def _look(self, quarantine: bool) -> Intact:
     damaged: list[str] = []
     if not self._directory.exists():
       return Intact(None, damaged)
-    steps = sorted((int(p.name) for p in self._directory.iterdir() if p.name.isdigit()), reverse=True)
+    steps = sorted(
+      (int(p.name) for p in self._directory.iterdir() if p.name.isdigit()), reverse=True
+    )
     for step in steps:
       path = self._directory / str(step)
       damage = find_damage(path / ITEM)

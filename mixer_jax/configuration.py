@@ -79,7 +79,9 @@ def call(fn: Callable[..., T], section: Mapping[str, Any], where: str, **extra: 
       values[key] = float(value)  # an int is welcome where a float is wanted
   for key, p in parameters.items():
     if key not in values and p.default is p.empty:
-      raise InputError(f"{where}.{key} is missing; configs/common.py has every key and its default.")
+      raise InputError(
+        f"{where}.{key} is missing; configs/common.py has every key and its default."
+      )
   return fn(**values, **extra)
 
 

@@ -251,10 +251,10 @@ def _total_steps(options: Options, num_examples: int) -> int:
   """Epochs are whole batches drawn from an endless sequence of permutations, so the last is cut."""
   if (options.total_epochs is None) == (options.total_steps is None):
     raise InputError("set exactly one of config.total_epochs and config.total_steps.")
-  if options.total_steps is not None:
-    total_steps = options.total_steps
-  else:
+  if options.total_epochs is not None:
     total_steps = int(options.total_epochs * num_examples) // options.batch_size
+  else:
+    total_steps = options.total_steps or 0
   if total_steps < 1:
     raise InputError(
       f"the run has {total_steps} steps: raise config.total_epochs or total_steps, or lower batch_size "
@@ -266,7 +266,7 @@ def _total_steps(options: Options, num_examples: int) -> int:
 def _splits(
   options: Options, data: Data, evaluation: Evaluation
 ) -> tuple[pipeline.SplitSpec, pipeline.SplitSpec]:
-  common = dict(
+  common: dict[str, Any] = dict(
     data_dir=data.data_dir, num_classes=options.num_classes, on_bad_record=data.on_bad_record
   )
 

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -43,6 +43,7 @@ class StopSignal:
     return self
 
   def _handle(self, number: int, frame: FrameType | None) -> None:
+    del frame
     if self.received is not None:
       os._exit(128 + number)
     self.received = number
@@ -154,9 +155,7 @@ class _Run:
   ):
     self._exp, self._directory, self._checkpointer = exp, directory, checkpointer
     self._train_source, self._eval_source = sources
-    self._writer = (
-      metrics.MetricWriter(directory, start_step) if jax.process_index() == 0 else None
-    )
+    self._writer = metrics.MetricWriter(directory, start_step) if jax.process_index() == 0 else None
     self._progress = metrics.Progress(
       start_step=start_step,
       total_steps=exp.total_steps,
@@ -248,7 +247,9 @@ class _Run:
       bad = [k for k, v in values.items() if not math.isfinite(v)]
       if bad:
         saved = self._checkpointer.steps()
-        kept = f"the last good checkpoint is that of step {saved[-1]}" if saved else "none was saved"
+        kept = (
+          f"the last good checkpoint is that of step {saved[-1]}" if saved else "none was saved"
+        )
         raise DivergedError(f"step {step}: {', '.join(bad)} is not finite; {kept}.")
       if step % self._exp.log.every_steps == 0 or step == self._exp.total_steps:
         self._log(step, values)
@@ -265,7 +266,9 @@ class _Run:
     if self._writer is not None:
       self._writer.write(step, values)
 
-  def _evaluate(self, step: int, state: TrainState) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+  def _evaluate(
+    self, step: int, state: TrainState
+  ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     begin = time.perf_counter()
     results, rows = evaluate_split(
       self._exp, state.params, state.model_state, self._eval_source, num_workers=0
@@ -320,7 +323,7 @@ def evaluate(
   *,
   workdir: str | None,
   config: Any | None,
-  which: Literal["newest", "best"] | int = "newest",
+  which: str | int = "newest",
   weights_file: str | None = None,
 ) -> dict[str, float]:
   """Evaluates a checkpoint of a workdir, or a weights file, on the configuration's evaluation split.
@@ -328,7 +331,7 @@ def evaluate(
   Args:
     workdir: a run's directory; its config.json is the configuration unless `config` is given.
     config: the configuration; needed with `weights_file` alone.
-    which: the checkpoint.
+    which: the checkpoint: "newest", "best", or its step.
     weights_file: `.npz` of parameters, instead of a checkpoint.
 
   Raises:
@@ -346,9 +349,7 @@ def evaluate(
   else:
     raise InputError("give --workdir, or --weights together with --config.")
   source = exp.eval_split.open()
-  results, _ = evaluate_split(
-    exp, params, model_state, source, num_workers=exp.data.num_workers
-  )
+  results, _ = evaluate_split(exp, params, model_state, source, num_workers=exp.data.num_workers)
   _say(f"{name} on {exp.eval_split.dataset} {evaluation_line(exp, results)}")
   return results
 
@@ -365,8 +366,9 @@ def _load_checkpoint(
   exp: experiment.Experiment, directory: epath.Path, which: str | int
 ) -> tuple[Any, Any, str]:
   checkpointer = checkpoint.Checkpointer(directory, keep_newest=1, keep_best=0, read_only=True)
-  chosen = {"newest": checkpointer.intact.step, "best": checkpointer.best_step()}.get(which, which)
-  if chosen not in checkpointer.steps():
+  named = {"newest": checkpointer.intact.step, "best": checkpointer.best_step()}
+  chosen = named[which] if isinstance(which, str) else which
+  if chosen is None or chosen not in checkpointer.steps():
     raise InputError(
       f"{directory} has no checkpoint {which!r}; there are steps {checkpointer.steps()}."
     )

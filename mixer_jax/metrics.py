@@ -27,7 +27,7 @@ class MetricWriter:
     self._rewrite()
     # Object stores cannot append: there the file is written anew, at the pace of the log.
     self._local = "://" not in str(workdir)
-    self._file = open(self._path, "a", buffering=1) if self._local else None
+    self._file = self._path.open("a") if self._local else None
     self._events = SummaryWriter(str(workdir / "events"), purge_step=start_step + 1)
 
   def write(self, step: int, values: dict[str, float]) -> None:
@@ -38,6 +38,7 @@ class MetricWriter:
     self.records.append(record)
     if self._file is not None:
       self._file.write(json.dumps(record) + "\n")
+      self._file.flush()
     else:
       self._rewrite()
     for name, value in values.items():

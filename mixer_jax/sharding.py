@@ -67,7 +67,7 @@ def put_batch(
   def put(array: np.ndarray) -> jax.Array:
     shape = (batch_size, *array.shape[1:])
 
-    def shard(index: tuple[slice, ...]) -> np.ndarray:
+    def shard(index: Any) -> np.ndarray:
       start, stop, _ = index[0].indices(batch_size)
       first = np.searchsorted(rows, start)
       return array[first : first + stop - start]

@@ -1,7 +1,7 @@
 """The train and evaluation steps: pure functions of (state, batch), jitted by experiment.build.
 
 A batch is {"image": uint8 (b, h, w, 3), "label": int32 (b,), "mask": float32 (b,)}; a row with mask 0
-counts for nothing. Axis letters: b the global batch, a accumulation steps, d shards of the batch.
+counts for nothing. b is the global batch.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, UInt8
 
 from mixer_jax.losses import Loss
@@ -45,7 +45,8 @@ def mixup(
   """
   a = jax.random.beta(key, p, p)
   a = jnp.maximum(a, 1.0 - a)
-  return tuple(a * x + (1.0 - a) * jnp.roll(x, 1, axis=0) for x in (image, label))
+  image, label = (a * x + (1.0 - a) * jnp.roll(x, 1, axis=0) for x in (image, label))
+  return image, label
 
 
 def make_train_step(
@@ -83,28 +84,26 @@ def make_train_step(
   def accumulate(state: TrainState, whole: dict[str, Array], key: Array):
     """Returns loss and gradients of the whole batch, taken part by part inside each shard.
 
-    The gradients keep an axis d over the shards until the last part, so that each device adds up its
-    own and the devices add theirs once.
+    Each device adds up the gradients of its own rows, and the devices add theirs once, at the end.
     """
-    d, a = mesh.size, grad_accum_steps
-    shards = NamedSharding(mesh, PartitionSpec(None, mesh.axis_names))
+    axes = mesh.axis_names
 
-    def split(x: Array) -> Array:
-      x = x.reshape(d, a, x.shape[0] // (d * a), *x.shape[1:])
-      return jax.lax.with_sharding_constraint(jnp.swapaxes(x, 0, 1), shards)
+    def one_shard(params: Any, rows: dict[str, Array]):
+      # Marked as differing between devices, the parameters get gradients that are not yet summed.
+      params = jax.lax.pcast(params, axes, to="varying")
 
-    def one_part(total: Any, part: dict[str, Array]):
-      values = jax.vmap(value_and_grad, in_axes=(None, None, 0, None))
-      (value, _), grads = values(state.params, state, part, key)
-      return jax.tree.map(jnp.add, total, (value, grads)), None
+      def one_part(total: Any, part: dict[str, Array]):
+        (value, _), grads = value_and_grad(params, state, part, key)
+        return jax.tree.map(jnp.add, total, (value, grads)), None
 
-    per_shard = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-    zeros = jax.tree.map(
-      lambda p: jax.lax.with_sharding_constraint(jnp.zeros((d, *p.shape), p.dtype), per_shard),
-      (jnp.zeros(()), state.params),
-    )
-    (value, grads), _ = jax.lax.scan(one_part, zeros, jax.tree.map(split, whole))
-    value, grads = jax.tree.map(lambda x: jnp.sum(x, axis=0), (value, grads))
+      parts = jax.tree.map(lambda x: x.reshape(grad_accum_steps, -1, *x.shape[1:]), rows)
+      zeros = jax.tree.map(jnp.zeros_like, (jnp.sum(rows["weight"]), params))
+      total, _ = jax.lax.scan(one_part, zeros, parts)
+      return jax.lax.psum(total, axes)
+
+    specs = (PartitionSpec(), PartitionSpec(axes))
+    sharded = jax.shard_map(one_shard, mesh=mesh, in_specs=specs, out_specs=PartitionSpec())
+    value, grads = sharded(state.params, whole)
     return (value, state.model_state), grads
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
@@ -125,9 +124,9 @@ def make_train_step(
     metrics = {
       "loss": value,
       "lr": learning_rate * schedule(state.step),
-      "l2_grads": optax.global_norm(grads),
-      "l2_params": optax.global_norm(params),
-      "l2_updates": optax.global_norm(updates),
+      "l2_grads": optax.tree.norm(grads),
+      "l2_params": optax.tree.norm(params),
+      "l2_updates": optax.tree.norm(updates),
     }
     new_state = state.replace(
       step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state
@@ -147,7 +146,7 @@ def make_eval_step(
   """
 
   def eval_step(params: Any, model_state: Any, batch: Batch) -> dict[str, Array]:
-    logits = model.apply({"params": params, **model_state}, value_range(batch["image"]))
+    logits: Any = model.apply({"params": params, **model_state}, value_range(batch["image"]))
     label = batch["label"]
     own = jnp.take_along_axis(logits, label[:, None], axis=1)
     not_lower = jnp.arange(num_classes)[None] >= label[:, None]

@@ -4,20 +4,20 @@ import os
 import pathlib
 
 # Before JAX starts: both only count then.
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+os.environ["XLA_FLAGS"] = (
+  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+)
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-import jaxtyping  # noqa: E402
+import jaxtyping
 
-_CHECKED = [
-  "mixer_jax.models", "mixer_jax.losses", "mixer_jax.step", "mixer_jax.state", "mixer_jax.data.ops",
-]  # fmt: skip
+_CHECKED = ["mixer_jax.models", "mixer_jax.losses", "mixer_jax.step", "mixer_jax.data.ops"]
 jaxtyping.install_import_hook(_CHECKED, "beartype.beartype")
 
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-from flax import traverse_util  # noqa: E402
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 

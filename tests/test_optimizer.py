@@ -56,7 +56,9 @@ def assert_close(tree, wanted, atol):
   have, want = (traverse_util.flatten_dict(t, sep="/") for t in (tree, wanted))
   assert have.keys() == want.keys()
   for name in want:
-    np.testing.assert_allclose(np.asarray(have[name], np.float32), want[name], atol=atol, rtol=0, err_msg=name)
+    np.testing.assert_allclose(
+      np.asarray(have[name], np.float32), want[name], atol=atol, rtol=0, err_msg=name
+    )
 
 
 def assert_is_big_visions(golden, params, updates, opt_state):
@@ -108,7 +110,9 @@ def test_schedules_are_the_authors(golden):
 
 def test_linear_end_in_both_units():
   relative = schedule("linear", total_steps=10, warmup_steps=0, learning_rate=0.01)
-  absolute = schedule("linear", total_steps=10, warmup_steps=0, learning_rate=0.01, unit="learning_rate")
+  absolute = schedule(
+    "linear", total_steps=10, warmup_steps=0, learning_rate=0.01, unit="learning_rate"
+  )
   np.testing.assert_allclose(0.01 * relative(10), 1e-7, rtol=1e-5)
   np.testing.assert_allclose(0.01 * absolute(10), 1e-5, rtol=1e-5)
 

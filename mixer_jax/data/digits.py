@@ -33,6 +33,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     )
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+    del dl_manager  # nothing to download
     images, labels = datasets.load_digits(return_X_y=True)
     order = np.argsort(labels, kind="stable")
     test = np.zeros(len(labels), bool)

@@ -182,7 +182,7 @@ def inception_crop(image_size: int, area_min: float = 5.0, area_max: float = 100
 
   def op(example: Example, rng: np.random.Generator) -> Example:
     image = example["image"]
-    y, x, h, w = sample_box(rng, *image.shape[:2], area)
+    y, x, h, w = sample_box(rng, image.shape[0], image.shape[1], area)
     return example | {"image": resize_bilinear(image[y : y + h, x : x + w], image_size, image_size)}
 
   return op
@@ -204,7 +204,8 @@ def resize_small(image_size: int, size_px: int | None = None) -> Op:
 
   def op(example: Example, rng: np.random.Generator) -> Example:
     image = example["image"]
-    return example | {"image": resize_area(image, *resize_small_shape(*image.shape[:2], size))}
+    height, width = resize_small_shape(image.shape[0], image.shape[1], size)
+    return example | {"image": resize_area(image, height, width)}
 
   return op
 

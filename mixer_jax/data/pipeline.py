@@ -148,9 +148,7 @@ class EvalBatches:
   devices; the last batch is padded as well, so that every example counts once.
   """
 
-  def __init__(
-    self, spec: SplitSpec, source: sources.Source, *, batch_size: int, rows: np.ndarray
-  ):
+  def __init__(self, spec: SplitSpec, source: sources.Source, *, batch_size: int, rows: np.ndarray):
     self._loader = _Loader(spec, source)
     self._num_examples, self._batch_size, self._rows = spec.num_examples, batch_size, rows
 
@@ -175,7 +173,8 @@ def iterate(
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # Grain reads its own absl flags, which a library call never parses.
   threads = grain.ReadOptions(num_threads=PREFETCH, prefetch_buffer_size=PREFETCH)
-  dataset = grain.MapDataset.source(batches)[start:].to_iter_dataset(threads)
+  source: Any = batches
+  dataset = grain.MapDataset.source(source)[start:].to_iter_dataset(threads)
   if num_workers:
     options = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=PREFETCH)
     dataset = dataset.mp_prefetch(options, worker_init_fn=_init_worker)

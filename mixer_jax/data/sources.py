@@ -54,7 +54,8 @@ def open_source(*, dataset: str, data_dir: str | None, split: str) -> Source:
     where = builder.data_dir
     raise InputError(
       f"data set {dataset!r} is not prepared in {where}. Prepare it with\n"
-      f"  python -m mixer_jax.tools.prepare {dataset}" + (f" --data_dir={data_dir}" if data_dir else "")
+      f"  python -m mixer_jax.tools.prepare {dataset}"
+      + (f" --data_dir={data_dir}" if data_dir else "")
     )
   features = builder.info.features
   if features is None or not {"image", "label"} <= set(features):
@@ -83,7 +84,9 @@ def _builder(dataset: str, data_dir: str | None) -> Any:
       return tfds.builder_from_directory(dataset)
     return tfds.builder(dataset, data_dir=data_dir, try_gcs=False)
   except tfds.core.DatasetNotFoundError as e:
-    hint = configuration.nearest(dataset, [*EMBEDDED, *tfds.list_builders(with_community_datasets=False)])
+    hint = configuration.nearest(
+      dataset, [*EMBEDDED, *tfds.list_builders(with_community_datasets=False)]
+    )
     close = hint if "Did you mean" in hint else ""
     raise InputError(
       f"data set {dataset!r} is not known to TFDS; give the name of a TFDS data set, or the directory "

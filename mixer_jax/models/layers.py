@@ -7,32 +7,39 @@ in parts.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int
 
 
-def per_image_keep(
-  key: Key[Array, ""], rows: Int[Array, " b"], rate: float, shape: tuple[int, ...]
-) -> Array:
-  """Returns a boolean array (b, *shape): True with probability 1 − rate, drawn image by image."""
-  keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
-  return jax.vmap(lambda k: jax.random.bernoulli(k, 1.0 - rate, shape))(keys)
+def per_image_keys(key: Array, rows: Int[Array, " b"]) -> Array:
+  """Returns a key for each image."""
+  return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
+
+
+def draw_branches(
+  key: Array, rows: Int[Array, " b"], rates: Float[Array, " l"]
+) -> Bool[Array, "b l 2"]:
+  """Stochastic depth: True where an image keeps the first and the second branch of each of l blocks.
+
+  An image drops a branch of block i with probability `rates[i]`, both independently (Huang et al.,
+  arXiv:1603.09382; its survivors are not rescaled here, in training or evaluation, as in big_vision's
+  models/mlp_mixer.py). All draws of a step are made at once, which compiles to one loop.
+  """
+  keys = per_image_keys(key, rows)
+  uniform = jax.vmap(lambda k: jax.random.uniform(k, (rates.shape[0], 2)))(keys)
+  return uniform >= rates[:, None]
 
 
 def drop_branch(
-  branch: Float[Array, "b s c"], key: Key[Array, ""], rows: Int[Array, " b"], rate: float
+  branch: Float[Array, "b s c"], keep: Bool[Array, " b"] | None
 ) -> Float[Array, "b s c"]:
-  """Zeroes the branch of an image with probability `rate`; survivors are not rescaled.
-
-  Departs from Huang et al. (arXiv:1603.09382), who rescale in evaluation, as big_vision's
-  models/mlp_mixer.py does.
-  """
-  keep = per_image_keep(key, rows, rate, (1, 1))
-  return jnp.where(keep, branch, jnp.zeros_like(branch))
+  """Zeroes the branch of the images that do not keep it; None: all keep it."""
+  return branch if keep is None else jnp.where(keep[:, None, None], branch, jnp.zeros_like(branch))
 
 
 def dropout(
-  x: Float[Array, "b ..."], key: Key[Array, ""], rows: Int[Array, " b"], rate: float
+  x: Float[Array, "b ..."], key: Array, rows: Int[Array, " b"], rate: float
 ) -> Float[Array, "b ..."]:
   """Inverted dropout: zeroes values with probability `rate`, divides the others by 1 − rate."""
-  keep = per_image_keep(key, rows, rate, x.shape[1:])
+  draw = jax.vmap(lambda k: jax.random.bernoulli(k, 1.0 - rate, x.shape[1:]))
+  keep = draw(per_image_keys(key, rows))
   return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))

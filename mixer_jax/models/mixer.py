@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from mixer_jax.errors import InputError
 from mixer_jax.models import layers
@@ -52,7 +52,7 @@ class MlpBlock(nn.Module):
   def __call__(
     self, x: Float[Array, "b n d"], rows: Int[Array, " b"], *, train: bool = False
   ) -> Float[Array, "b n d"]:
-    dense = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    dense: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     y = nn.gelu(nn.Dense(self.mlp_dim, **dense)(x))
     y = self._dropout(y, rows, train)
     y = nn.Dense(x.shape[-1], **dense)(y)
@@ -67,35 +67,33 @@ class MlpBlock(nn.Module):
 class MixerBlock(nn.Module):
   """Mixes across tokens, then across channels; each half is `x + branch(norm(x))`.
 
-  While training, an image drops a branch with probability `drop_rate`; the two branches are drawn
-  independently and survivors are not rescaled.
+  An image whose entry of `keep` is False for a half goes without that branch (stochastic depth).
   """
 
   tokens_mlp_dim: int
   channels_mlp_dim: int
   dropout_rate: float = 0.0
-  drop_rate: float = 0.0
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "b s c"], rows: Int[Array, " b"], train: bool = False
+    self,
+    x: Float[Array, "b s c"],
+    rows: Int[Array, " b"],
+    keep: Bool[Array, "b 2"] | None = None,
+    train: bool = False,
   ) -> Float[Array, "b s c"]:
-    dtypes = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    mlp = dict(dropout_rate=self.dropout_rate, **dtypes)
+    keep_token, keep_channel = (None, None) if keep is None else (keep[:, 0], keep[:, 1])
+    dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    mlp: dict[str, Any] = dict(dropout_rate=self.dropout_rate, **dtypes)
     # Flax's LayerNorm takes its statistics in float32 whatever the compute type.
     y = jnp.swapaxes(nn.LayerNorm(**dtypes)(x), 1, 2)
     y = MlpBlock(self.tokens_mlp_dim, name="token_mixing", **mlp)(y, rows, train=train)
-    x = x + self._drop(jnp.swapaxes(y, 1, 2), rows, train)
+    x = x + layers.drop_branch(jnp.swapaxes(y, 1, 2), keep_token)
     y = nn.LayerNorm(**dtypes)(x)
     y = MlpBlock(self.channels_mlp_dim, name="channel_mixing", **mlp)(y, rows, train=train)
-    return x + self._drop(y, rows, train)
-
-  def _drop(self, branch: Array, rows: Array, train: bool) -> Array:
-    if not train or self.drop_rate == 0.0:
-      return branch
-    return layers.drop_branch(branch, self.make_rng("dropout"), rows, self.drop_rate)
+    return x + layers.drop_branch(y, keep_channel)
 
 
 class MlpMixer(nn.Module):
@@ -152,20 +150,24 @@ class MlpMixer(nn.Module):
     """
     check_divisible(image.shape[1], image.shape[2], self.patch_size)
     rows = jnp.arange(image.shape[0]) if rows is None else rows
-    dtypes = dict(dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype))
+    dtypes: dict[str, Any] = dict(
+      dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype)
+    )
     patch = (self.patch_size, self.patch_size)
-    x = nn.Conv(self.hidden_dim, patch, strides=patch, padding="VALID", name="stem", **dtypes)(image)
+    x = nn.Conv(self.hidden_dim, patch, strides=patch, padding="VALID", name="stem", **dtypes)(
+      image
+    )
     x = x.reshape(x.shape[0], -1, x.shape[-1])
-    block = nn.remat(MixerBlock, static_argnums=(3,)) if self.remat == "block" else MixerBlock
+    keep = self._draw_branches(rows) if train and self.stoch_depth else None
+    block = nn.remat(MixerBlock, static_argnums=(4,)) if self.remat == "block" else MixerBlock
     for i in range(self.num_blocks):
       x = block(
         self.tokens_mlp_dim,
         self.channels_mlp_dim,
         dropout_rate=self.dropout_rate,
-        drop_rate=self.stoch_depth * i / max(self.num_blocks - 1, 1),
         name=f"MixerBlock_{i}",
         **dtypes,
-      )(x, rows, train)
+      )(x, rows, None if keep is None else keep[:, i], train)
       self.sow("intermediates", f"block_{i}", x)
     x = nn.LayerNorm(name="pre_head_layer_norm", **dtypes)(x)
     x = jnp.mean(x, axis=1, dtype=jnp.float32)
@@ -180,6 +182,10 @@ class MlpMixer(nn.Module):
       param_dtype=dtypes["param_dtype"],
       name="head",
     )(x)
+
+  def _draw_branches(self, rows: Array) -> Array:
+    rates = self.stoch_depth * jnp.arange(self.num_blocks) / max(self.num_blocks - 1, 1)
+    return layers.draw_branches(self.make_rng("dropout"), rows, rates)
 
 
 def check_divisible(height_px: int, width_px: int, patch_size: int) -> None:

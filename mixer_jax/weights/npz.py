@@ -84,7 +84,8 @@ def check_match(params: dict[str, Any], wanted: dict[str, Any], where: str) -> N
     wanted: the model's parameters (arrays or jax.ShapeDtypeStruct).
     where: the file, for the message.
   """
-  have, want = (traverse_util.flatten_dict(t, sep="/") for t in (params, wanted))
+  have: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
+  want: dict[str, Any] = traverse_util.flatten_dict(wanted, sep="/")
   problems = [f"missing: {n} {want[n].shape}" for n in sorted(set(want) - set(have))]
   problems += [f"not in the model: {n} {have[n].shape}" for n in sorted(set(have) - set(want))]
   problems += [

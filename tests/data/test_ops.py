@@ -13,7 +13,14 @@ from mixer_jax.data import ops
 from mixer_jax.errors import InputError
 from tests.conftest import GOLDEN
 
-EXACT = ["photo_china", "photo_astronaut", "photo_coffee", "extra_gray", "extra_tiny", "extra_exif6"]
+EXACT = [
+  "photo_china",
+  "photo_astronaut",
+  "photo_coffee",
+  "extra_gray",
+  "extra_tiny",
+  "extra_exif6",
+]
 ALL = [*EXACT, "extra_cmyk"]
 RNG = np.random.default_rng(0)
 
@@ -54,7 +61,9 @@ def test_evaluation_pipelines_are_the_authors(golden, name, text, key):
 @pytest.mark.parametrize("name", ALL)
 def test_resize_small_shape(golden, name):
   height, width = golden[f"{name}/decoded"].shape[:2]
-  assert (*ops.resize_small_shape(height, width, 256), 3) == tuple(golden[f"{name}/resize_small256_shape"])
+  assert (*ops.resize_small_shape(height, width, 256), 3) == tuple(
+    golden[f"{name}/resize_small256_shape"]
+  )
 
 
 @pytest.mark.parametrize("name", [n for n in ALL if n != "extra_exif6"])
@@ -139,7 +148,8 @@ def test_flip_mirrors_half_of_the_images():
   image = np.arange(27, dtype=np.uint8).reshape(3, 3, 3)
   op, rng = ops.flip(3), np.random.default_rng(0)
   flipped = [
-    np.array_equal(op({"image": image, "label": 0}, rng)["image"], image[:, ::-1]) for _ in range(2000)
+    np.array_equal(op({"image": image, "label": 0}, rng)["image"], image[:, ::-1])
+    for _ in range(2000)
   ]
   assert abs(np.mean(flipped) - 0.5) < 0.03
 

@@ -36,16 +36,16 @@ def test_variants_are_table_1(row):
 
 def test_logits_and_pre_logits_are_the_authors(mixer_tiny):
   params = subtree(mixer_tiny, "params/")
-  logits, sown = tiny().apply(
-    {"params": params}, mixer_tiny["image"], mutable=["intermediates"]
-  )
+  logits, sown = tiny().apply({"params": params}, mixer_tiny["image"], mutable=["intermediates"])
   np.testing.assert_allclose(logits, mixer_tiny["logits"], atol=2e-6, rtol=0)
   pre_logits = sown["intermediates"]["pre_logits"][0]
   np.testing.assert_allclose(pre_logits, mixer_tiny["pre_logits"], atol=2e-6, rtol=0)
   headless = {k: v for k, v in params.items() if k != "head"}
   for none in (None, 0):
     model = models.build("mixer", num_classes=none, **TINY)
-    np.testing.assert_array_equal(model.apply({"params": headless}, mixer_tiny["image"]), pre_logits)
+    np.testing.assert_array_equal(
+      model.apply({"params": headless}, mixer_tiny["image"]), pre_logits
+    )
 
 
 @pytest.mark.parametrize("name", ["softmax", "sigmoid"])
@@ -86,7 +86,9 @@ def test_token_mixing_crosses_tokens_and_channel_mixing_does_not(mixer_tiny):
     from mixer_jax.models.mixer import MixerBlock
 
     block = MixerBlock(tokens_mlp_dim=12, channels_mlp_dim=24)
-    grad = jax.grad(lambda x: jnp.sum(block.apply({"params": params}, x, jnp.arange(1))[0, 3] ** 2))(x)
+    grad = jax.grad(
+      lambda x: jnp.sum(block.apply({"params": params}, x, jnp.arange(1))[0, 3] ** 2)
+    )(x)
     return np.abs(grad[0]).sum(-1)
 
   assert (influence(params) > 1e-4).all()
@@ -104,12 +106,16 @@ def test_rematerialisation_changes_nothing(mixer_tiny):
 
     def loss(params):
       rngs = {"dropout": jax.random.key(3)}
-      return jnp.sum(model.apply({"params": params}, mixer_tiny["image"], train=True, rngs=rngs) ** 2)
+      return jnp.sum(
+        model.apply({"params": params}, mixer_tiny["image"], train=True, rngs=rngs) ** 2
+      )
 
     return jax.grad(loss)(params)
 
   jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), grads("none"), grads("block")
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+    grads("none"),
+    grads("block"),
   )
 
 
@@ -120,12 +126,14 @@ def test_stochastic_depth_follows_the_formula(mixer_tiny):
 
   x = jnp.tile(np.random.default_rng(0).normal(size=(1, 16, 16)).astype(np.float32), (4000, 1, 1))
   rows = jnp.arange(4000)
-  block = MixerBlock(tokens_mlp_dim=12, channels_mlp_dim=24, drop_rate=0.3)
-  drawn = block.apply(
-    {"params": block_params}, x, rows, True, rngs={"dropout": jax.random.key(0)}
-  )
+  block = MixerBlock(tokens_mlp_dim=12, channels_mlp_dim=24)
+  keep = layers.draw_branches(jax.random.key(0), rows, jnp.array([0.9, 0.3]))[:, 1]
+  drawn = block.apply({"params": block_params}, x, rows, keep)
   kept = block.apply({"params": block_params}, x[:1], rows[:1])[0]
-  no_token = {**block_params, "token_mixing": jax.tree.map(np.zeros_like, block_params["token_mixing"])}
+  no_token = {
+    **block_params,
+    "token_mixing": jax.tree.map(np.zeros_like, block_params["token_mixing"]),
+  }
   no_channel = {
     **block_params, "channel_mixing": jax.tree.map(np.zeros_like, block_params["channel_mixing"])
   }  # fmt: skip

@@ -11,7 +11,11 @@ from mixer_jax import models, weights
 from mixer_jax.errors import InputError
 from tests.conftest import GOLDEN, subtree
 
-FILES = ["mixer_tiny_checkpoint", "mixer_tiny_checkpoint_prelinen", "mixer_tiny_checkpoint_prelinen_opt"]
+FILES = [
+  "mixer_tiny_checkpoint",
+  "mixer_tiny_checkpoint_prelinen",
+  "mixer_tiny_checkpoint_prelinen_opt",
+]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -35,7 +39,9 @@ def test_loaded_weights_give_the_authors_logits(mixer_tiny):
 
 def test_mismatches_are_listed_all():
   params = weights.load_npz(GOLDEN / "mixer_tiny_checkpoint.npz")
-  other = dict(params, extra={"kernel": np.zeros(3)}, head={"kernel": np.zeros((16, 7)), "bias": np.zeros(7)})
+  other = dict(
+    params, extra={"kernel": np.zeros(3)}, head={"kernel": np.zeros((16, 7)), "bias": np.zeros(7)}
+  )
   del other["stem"]
   with pytest.raises(InputError) as error:
     weights.check_match(other, params, "file.npz")
@@ -70,5 +76,5 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path, content):
 
 
 def test_a_missing_file_is_named(tmp_path):
-  with pytest.raises(InputError, match="nowhere.npz does not exist"):
+  with pytest.raises(InputError, match=r"nowhere\.npz does not exist"):
     weights.load_npz(tmp_path / "nowhere.npz")

@@ -1,0 +1,29 @@
+"""Small configurations for tests."""
+
+import contextlib
+
+from configs import quickstart
+
+
+def small_config(**changes):
+  """Returns the quickstart with a tiny model, four steps of batch 16 and the given top-level changes."""
+  config = quickstart.get_config()
+  config.batch_size = 16
+  config.total_epochs, config.total_steps = None, 20
+  config.learning_rate = 0.001
+  config.model.num_blocks = 2
+  config.model.hidden_dim = 16
+  config.model.tokens_mlp_dim = 8
+  config.model.channels_mlp_dim = 32
+  config.evaluation.batch_size = 64
+  config.evaluation.every_steps = 10
+  config.checkpoint.every_steps = 4
+  config.schedule.warmup_steps = 2
+  config.log.every_steps = 5
+  config.log.plots = False
+  config.mesh.data = 1
+  for key, value in changes.items():
+    config[key] = value
+  with contextlib.suppress(AttributeError):
+    config.unlock()
+  return config

@@ -1,0 +1,162 @@
+"""Every configuration builds; the pre-training rows of table 4 are the paper's."""
+
+import csv
+import importlib
+import pathlib
+
+import jax
+import pytest
+from ml_collections import ConfigDict
+
+from configs import common
+from mixer_jax import experiment
+from mixer_jax.errors import InputError
+from tests.conftest import GOLDEN
+
+FILES = {"ImageNet": "imagenet", "ImageNet-21k": "imagenet21k", "JFT-300M": "jft"}
+SIZES = {"Mixer-S": ["S/32", "S/16"], "Mixer-B": ["B/32", "B/16"], "Mixer-L": ["L/32", "L/16"],
+         "Mixer-H": ["H/14"]}  # fmt: skip
+
+
+def table4():
+  """Yields (configuration, argument, row, epochs) for every row, size and number of epochs."""
+  with (GOLDEN / "table4_pretraining.csv").open() as f:
+    for row in csv.DictReader(f):
+      for variant in SIZES[row["model"]]:
+        for i, epochs in enumerate(row["epochs"].split(" or ")):
+          arg = variant if i == 0 else f"{variant},epochs={epochs}"
+          yield pytest.param(
+            FILES[row["dataset"]], arg, row, float(epochs), id=f"{row['dataset']}:{arg}"
+          )
+
+
+def get_config(name, *args):
+  return importlib.import_module(f"configs.{name}").get_config(*args)
+
+
+@pytest.mark.parametrize(("name", "arg", "row", "epochs"), table4())
+def test_table_4(name, arg, row, epochs):
+  config = get_config(name, arg)
+  assert config.model.variant == arg.split(",")[0]
+  assert config.total_epochs == epochs
+  assert config.learning_rate == float(row["learning_rate"])
+  assert config.optimizer.weight_decay == float(row["weight_decay"])
+  assert config.optimizer.weight_decay_scale == "learning_rate"
+  assert config.mixup_p == float(row["mixup_p"])
+  assert config.model.dropout_rate == float(row["dropout"])
+  assert config.model.stoch_depth == float(row["stochastic_depth"])
+  ops = "decode|inception_crop|flip"
+  if row["randaugment_magnitude"]:
+    ops += f"|randaugment({row['randaugment_layers']}, {row['randaugment_magnitude']})"
+  assert config.data.ops == ops
+  # Section 3: what all rows share.
+  assert (config.image_size, config.batch_size, config.loss) == (224, 4096, "sigmoid_xent")
+  optimizer, schedule = config.optimizer, config.schedule
+  assert (optimizer.name, optimizer.b1, optimizer.b2, optimizer.clip_norm) == (
+    "adam",
+    0.9,
+    0.999,
+    1.0,
+  )
+  assert (schedule.warmup_steps, schedule.decay) == (10_000, "linear")
+
+
+@pytest.mark.parametrize("path", sorted(pathlib.Path("configs").glob("*.py")), ids=lambda p: p.stem)
+def test_every_configuration_builds(path):
+  if path.stem in ("__init__", "common"):
+    return
+  config = get_config(path.stem)
+  exp = experiment.build(config, experiment.make_mesh(config))
+  image = jax.ShapeDtypeStruct((2, config.image_size, config.image_size, 3), "float32")
+  logits = jax.eval_shape(
+    lambda p, x: exp.model.apply({"params": p}, x), exp.abstract_state.params, image
+  )
+  assert logits.shape == (2, config.num_classes)
+  assert exp.total_steps == int(config.total_epochs * config.data.num_examples) // config.batch_size
+
+
+def test_imagenet_has_the_authors_number_of_steps():
+  config = get_config("imagenet", "B/16")
+  exp = experiment.build(config, experiment.make_mesh(config))
+  assert exp.total_steps == 92897
+
+
+def test_arguments():
+  assert common.parse_arg("L/16,epochs=14", variant="B/16", epochs="7") == {
+    "variant": "L/16",
+    "epochs": "14",
+  }
+  assert common.parse_arg("", variant="B/16") == {"variant": "B/16"}
+  for bad in ("B/16,epoch=3", "B/16,epochs=", "epochs=3,B/16"):
+    with pytest.raises(InputError, match="is unknown"):
+      common.parse_arg(bad, variant="B/16", epochs="7")
+  with pytest.raises(InputError, match="no row for 'X/16'"):
+    get_config("jft", "X/16")
+
+
+def good():
+  config = ConfigDict(get_config("quickstart").to_dict())
+  config.mesh.data = 1
+  return config
+
+
+def build(config):
+  return experiment.build(config, experiment.make_mesh(config))
+
+
+@pytest.mark.parametrize(
+  ("path", "value", "message"),
+  [
+    ("lerning_rate", 0.1, r"config\.lerning_rate is not read by anything.* 'learning_rate'"),
+    ("optimizer.weight_decy", 0.1, r"config\.optimizer\.weight_decy .* 'weight_decay'"),
+    ("data.num_worker", 2, r"config\.data\.num_worker .* 'num_workers'"),
+    ("model.hiden_dim", 2, r"config\.model\.hiden_dim .* 'hidden_dim'"),
+    ("schedule.warmup", 2, r"config\.schedule\.warmup .* 'warmup_steps'"),
+    ("mesh.dta", 2, r"config\.mesh\.dta .* 'data'"),
+    ("log.every", 2, r"config\.log\.every .* 'every_steps'"),
+    ("batch_size", "128", r"config\.batch_size is '128' of type str; expected int"),
+    ("batch_size", 128.0, r"config\.batch_size is 128\.0 of type float; expected int"),
+    ("loss", "sigmoid", r"config\.loss is 'sigmoid'.*one of 'sigmoid_xent', 'softmax_xent'"),
+    ("optimizer.name", "adamw", r"config\.optimizer\.name is 'adamw'.*one of 'adam', 'momentum'"),
+    ("log.plots", 1, r"config\.log\.plots is 1 of type int; expected bool"),
+    ("model.num_classes", 3, r"Set config\.num_classes"),
+    ("model.stoch_depth", "no", r"config\.model\.stoch_depth"),
+    ("image_size", 18, r"config\.image_size 18 is not a multiple of the patch size 4"),
+    ("total_steps", 3, "exactly one of config.total_epochs and config.total_steps"),
+    ("total_epochs", 0.01, "the run has 0 steps"),
+    ("schedule.warmup_steps", 10_000, "warmup_steps is 10000, but the run has"),
+    ("mesh.data", 64, "there are 4 devices"),
+    ("grad_accum_steps", 0, "must be at least 1"),
+    ("data.ops", "decode|inceptn_crop", r"config\.data\.ops: unknown operation 'inceptn_crop'"),
+    ("data.on_bad_record", "ignore", "one of 'stop', 'skip'"),
+    ("checkpoint.keep_newest", None, "expected int"),
+  ],
+)
+def test_bad_values_are_named_before_anything_runs(path, value, message):
+  config = good()
+  *sections, key = path.split(".")
+  target = config
+  for section in sections:
+    target = target[section]
+  with config.ignore_type():
+    target[key] = value
+  with pytest.raises(InputError, match=message):
+    build(config)
+
+
+def test_a_missing_key_is_named():
+  config = good()
+  del config.optimizer["b1"]
+  with pytest.raises(InputError, match=r"config\.optimizer\.b1 is missing"):
+    build(config)
+
+
+def test_batches_must_divide():
+  config = good()
+  config.mesh.data = 4
+  config.batch_size = 126
+  with pytest.raises(InputError, match="126 is not divisible by 4 devices × 1 .* 124 or 128"):
+    build(config)
+  config.batch_size, config.grad_accum_steps = 128, 3
+  with pytest.raises(InputError, match="128 is not divisible by 4 devices × 3 .* 120 or 132"):
+    build(config)
