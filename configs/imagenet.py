@@ -25,7 +25,6 @@ def get_config(arg: str = "B/16"):
   config.model.stoch_depth = 0.1
   config.model.dropout_rate = 0.0
   config.model.head_bias_init = -6.9
-  config.model.dtype = "bfloat16"
 
   config.data.split = "train[:99%]"
   config.data.num_examples = 1_268_355

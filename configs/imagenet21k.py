@@ -31,7 +31,6 @@ def get_config(arg: str = "B/16"):
   config.model.stoch_depth = 0.1
   config.model.dropout_rate = 0.0
   config.model.head_bias_init = -10.0
-  config.model.dtype = "bfloat16"
 
   config.data.dataset = "imagenet21k"
   config.data.split = "full[51200:]"

@@ -42,7 +42,6 @@ def get_config(arg: str = "B/16"):
   config.model.stoch_depth = 0.0
   config.model.dropout_rate = 0.0
   config.model.head_bias_init = -10.0
-  config.model.dtype = "bfloat16"
 
   config.data.dataset = "jft300m"
   config.data.split = "train[50000:]"

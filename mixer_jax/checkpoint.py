@@ -7,6 +7,7 @@ and the one before it is used. The list is in the format of `sha256sum --check`.
 
 import contextlib
 import hashlib
+import json
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
@@ -14,7 +15,6 @@ from typing import Any, NamedTuple, cast
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import args as ocp_args
@@ -25,7 +25,9 @@ from mixer_jax.state import TrainState
 
 CHECKSUMS = "SHA256SUMS"
 ITEM = "default"  # Orbax's name for a checkpoint's only item
+_COMMITTED = "commit_success.txt"  # Orbax writes it after the checksums; its text says nothing
 _CHUNK_BYTES = 1 << 22
+_NOT_EVALUATED = -1.0  # worse than any top-1
 
 
 class SaveError(RuntimeError):
@@ -48,12 +50,12 @@ def _sha256(path: epath.Path) -> str:
 
 
 def _files(directory: epath.Path, prefix: str = "") -> dict[str, epath.Path]:
-  """Returns {relative name: path} of all files below the directory, the checksums apart."""
+  """Returns {relative name: path} of all files below the directory that the checksums cover."""
   found = {}
   for path in sorted(directory.iterdir()):
     if path.is_dir():
       found.update(_files(path, f"{prefix}{path.name}/"))
-    elif path.name != CHECKSUMS:
+    elif path.name not in (CHECKSUMS, _COMMITTED):
       found[prefix + path.name] = path
   return found
 
@@ -80,6 +82,15 @@ def find_damage(directory: epath.Path) -> str | None:
       return f"unexpected file {name}"
     if _sha256(path) != wanted[name]:
       return f"{name} does not match its SHA-256"
+  return None
+
+
+def _metrics_damage(path: epath.Path) -> str | None:
+  """Returns what is wrong with the metrics that Orbax keeps beside a checkpoint, None if nothing."""
+  try:
+    float(json.loads((path / "metrics" / "metrics").read_text())["top1"])
+  except (OSError, ValueError, KeyError, TypeError):
+    return "metrics are unreadable"
   return None
 
 
@@ -117,16 +128,13 @@ class Checkpointer:
     self.intact = self._find_intact(quarantine=not read_only)
     policies = [
       preservation_policy.LatestN(keep_newest),
-      preservation_policy.BestN(
-        get_metric_fn=_top1, n=keep_best, keep_checkpoints_without_metrics=False
-      ),
+      preservation_policy.BestN(get_metric_fn=_top1, n=keep_best),
     ]
     self._manager = ocp.CheckpointManager(
       self._directory,
       item_handlers=ChecksummedHandler(),
       options=ocp.CheckpointManagerOptions(
         create=not read_only,
-        read_only=read_only,
         best_fn=_top1,
         preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
         cleanup_tmp_directories=not read_only,
@@ -140,10 +148,18 @@ class Checkpointer:
 
   def best_step(self) -> int | None:
     """Step with the best top-1 of those that were evaluated, None if there is none."""
-    return self._manager.best_step()
+    best = self._manager.best_step()
+    return None if best is None or _top1(self._manager.metrics(best)) == _NOT_EVALUATED else best
 
-  def save(self, step: int, state: TrainState, metrics: dict[str, float] | None) -> None:
-    """Starts to save; returns as soon as the state may be donated. Raises SaveError."""
+  def save(self, step: int, state: TrainState, top1: float | None) -> None:
+    """Starts to save; returns as soon as the state may be donated. Raises SaveError.
+
+    Args:
+      step: finished steps.
+      state: the state.
+      top1: of the evaluation at this step, None if there was none.
+    """
+    metrics = {"top1": _NOT_EVALUATED if top1 is None else top1}
     with self._reporting():
       if step not in self._manager.all_steps():
         self._manager.save(step, args=ChecksummedSave(state), metrics=metrics, force=True)
@@ -207,28 +223,30 @@ class Checkpointer:
     steps = sorted(
       (int(p.name) for p in self._directory.iterdir() if p.name.isdigit()), reverse=True
     )
+    newest = None
     for step in steps:
       path = self._directory / str(step)
-      damage = find_damage(path / ITEM)
+      # Older checkpoints are only asked for their metrics, which Orbax reads of all of them.
+      damage = _metrics_damage(path) or (find_damage(path / ITEM) if newest is None else None)
       if damage is None:
-        return Intact(step, damaged)
+        newest = step if newest is None else newest
+        continue
       damaged.append(f"checkpoint of step {step} is damaged ({damage})")
-      logging.error("%s", damaged[-1])
       if quarantine:
         aside = self._workdir / "damaged_checkpoints"
         aside.mkdir(parents=True, exist_ok=True)
         path.rename(aside / f"{step}-{int(time.time())}")
-    if damaged:
+    if damaged and newest is None:
       raise InputError(
         f"no intact checkpoint is left in {self._directory}: {'; '.join(damaged)}. To start over, "
         "choose another workdir."
       )
-    return Intact(None, damaged)
+    return Intact(newest, damaged)
 
 
 def _first_line(error: Exception) -> str:
   return (str(error).strip() or repr(error)).splitlines()[0]
 
 
-def _top1(metrics: dict[str, float]) -> float:
+def _top1(metrics: Any) -> float:
   return metrics["top1"]

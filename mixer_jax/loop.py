@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from absl import logging
 from etils import epath
+from jax.sharding import Mesh
 
 from mixer_jax import checkpoint, configuration, experiment, metrics, plots, sharding, weights
 from mixer_jax.data import pipeline
@@ -123,7 +124,7 @@ def _initial_state(exp: experiment.Experiment, checkpointer: checkpoint.Checkpoi
   if step is None:
     return exp.init_state()
   for line in damaged:
-    _say(f"WARNING: {line}; falling back to the one before it")
+    _say(f"WARNING: {line}; moved to damaged_checkpoints, continuing from step {step}")
   return checkpointer.restore(step, exp.abstract_state, exp.shardings.state)
 
 
@@ -140,6 +141,13 @@ def _headline(exp: experiment.Experiment, directory: epath.Path, start_step: int
     f" batch {exp.options.batch_size}, {exp.total_steps} steps\n"
     f"workdir {directory}: {begin}"
   )
+
+
+def _num_cores(mesh: Mesh) -> int:
+  """Cores that core-hours count: accelerator devices, or the CPU cores that this process may use."""
+  if mesh.devices.flat[0].platform != "cpu":
+    return mesh.size
+  return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Run:
@@ -160,7 +168,7 @@ class _Run:
       start_step=start_step,
       total_steps=exp.total_steps,
       batch_size=exp.options.batch_size,
-      num_devices=exp.mesh.size,
+      num_cores=_num_cores(exp.mesh),
       core_hours=self._writer.last("core_hours", 0.0) if self._writer else 0.0,
     )
     self._pending: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
@@ -283,7 +291,7 @@ class _Run:
   def _save(self, step: int, state: TrainState) -> None:
     begin = time.perf_counter()
     results = self._evaluated.get(step)
-    self._checkpointer.save(step, state, {"top1": results[0]["top1"]} if results else None)
+    self._checkpointer.save(step, state, results[0]["top1"] if results else None)
     self._progress.pause(time.perf_counter() - begin)
 
 
@@ -372,8 +380,8 @@ def _load_checkpoint(
     raise InputError(
       f"{directory} has no checkpoint {which!r}; there are steps {checkpointer.steps()}."
     )
-  for line in checkpointer.intact.damaged if which == "newest" else []:
-    _say(f"WARNING: {line}; evaluating the one before it")
+  for line in checkpointer.intact.damaged:
+    _say(f"WARNING: {line}; the newest intact one is that of step {checkpointer.intact.step}")
   checkpointer.verify(chosen)
   state = checkpointer.restore(chosen, exp.abstract_state, exp.shardings.state)
   checkpointer.close()

@@ -78,9 +78,9 @@ class Progress:
   """Speed, time left and core-hours; core-hours add up over interruptions."""
 
   def __init__(
-    self, *, start_step: int, total_steps: int, batch_size: int, num_devices: int, core_hours: float
+    self, *, start_step: int, total_steps: int, batch_size: int, num_cores: int, core_hours: float
   ):
-    self._total_steps, self._batch_size, self._num_devices = total_steps, batch_size, num_devices
+    self._total_steps, self._batch_size, self._num_cores = total_steps, batch_size, num_cores
     self._core_hours = core_hours
     self._begin = self._last_time = time.perf_counter()
     self._last_step = start_step
@@ -100,7 +100,7 @@ class Progress:
       "seconds": seconds,
       "images_per_sec": steps * self._batch_size / seconds,
       "seconds_left": (self._total_steps - step) * seconds / max(steps, 1),
-      "core_hours": self._core_hours + (now - self._begin) * self._num_devices / 3600,
+      "core_hours": self._core_hours + (now - self._begin) * self._num_cores / 3600,
     }
 
 

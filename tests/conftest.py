@@ -14,6 +14,7 @@ import jaxtyping
 _CHECKED = ["mixer_jax.models", "mixer_jax.losses", "mixer_jax.step", "mixer_jax.data.ops"]
 jaxtyping.install_import_hook(_CHECKED, "beartype.beartype")
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -34,10 +35,12 @@ def mixer_tiny():
   return {k: jnp.asarray(v) for k, v in np.load(GOLDEN / "mixer_tiny.npz").items()}
 
 
-@pytest.fixture(scope="session")
-def tfds_dir(tmp_path_factory):
-  """One TFDS directory for the whole session, so the digits are prepared once."""
-  base = os.environ.get("MIXER_JAX_TEST_TFDS")
-  directory = pathlib.Path(base) if base else tmp_path_factory.mktemp("tfds")
-  os.environ["TFDS_DATA_DIR"] = str(directory)
-  return directory
+@pytest.fixture(scope="session", autouse=True)
+def shared_directories(tmp_path_factory):
+  """Data prepared and programs compiled once for the whole session, commands that tests start included."""
+  base = tmp_path_factory.getbasetemp()
+  base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+  os.environ["TFDS_DATA_DIR"] = str(base / "tfds")
+  jax.config.update("jax_compilation_cache_dir", str(base / "compiled"))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = str(base / "compiled")

@@ -34,7 +34,7 @@ def get_config(name, *args):
   return importlib.import_module(f"configs.{name}").get_config(*args)
 
 
-@pytest.mark.parametrize(("name", "arg", "row", "epochs"), table4())
+@pytest.mark.parametrize(("name", "arg", "row", "epochs"), list(table4()))
 def test_table_4(name, arg, row, epochs):
   config = get_config(name, arg)
   assert config.model.variant == arg.split(",")[0]
@@ -122,7 +122,7 @@ def build(config):
     ("model.num_classes", 3, r"Set config\.num_classes"),
     ("model.stoch_depth", "no", r"config\.model\.stoch_depth"),
     ("image_size", 18, r"config\.image_size 18 is not a multiple of the patch size 4"),
-    ("total_steps", 3, "exactly one of config.total_epochs and config.total_steps"),
+    ("total_steps", 3, r"exactly one of config\.total_epochs and config\.total_steps"),
     ("total_epochs", 0.01, "the run has 0 steps"),
     ("schedule.warmup_steps", 10_000, "warmup_steps is 10000, but the run has"),
     ("mesh.data", 64, "there are 4 devices"),
@@ -155,8 +155,8 @@ def test_batches_must_divide():
   config = good()
   config.mesh.data = 4
   config.batch_size = 126
-  with pytest.raises(InputError, match="126 is not divisible by 4 devices × 1 .* 124 or 128"):
+  with pytest.raises(InputError, match=r"126 is not divisible by 4 devices × 1 .* 124 or 128"):
     build(config)
   config.batch_size, config.grad_accum_steps = 128, 3
-  with pytest.raises(InputError, match="128 is not divisible by 4 devices × 3 .* 120 or 132"):
+  with pytest.raises(InputError, match=r"128 is not divisible by 4 devices × 3 .* 120 or 132"):
     build(config)

@@ -8,6 +8,7 @@ change what is read. Batches are {"image": uint8, "label": int32, "mask": float3
 
 import ctypes
 import dataclasses
+import gc
 import signal
 import sys
 from collections.abc import Iterator
@@ -178,20 +179,26 @@ def iterate(
   if num_workers:
     options = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=PREFETCH)
     dataset = dataset.mp_prefetch(options, worker_init_fn=_init_worker)
-  return ClosingIterator(iter(dataset))
+  return ClosingIterator(iter(dataset), copy=num_workers > 0)
 
 
 class ClosingIterator:
-  """An iterator that ends its worker processes when its `with` block is left."""
+  """An iterator that ends its worker processes when its `with` block is left.
 
-  def __init__(self, iterator: Any):
+  With workers, batches arrive in shared memory that ends with the array. JAX may alias host memory for
+  as long as it likes, so they are copied first.
+  """
+
+  def __init__(self, iterator: Any, copy: bool):
     self._iterator = iterator
+    self._copy = copy
 
   def __iter__(self) -> Iterator[Batch]:
     return self
 
   def __next__(self) -> Batch:
-    return next(self._iterator)
+    batch = next(self._iterator)
+    return {key: np.array(value) for key, value in batch.items()} if self._copy else batch
 
   def __enter__(self) -> "ClosingIterator":
     return self
@@ -199,6 +206,9 @@ class ClosingIterator:
   def __exit__(self, *exc: object) -> None:
     if hasattr(self._iterator, "close"):
       self._iterator.close()
+    # Grain's iterators refer to themselves, and the last batch's shared memory ends only with them.
+    self._iterator = None
+    gc.collect()
 
 
 def _init_worker(index: int, count: int) -> None:

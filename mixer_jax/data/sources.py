@@ -6,6 +6,7 @@ embedded digits are prepared on first use.
 
 import contextlib
 import fcntl
+import io
 import os
 import pathlib
 from collections.abc import Iterator
@@ -108,9 +109,20 @@ def prepare(dataset: str, data_dir: str | None) -> str:
     builder = tfds.builder(dataset, data_dir=data_dir, file_format="array_record", try_gcs=False)
   with _lock(pathlib.Path(builder.data_dir)):
     if not pathlib.Path(builder.data_dir).exists():
-      tfds.disable_progress_bar() if dataset in EMBEDDED else None
-      builder.download_and_prepare()
+      with _quiet() if dataset in EMBEDDED else contextlib.nullcontext():
+        builder.download_and_prepare()
   return str(builder.data_dir)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Hides TFDS's announcement of a download and its bars: the embedded data are there in a second."""
+  import tensorflow_datasets as tfds
+
+  tfds.disable_progress_bar()
+  with contextlib.redirect_stdout(io.StringIO()):
+    yield
+  tfds.enable_progress_bar()
 
 
 @contextlib.contextmanager
