@@ -85,15 +85,6 @@ def find_damage(directory: epath.Path) -> str | None:
   return None
 
 
-def _metrics_damage(path: epath.Path) -> str | None:
-  """Returns what is wrong with the metrics that Orbax keeps beside a checkpoint, None if nothing."""
-  try:
-    float(json.loads((path / "metrics" / "metrics").read_text())["top1"])
-  except (OSError, ValueError, KeyError, TypeError):
-    return "metrics are unreadable"
-  return None
-
-
 class ChecksummedHandler(ocp.PyTreeCheckpointHandler):
   """Orbax's handler of trees, which lists the checksums of its files before they are committed."""
 
@@ -112,44 +103,117 @@ class ChecksummedRestore(ocp_args.PyTreeRestore):
   pass
 
 
+def steps(workdir: epath.Path) -> list[int]:
+  """Steps of the committed checkpoints, ascending."""
+  directory = workdir / "checkpoints"
+  return (
+    sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit())
+    if directory.exists()
+    else []
+  )
+
+
+def best_step(workdir: epath.Path) -> int | None:
+  """Step with the best top-1 of those that were evaluated (the later of equals), None without one."""
+  evaluated = [
+    (top1, step) for step in steps(workdir) if (top1 := _top1_of(workdir, step)) is not None
+  ]
+  evaluated = [(top1, step) for top1, step in evaluated if top1 != _NOT_EVALUATED]
+  return max(evaluated)[1] if evaluated else None
+
+
+def _top1_of(workdir: epath.Path, step: int) -> float | None:
+  """Returns the top-1 that Orbax keeps beside a checkpoint, None if it is unreadable."""
+  try:
+    return _top1(
+      json.loads((workdir / "checkpoints" / str(step) / "metrics" / "metrics").read_text())
+    )
+  except (OSError, ValueError, KeyError, TypeError):
+    return None
+
+
+def verify(workdir: epath.Path, step: int) -> None:
+  """Raises InputError if the files of this step's checkpoint are damaged."""
+  path = workdir / "checkpoints" / str(step)
+  if damage := find_damage(path / ITEM):
+    raise InputError(f"checkpoint {path} is damaged: {damage}.")
+
+
+def restore(workdir: epath.Path, step: int, abstract_state: Any, shardings: Any) -> TrainState:
+  """Returns the state of a checkpoint, laid out by `shardings` whatever mesh wrote it."""
+  target = jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract_state, shardings
+  )
+  restore_args = ocp.checkpoint_utils.construct_restore_args(target)
+  args: Any = ChecksummedRestore(target, restore_args=restore_args)
+  with ocp.Checkpointer(ChecksummedHandler()) as checkpointer:
+    return cast(
+      TrainState, checkpointer.restore(workdir / "checkpoints" / str(step) / ITEM, args=args)
+    )
+
+
+def find_intact(workdir: epath.Path, *, quarantine: bool) -> Intact:
+  """Finds the newest checkpoint without damage; process 0 looks, and tells the others.
+
+  Args:
+    workdir: directory of the run.
+    quarantine: move damaged checkpoints to `workdir/damaged_checkpoints`.
+
+  Raises:
+    InputError: there are checkpoints and all are damaged.
+  """
+  intact = _look(workdir, quarantine) if jax.process_index() == 0 else Intact(None, [])
+  if jax.process_count() == 1:
+    return intact
+  step = multihost_utils.broadcast_one_to_all(np.int32(-1 if intact.step is None else intact.step))
+  return Intact(None if step < 0 else int(step), intact.damaged)
+
+
+def _look(workdir: epath.Path, quarantine: bool) -> Intact:
+  newest, damaged = None, []
+  for step in reversed(steps(workdir)):
+    path = workdir / "checkpoints" / str(step)
+    # Older checkpoints are only asked for their metrics, which Orbax reads of all of them.
+    damage = find_damage(path / ITEM) if newest is None else None
+    if _top1_of(workdir, step) is None:
+      damage = "its metrics are unreadable"
+    if damage is None:
+      newest = step if newest is None else newest
+      continue
+    damaged.append(f"checkpoint of step {step} is damaged ({damage})")
+    if quarantine:
+      aside = workdir / "damaged_checkpoints"
+      aside.mkdir(parents=True, exist_ok=True)
+      path.rename(aside / f"{step}-{int(time.time())}")
+  if damaged and newest is None:
+    raise InputError(
+      f"no intact checkpoint is left in {workdir}: {'; '.join(damaged)}. To start over, choose another "
+      "workdir."
+    )
+  return Intact(newest, damaged)
+
+
 class Checkpointer:
-  """Saves, keeps and restores train states in `workdir/checkpoints/<step>`.
+  """Saves train states to `workdir/checkpoints/<step>` in the background.
 
   Keeps the newest `keep_newest` and the best `keep_best` by top-1 of the evaluation at that step.
   """
 
-  def __init__(
-    self, workdir: epath.Path, *, keep_newest: int, keep_best: int, read_only: bool = False
-  ):
-    if keep_newest < 1 or keep_best < 0:
-      raise InputError("config.checkpoint.keep_newest must be at least 1 and keep_best at least 0.")
+  def __init__(self, workdir: epath.Path, *, keep_newest: int, keep_best: int):
     self._workdir = workdir
-    self._directory = workdir / "checkpoints"
-    self.intact = self._find_intact(quarantine=not read_only)
     policies = [
       preservation_policy.LatestN(keep_newest),
       preservation_policy.BestN(get_metric_fn=_top1, n=keep_best),
     ]
     self._manager = ocp.CheckpointManager(
-      self._directory,
+      workdir / "checkpoints",
       item_handlers=ChecksummedHandler(),
       options=ocp.CheckpointManagerOptions(
-        create=not read_only,
         best_fn=_top1,
         preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
-        cleanup_tmp_directories=not read_only,
-        enable_async_checkpointing=True,
+        cleanup_tmp_directories=True,
       ),
     )
-
-  def steps(self) -> list[int]:
-    """Steps of the checkpoints, ascending."""
-    return sorted(self._manager.all_steps())
-
-  def best_step(self) -> int | None:
-    """Step with the best top-1 of those that were evaluated, None if there is none."""
-    best = self._manager.best_step()
-    return None if best is None or _top1(self._manager.metrics(best)) == _NOT_EVALUATED else best
 
   def save(self, step: int, state: TrainState, top1: float | None) -> None:
     """Starts to save; returns as soon as the state may be donated. Raises SaveError.
@@ -175,20 +239,6 @@ class Checkpointer:
       self._manager.wait_until_finished()
       self._manager.check_for_errors()
 
-  def restore(self, step: int, abstract_state: Any, shardings: Any) -> TrainState:
-    """Returns the state of a checkpoint, laid out by `shardings` whatever mesh wrote it."""
-    target = jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract_state, shardings
-    )
-    restore_args = ocp.checkpoint_utils.construct_restore_args(target)
-    args: Any = ChecksummedRestore(target, restore_args=restore_args)
-    return cast(TrainState, self._manager.restore(step, args=args))
-
-  def verify(self, step: int) -> None:
-    """Raises InputError if the files of this step's checkpoint are damaged."""
-    if damage := find_damage(self._directory / str(step) / ITEM):
-      raise InputError(f"checkpoint {self._directory / str(step)} is damaged: {damage}.")
-
   def close(self) -> None:
     with self._reporting():
       self._manager.close()
@@ -199,49 +249,12 @@ class Checkpointer:
     try:
       yield
     except Exception as e:
-      saved = self.steps()
+      saved = steps(self._workdir)
       last = f"the last good checkpoint is that of step {saved[-1]}" if saved else "none was saved"
       raise SaveError(
         f"could not save a checkpoint: {_first_line(e)}. The run stops; {last}. Make room and give the "
         "same command to resume."
       ) from e
-
-  def _find_intact(self, quarantine: bool) -> Intact:
-    """Finds the newest checkpoint without damage; process 0 looks, and tells the others."""
-    intact = self._look(quarantine) if jax.process_index() == 0 else Intact(None, [])
-    if jax.process_count() == 1:
-      return intact
-    step = multihost_utils.broadcast_one_to_all(
-      np.int32(-1 if intact.step is None else intact.step)
-    )
-    return Intact(None if step < 0 else int(step), intact.damaged)
-
-  def _look(self, quarantine: bool) -> Intact:
-    damaged: list[str] = []
-    if not self._directory.exists():
-      return Intact(None, damaged)
-    steps = sorted(
-      (int(p.name) for p in self._directory.iterdir() if p.name.isdigit()), reverse=True
-    )
-    newest = None
-    for step in steps:
-      path = self._directory / str(step)
-      # Older checkpoints are only asked for their metrics, which Orbax reads of all of them.
-      damage = _metrics_damage(path) or (find_damage(path / ITEM) if newest is None else None)
-      if damage is None:
-        newest = step if newest is None else newest
-        continue
-      damaged.append(f"checkpoint of step {step} is damaged ({damage})")
-      if quarantine:
-        aside = self._workdir / "damaged_checkpoints"
-        aside.mkdir(parents=True, exist_ok=True)
-        path.rename(aside / f"{step}-{int(time.time())}")
-    if damaged and newest is None:
-      raise InputError(
-        f"no intact checkpoint is left in {self._directory}: {'; '.join(damaged)}. To start over, "
-        "choose another workdir."
-      )
-    return Intact(newest, damaged)
 
 
 def _first_line(error: Exception) -> str:
@@ -249,4 +262,4 @@ def _first_line(error: Exception) -> str:
 
 
 def _top1(metrics: Any) -> float:
-  return metrics["top1"]
+  return float(metrics["top1"])

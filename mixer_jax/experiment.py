@@ -141,7 +141,10 @@ def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
   options = configuration.call(Options, config, "config")
   data = configuration.call(Data, options.data, "config.data")
   evaluation = configuration.call(Evaluation, options.evaluation, "config.evaluation")
-  _check_batches(options, evaluation, mesh)
+  checkpoint = configuration.call(Checkpoint, options.checkpoint, "config.checkpoint")
+  log = configuration.call(Log, options.log, "config.log")
+  _check_counts(options, data, evaluation, checkpoint, log)
+  _check_batches(options, mesh)
   model = models.build(**_model_fields(options))
   _check_grid(options, model)
   total_steps = _total_steps(options, data.num_examples)
@@ -208,8 +211,8 @@ def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
     eval_split=eval_split,
     data=data,
     evaluation=evaluation,
-    checkpoint=configuration.call(Checkpoint, options.checkpoint, "config.checkpoint"),
-    log=configuration.call(Log, options.log, "config.log"),
+    checkpoint=checkpoint,
+    log=log,
     eval_batch_size=-(-evaluation.batch_size // mesh.size) * mesh.size,
   )
 
@@ -225,19 +228,39 @@ def _model_fields(options: Options) -> dict[str, Any]:
 
 def _check_grid(options: Options, model: nn.Module) -> None:
   size, patch = options.image_size, getattr(model, "patch_size", 1)
-  if size < 1 or size % patch:
+  if size % patch:
     raise InputError(
       f"config.image_size {size} is not a multiple of the patch size {patch}: the patch must divide "
       "the image."
     )
 
 
-def _check_batches(options: Options, evaluation: Evaluation, mesh: Mesh) -> None:
-  for name in ("batch_size", "grad_accum_steps", "num_classes"):
-    if getattr(options, name) < 1:
-      raise InputError(f"config.{name} is {getattr(options, name)}; it must be at least 1.")
-  if evaluation.batch_size < 1:
-    raise InputError(f"config.evaluation.batch_size is {evaluation.batch_size}; at least 1.")
+def _check_counts(
+  options: Options, data: Data, evaluation: Evaluation, checkpoint: Checkpoint, log: Log
+) -> None:
+  at_least = {
+    "batch_size": (options.batch_size, 1),
+    "grad_accum_steps": (options.grad_accum_steps, 1),
+    "num_classes": (options.num_classes, 1),
+    "image_size": (options.image_size, 1),
+    "seed": (options.seed, 0),
+    "mixup_p": (options.mixup_p, 0),
+    "data.num_examples": (data.num_examples, 1),
+    "data.num_workers": (data.num_workers, 0),
+    "evaluation.num_examples": (evaluation.num_examples, 1),
+    "evaluation.batch_size": (evaluation.batch_size, 1),
+    "evaluation.every_steps": (evaluation.every_steps, 1),
+    "checkpoint.every_steps": (checkpoint.every_steps, 1),
+    "checkpoint.keep_newest": (checkpoint.keep_newest, 1),
+    "checkpoint.keep_best": (checkpoint.keep_best, 0),
+    "log.every_steps": (log.every_steps, 1),
+  }
+  for name, (value, least) in at_least.items():
+    if value < least:
+      raise InputError(f"config.{name} is {value}; it must be at least {least}.")
+
+
+def _check_batches(options: Options, mesh: Mesh) -> None:
   parts = mesh.size * options.grad_accum_steps
   if options.batch_size % parts:
     lower, upper = options.batch_size // parts * parts, -(-options.batch_size // parts) * parts
@@ -271,8 +294,6 @@ def _splits(
   )
 
   def split(section: Data | Evaluation, where: str, dataset: str) -> pipeline.SplitSpec:
-    if section.num_examples < 1:
-      raise InputError(f"{where}.num_examples is {section.num_examples}; it must be at least 1.")
     return pipeline.SplitSpec(
       dataset=dataset,
       split=section.split,

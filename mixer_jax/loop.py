@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 from etils import epath
 from jax.sharding import Mesh
 
@@ -77,55 +76,65 @@ def train(config: Any, workdir: str, stop: StopSignal | None = None) -> dict[str
   stop = stop or StopSignal()
   exp = experiment.build(config, experiment.make_mesh(config))
   directory = epath.Path(workdir)
-  _open_workdir(directory, config, exp.options.may_change)
+  _check_workdir(directory, config, exp.options.may_change)
   sources = exp.train_split.open(), exp.eval_split.open()
+  _claim_workdir(directory, config)
+  state = _initial_state(exp, directory)
   keep = exp.checkpoint
   checkpointer = checkpoint.Checkpointer(
     directory, keep_newest=keep.keep_newest, keep_best=keep.keep_best
   )
-  state = _initial_state(exp, checkpointer)
   start_step = int(state.step)
   _say(_headline(exp, directory, start_step))
   run = _Run(exp, directory, checkpointer, sources, start_step)
   try:
     state = run.train(state, start_step, stop)
     checkpointer.wait()
+    if int(state.step) == exp.total_steps:
+      return run.finish(state)
   except OSError as e:
     raise checkpoint.SaveError(f"could not write to {directory}: {e}") from e
   finally:
     run.close()
-  if stop.received is not None and int(state.step) < exp.total_steps:
-    _say(f"saved step {int(state.step)} in {directory}; the same command resumes")
-    sys.exit(128 + stop.received)
-  return run.finish(state)
+  _say(f"saved step {int(state.step)} in {directory}; the same command resumes")
+  sys.exit(128 + (stop.received or 0))
 
 
-def _open_workdir(directory: epath.Path, config: Any, may_change: tuple[str, ...]) -> None:
-  """Creates the workdir, or checks that it belongs to this configuration."""
+def _check_workdir(directory: epath.Path, config: Any, may_change: tuple[str, ...]) -> None:
+  """Raises InputError if the workdir belongs to a run with another configuration."""
   path = directory / "config.json"
   try:
+    if not path.exists():
+      return
+  except OSError as e:
+    raise InputError(f"workdir {directory} cannot be read: {e}") from e
+  changed = configuration.differences(configuration.load(path), config, may_change)
+  if changed:
+    listed = "\n  ".join(changed)
+    raise InputError(
+      f"{directory} belongs to a run with another configuration:\n  {listed}\nChoose another "
+      "workdir, or give the configuration that it was started with."
+    )
+
+
+def _claim_workdir(directory: epath.Path, config: Any) -> None:
+  """Creates the workdir and leaves the configuration in it; raises InputError if it cannot."""
+  if jax.process_index():
+    return
+  try:
     directory.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-      changed = configuration.differences(configuration.load(path), config, may_change)
-      if changed:
-        listed = "\n  ".join(changed)
-        raise InputError(
-          f"{directory} belongs to a run with another configuration:\n  {listed}\nChoose another "
-          "workdir, or give the configuration that it was started with."
-        )
-    if jax.process_index() == 0:
-      configuration.save(path, config)
+    configuration.save(directory / "config.json", config)
   except OSError as e:
     raise InputError(f"workdir {directory} is not writable: {e}") from e
 
 
-def _initial_state(exp: experiment.Experiment, checkpointer: checkpoint.Checkpointer) -> TrainState:
-  step, damaged = checkpointer.intact
-  if step is None:
-    return exp.init_state()
+def _initial_state(exp: experiment.Experiment, directory: epath.Path) -> TrainState:
+  step, damaged = checkpoint.find_intact(directory, quarantine=True)
   for line in damaged:
     _say(f"WARNING: {line}; moved to damaged_checkpoints, continuing from step {step}")
-  return checkpointer.restore(step, exp.abstract_state, exp.shardings.state)
+  if step is None:
+    return exp.init_state()
+  return checkpoint.restore(directory, step, exp.abstract_state, exp.shardings.state)
 
 
 def _headline(exp: experiment.Experiment, directory: epath.Path, start_step: int) -> str:
@@ -204,11 +213,11 @@ class _Run:
     """Reports the finished run: last metrics, pictures, where everything is."""
     step = int(state.step)
     results, rows = self._evaluated.get(step) or self._evaluate(step, state)
-    best = self._checkpointer.best_step()
+    best = checkpoint.best_step(self._directory)
     lines = [
       f"finished: top-1 {results['top1']:.4f}  top-5 {results['top5']:.4f}  loss {results['loss']:.4f}"
       f"  over {results['count']} images of {self._exp.eval_split.dataset} {self._exp.eval_split.split}",
-      f"  checkpoints  {self._directory / 'checkpoints'} (steps {self._checkpointer.steps()},"
+      f"  checkpoints  {self._directory / 'checkpoints'} (steps {checkpoint.steps(self._directory)},"
       f" best {best})",
       f"  metrics      {self._directory / 'metrics.jsonl'}, TensorBoard: {self._directory / 'events'}",
     ]
@@ -254,7 +263,7 @@ class _Run:
       values = {k: float(v) for k, v in jax.device_get(on_device).items()}
       bad = [k for k, v in values.items() if not math.isfinite(v)]
       if bad:
-        saved = self._checkpointer.steps()
+        saved = checkpoint.steps(self._directory)
         kept = (
           f"the last good checkpoint is that of step {saved[-1]}" if saved else "none was saved"
         )
@@ -373,17 +382,15 @@ def _load_weights(exp: experiment.Experiment, path: str) -> tuple[Any, Any, str]
 def _load_checkpoint(
   exp: experiment.Experiment, directory: epath.Path, which: str | int
 ) -> tuple[Any, Any, str]:
-  checkpointer = checkpoint.Checkpointer(directory, keep_newest=1, keep_best=0, read_only=True)
-  named = {"newest": checkpointer.intact.step, "best": checkpointer.best_step()}
+  intact = checkpoint.find_intact(directory, quarantine=False)
+  for line in intact.damaged:
+    _say(f"WARNING: {line}; the newest intact one is that of step {intact.step}")
+  named = {"newest": intact.step, "best": checkpoint.best_step(directory)}
   chosen = named[which] if isinstance(which, str) else which
-  if chosen is None or chosen not in checkpointer.steps():
+  if chosen is None or chosen not in checkpoint.steps(directory):
     raise InputError(
-      f"{directory} has no checkpoint {which!r}; there are steps {checkpointer.steps()}."
+      f"{directory} has no checkpoint {which!r}; there are steps {checkpoint.steps(directory)}."
     )
-  for line in checkpointer.intact.damaged:
-    _say(f"WARNING: {line}; the newest intact one is that of step {checkpointer.intact.step}")
-  checkpointer.verify(chosen)
-  state = checkpointer.restore(chosen, exp.abstract_state, exp.shardings.state)
-  checkpointer.close()
-  logging.info("restored step %d", chosen)
+  checkpoint.verify(directory, chosen)
+  state = checkpoint.restore(directory, chosen, exp.abstract_state, exp.shardings.state)
   return state.params, state.model_state, f"{directory} step {chosen}"

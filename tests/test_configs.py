@@ -130,6 +130,7 @@ def build(config):
     ("data.ops", "decode|inceptn_crop", r"config\.data\.ops: unknown operation 'inceptn_crop'"),
     ("data.on_bad_record", "ignore", "one of 'stop', 'skip'"),
     ("checkpoint.keep_newest", None, "expected int"),
+    ("checkpoint.every_steps", 0, r"config\.checkpoint\.every_steps is 0; it must be at least 1"),
   ],
 )
 def test_bad_values_are_named_before_anything_runs(path, value, message):

@@ -190,7 +190,7 @@ class ClosingIterator:
   """
 
   def __init__(self, iterator: Any, copy: bool):
-    self._iterator = iterator
+    self._iterator: Any = iterator
     self._copy = copy
 
   def __iter__(self) -> Iterator[Batch]:

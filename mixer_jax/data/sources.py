@@ -12,6 +12,8 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+from etils import epath
+
 from mixer_jax import configuration
 from mixer_jax.errors import InputError
 
@@ -82,6 +84,8 @@ def _builder(dataset: str, data_dir: str | None) -> Any:
 
   try:
     if os.sep in dataset:
+      if not (epath.Path(dataset) / "dataset_info.json").exists():
+        raise InputError(f"{dataset} is not the directory of a prepared TFDS data set.")
       return tfds.builder_from_directory(dataset)
     return tfds.builder(dataset, data_dir=data_dir, try_gcs=False)
   except tfds.core.DatasetNotFoundError as e:
@@ -93,8 +97,6 @@ def _builder(dataset: str, data_dir: str | None) -> Any:
       f"data set {dataset!r} is not known to TFDS; give the name of a TFDS data set, or the directory "
       f"of a prepared one.{close}"
     ) from e
-  except FileNotFoundError as e:
-    raise InputError(f"{dataset} is not the directory of a prepared TFDS data set: {e}") from e
 
 
 def prepare(dataset: str, data_dir: str | None) -> str:

@@ -1,0 +1,125 @@
+"""Runs of train.py as a user starts them, and what they leave behind."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+ROOT = pathlib.Path(__file__).parents[1]
+SMALL = {
+  "batch_size": 16, "total_epochs": None, "total_steps": 20, "model.num_blocks": 2, "model.hidden_dim": 16,
+  "model.tokens_mlp_dim": 8, "model.channels_mlp_dim": 32, "checkpoint.every_steps": 4,
+  "evaluation.every_steps": 10, "schedule.warmup_steps": 2, "log.every_steps": 5, "log.plots": False,
+}  # fmt: skip
+
+
+def command(workdir, script="train.py", config="configs/quickstart.py", **flags):
+  """Returns the command line of a small run; keys with dots are configuration keys."""
+  values = {**SMALL, **flags}
+  overrides = [f"--config.{k}={v}" for k, v in values.items()]
+  return [sys.executable, script, f"--config={config}", f"--workdir={workdir}", *overrides]
+
+
+def start(args, **environment):
+  """Starts a command in a process group of its own, on one CPU device."""
+  env = {**os.environ, "XLA_FLAGS": "", **environment}
+  return subprocess.Popen(
+    args,
+    cwd=ROOT,
+    env=env,
+    text=True,
+    start_new_session=True,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+  )
+
+
+def run(args, **environment):
+  """Returns (exit status, output) of a command that ends by itself."""
+  process = start(args, **environment)
+  output, _ = process.communicate(timeout=300)
+  return process.returncode, output
+
+
+def wait_for(process, text, timeout=120):
+  """Reads the output up to a line with this text; returns what was read."""
+  seen, deadline = [], time.monotonic() + timeout
+  for line in process.stdout:
+    seen.append(line)
+    if text in line:
+      return "".join(seen)
+    assert time.monotonic() < deadline, "".join(seen)
+  raise AssertionError(f"{text!r} never came:\n{''.join(seen)}")
+
+
+def left_behind(process, patience=10):
+  """Returns the processes of the group and the shared-memory segments that do not go within seconds."""
+  deadline = time.monotonic() + patience
+  while True:
+    found = _group(process.pid) + _segments()
+    if not found or time.monotonic() > deadline:
+      return found
+    time.sleep(0.1)
+
+
+def _group(pgid):
+  found = []
+  for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+    try:
+      fields = stat.read_text().rsplit(")", 1)[1].split()
+    except OSError:
+      continue
+    if int(fields[2]) == pgid and fields[0] != "Z":
+      found.append(f"process {stat.parent.name}")
+  return found
+
+
+def _segments():
+  """Shared-memory segments of Python, and semaphores, that no living process maps."""
+  shm = pathlib.Path("/dev/shm")
+  names = [p.name for p in shm.iterdir()] if shm.exists() else []
+  mapped = ""
+  for maps in pathlib.Path("/proc").glob("[0-9]*/maps"):
+    try:
+      mapped += maps.read_text()
+    except OSError:
+      continue
+  return [n for n in names if n.startswith(("psm_", "sem.")) and n not in mapped]
+
+
+def final_state(workdir, step):
+  """Returns the state of a checkpoint as arrays by name, read without the project's own code."""
+  tree = ocp.PyTreeCheckpointer().restore(
+    pathlib.Path(workdir) / "checkpoints" / str(step) / "default"
+  )
+  return {
+    jax.tree_util.keystr(k): np.asarray(v) for k, v in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
+def assert_same_state(a, b):
+  assert a.keys() == b.keys()
+  for name in a:
+    np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def records(workdir):
+  """Returns metrics.jsonl without what depends on the clock."""
+  timing = ("images_per_sec", "seconds_left", "core_hours")
+  lines = (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()
+  return [{k: v for k, v in json.loads(line).items() if k not in timing} for line in lines]
+
+
+def kill(process, number):
+  """Signals a run: SIGKILL and SIGTERM the one process, Ctrl-C the whole group, as a terminal does."""
+  if number == signal.SIGINT:
+    os.killpg(process.pid, number)
+  else:
+    process.send_signal(number)
