@@ -27,7 +27,7 @@ def main(argv: list[str]) -> None:
     raise InputError(f"--checkpoint={which} is neither newest, best nor a step.")
   loop.evaluate(
     workdir=_WORKDIR.value,
-    config=_CONFIG.value,
+    config=command.loaded(_CONFIG),
     which=int(which) if which.isdigit() else which,
     weights_file=_WEIGHTS.value,
   )

@@ -21,7 +21,7 @@ def main(argv: list[str]) -> None:
 
   command.no_arguments(argv)
   stop = loop.StopSignal().install()
-  loop.train(_CONFIG.value, _WORKDIR.value, stop)
+  loop.train(command.loaded(_CONFIG), _WORKDIR.value, stop)
 
 
 if __name__ == "__main__":

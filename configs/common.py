@@ -17,8 +17,8 @@ def get_config() -> Any:
   config.image_size = 224  # pixels, square
   config.num_classes = 1000
   config.batch_size = 4096  # of all devices together
-  config.total_epochs = placeholder(float)  # set this or total_steps
-  config.total_steps = placeholder(int)
+  config.total_epochs = placeholder(float)
+  config.total_steps = placeholder(int)  # instead of total_epochs, if set
   config.grad_accum_steps = 1  # parts that a step takes the batch in; the result is the same
   config.learning_rate = 0.001  # peak
   config.loss = "sigmoid_xent"  # or "softmax_xent"

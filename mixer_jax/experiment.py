@@ -272,12 +272,12 @@ def _check_batches(options: Options, mesh: Mesh) -> None:
 
 def _total_steps(options: Options, num_examples: int) -> int:
   """Epochs are whole batches drawn from an endless sequence of permutations, so the last is cut."""
-  if (options.total_epochs is None) == (options.total_steps is None):
-    raise InputError("set exactly one of config.total_epochs and config.total_steps.")
-  if options.total_epochs is not None:
+  if options.total_steps is not None:
+    total_steps = options.total_steps
+  elif options.total_epochs is not None:
     total_steps = int(options.total_epochs * num_examples) // options.batch_size
   else:
-    total_steps = options.total_steps or 0
+    raise InputError("set config.total_epochs or config.total_steps.")
   if total_steps < 1:
     raise InputError(
       f"the run has {total_steps} steps: raise config.total_epochs or total_steps, or lower batch_size "

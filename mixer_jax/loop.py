@@ -263,6 +263,7 @@ class _Run:
       values = {k: float(v) for k, v in jax.device_get(on_device).items()}
       bad = [k for k, v in values.items() if not math.isfinite(v)]
       if bad:
+        self._checkpointer.wait()
         saved = checkpoint.steps(self._directory)
         kept = (
           f"the last good checkpoint is that of step {saved[-1]}" if saved else "none was saved"

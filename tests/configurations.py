@@ -9,7 +9,7 @@ def small_config(**changes):
   """Returns the quickstart with a tiny model, four steps of batch 16 and the given top-level changes."""
   config = quickstart.get_config()
   config.batch_size = 16
-  config.total_epochs, config.total_steps = None, 20
+  config.total_steps = 20
   config.learning_rate = 0.001
   config.model.num_blocks = 2
   config.model.hidden_dim = 16

@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = {
-  "batch_size": 16, "total_epochs": None, "total_steps": 20, "model.num_blocks": 2, "model.hidden_dim": 16,
+  "batch_size": 16, "total_steps": 20, "model.num_blocks": 2, "model.hidden_dim": 16,
   "model.tokens_mlp_dim": 8, "model.channels_mlp_dim": 32, "checkpoint.every_steps": 4,
   "evaluation.every_steps": 10, "schedule.warmup_steps": 2, "log.every_steps": 5, "log.plots": False,
 }  # fmt: skip

@@ -122,7 +122,7 @@ def build(config):
     ("model.num_classes", 3, r"Set config\.num_classes"),
     ("model.stoch_depth", "no", r"config\.model\.stoch_depth"),
     ("image_size", 18, r"config\.image_size 18 is not a multiple of the patch size 4"),
-    ("total_steps", 3, r"exactly one of config\.total_epochs and config\.total_steps"),
+    ("total_epochs", None, r"set config\.total_epochs or config\.total_steps"),
     ("total_epochs", 0.01, "the run has 0 steps"),
     ("schedule.warmup_steps", 10_000, "warmup_steps is 10000, but the run has"),
     ("mesh.data", 64, "there are 4 devices"),

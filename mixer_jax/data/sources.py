@@ -79,36 +79,31 @@ def open_source(*, dataset: str, data_dir: str | None, split: str) -> Source:
   return Source(f"{dataset} {split}", data_source, num_classes)
 
 
-def _builder(dataset: str, data_dir: str | None) -> Any:
+def _builder(dataset: str, data_dir: str | None, **options: Any) -> Any:
   import tensorflow_datasets as tfds
 
+  if os.sep in dataset:
+    if not (epath.Path(dataset) / "dataset_info.json").exists():
+      raise InputError(f"{dataset} is not the directory of a prepared TFDS data set.")
+    return tfds.builder_from_directory(dataset)
+  if dataset == "digits":
+    from mixer_jax.data import digits
+
+    return digits.Digits(data_dir=data_dir, file_format="array_record")
   try:
-    if os.sep in dataset:
-      if not (epath.Path(dataset) / "dataset_info.json").exists():
-        raise InputError(f"{dataset} is not the directory of a prepared TFDS data set.")
-      return tfds.builder_from_directory(dataset)
-    return tfds.builder(dataset, data_dir=data_dir, try_gcs=False)
+    return tfds.builder(dataset, data_dir=data_dir, try_gcs=False, **options)
   except tfds.core.DatasetNotFoundError as e:
-    hint = configuration.nearest(
-      dataset, [*EMBEDDED, *tfds.list_builders(with_community_datasets=False)]
-    )
-    close = hint if "Did you mean" in hint else ""
+    known = [*EMBEDDED, *tfds.list_builders(with_community_datasets=False)]
+    hint = configuration.nearest(dataset, known)
     raise InputError(
       f"data set {dataset!r} is not known to TFDS; give the name of a TFDS data set, or the directory "
-      f"of a prepared one.{close}"
+      "of a prepared one." + (hint if "Did you mean" in hint else "")
     ) from e
 
 
 def prepare(dataset: str, data_dir: str | None) -> str:
   """Prepares a data set as ArrayRecord with TFDS's own builder, once; returns its directory."""
-  import tensorflow_datasets as tfds
-
-  if dataset == "digits":
-    from mixer_jax.data import digits
-
-    builder = digits.Digits(data_dir=data_dir, file_format="array_record")
-  else:
-    builder = tfds.builder(dataset, data_dir=data_dir, file_format="array_record", try_gcs=False)
+  builder = _builder(dataset, data_dir, file_format="array_record")
   with _lock(pathlib.Path(builder.data_dir)):
     if not pathlib.Path(builder.data_dir).exists():
       with _quiet() if dataset in EMBEDDED else contextlib.nullcontext():

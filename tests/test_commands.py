@@ -1,0 +1,233 @@
+"""The commands as a user gives them: killed at any moment they end bit-identical and leave nothing behind."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from configs import quickstart
+from tests import runs
+
+END = 20
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("undisturbed")
+  status, output = runs.run(runs.command(workdir))
+  assert status == 0, output
+  return workdir
+
+
+def assert_same_run(workdir, undisturbed, end=END):
+  runs.assert_same_state(runs.final_state(workdir, end), runs.final_state(undisturbed, end))
+  assert runs.records(workdir) == runs.records(undisturbed)
+
+
+def interrupt(args, number, moment):
+  """Starts a run and signals it `moment` seconds after its first step; returns (status, output)."""
+  process = runs.start(args)
+  seen = runs.wait_for(process, "first step")
+  time.sleep(moment)
+  runs.kill(process, number)
+  output, _ = process.communicate(timeout=120)
+  assert runs.left_behind(process) == []
+  return process.returncode, seen + output
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_killed_runs_end_bit_identical(undisturbed, tmp_path, num_workers):
+  """A sample of the campaign: kill -9 soon after the first step, then in the middle."""
+  flags = {"data.num_workers": num_workers}
+  for moment in (0.02, 0.4):
+    status, output = interrupt(runs.command(tmp_path, **flags), signal.SIGKILL, moment)
+    assert status in (-signal.SIGKILL, 0), output
+  process = runs.start(runs.command(tmp_path, **flags))
+  output, _ = process.communicate(timeout=300)
+  assert process.returncode == 0, output
+  assert runs.left_behind(process) == []
+  assert_same_run(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize(
+  ("number", "num_workers", "wanted"), [(signal.SIGTERM, 1, 143), (signal.SIGINT, 2, 130)]
+)
+def test_asked_to_stop_a_run_saves_first(undisturbed, tmp_path, number, num_workers, wanted):
+  flags = {
+    "data.num_workers": num_workers,
+    "checkpoint.every_steps": 1000,
+    "evaluation.every_steps": 10,
+  }
+  status, output = interrupt(runs.command(tmp_path, **flags), number, 0.0)
+  assert status == wanted, output
+  assert "saving after this step" in output
+  assert "the same command resumes" in output
+  status, output = runs.run(runs.command(tmp_path, **flags))
+  assert status == 0, output
+  assert "resuming at step" in output
+  assert_same_run(tmp_path, undisturbed)
+
+
+def test_a_full_disk_stops_the_run_and_spares_the_last_checkpoint(undisturbed, tmp_path):
+  disk = tmp_path / "disk"
+  disk.mkdir()
+  mount = ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(disk)]
+  if subprocess.run(mount, capture_output=True).returncode:
+    pytest.skip("needs the right to mount a small file system")
+  try:
+    flags = {"checkpoint.every_steps": 1, "checkpoint.keep_newest": 50}
+    status, output = runs.run(runs.command(disk / "run", **flags))
+    assert status == 1, output
+    assert "error: could not" in output
+    assert "Traceback" not in output
+    assert "the last good checkpoint is that of step" in output
+    room = {"checkpoint.every_steps": 1000, "checkpoint.keep_newest": 1, "checkpoint.keep_best": 0}
+    subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
+    status, output = runs.run(runs.command(disk / "run", **room))
+    assert status == 0, output
+    assert "resuming at step" in output
+    runs.assert_same_state(runs.final_state(disk / "run", END), runs.final_state(undisturbed, END))
+  finally:
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["--config=configs/quickstart.py", "--workdir=W", "--config.lerning_rate=1"], 'Did you mean "learning_rate"'),
+    (["--config=configs/quickstart.py", "--workdir=W", "--config.optimizer.betta=1"], "betta"),
+    (["--config=configs/quickstart.py", "--workdir=W", "--config.batch_size=many"], "batch_size=many"),
+    (["--config=configs/quickstart.py", "--workdir=W", "--config.batch_size=1.5"], "batch_size=1.5"),
+    (["--config=configs/quickstart.py", "--workdir=W", "--confg=1"], "confg"),
+    (["--config=configs/quickstart.py", "--workdir=W", "stray"], "unexpected argument 'stray'"),
+    (["--config=configs/nowhere.py", "--workdir=W"], "configs/nowhere.py"),
+    (["--config=configs/jft.py:B/16,epoch=3", "--workdir=W"], "epoch=3"),
+    (["--config=configs/quickstart.py"], "--workdir"),
+    (["--workdir=W"], "--config"),
+    (["--config=configs/quickstart.py", "--workdir=W", "--config.mesh.data=3"], "there are 1 devices"),
+    (["--config=configs/imagenet.py:B/16", "--workdir=W", "--config.batch_size=8"], "python -m mixer_jax.tools.prepare"),
+  ],
+)  # fmt: skip
+def test_bad_commands_end_with_one_clear_error(tmp_path, arguments, message):
+  arguments = [a.replace("=W", f"={tmp_path / 'run'}") for a in arguments]
+  status, output = runs.run([sys.executable, "train.py", *arguments])
+  assert status != 0
+  assert message in output, output
+  assert "Traceback" not in output, output
+  assert not (tmp_path / "run").exists()
+
+
+def test_eval_evaluates_a_run(undisturbed):
+  for which in ("newest", "best", "20"):
+    status, output = runs.run(
+      [sys.executable, "eval.py", f"--workdir={undisturbed}", f"--checkpoint={which}"]
+    )
+    assert status == 0, output
+    assert "over 360 images" in output
+  status, output = runs.run(
+    [sys.executable, "eval.py", f"--workdir={undisturbed}", "--checkpoint=19"]
+  )
+  assert status == 2
+  assert "has no checkpoint 19; there are steps" in output
+
+
+def test_the_embedded_data_set_can_be_prepared_by_command(tmp_path):
+  tool = [sys.executable, "-m", "mixer_jax.tools.prepare"]
+  status, output = runs.run([*tool, "digits", f"--data_dir={tmp_path}"])
+  assert status == 0, output
+  assert f"digits is prepared in {tmp_path}/digits/1.0.0" in output
+  status, output = runs.run([*tool, "digts", f"--data_dir={tmp_path}"])
+  assert status == 2
+  assert "Traceback" not in output
+
+
+def quickstart_reference(tmp_path_factory):
+  config = quickstart.get_config()
+  end = int(config.total_epochs * config.data.num_examples) // config.batch_size
+  workdir = tmp_path_factory.mktemp("quickstart")
+  begin = time.monotonic()
+  status, output = runs.run(quickstart_command(workdir))
+  assert status == 0, output
+  return workdir, end, time.monotonic() - begin
+
+
+def quickstart_command(workdir, **flags):
+  overrides = [f"--config.{k}={v}" for k, v in flags.items()]
+  return [
+    sys.executable,
+    "train.py",
+    "--config=configs/quickstart.py",
+    f"--workdir={workdir}",
+    *overrides,
+  ]
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+@pytest.mark.parametrize(
+  "number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name
+)
+def test_campaign(request, tmp_path_factory, tmp_path, number, num_workers):
+  """The quickstart is interrupted at 20 moments of its life, each time with the same command.
+
+  Moments are spread over the steps, the first and the last included; every third is aimed at a
+  checkpoint that is being written.
+  """
+  cache = request.config.stash.setdefault(_REFERENCE, {})
+  if not cache:
+    cache["reference"] = quickstart_reference(tmp_path_factory)
+  undisturbed, end, _ = cache["reference"]
+  rng = random.Random(1000 * num_workers + number)
+  moments = sorted([1, end, *(rng.randrange(2, end) for _ in range(18))])
+  args = quickstart_command(tmp_path, **{"data.num_workers": num_workers, "log.every_steps": 1})
+  interrupted = 0
+  for i, moment in enumerate(moments):
+    process = runs.start(args)
+    seen = _wait_for_step(process, moment)
+    if i % 3 == 0:
+      _wait_for_saving(tmp_path, process)
+    time.sleep(rng.random() * 0.05)
+    if process.poll() is None:
+      runs.kill(process, number)
+    output, _ = process.communicate(timeout=120)
+    wanted = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[number]
+    assert process.returncode in (wanted, 0), seen + output
+    interrupted += process.returncode != 0
+    assert runs.left_behind(process) == []
+  process = runs.start(args)
+  output, _ = process.communicate(timeout=300)
+  assert process.returncode == 0, output
+  assert runs.left_behind(process) == []
+  runs.assert_same_state(runs.final_state(tmp_path, end), runs.final_state(undisturbed, end))
+  print(
+    f"\n{number.name}, {num_workers} workers: interrupted {interrupted} times, bit-identical at step {end}"
+  )
+
+
+_REFERENCE = pytest.StashKey[dict]()
+
+
+def _wait_for_step(process, step):
+  """Reads progress lines until one names this step or a later one, or the run ends."""
+  seen = []
+  for line in process.stdout:
+    seen.append(line)
+    if line.startswith("step ") and int(line.split()[1].split("/")[0]) >= step:
+      break
+  return "".join(seen)
+
+
+def _wait_for_saving(workdir, process):
+  """Waits until a checkpoint's temporary directory is there, or the run ends."""
+  os.set_blocking(process.stdout.fileno(), False)
+  deadline = time.monotonic() + 20
+  while process.poll() is None and time.monotonic() < deadline:
+    if any("tmp" in p.name for p in (workdir / "checkpoints").glob("*")):
+      break
+    process.stdout.read()  # so that the run never waits for a full pipe
+    time.sleep(0.002)
+  os.set_blocking(process.stdout.fileno(), True)

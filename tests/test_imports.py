@@ -1,0 +1,84 @@
+"""Imports point down; the core never imports what is heavy or optional; keys are read and never guessed."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+LAYERS = [
+  {"errors"},
+  {"configuration"},
+  {"models", "data", "losses", "optimizer", "sharding", "metrics", "weights"},
+  {"state"},
+  {"step", "checkpoint", "evaluators", "plots"},
+  {"experiment"},
+  {"loop", "tools"},
+]  # lowest first
+
+
+def layer(room):
+  return next(i for i, rooms in enumerate(LAYERS) if room in rooms)
+
+
+def imports(path):
+  """Yields the dotted names that a file imports."""
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      yield from (a.name for a in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module:
+      yield from (f"{node.module}.{a.name}" for a in node.names)
+
+
+FILES = [
+  p
+  for p in sorted((ROOT / "mixer_jax").rglob("*.py"))
+  if p.parent != ROOT / "mixer_jax" or p.stem != "__init__"
+]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_down(path):
+  room = path.relative_to(ROOT / "mixer_jax").parts[0].removesuffix(".py")
+  for name in imports(path):
+    assert not name.startswith(("configs", "tests")), name
+    assert name.split(".")[0] not in ("tensorflow", "torch", "timm", "flax.metrics"), name
+    if name.startswith("mixer_jax."):
+      other = name.split(".")[1]
+      same_room = other == room
+      assert same_room or layer(other) < layer(room), f"{room} imports {name}"
+
+
+def loaded_by(statement):
+  code = f"{statement}\nimport sys; print(*{{m.split('.')[0] for m in sys.modules}})"
+  return set(
+    subprocess.run(
+      [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.split()
+  )
+
+
+def test_model_and_step_need_only_jax_and_flax():
+  heavy = {"grain", "tensorflow_datasets", "cv2", "simplejpeg", "sklearn", "tensorboardX", "orbax"}
+  needed = loaded_by("import mixer_jax.models, mixer_jax.losses")
+  assert not needed & {
+    "grain",
+    "tensorflow_datasets",
+    "cv2",
+    "simplejpeg",
+    "sklearn",
+    "tensorboardX",
+  }
+  assert not loaded_by("import mixer_jax.step") & (heavy - {"orbax"})  # flax imports orbax
+
+
+def test_nothing_imports_tensorflow():
+  assert "tensorflow" not in loaded_by("import mixer_jax.loop, mixer_jax.tools.prepare")
+
+
+def test_no_configuration_key_is_guessed():
+  for path in [*FILES, *(ROOT / "configs").glob("*.py"), ROOT / "train.py", ROOT / "eval.py"]:
+    assert "config.get(" not in path.read_text(), path
+    assert "pickle" not in {n.split(".")[0] for n in imports(path)}, path
