@@ -249,16 +249,21 @@ class Checkpointer:
     try:
       yield
     except Exception as e:
-      saved = steps(self._workdir)
-      last = f"the last good checkpoint is that of step {saved[-1]}" if saved else "none was saved"
-      raise SaveError(
-        f"could not save a checkpoint: {_first_line(e)}. The run stops; {last}. Make room and give the "
-        "same command to resume."
-      ) from e
+      raise SaveError(save_failure(self._workdir, e)) from e
 
 
-def _first_line(error: Exception) -> str:
-  return (str(error).strip() or repr(error)).splitlines()[0]
+def save_failure(workdir: epath.Path, error: Exception) -> str:
+  """Returns what to tell the user of a failed write."""
+  reason = (str(error).strip() or repr(error)).splitlines()[0]
+  return f"could not write to {workdir}: {reason}. The run stops; {last_good(workdir)}. Make room and give the same command to resume."
+
+
+def last_good(workdir: epath.Path) -> str:
+  """Returns the clause that names the newest checkpoint."""
+  saved = steps(workdir)
+  return (
+    f"the last good checkpoint is that of step {saved[-1]}" if saved else "no checkpoint was saved"
+  )
 
 
 def _top1(metrics: Any) -> float:

@@ -93,7 +93,7 @@ def train(config: Any, workdir: str, stop: StopSignal | None = None) -> dict[str
     if int(state.step) == exp.total_steps:
       return run.finish(state)
   except OSError as e:
-    raise checkpoint.SaveError(f"could not write to {directory}: {e}") from e
+    raise checkpoint.SaveError(checkpoint.save_failure(directory, e)) from e
   finally:
     run.close()
   _say(f"saved step {int(state.step)} in {directory}; the same command resumes")
@@ -228,10 +228,12 @@ class _Run:
     return results
 
   def close(self) -> None:
-    if self._writer is not None:
-      self._writer.close()
-    with contextlib.suppress(checkpoint.SaveError):  # what it met was raised before
+    """Closes files; what could not be written was raised before."""
+    with contextlib.suppress(checkpoint.SaveError):
       self._checkpointer.close()
+    if self._writer is not None:
+      with contextlib.suppress(OSError):
+        self._writer.close()
 
   def _batches(self, start_step: int) -> pipeline.ClosingIterator:
     exp = self._exp
@@ -264,11 +266,9 @@ class _Run:
       bad = [k for k, v in values.items() if not math.isfinite(v)]
       if bad:
         self._checkpointer.wait()
-        saved = checkpoint.steps(self._directory)
-        kept = (
-          f"the last good checkpoint is that of step {saved[-1]}" if saved else "none was saved"
+        raise DivergedError(
+          f"step {step}: {', '.join(bad)} is not finite; {checkpoint.last_good(self._directory)}."
         )
-        raise DivergedError(f"step {step}: {', '.join(bad)} is not finite; {kept}.")
       if step % self._exp.log.every_steps == 0 or step == self._exp.total_steps:
         self._log(step, values)
 

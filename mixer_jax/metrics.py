@@ -1,11 +1,14 @@
 """What a run reports: the progress line, metrics.jsonl and TensorBoard events, from the same numbers."""
 
 import json
+import os
 import time
 from typing import Any
 
 from etils import epath
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 
 
 def format_duration(seconds: float) -> str:
@@ -28,7 +31,7 @@ class MetricWriter:
     # Object stores cannot append: there the file is written anew, at the pace of the log.
     self._local = "://" not in str(workdir)
     self._file = self._path.open("a") if self._local else None
-    self._events = SummaryWriter(str(workdir / "events"), purge_step=start_step + 1)
+    self._events = _open_events(workdir / "events", start_step + 1)
 
   def write(self, step: int, values: dict[str, float]) -> None:
     """Writes the values of a step, once; names with a slash group in TensorBoard."""
@@ -41,8 +44,10 @@ class MetricWriter:
       self._file.flush()
     else:
       self._rewrite()
-    for name, value in values.items():
-      self._events.add_scalar(name, value, step)
+    scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+    self._events.write_event(
+      Event(wall_time=time.time(), step=step, summary=Summary(value=scalars))
+    )
     self._events.flush()
 
   def last(self, name: str, default: float) -> float:
@@ -58,6 +63,18 @@ class MetricWriter:
     partial = self._path.parent / f"{self._path.name}.partial"
     partial.write_text("".join(json.dumps(r) + "\n" for r in self.records))
     partial.replace(self._path)
+
+
+def _open_events(directory: epath.Path, purge_step: int) -> EventsWriter:
+  """Opens an event file; TensorBoard hides what earlier files hold from `purge_step` on.
+
+  Written without tensorboardX's SummaryWriter, whose thread would meet a full disk out of sight.
+  """
+  directory.mkdir(parents=True, exist_ok=True)
+  writer = EventsWriter(str(directory / "events"), f".{os.getpid()}")
+  start = SessionLog(status=SessionLog.START)
+  writer.write_event(Event(wall_time=time.time(), step=purge_step, session_log=start))
+  return writer
 
 
 def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:

