@@ -27,7 +27,7 @@ def command(workdir, script="train.py", config="configs/quickstart.py", **flags)
   return [sys.executable, script, f"--config={config}", f"--workdir={workdir}", *overrides]
 
 
-def start(args, **environment):
+def start(args, output=subprocess.PIPE, **environment):
   """Starts a command in a process group of its own, on one CPU device."""
   env = {**os.environ, "XLA_FLAGS": "", **environment}
   return subprocess.Popen(
@@ -36,7 +36,7 @@ def start(args, **environment):
     env=env,
     text=True,
     start_new_session=True,
-    stdout=subprocess.PIPE,
+    stdout=output,
     stderr=subprocess.STDOUT,
   )
 

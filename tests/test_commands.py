@@ -1,6 +1,5 @@
 """The commands as a user gives them: killed at any moment they end bit-identical and leave nothing behind."""
 
-import os
 import random
 import signal
 import subprocess
@@ -182,26 +181,30 @@ def test_campaign(request, tmp_path_factory, tmp_path, number, num_workers):
   undisturbed, end, _ = cache["reference"]
   rng = random.Random(1000 * num_workers + number)
   moments = sorted([1, end, *(rng.randrange(2, end) for _ in range(18))])
-  args = quickstart_command(tmp_path, **{"data.num_workers": num_workers, "log.every_steps": 1})
+  args = quickstart_command(
+    tmp_path / "run", **{"data.num_workers": num_workers, "log.every_steps": 1}
+  )
+  wanted = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[number]
   interrupted = 0
   for i, moment in enumerate(moments):
-    process = runs.start(args)
-    seen = _wait_for_step(process, moment)
-    if i % 3 == 0:
-      _wait_for_saving(tmp_path, process)
-    time.sleep(rng.random() * 0.05)
-    if process.poll() is None:
-      runs.kill(process, number)
-    output, _ = process.communicate(timeout=120)
-    wanted = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[number]
-    assert process.returncode in (wanted, 0), seen + output
-    interrupted += process.returncode != 0
-    assert runs.left_behind(process) == []
-  process = runs.start(args)
-  output, _ = process.communicate(timeout=300)
-  assert process.returncode == 0, output
-  assert runs.left_behind(process) == []
-  runs.assert_same_state(runs.final_state(tmp_path, end), runs.final_state(undisturbed, end))
+    with (tmp_path / f"{i}.log").open("w+") as log:
+      process = runs.start(args, output=log)
+      _wait_until(process, lambda: _last_step(log) >= moment)  # noqa: B023
+      if i % 3 == 0:
+        _wait_until(process, lambda: _is_saving(tmp_path / "run"))
+      time.sleep(rng.random() * 0.05)
+      if process.poll() is None:
+        runs.kill(process, number)
+      status = process.wait(timeout=120)
+      log.seek(0)
+      assert status in (wanted, 0), log.read()
+      interrupted += status != 0
+      assert runs.left_behind(process) == []
+  status, output = runs.run(args)
+  assert status == 0, output
+  runs.assert_same_state(
+    runs.final_state(tmp_path / "run", end), runs.final_state(undisturbed, end)
+  )
   print(
     f"\n{number.name}, {num_workers} workers: interrupted {interrupted} times, bit-identical at step {end}"
   )
@@ -210,23 +213,23 @@ def test_campaign(request, tmp_path_factory, tmp_path, number, num_workers):
 _REFERENCE = pytest.StashKey[dict]()
 
 
-def _wait_for_step(process, step):
-  """Reads progress lines until one names this step or a later one, or the run ends."""
-  seen = []
-  for line in process.stdout:
-    seen.append(line)
-    if line.startswith("step ") and int(line.split()[1].split("/")[0]) >= step:
-      break
-  return "".join(seen)
+def _wait_until(process, condition):
+  """Returns when the condition holds or the run has ended."""
+  deadline = time.monotonic() + 180
+  while process.poll() is None and not condition():
+    assert time.monotonic() < deadline
+    time.sleep(0.003)
 
 
-def _wait_for_saving(workdir, process):
-  """Waits until a checkpoint's temporary directory is there, or the run ends."""
-  os.set_blocking(process.stdout.fileno(), False)
-  deadline = time.monotonic() + 20
-  while process.poll() is None and time.monotonic() < deadline:
-    if any("tmp" in p.name for p in (workdir / "checkpoints").glob("*")):
-      break
-    process.stdout.read()  # so that the run never waits for a full pipe
-    time.sleep(0.002)
-  os.set_blocking(process.stdout.fileno(), True)
+def _last_step(log):
+  """Returns the step of the last whole progress line."""
+  log.seek(0)
+  steps = [
+    int(x.split()[1].split("/")[0]) for x in log.read().split("\n")[:-1] if x.startswith("step ")
+  ]
+  return max(steps, default=0)
+
+
+def _is_saving(workdir):
+  """True while the temporary directory of a checkpoint is there."""
+  return any("tmp" in p.name for p in (workdir / "checkpoints").glob("*"))
