@@ -13,13 +13,25 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file.",
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Directory of the run, local, shared or gs://.", required=True
 )
+_DISTRIBUTED = flags.DEFINE_bool(
+  "distributed", False, "One of several processes; on TPU pods, GKE and Slurm they find each other."
+)
+_COORDINATOR = flags.DEFINE_string(
+  "coordinator", None, "With --distributed: HOST:PORT of process 0."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --distributed: how many.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --distributed: which one, from 0.")
 
 
 def main(argv: list[str]) -> None:
   # Worker processes import this file anew and need neither JAX nor the loop, so they come late.
+  import jax
+
   from mixer_jax import loop
 
   command.no_arguments(argv)
+  if _DISTRIBUTED.value:
+    jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
   stop = loop.StopSignal().install()
   loop.train(command.loaded(_CONFIG), _WORKDIR.value, stop)
 

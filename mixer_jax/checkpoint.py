@@ -163,10 +163,17 @@ def find_intact(workdir: epath.Path, *, quarantine: bool) -> Intact:
     InputError: there are checkpoints and all are damaged.
   """
   intact = _look(workdir, quarantine) if jax.process_index() == 0 else Intact(None, [])
-  if jax.process_count() == 1:
-    return intact
-  step = multihost_utils.broadcast_one_to_all(np.int32(-1 if intact.step is None else intact.step))
-  return Intact(None if step < 0 else int(step), intact.damaged)
+  lost = bool(intact.damaged) and intact.step is None
+  if jax.process_count() > 1:
+    told = np.array([-1 if intact.step is None else intact.step, lost], np.int32)
+    step, lost = (int(x) for x in multihost_utils.broadcast_one_to_all(told))
+    intact = Intact(None if step < 0 else step, intact.damaged)
+  if lost:
+    raise InputError(
+      f"no intact checkpoint is left in {workdir}: {'; '.join(intact.damaged)}. To start over, choose "
+      "another workdir."
+    )
+  return intact
 
 
 def _look(workdir: epath.Path, quarantine: bool) -> Intact:
@@ -185,11 +192,6 @@ def _look(workdir: epath.Path, quarantine: bool) -> Intact:
       aside = workdir / "damaged_checkpoints"
       aside.mkdir(parents=True, exist_ok=True)
       path.rename(aside / f"{step}-{int(time.time())}")
-  if damaged and newest is None:
-    raise InputError(
-      f"no intact checkpoint is left in {workdir}: {'; '.join(damaged)}. To start over, choose another "
-      "workdir."
-    )
   return Intact(newest, damaged)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from mixer_jax import checkpoint, configuration, experiment, metrics, plots, sharding, weights
@@ -48,7 +49,7 @@ class StopSignal:
       os._exit(128 + number)
     self.received = number
     # print is not safe here: the signal may have interrupted a print.
-    os.write(2, f"{signal.Signals(number).name}: saving after this step\n".encode())
+    os.write(2, f"{signal.Signals(number).name}: saving, then stopping\n".encode())
 
 
 def _say(text: str) -> None:
@@ -97,7 +98,7 @@ def train(config: Any, workdir: str, stop: StopSignal | None = None) -> dict[str
   finally:
     run.close()
   _say(f"saved step {int(state.step)} in {directory}; the same command resumes")
-  sys.exit(128 + (stop.received or 0))
+  sys.exit(128 + (stop.received or signal.SIGTERM))  # the signal may have met another process
 
 
 def _check_workdir(directory: epath.Path, config: Any, may_change: tuple[str, ...]) -> None:
@@ -196,8 +197,9 @@ class _Run:
         if step == start_step + 1:
           self._report_compilation(step)
         evaluate = step == exp.total_steps or step % exp.evaluation.every_steps == 0
+        stopping = self._asked_to_stop(step, stop)
         # What was evaluated is saved, so that the best can be kept.
-        save = evaluate or step % exp.checkpoint.every_steps == 0 or stop.received is not None
+        save = evaluate or step % exp.checkpoint.every_steps == 0 or stopping
         # What is evaluated or saved must be known to be finite.
         self._drain(0 if save else STEPS_IN_FLIGHT)
         if evaluate:
@@ -205,7 +207,7 @@ class _Run:
         if save:
           self._save(step, state)
         self._checkpointer.check()
-        if stop.received is not None:
+        if stopping:
           break
     return state
 
@@ -251,6 +253,14 @@ class _Run:
   def _put(self, batch: pipeline.Batch, size: int) -> dict[str, jax.Array]:
     rows = sharding.local_rows(self._exp.shardings.batch, size)
     return sharding.put_batch(batch, self._exp.shardings.batch, rows, size)
+
+  def _asked_to_stop(self, step: int, stop: StopSignal) -> bool:
+    """True once a signal came; several processes agree at the log's steps, so that none goes alone."""
+    if jax.process_count() == 1:
+      return stop.received is not None
+    if step % self._exp.log.every_steps:
+      return False
+    return bool(np.any(multihost_utils.process_allgather(np.int32(stop.received is not None))))
 
   def _report_compilation(self, step: int) -> None:
     """Waits for the first step, so that its compilation does not count as speed."""

@@ -63,7 +63,7 @@ def test_asked_to_stop_a_run_saves_first(undisturbed, tmp_path, number, num_work
   }
   status, output = interrupt(runs.command(tmp_path, **flags), number, 0.0)
   assert status == wanted, output
-  assert "saving after this step" in output
+  assert "saving, then stopping" in output
   assert "the same command resumes" in output
   status, output = runs.run(runs.command(tmp_path, **flags))
   assert status == 0, output
