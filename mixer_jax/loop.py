@@ -182,7 +182,8 @@ class _Run:
       core_hours=self._writer.last("core_hours", 0.0) if self._writer else 0.0,
     )
     self._pending: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
-    self._skipped = 0
+    self._skipped = int(self._writer.last("skipped_records", 0)) if self._writer else 0
+    self._rows = sharding.local_rows(exp.shardings.batch, exp.options.batch_size)
     self._evaluated: dict[int, tuple[dict[str, float], dict[str, np.ndarray]]] = {}
 
   def train(self, state: TrainState, start_step: int, stop: StopSignal) -> TrainState:
@@ -191,8 +192,7 @@ class _Run:
     with self._batches(start_step) as batches:
       for step in range(start_step + 1, exp.total_steps + 1):
         batch = next(batches)
-        self._skipped += int(np.sum(batch["mask"] == 0))
-        state, step_metrics = exp.train_step(state, self._put(batch, exp.options.batch_size))
+        state, step_metrics = exp.train_step(state, self._put(batch))
         self._pending.append((step, step_metrics))
         if step == start_step + 1:
           self._report_compilation(step)
@@ -239,20 +239,19 @@ class _Run:
 
   def _batches(self, start_step: int) -> pipeline.ClosingIterator:
     exp = self._exp
-    size = exp.options.batch_size
     batches = pipeline.TrainBatches(
       exp.train_split,
       self._train_source,
       seed=exp.options.seed,
-      batch_size=size,
-      rows=sharding.local_rows(exp.shardings.batch, size),
+      batch_size=exp.options.batch_size,
+      rows=self._rows,
       total_steps=exp.total_steps,
     )
     return pipeline.iterate(batches, start=start_step, num_workers=exp.data.num_workers)
 
-  def _put(self, batch: pipeline.Batch, size: int) -> dict[str, jax.Array]:
-    rows = sharding.local_rows(self._exp.shardings.batch, size)
-    return sharding.put_batch(batch, self._exp.shardings.batch, rows, size)
+  def _put(self, batch: pipeline.Batch) -> dict[str, jax.Array]:
+    exp = self._exp
+    return sharding.put_batch(batch, exp.shardings.batch, self._rows, exp.options.batch_size)
 
   def _asked_to_stop(self, step: int, stop: StopSignal) -> bool:
     """True once a signal came; several processes agree at the log's steps, so that none goes alone."""
@@ -279,6 +278,7 @@ class _Run:
         raise DivergedError(
           f"step {step}: {', '.join(bad)} is not finite; {checkpoint.last_good(self._directory)}."
         )
+      self._skipped += int(values.pop("skipped"))
       if step % self._exp.log.every_steps == 0 or step == self._exp.total_steps:
         self._log(step, values)
 
@@ -298,9 +298,7 @@ class _Run:
     self, step: int, state: TrainState
   ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     begin = time.perf_counter()
-    results, rows = evaluate_split(
-      self._exp, state.params, state.model_state, self._eval_source, num_workers=0
-    )
+    results, rows = evaluate_split(self._exp, state.params, state.model_state, self._eval_source)
     self._progress.pause(time.perf_counter() - begin)
     self._evaluated = {step: (results, rows)}
     _say(f"step {step}/{self._exp.total_steps} {evaluation_line(self._exp, results)}")
@@ -326,7 +324,7 @@ def evaluation_line(exp: experiment.Experiment, results: dict[str, float]) -> st
 
 
 def evaluate_split(
-  exp: experiment.Experiment, params: Any, model_state: Any, source: Any, *, num_workers: int
+  exp: experiment.Experiment, params: Any, model_state: Any, source: Any
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
   """Evaluates the evaluation split; see classification.evaluate for what it returns."""
   size = exp.eval_batch_size
@@ -336,7 +334,7 @@ def evaluate_split(
   )
 
   def on_devices() -> Iterator[dict[str, jax.Array]]:
-    with pipeline.iterate(batches, num_workers=num_workers) as local:
+    with pipeline.iterate(batches, num_workers=exp.data.num_workers) as local:
       for batch in local:
         yield sharding.put_batch(batch, exp.shardings.batch, rows, size)
 
@@ -377,7 +375,7 @@ def evaluate(
   else:
     raise InputError("give --workdir, or --weights together with --config.")
   source = exp.eval_split.open()
-  results, _ = evaluate_split(exp, params, model_state, source, num_workers=exp.data.num_workers)
+  results, _ = evaluate_split(exp, params, model_state, source)
   _say(f"{name} on {exp.eval_split.dataset} {evaluation_line(exp, results)}")
   return results
 

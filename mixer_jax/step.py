@@ -63,8 +63,8 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
   """Returns train_step(state, batch) -> (state, metrics).
 
-  `loss` and the gradients are means over the rows with mask 1. Metrics are float32 scalars: loss, lr
-  (of this update), l2_grads (before clipping), l2_params, l2_updates.
+  `loss` and the gradients are means over the rows with mask 1. Metrics are scalars: loss, skipped (rows
+  with mask 0), lr (of this update), l2_grads (before clipping), l2_params, l2_updates.
   """
 
   def loss_of_part(params: Any, state: TrainState, part: dict[str, Array], key: Array):
@@ -123,6 +123,7 @@ def make_train_step(
     params = optax.apply_updates(state.params, updates)
     metrics = {
       "loss": value,
+      "skipped": jnp.sum(batch["mask"] == 0),
       "lr": learning_rate * schedule(state.step),
       "l2_grads": optax.tree.norm(grads),
       "l2_params": optax.tree.norm(params),

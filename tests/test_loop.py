@@ -14,15 +14,15 @@ from tests.configurations import small_config
 
 
 class StopAfter(loop.StopSignal):
-  """A signal that arrives during the n-th look at it."""
+  """A signal that arrives after n more steps."""
 
-  def __init__(self, looks):
-    self._looks = looks
+  def __init__(self, steps):
+    self._steps = steps
 
   @property
   def received(self):
-    self._looks -= 1
-    return signal.SIGTERM if self._looks < 0 else None
+    self._steps -= 1
+    return signal.SIGTERM if self._steps < 0 else None
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +65,13 @@ def test_events_hold_the_same_numbers(undisturbed):
         np.testing.assert_allclose(found[record["step"], name], value, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("stops", "num_workers"), [((3, 25, 7), 0), ((12,), 1), ((30,), 2)])
+@pytest.mark.parametrize(("stops", "num_workers"), [((3, 8, 2), 0), ((6,), 1), ((15,), 2)])
 def test_interrupted_runs_end_bit_identical(undisturbed, tmp_path, stops, num_workers):
   config = small_config()
   config.data.num_workers = num_workers
-  for looks in stops:
+  for steps in stops:
     with pytest.raises(SystemExit) as stop:
-      loop.train(config, str(tmp_path), StopAfter(looks))
+      loop.train(config, str(tmp_path), StopAfter(steps))
     assert stop.value.code == 143
   results = loop.train(config, str(tmp_path))
   assert results == undisturbed[1]
@@ -137,7 +137,7 @@ def stopped_run(tmp_path):
   config = small_config()
   config.checkpoint.keep_newest = 3
   with pytest.raises(SystemExit):
-    loop.train(config, str(tmp_path), StopAfter(24))
+    loop.train(config, str(tmp_path), StopAfter(14))
   assert len(steps_of(tmp_path)) >= 3
   return config
 
