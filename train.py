@@ -7,6 +7,7 @@ The same command resumes. Exit status: 0 finished, 2 bad input, 1 diverged or co
 from absl import app, flags
 from ml_collections import config_flags
 
+from mixer_jax.errors import InputError
 from mixer_jax.tools import command
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file.", lock_config=True)
@@ -30,8 +31,11 @@ def main(argv: list[str]) -> None:
   from mixer_jax import loop
 
   command.no_arguments(argv)
+  place = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
   if _DISTRIBUTED.value:
-    jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    jax.distributed.initialize(*place, heartbeat_timeout_seconds=20)
+  elif place != (None, None, None):
+    raise InputError("--coordinator, --num_processes and --process_id need --distributed.")
   stop = loop.StopSignal().install()
   loop.train(command.loaded(_CONFIG), _WORKDIR.value, stop)
 

@@ -93,6 +93,7 @@ def get_config() -> Any:
   config.may_change = (
     "grad_accum_steps",
     "data.data_dir",
+    "data.on_bad_record",
     "data.num_workers",
     "evaluation.batch_size",
     "checkpoint",

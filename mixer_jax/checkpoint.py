@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import args as ocp_args
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from mixer_jax.errors import InputError
+from mixer_jax.errors import InputError, SaveError
 from mixer_jax.state import TrainState
 
 CHECKSUMS = "SHA256SUMS"
@@ -28,10 +28,6 @@ ITEM = "default"  # Orbax's name for a checkpoint's only item
 _COMMITTED = "commit_success.txt"  # Orbax writes it after the checksums; its text says nothing
 _CHUNK_BYTES = 1 << 22
 _NOT_EVALUATED = -1.0  # worse than any top-1
-
-
-class SaveError(RuntimeError):
-  """A checkpoint, or another file of the run, could not be written."""
 
 
 class Intact(NamedTuple):
@@ -177,22 +173,24 @@ def find_intact(workdir: epath.Path, *, quarantine: bool) -> Intact:
 
 
 def _look(workdir: epath.Path, quarantine: bool) -> Intact:
-  newest, damaged = None, []
+  newest, damage = None, {}
   for step in reversed(steps(workdir)):
     path = workdir / "checkpoints" / str(step)
     # Older checkpoints are only asked for their metrics, which Orbax reads of all of them.
-    damage = find_damage(path / ITEM) if newest is None else None
+    found = find_damage(path / ITEM) if newest is None else None
     if _top1_of(workdir, step) is None:
-      damage = "its metrics are unreadable"
-    if damage is None:
-      newest = step if newest is None else newest
-      continue
-    damaged.append(f"checkpoint of step {step} is damaged ({damage})")
-    if quarantine:
-      aside = workdir / "damaged_checkpoints"
+      found = "its metrics are unreadable"
+    if found is not None:
+      damage[step] = f"checkpoint of step {step} is damaged ({found})"
+    elif newest is None:
+      newest = step
+  # Where nothing is intact, nothing is moved: a retry must not take the workdir for a fresh one.
+  if quarantine and newest is not None:
+    aside = workdir / "damaged_checkpoints"
+    for step in damage:
       aside.mkdir(parents=True, exist_ok=True)
-      path.rename(aside / f"{step}-{int(time.time())}")
-  return Intact(newest, damaged)
+      (workdir / "checkpoints" / str(step)).rename(aside / f"{step}-{int(time.time())}")
+  return Intact(newest, list(damage.values()))
 
 
 class Checkpointer:
@@ -256,7 +254,7 @@ class Checkpointer:
 
 def save_failure(workdir: epath.Path, error: Exception) -> str:
   """Returns what to tell the user of a failed write."""
-  reason = (str(error).strip() or repr(error)).splitlines()[0]
+  reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
   return f"could not write to {workdir}: {reason}. The run stops; {last_good(workdir)}. Make room and give the same command to resume."
 
 

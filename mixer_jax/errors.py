@@ -1,5 +1,13 @@
-"""The one exception that means: the user gave something that cannot work."""
+"""Errors that commands print in full, without a traceback."""
 
 
 class InputError(ValueError):
-  """Bad input: the message names the culprit and the way out; commands print it without a traceback."""
+  """Bad input: the message names the culprit and the way out."""
+
+
+class SaveError(RuntimeError):
+  """A checkpoint, or another file of the run, could not be written."""
+
+
+class DivergedError(RuntimeError):
+  """A loss, gradient or parameter became infinite or NaN."""

@@ -5,6 +5,7 @@ planned and measured is what trains. Derived numbers are computed here, once.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -16,6 +17,8 @@ from jax.sharding import Mesh
 from mixer_jax import configuration, losses, models, optimizer, sharding, state, step
 from mixer_jax.data import ops, pipeline
 from mixer_jax.errors import InputError
+
+_SMALLEST, _LARGEST = 1e-30, 1e38  # positive and finite, in float32 too
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,6 +88,13 @@ class Log:
   plots: bool
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshOptions:
+  """config.mesh: what sharding.make_mesh takes."""
+
+  data: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Experiment:
   """All objects of a run.
@@ -139,11 +149,14 @@ def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
     InputError: names the key at fault and the way out.
   """
   options = configuration.call(Options, config, "config")
+  # With automatic axes, whatever kind the given mesh has: XLA propagates the shardings.
+  mesh = Mesh(mesh.devices, mesh.axis_names)
   data = configuration.call(Data, options.data, "config.data")
   evaluation = configuration.call(Evaluation, options.evaluation, "config.evaluation")
   checkpoint = configuration.call(Checkpoint, options.checkpoint, "config.checkpoint")
   log = configuration.call(Log, options.log, "config.log")
-  _check_counts(options, data, evaluation, checkpoint, log)
+  configuration.call(MeshOptions, options.mesh, "config.mesh")
+  _check_ranges(config)
   _check_batches(options, mesh)
   model = models.build(**_model_fields(options))
   _check_grid(options, model)
@@ -221,8 +234,9 @@ def _model_fields(options: Options) -> dict[str, Any]:
   fields = dict(options.model.items())
   if "num_classes" in fields:
     raise InputError("config.model.num_classes is not read by anything. Set config.num_classes.")
-  if "name" not in fields:
-    raise InputError("config.model.name is missing: it names the family, such as 'mixer'.")
+  for key in ("name", *models.optional_fields(fields.get("name"))):
+    if key not in fields or (key != "variant" and fields[key] is None):
+      raise InputError(f"config.model.{key} is missing; configs/common.py has every key.")
   return fields | {"num_classes": options.num_classes}
 
 
@@ -235,29 +249,49 @@ def _check_grid(options: Options, model: nn.Module) -> None:
     )
 
 
-def _check_counts(
-  options: Options, data: Data, evaluation: Evaluation, checkpoint: Checkpoint, log: Log
-) -> None:
-  at_least = {
-    "batch_size": (options.batch_size, 1),
-    "grad_accum_steps": (options.grad_accum_steps, 1),
-    "num_classes": (options.num_classes, 1),
-    "image_size": (options.image_size, 1),
-    "seed": (options.seed, 0),
-    "mixup_p": (options.mixup_p, 0),
-    "data.num_examples": (data.num_examples, 1),
-    "data.num_workers": (data.num_workers, 0),
-    "evaluation.num_examples": (evaluation.num_examples, 1),
-    "evaluation.batch_size": (evaluation.batch_size, 1),
-    "evaluation.every_steps": (evaluation.every_steps, 1),
-    "checkpoint.every_steps": (checkpoint.every_steps, 1),
-    "checkpoint.keep_newest": (checkpoint.keep_newest, 1),
-    "checkpoint.keep_best": (checkpoint.keep_best, 0),
-    "log.every_steps": (log.every_steps, 1),
-  }
-  for name, (value, least) in at_least.items():
-    if value < least:
-      raise InputError(f"config.{name} is {value}; it must be at least {least}.")
+_RANGES = {
+  "seed": (0, 2**32 - 1),
+  "image_size": (1, 2**14),
+  "num_classes": (1, math.inf),
+  "batch_size": (1, math.inf),
+  "grad_accum_steps": (1, math.inf),
+  "total_epochs": (0, _LARGEST),
+  "learning_rate": (_SMALLEST, _LARGEST),
+  "mixup_p": (0, _LARGEST),
+  "model.patch_size": (1, math.inf),
+  "model.num_blocks": (1, math.inf),
+  "model.hidden_dim": (1, math.inf),
+  "model.tokens_mlp_dim": (1, math.inf),
+  "model.channels_mlp_dim": (1, math.inf),
+  "model.dropout_rate": (0, 1 - _SMALLEST),
+  "model.stoch_depth": (0, 1),
+  "data.num_examples": (1, math.inf),
+  "data.num_workers": (0, math.inf),
+  "evaluation.num_examples": (1, math.inf),
+  "evaluation.batch_size": (1, math.inf),
+  "evaluation.every_steps": (1, math.inf),
+  "optimizer.b1": (0, 1 - _SMALLEST),
+  "optimizer.b2": (0, 1 - _SMALLEST),
+  "optimizer.eps": (0, _LARGEST),
+  "optimizer.momentum": (0, 1),
+  "optimizer.weight_decay": (0, _LARGEST),
+  "optimizer.clip_norm": (_SMALLEST, _LARGEST),
+  "schedule.linear_end": (0, 1),
+  "checkpoint.every_steps": (1, math.inf),
+  "checkpoint.keep_newest": (1, math.inf),
+  "checkpoint.keep_best": (0, math.inf),
+  "log.every_steps": (1, math.inf),
+}
+
+
+def _check_ranges(config: Mapping[str, Any]) -> None:
+  """Raises InputError for a number outside its range (NaN is outside of all)."""
+  values = configuration.flatten(config)
+  for name, (low, high) in _RANGES.items():
+    value = values.get(name)  # other families have other fields
+    if isinstance(value, int | float) and not low <= value <= high:
+      limit = f"at least {low:g}" if value < low else f"at most {high:g}"
+      raise InputError(f"config.{name} is {value}; it must be {limit}.")
 
 
 def _check_batches(options: Options, mesh: Mesh) -> None:

@@ -19,17 +19,13 @@ from jax.sharding import Mesh
 
 from mixer_jax import checkpoint, configuration, experiment, metrics, plots, sharding, weights
 from mixer_jax.data import pipeline
-from mixer_jax.errors import InputError
+from mixer_jax.errors import DivergedError, InputError, SaveError
 from mixer_jax.evaluators import classification
 from mixer_jax.state import TrainState
 
 # Steps handed to the device ahead of the one whose loss is looked at: enough to keep it busy, few
 # enough that a signal or a NaN is met soon.
 STEPS_IN_FLIGHT = 2
-
-
-class DivergedError(RuntimeError):
-  """A loss, gradient or parameter became infinite or NaN."""
 
 
 class StopSignal:
@@ -93,8 +89,6 @@ def train(config: Any, workdir: str, stop: StopSignal | None = None) -> dict[str
     checkpointer.wait()
     if int(state.step) == exp.total_steps:
       return run.finish(state)
-  except OSError as e:
-    raise checkpoint.SaveError(checkpoint.save_failure(directory, e)) from e
   finally:
     run.close()
   _say(f"saved step {int(state.step)} in {directory}; the same command resumes")
@@ -107,6 +101,10 @@ def _check_workdir(directory: epath.Path, config: Any, may_change: tuple[str, ..
   try:
     if not path.exists():
       return
+  except ImportError as e:
+    raise InputError(
+      f"workdir {directory}: {e}. Install it with pip install 'mixer-jax[gcs]'"
+    ) from e
   except OSError as e:
     raise InputError(f"workdir {directory} cannot be read: {e}") from e
   changed = configuration.differences(configuration.load(path), config, may_change)
@@ -173,7 +171,9 @@ class _Run:
   ):
     self._exp, self._directory, self._checkpointer = exp, directory, checkpointer
     self._train_source, self._eval_source = sources
-    self._writer = metrics.MetricWriter(directory, start_step) if jax.process_index() == 0 else None
+    with self._reporting():
+      first = jax.process_index() == 0
+      self._writer = metrics.MetricWriter(directory, start_step) if first else None
     self._progress = metrics.Progress(
       start_step=start_step,
       total_steps=exp.total_steps,
@@ -224,14 +224,20 @@ class _Run:
       f"  metrics      {self._directory / 'metrics.jsonl'}, TensorBoard: {self._directory / 'events'}",
     ]
     if self._exp.log.plots and jax.process_index() == 0:
-      paths = plots.save_all(self._directory, self._eval_source, rows)
+      with self._reporting():
+        paths = plots.save_all(self._directory, self._eval_source, rows)
       lines.append(f"  pictures     {', '.join(str(p) for p in paths)}")
     _say("\n".join(lines))
     return results
 
   def close(self) -> None:
-    """Closes files; what could not be written was raised before."""
-    with contextlib.suppress(checkpoint.SaveError):
+    """Closes files; what could not be written was raised before.
+
+    After an error, one of several processes does not wait for the others, which wait for it.
+    """
+    if jax.process_count() > 1 and sys.exc_info()[0] is not None:
+      return
+    with contextlib.suppress(SaveError):
       self._checkpointer.close()
     if self._writer is not None:
       with contextlib.suppress(OSError):
@@ -291,8 +297,7 @@ class _Run:
       metrics.progress_line(step, self._exp.total_steps, values)
       + (f"  skipped {self._skipped} records" if self._skipped else "")
     )
-    if self._writer is not None:
-      self._writer.write(step, values)
+    self._write(step, values)
 
   def _evaluate(
     self, step: int, state: TrainState
@@ -302,9 +307,20 @@ class _Run:
     self._progress.pause(time.perf_counter() - begin)
     self._evaluated = {step: (results, rows)}
     _say(f"step {step}/{self._exp.total_steps} {evaluation_line(self._exp, results)}")
-    if self._writer is not None:
-      self._writer.write(step, {f"evaluation/{k}": v for k, v in results.items()})
+    self._write(step, {f"evaluation/{k}": v for k, v in results.items()})
     return results, rows
+
+  def _write(self, step: int, values: dict[str, float]) -> None:
+    with self._reporting():
+      if self._writer is not None:
+        self._writer.write(step, values)
+
+  @contextlib.contextmanager
+  def _reporting(self) -> Iterator[None]:
+    try:
+      yield
+    except OSError as e:
+      raise SaveError(checkpoint.save_failure(self._directory, e)) from e
 
   def _save(self, step: int, state: TrainState) -> None:
     begin = time.perf_counter()
@@ -363,11 +379,14 @@ def evaluate(
   Raises:
     InputError: no such run, checkpoint or file, or parameters that do not fit the model.
   """
-  if config is None:
-    if workdir is None:
-      raise InputError("give --workdir, or --weights together with --config.")
-    config = configuration.load(epath.Path(workdir) / "config.json")
-  exp = experiment.build(config, experiment.make_mesh(config))
+  if workdir is not None:
+    own = configuration.load(epath.Path(workdir) / "config.json")
+    config = _evaluation_of(own, config)
+  elif config is None:
+    raise InputError("give --workdir, or --weights together with --config.")
+  mesh = experiment.make_mesh(config)
+  # The training batch plays no part, whatever devices there are here.
+  exp = experiment.build({**config, "batch_size": mesh.size, "grad_accum_steps": 1}, mesh)
   if weights_file is not None:
     params, model_state, name = _load_weights(exp, weights_file)
   elif workdir is not None:
@@ -378,6 +397,20 @@ def evaluate(
   results, _ = evaluate_split(exp, params, model_state, source)
   _say(f"{name} on {exp.eval_split.dataset} {evaluation_line(exp, results)}")
   return results
+
+
+def _evaluation_of(own: dict[str, Any], config: Any | None) -> dict[str, Any]:
+  """Returns the workdir's configuration on all devices, or the given one if its state fits."""
+  if config is None:
+    return {**own, "mesh": {"data": -1}}
+  state = ("image_size", "num_classes", "model", "optimizer")
+  changed = configuration.differences(
+    {k: own[k] for k in state if k in own}, {k: config[k] for k in state}, ()
+  )
+  if changed:
+    listed = "\n  ".join(changed)
+    raise InputError(f"the workdir's checkpoints are of another configuration:\n  {listed}")
+  return dict(config.items())
 
 
 def _load_weights(exp: experiment.Experiment, path: str) -> tuple[Any, Any, str]:
@@ -391,15 +424,17 @@ def _load_weights(exp: experiment.Experiment, path: str) -> tuple[Any, Any, str]
 def _load_checkpoint(
   exp: experiment.Experiment, directory: epath.Path, which: str | int
 ) -> tuple[Any, Any, str]:
-  intact = checkpoint.find_intact(directory, quarantine=False)
-  for line in intact.damaged:
-    _say(f"WARNING: {line}; the newest intact one is that of step {intact.step}")
-  named = {"newest": intact.step, "best": checkpoint.best_step(directory)}
-  chosen = named[which] if isinstance(which, str) else which
+  if which == "newest":
+    chosen, damaged = checkpoint.find_intact(directory, quarantine=False)
+    for line in damaged:
+      _say(f"WARNING: {line}; the newest intact one is that of step {chosen}")
+  else:
+    chosen = checkpoint.best_step(directory) if isinstance(which, str) else which
   if chosen is None or chosen not in checkpoint.steps(directory):
     raise InputError(
       f"{directory} has no checkpoint {which!r}; there are steps {checkpoint.steps(directory)}."
     )
-  checkpoint.verify(directory, chosen)
+  if which != "newest":
+    checkpoint.verify(directory, chosen)
   state = checkpoint.restore(directory, chosen, exp.abstract_state, exp.shardings.state)
   return state.params, state.model_state, f"{directory} step {chosen}"

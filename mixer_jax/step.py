@@ -97,9 +97,13 @@ def make_train_step(
         return jax.tree.map(jnp.add, total, (value, grads)), None
 
       parts = jax.tree.map(lambda x: x.reshape(grad_accum_steps, -1, *x.shape[1:]), rows)
-      zeros = jax.tree.map(jnp.zeros_like, (jnp.sum(rows["weight"]), params))
+      # Sums are float32 whatever the type of the parameters.
+      zeros = jax.tree.map(
+        lambda x: jnp.zeros_like(x, jnp.float32), (jnp.sum(rows["weight"]), params)
+      )
       total, _ = jax.lax.scan(one_part, zeros, parts)
-      return jax.lax.psum(total, axes)
+      value, grads = jax.lax.psum(total, axes)
+      return value, jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
 
     specs = (PartitionSpec(), PartitionSpec(axes))
     sharded = jax.shard_map(one_shard, mesh=mesh, in_specs=specs, out_specs=PartitionSpec())

@@ -6,7 +6,7 @@ from configs import quickstart
 
 
 def small_config(**changes):
-  """Returns the quickstart with a tiny model, four steps of batch 16 and the given top-level changes."""
+  """Returns the quickstart with a tiny model, 20 steps of batch 16 and the given top-level changes."""
   config = quickstart.get_config()
   config.batch_size = 16
   config.total_steps = 20

@@ -20,6 +20,9 @@ SMALL = {
 }  # fmt: skip
 
 
+_BEFORE: dict[int, set[str]] = {}  # process -> shared-memory segments that were there at its start
+
+
 def command(workdir, script="train.py", config="configs/quickstart.py", **flags):
   """Returns the command line of a small run; keys with dots are configuration keys."""
   values = {**SMALL, **flags}
@@ -30,7 +33,7 @@ def command(workdir, script="train.py", config="configs/quickstart.py", **flags)
 def start(args, output=subprocess.PIPE, **environment):
   """Starts a command in a process group of its own, on one CPU device."""
   env = {**os.environ, "XLA_FLAGS": "", **environment}
-  return subprocess.Popen(
+  process = subprocess.Popen(
     args,
     cwd=ROOT,
     env=env,
@@ -39,6 +42,8 @@ def start(args, output=subprocess.PIPE, **environment):
     stdout=output,
     stderr=subprocess.STDOUT,
   )
+  _BEFORE[process.pid] = set(_segments())
+  return process
 
 
 def run(args, **environment):
@@ -63,7 +68,7 @@ def left_behind(process, patience=10):
   """Returns the processes of the group and the shared-memory segments that do not go within seconds."""
   deadline = time.monotonic() + patience
   while True:
-    found = _group(process.pid) + _segments()
+    found = _group(process.pid) + sorted(set(_segments()) - _BEFORE[process.pid])
     if not found or time.monotonic() > deadline:
       return found
     time.sleep(0.1)

@@ -130,6 +130,14 @@ def build(config):
     ("data.ops", "decode|inceptn_crop", r"config\.data\.ops: unknown operation 'inceptn_crop'"),
     ("data.on_bad_record", "ignore", "one of 'stop', 'skip'"),
     ("checkpoint.keep_newest", None, "expected int"),
+    ("learning_rate", -1.0, "must be at least"),
+    ("learning_rate", float("nan"), "must be at most"),
+    ("total_epochs", float("inf"), "must be at most"),
+    ("model.stoch_depth", 1.5, r"config\.model\.stoch_depth is 1\.5; it must be at most 1"),
+    ("model.dropout_rate", None, r"config\.model\.dropout_rate is missing"),
+    ("model.hidden_dim", 0, r"config\.model\.hidden_dim is 0; it must be at least 1"),
+    ("optimizer.clip_norm", 0.0, "must be at least"),
+    ("seed", 2**40, "must be at most"),
     ("checkpoint.every_steps", 0, r"config\.checkpoint\.every_steps is 0; it must be at least 1"),
   ],
 )
@@ -150,6 +158,13 @@ def test_a_missing_key_is_named():
   del config.optimizer["b1"]
   with pytest.raises(InputError, match=r"config\.optimizer\.b1 is missing"):
     build(config)
+
+
+def test_the_mesh_is_read_even_if_another_is_given():
+  config = good()
+  config.mesh.dta = 1
+  with pytest.raises(InputError, match=r"config\.mesh\.dta .* 'data'"):
+    experiment.build(config, jax.sharding.Mesh(jax.devices()[:1], ("x",)))
 
 
 def test_batches_must_divide():

@@ -8,7 +8,7 @@ import pytest
 from etils import epath
 
 from mixer_jax import checkpoint, configuration, experiment, loop
-from mixer_jax.errors import InputError
+from mixer_jax.errors import DivergedError, InputError
 from tests import runs, tfds_sets
 from tests.configurations import small_config
 
@@ -66,13 +66,14 @@ def test_events_hold_the_same_numbers(undisturbed):
 
 
 @pytest.mark.parametrize(("stops", "num_workers"), [((3, 8, 2), 0), ((6,), 1), ((15,), 2)])
-def test_interrupted_runs_end_bit_identical(undisturbed, tmp_path, stops, num_workers):
+def test_interrupted_runs_end_bit_identical(undisturbed, tmp_path, capsys, stops, num_workers):
   config = small_config()
   config.data.num_workers = num_workers
   for steps in stops:
     with pytest.raises(SystemExit) as stop:
       loop.train(config, str(tmp_path), StopAfter(steps))
     assert stop.value.code == 143
+    assert int(capsys.readouterr().out.split("saved step ")[1].split()[0]) == steps_of(tmp_path)[-1]
   results = loop.train(config, str(tmp_path))
   assert results == undisturbed[1]
   runs.assert_same_state(runs.final_state(tmp_path, 20), runs.final_state(undisturbed[0], 20))
@@ -188,10 +189,13 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(
 
 def test_without_any_intact_checkpoint_nothing_is_overwritten(tmp_path):
   config = stopped_run(tmp_path)
-  for step in steps_of(tmp_path):
+  before = steps_of(tmp_path)
+  for step in before:
     flip(tmp_path / "checkpoints" / str(step))
-  with pytest.raises(InputError, match="no intact checkpoint is left"):
-    loop.train(config, str(tmp_path))
+  for _ in range(2):
+    with pytest.raises(InputError, match="no intact checkpoint is left"):
+      loop.train(config, str(tmp_path))
+  assert steps_of(tmp_path) == before
 
 
 def test_every_bit_is_covered(tmp_path):
@@ -218,7 +222,7 @@ def test_nan_stops_at_its_step_and_leaves_a_good_checkpoint(tmp_path):
   config.schedule.warmup_steps = 15
   config.checkpoint.every_steps, config.optimizer.weight_decay = 1, 0.0
   with pytest.raises(
-    loop.DivergedError, match=r"step \d+: .*not finite; the last good checkpoint is that of step"
+    DivergedError, match=r"step \d+: .*not finite; the last good checkpoint is that of step"
   ) as e:
     loop.train(config, str(tmp_path))
   bad = int(str(e.value).split()[1].rstrip(":"))
@@ -324,8 +328,8 @@ def test_damaged_records_stop_or_are_counted(tmp_path, capsys):
   config.data.num_examples, config.evaluation.num_examples = 40, 20
   with pytest.raises(InputError, match=r"bad record \d+ of .*damaged.* test: .*PNG"):
     loop.train(config, str(tmp_path / "stop"))
-  config.data.on_bad_record = "skip"
-  results = loop.train(config, str(tmp_path / "skip"))
+  config.data.on_bad_record = "skip"  # what the message says, for the same run
+  results = loop.train(config, str(tmp_path / "stop"))
   assert results["count"] == 18
   assert "over 18 images (2 bad records skipped)" in capsys.readouterr().out
 

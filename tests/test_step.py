@@ -110,6 +110,20 @@ def test_accumulation_reduces_over_devices_once_and_never_gathers_the_batch():
   assert "all-gather(" not in text and "all-to-all(" not in text
 
 
+def test_any_mesh_will_do(reference):
+  """Other axis names, two axes, explicit axes."""
+  config = small_config(mixup_p=0.5, grad_accum_steps=2)
+  config.model.stoch_depth, config.model.dropout_rate = 0.5, 0.1
+  devices = np.array(jax.devices()[:4])
+  for mesh in (
+    jax.sharding.Mesh(devices.reshape(2, 2), ("a", "b")),
+    jax.make_mesh((4,), ("z",), (jax.sharding.AxisType.Explicit,), devices=devices),
+  ):
+    exp = experiment.build(config, mesh)
+    _, metrics = exp.train_step(exp.init_state(), put(exp, next(batches(1))))
+    np.testing.assert_allclose(metrics["loss"], reference[0][0], rtol=1e-5)
+
+
 def test_masked_rows_count_for_nothing():
   """Without mixup, a batch with masked rows gives the loss and gradients of the batch without them."""
   config = small_config()

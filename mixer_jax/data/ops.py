@@ -18,6 +18,7 @@ from jaxtyping import Float, UInt8
 
 from mixer_jax import configuration
 from mixer_jax.data import randaugment as randaugment_lib
+from mixer_jax.data.sources import BadRecordError
 from mixer_jax.errors import InputError
 
 Example = dict[str, Any]
@@ -28,10 +29,6 @@ Resized = UInt8[np.ndarray, "new_h new_w 3"]
 EVAL_SCALE = 256 / 224  # the paper resizes to 256 and crops 224; other sizes keep that ratio
 
 
-class BadImageError(ValueError):
-  """The bytes of a record are not an image that can be decoded whole."""
-
-
 # --- decoding ---------------------------------------------------------------------------------------
 
 
@@ -39,13 +36,13 @@ def decode_image(data: bytes) -> Image:
   """Decodes JPEG or PNG to RGB; grey becomes three equal channels, CMYK JPEG becomes RGB.
 
   Raises:
-    BadImageError: empty, truncated, damaged, or of another format.
+    BadRecordError: empty, truncated, damaged, or of another format.
   """
   if data[:3] == b"\xff\xd8\xff":
     return _decode_jpeg(data)
   if data[:8] == b"\x89PNG\r\n\x1a\n":
     return _decode_png(data)
-  raise BadImageError(f"neither JPEG nor PNG: {len(data)} bytes that start with {data[:8]!r}")
+  raise BadRecordError(f"neither JPEG nor PNG: {len(data)} bytes that start with {data[:8]!r}")
 
 
 def _decode_jpeg(data: bytes) -> Image:
@@ -53,20 +50,20 @@ def _decode_jpeg(data: bytes) -> Image:
     # These two flags give the bytes of TensorFlow's default decoder.
     return simplejpeg.decode_jpeg(data, colorspace="RGB", fastdct=True, fastupsample=False)
   except ValueError as e:
-    raise BadImageError(f"damaged JPEG: {e}") from e
+    raise BadRecordError(f"damaged JPEG: {e}") from e
 
 
 def _decode_png(data: bytes) -> Image:
   # OpenCV returns what it could decode of a truncated file, so the end is looked for first.
   if b"IEND" not in data[-12:]:
-    raise BadImageError("truncated PNG: the end marker is missing")
+    raise BadRecordError("truncated PNG: the end marker is missing")
   flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
   try:
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
   except cv2.error as e:
-    raise BadImageError(f"damaged PNG: {e}") from e
+    raise BadRecordError(f"damaged PNG: {e}") from e
   if image is None:
-    raise BadImageError("damaged PNG")
+    raise BadRecordError("damaged PNG")
   return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
@@ -200,7 +197,7 @@ def flip(image_size: int) -> Op:
 
 def resize_small(image_size: int, size_px: int | None = None) -> Op:
   """Table 3's evaluation: the short side to `size_px` (default image_size·256/224), area-averaged."""
-  size = size_px or round(image_size * EVAL_SCALE)
+  size = round(image_size * EVAL_SCALE) if size_px is None else size_px
 
   def op(example: Example, rng: np.random.Generator) -> Example:
     image = example["image"]
@@ -212,7 +209,7 @@ def resize_small(image_size: int, size_px: int | None = None) -> Op:
 
 def resize(image_size: int, size_px: int | None = None) -> Op:
   """Table 2's evaluation: a square of `size_px` (default image_size·256/224), bilinear."""
-  size = size_px or round(image_size * EVAL_SCALE)
+  size = round(image_size * EVAL_SCALE) if size_px is None else size_px
   return lambda example, rng: example | {"image": resize_bilinear(example["image"], size, size)}
 
 
@@ -258,7 +255,7 @@ class Pipeline:
     self.image_size = image_size
 
   def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-    """Raises BadImageError: undecodable bytes; InputError: a result not image_size × image_size."""
+    """Raises BadRecordError: undecodable bytes; InputError: a result not image_size × image_size."""
     for op in self._ops:
       example = op(example, rng)
     if example["image"].shape[:2] != (self.image_size, self.image_size):

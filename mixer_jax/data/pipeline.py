@@ -66,7 +66,9 @@ def make_order(num_examples: int, seed: int) -> Any:
   """Returns a sequence n -> index: a fresh permutation of all examples every epoch, without a table."""
   import grain  # Costs 2 s and 200 MB, which commands without data need not pay.
 
-  return grain.MapDataset.range(num_examples).shuffle(seed=seed % 2**32).repeat()
+  # Hashed, because Grain adds the epoch to its seed: neighbouring seeds would share permutations.
+  hashed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+  return grain.MapDataset.range(num_examples).shuffle(seed=hashed).repeat()
 
 
 def example_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
@@ -86,11 +88,11 @@ class _Loader:
     try:
       example = self._spec.ops(self._source[index], rng)
       if not 0 <= example["label"] < self._spec.num_classes:
-        raise ops_lib.BadImageError(
+        raise sources.BadRecordError(
           f"label {example['label']} is not in 0..{self._spec.num_classes - 1}"
         )
       return example
-    except ops_lib.BadImageError as e:
+    except sources.BadRecordError as e:
       message = f"bad record {index} of {self._source.name}: {e}"
       if self._spec.on_bad_record == "stop":
         raise InputError(
@@ -145,8 +147,8 @@ class TrainBatches:
 class EvalBatches:
   """`batches[i]`: this process's rows of the i-th evaluation batch, in the order of the data.
 
-  A batch holds `batch_size` examples, padded by rows of mask 0 to `padded_size`, a multiple of the
-  devices; the last batch is padded as well, so that every example counts once.
+  A batch holds `batch_size` examples; rows past them, which fill the batch up to a multiple of the
+  devices, and rows past the end of the split have mask 0, so that every example counts once.
   """
 
   def __init__(self, spec: SplitSpec, source: sources.Source, *, batch_size: int, rows: np.ndarray):

@@ -7,7 +7,6 @@ embedded digits are prepared on first use.
 import contextlib
 import fcntl
 import io
-import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +17,14 @@ from mixer_jax import configuration
 from mixer_jax.errors import InputError
 
 EMBEDDED = ("digits",)
+
+
+class BadRecordError(ValueError):
+  """A record that cannot be used: unreadable, no whole image, or an impossible label."""
+
+
+def _first_line(error: Exception) -> str:
+  return f"{type(error).__name__}: {error}".strip().splitlines()[0]
 
 
 class Source:
@@ -32,15 +39,20 @@ class Source:
     return len(self._data_source)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    record = self._data_source[int(index)]
-    return {"image": record["image"], "label": int(record["label"])}
+    """Returns the example; raises BadRecordError if the file or the label is damaged."""
+    try:
+      record = self._data_source[int(index)]
+      return {"image": record["image"], "label": int(record["label"])}
+    except (OSError, RuntimeError, ValueError, TypeError, IndexError) as e:
+      raise BadRecordError(f"unreadable: {_first_line(e)}") from e
 
 
 def open_source(*, dataset: str, data_dir: str | None, split: str) -> Source:
   """Opens a split of a prepared TFDS data set.
 
   Args:
-    dataset: TFDS name ("imagenet2012", "imagenet2012:5.1.0"), or the directory of a prepared version.
+    dataset: TFDS name ("imagenet2012", "imagenet_v2/matched-frequency:3.0.0"), or the directory of a
+      prepared version, which starts with / or . or ~ or a scheme.
     data_dir: where TFDS keeps its data; None: $TFDS_DATA_DIR or ~/tensorflow_datasets.
     split: split in TFDS's syntax, with sub-splits: "train[:99%]".
 
@@ -50,9 +62,12 @@ def open_source(*, dataset: str, data_dir: str | None, split: str) -> Source:
   """
   import tensorflow_datasets as tfds  # Takes seconds to import, and only opening a source needs it.
 
-  if dataset in EMBEDDED:
-    prepare(dataset, data_dir)
-  builder = _builder(dataset, data_dir)
+  try:
+    if dataset in EMBEDDED:
+      prepare(dataset, data_dir)
+    builder = _builder(dataset, data_dir)
+  except OSError as e:
+    raise InputError(f"data set {dataset!r} cannot be opened or prepared: {e}") from e
   if not builder.info.splits:
     where = builder.data_dir
     raise InputError(
@@ -72,6 +87,10 @@ def open_source(*, dataset: str, data_dir: str | None, split: str) -> Source:
       f"data set {dataset!r} in {builder.data_dir} is not stored as ArrayRecord; prepare it anew with "
       f"python -m mixer_jax.tools.prepare {dataset} --data_dir=ANOTHER_DIRECTORY"
     ) from e
+  except (RuntimeError, OSError) as e:
+    raise InputError(
+      f"data set {dataset!r} in {builder.data_dir} is damaged: {_first_line(e)}"
+    ) from e
   except (ValueError, AssertionError) as e:
     known = configuration.nearest(split, builder.info.splits)
     raise InputError(f"split {split!r} of data set {dataset!r} cannot be read: {e}.{known}") from e
@@ -82,16 +101,21 @@ def open_source(*, dataset: str, data_dir: str | None, split: str) -> Source:
 def _builder(dataset: str, data_dir: str | None, **options: Any) -> Any:
   import tensorflow_datasets as tfds
 
-  if os.sep in dataset:
+  if dataset.startswith(("/", ".", "~")) or "://" in dataset:
     if not (epath.Path(dataset) / "dataset_info.json").exists():
       raise InputError(f"{dataset} is not the directory of a prepared TFDS data set.")
-    return tfds.builder_from_directory(dataset)
+    try:
+      return tfds.builder_from_directory(dataset)
+    except Exception as e:  # whatever TFDS makes of a damaged description
+      raise InputError(f"{dataset} is damaged: {_first_line(e)}") from e
   if dataset == "digits":
     from mixer_jax.data import digits
 
     return digits.Digits(data_dir=data_dir, file_format="array_record")
   try:
     return tfds.builder(dataset, data_dir=data_dir, try_gcs=False, **options)
+  except AssertionError as e:
+    raise InputError(f"data set {dataset!r}: {e}") from e
   except tfds.core.DatasetNotFoundError as e:
     known = [*EMBEDDED, *tfds.list_builders(with_community_datasets=False)]
     hint = configuration.nearest(dataset, known)
@@ -104,6 +128,8 @@ def _builder(dataset: str, data_dir: str | None, **options: Any) -> Any:
 def prepare(dataset: str, data_dir: str | None) -> str:
   """Prepares a data set as ArrayRecord with TFDS's own builder, once; returns its directory."""
   builder = _builder(dataset, data_dir, file_format="array_record")
+  if pathlib.Path(builder.data_dir).exists():
+    return str(builder.data_dir)
   with _lock(pathlib.Path(builder.data_dir)):
     if not pathlib.Path(builder.data_dir).exists():
       with _quiet() if dataset in EMBEDDED else contextlib.nullcontext():

@@ -1,5 +1,6 @@
 """Model families by name. `build("mixer", variant="B/16", num_classes=1000)` returns a Flax module."""
 
+import inspect
 from typing import Any
 
 from flax import linen as nn
@@ -10,6 +11,16 @@ from mixer_jax.models import mixer
 
 FAMILIES = {"mixer": mixer.MlpMixer}
 VARIANTS = {"mixer": mixer.VARIANTS}
+
+
+def optional_fields(name: str | None) -> list[str]:
+  """Returns the fields of a family that have a default in the module; a configuration says them all."""
+  if name not in FAMILIES:
+    return []
+  parameters = inspect.signature(FAMILIES[name]).parameters.values()
+  return [
+    p.name for p in parameters if p.default is not p.empty and p.name not in ("parent", "name")
+  ]
 
 
 def build(name: str, *, variant: str | None = None, **fields: Any) -> nn.Module:
@@ -28,8 +39,8 @@ def build(name: str, *, variant: str | None = None, **fields: Any) -> nn.Module:
     raise InputError(f"model.name {name!r} is unknown.{configuration.nearest(name, FAMILIES)}")
   sizes: dict[str, Any] = {}
   if variant is not None:
-    if variant not in VARIANTS[name]:
-      hint = configuration.nearest(variant, VARIANTS[name])
+    if not isinstance(variant, str) or variant not in VARIANTS[name]:
+      hint = configuration.nearest(str(variant), VARIANTS[name])
       raise InputError(f"model.variant {variant!r} is not one of {name}'s.{hint}")
     sizes = dict(VARIANTS[name][variant])
   sizes.update({k: v for k, v in fields.items() if v is not None or k == "num_classes"})

@@ -7,7 +7,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from mixer_jax.errors import InputError
+from mixer_jax.errors import DivergedError, InputError, SaveError
 
 _SAVER = f"{os.sep}orbax{os.sep}"
 
@@ -26,42 +26,51 @@ def run(app_run: Callable[..., Any], main: Callable[[list[str]], Any]) -> None:
       main(argv)
     except InputError as e:
       _report(e)
-      sys.exit(2)
-    except RuntimeError as e:
-      if type(e).__name__ not in ("DivergedError", "SaveError"):
-        raise
+      _exit(2, at_once=False)
+    except (DivergedError, SaveError) as e:
       _report(e)
       # Threads of Orbax may still hold what they could not write, and would say so at their end.
-      os._exit(1)
+      _exit(1, at_once=True)
 
   def parse(argv: list[str]) -> list[str]:
     try:
       return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as e:
-      # ml_collections raises all of these: for a file that is not there or fails, for keys that do not
-      # exist, for values of another type.
+    except Exception as e:
+      # A file that fails, a key that does not exist, a value of another type: ml_collections has a
+      # different exception for each.
       _report(e)
       sys.exit(2)
 
   logging.set_verbosity(logging.WARNING)  # JAX and Orbax say a lot at INFO; --verbosity=0 shows it
   # Orbax logs tracebacks of failed writes in all its threads; the run reports them in one line.
   logging.get_absl_handler().addFilter(
-    lambda record: record.name != "asyncio" and _SAVER not in record.pathname
+    lambda record: record.name != "asyncio" and not (record.exc_info and _SAVER in record.pathname)
   )
   app_run(guarded, flags_parser=parse)
+
+
+def _exit(status: int, at_once: bool) -> None:
+  """Exits; at once where other processes would be waited for that wait for this one."""
+  jax = sys.modules.get("jax")
+  if at_once or (jax is not None and jax.distributed.is_initialized()):
+    os._exit(status)
+  sys.exit(status)
 
 
 def loaded(flag: Any) -> Any:
   """Returns the configuration of a flag, None if it was not given; raises InputError if it failed."""
   config = flag.value
   try:
-    return config if config is None or config.items() is not None else None
+    if config is not None:
+      config.items()
   except OSError as e:  # ml_collections keeps a failed load until the first use
     raise InputError(str(e)) from e
+  return config
 
 
 def _report(error: Exception) -> None:
   text = str(error.args[0]) if error.args else repr(error)
   # ml_collections turns what a configuration file raises into the text of a traceback.
-  text = text.rpartition(f"{InputError.__module__}.InputError: ")[2]
+  if "Traceback (most recent call last)" in text:
+    text = text.strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.InputError: ")
   print(f"error: {text.strip()}", file=sys.stderr, flush=True)

@@ -9,6 +9,7 @@ whole tree possibly below `opt/target` beside the optimizer's state.
 import os
 import re
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,11 @@ _RENAMES = (
   (r"^Mixer/encoderblock_(\d+)/", r"MixerBlock_\1/"),
   (r"_mixing_phase_0/(kernel|bias)([12])$", lambda m: f"_mixing/Dense_{int(m[2]) - 1}/{m[1]}"),
 )
+# What NumPy, zipfile and zlib make of files that are damaged or something else.
+_DAMAGE = (
+  ValueError, OSError, EOFError, AttributeError, TypeError, KeyError, NotImplementedError,
+  zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 _LAYER_NORM = re.compile(r"^(MixerBlock_\d+/LayerNorm_)(\d+)/")
 
 
@@ -40,7 +46,11 @@ def load_npz(path: str | os.PathLike[str]) -> dict[str, Any]:
       new = re.sub(pattern, replacement, new)
     if not name.startswith("opt/state/"):
       flat[new] = _without_superfluous_axes(new, value)
-  return traverse_util.unflatten_dict(_renumber_layer_norms(flat), sep="/")
+  flat = _renumber_layer_norms(flat)
+  for name in flat:
+    if any(other.startswith(f"{name}/") for other in flat):
+      raise InputError(f"{path} has the parameter {name} and others below that name.")
+  return traverse_util.unflatten_dict(flat, sep="/")
 
 
 def _read(path: epath.Path) -> dict[str, np.ndarray]:
@@ -49,7 +59,7 @@ def _read(path: epath.Path) -> dict[str, np.ndarray]:
       return {name: archive[name] for name in archive.files}
   except FileNotFoundError as e:
     raise InputError(f"weights file {path} does not exist.") from e
-  except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as e:
+  except _DAMAGE as e:
     raise InputError(f"{path} is not a whole .npz file of plain arrays: {e}") from e
 
 
@@ -77,7 +87,7 @@ def _renumber_layer_norms(flat: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def check_match(params: dict[str, Any], wanted: dict[str, Any], where: str) -> None:
-  """Raises InputError that lists the parameters missing, superfluous or of another shape.
+  """Raises InputError that lists the parameters missing, superfluous, of another shape, or not finite numbers.
 
   Args:
     params: nested parameters, from a file.
@@ -92,6 +102,11 @@ def check_match(params: dict[str, Any], wanted: dict[str, Any], where: str) -> N
     f"shape: {n} is {have[n].shape}, the model's is {want[n].shape}"
     for n in sorted(set(have) & set(want))
     if have[n].shape != want[n].shape
+  ]
+  problems += [
+    f"values: {n} has {have[n].dtype} values that are not finite numbers"
+    for n in sorted(set(have) & set(want))
+    if not (np.issubdtype(have[n].dtype, np.floating) and np.isfinite(have[n]).all())
   ]
   if problems:
     listed = "\n  ".join(problems)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mixer_jax import step
-from mixer_jax.data import ops
+from mixer_jax.data import ops, sources
 from mixer_jax.errors import InputError
 from tests.conftest import GOLDEN
 
@@ -109,7 +109,7 @@ def test_png_is_decoded_exactly_and_grey_becomes_rgb():
   ids=["empty", "text", "gif", "cut jpeg", "cut end of jpeg", "cut png"],
 )  # fmt: skip
 def test_what_is_no_whole_image_is_refused(data):
-  with pytest.raises(ops.BadImageError):
+  with pytest.raises(sources.BadRecordError):
     ops.decode_image(data)
 
 
@@ -117,7 +117,7 @@ def test_damaged_png_is_refused():
   pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
   data = bytearray(cv2.imencode(".png", pixels)[1].tobytes())
   data[len(data) // 2] ^= 0x10
-  with pytest.raises(ops.BadImageError):
+  with pytest.raises(sources.BadRecordError):
     ops.decode_image(bytes(data))
 
 
