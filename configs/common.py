@@ -56,6 +56,7 @@ def get_config() -> Any:
   config.evaluation.num_examples = 50_000
   config.evaluation.ops = "decode|resize_small|central_crop"
   config.evaluation.batch_size = 4096
+  config.evaluation.num_workers = 0
   config.evaluation.every_steps = 5000  # each evaluation is followed by a checkpoint
 
   config.optimizer = ConfigDict()
@@ -96,6 +97,7 @@ def get_config() -> Any:
     "data.on_bad_record",
     "data.num_workers",
     "evaluation.batch_size",
+    "evaluation.num_workers",
     "checkpoint",
     "log",
     "mesh",

@@ -33,6 +33,7 @@ def get_config(arg: str = "B/16"):
 
   config.evaluation.split = "train[99%:]"
   config.evaluation.num_examples = 12_812
+  config.evaluation.num_workers = 8
 
   config.optimizer.weight_decay = 0.1
   config.schedule.warmup_steps = 10_000

@@ -40,6 +40,7 @@ def get_config(arg: str = "B/16"):
 
   config.evaluation.split = "full[:51200]"
   config.evaluation.num_examples = 51_200
+  config.evaluation.num_workers = 8
 
   config.optimizer.weight_decay = 0.1
   config.schedule.warmup_steps = 10_000

@@ -51,6 +51,7 @@ def get_config(arg: str = "B/16"):
 
   config.evaluation.split = "train[:50000]"
   config.evaluation.num_examples = 50_000
+  config.evaluation.num_workers = 8
 
   config.optimizer.weight_decay = 0.03
   config.schedule.warmup_steps = 10_000

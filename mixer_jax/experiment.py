@@ -69,6 +69,7 @@ class Evaluation:
   ops: str
   batch_size: int
   every_steps: int
+  num_workers: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -270,6 +271,7 @@ _RANGES = {
   "evaluation.num_examples": (1, math.inf),
   "evaluation.batch_size": (1, math.inf),
   "evaluation.every_steps": (1, math.inf),
+  "evaluation.num_workers": (0, math.inf),
   "optimizer.b1": (0, 1 - _SMALLEST),
   "optimizer.b2": (0, 1 - _SMALLEST),
   "optimizer.eps": (0, _LARGEST),

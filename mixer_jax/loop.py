@@ -350,7 +350,7 @@ def evaluate_split(
   )
 
   def on_devices() -> Iterator[dict[str, jax.Array]]:
-    with pipeline.iterate(batches, num_workers=exp.data.num_workers) as local:
+    with pipeline.iterate(batches, num_workers=exp.evaluation.num_workers) as local:
       for batch in local:
         yield sharding.put_batch(batch, exp.shardings.batch, rows, size)
 

@@ -8,7 +8,9 @@ change what is read. Batches are {"image": uint8, "label": int32, "mask": float3
 
 import ctypes
 import dataclasses
+import functools
 import gc
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -24,6 +26,10 @@ from mixer_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]
 PREFETCH = 2  # batches ready ahead of the step, in each worker or, without workers, in this process
+
+# Smaller arrays come through a pipe. A worker that dies in the instant between the creation of a
+# shared segment and its registration leaves it behind; with many small segments that does happen.
+MIN_SHARED_BYTES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -180,7 +186,9 @@ def iterate(
   dataset = grain.MapDataset.source(source)[start:].to_iter_dataset(threads)
   if num_workers:
     options = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=PREFETCH)
-    dataset = dataset.mp_prefetch(options, worker_init_fn=_init_worker)
+    small = grain.experimental.DatasetOptions(min_shm_size=MIN_SHARED_BYTES)
+    dataset = grain.experimental.WithOptionsIterDataset(dataset, small)
+    dataset = dataset.mp_prefetch(options, functools.partial(_init_worker, parent=os.getpid()))
   return ClosingIterator(iter(dataset), copy=num_workers > 0)
 
 
@@ -213,8 +221,14 @@ class ClosingIterator:
     gc.collect()
 
 
-def _init_worker(index: int, count: int) -> None:
-  """Makes a worker die with its parent, however that dies, and leave signals to it."""
+def _init_worker(index: int, count: int, *, parent: int) -> None:
+  """Makes a worker die with its parent, however that dies, and leave signals to it.
+
+  Args:
+    index: of the worker.
+    count: of workers.
+    parent: process that started this one.
+  """
   del index, count
   cv2.setNumThreads(1)
   signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -222,3 +236,5 @@ def _init_worker(index: int, count: int) -> None:
   if sys.platform == "linux":
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+  if os.getppid() != parent:
+    os._exit(1)  # it died while this process was starting
