@@ -232,6 +232,9 @@ class Checkpointer:
     """Raises SaveError if a save in the background failed (on a full disk, say)."""
     with self._reporting():
       self._manager.check_for_errors()
+      # Orbax keeps some errors of a finished save for the next wait, which is then instant.
+      if jax.process_count() == 1 and not self._manager.is_saving_in_progress():
+        self._manager.wait_until_finished()
 
   def wait(self) -> None:
     """Returns once all checkpoints are committed; raises SaveError if one could not be."""
@@ -255,7 +258,7 @@ class Checkpointer:
 def save_failure(workdir: epath.Path, error: Exception) -> str:
   """Returns what to tell the user of a failed write."""
   reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-  return f"could not write to {workdir}: {reason}. The run stops; {last_good(workdir)}. Make room and give the same command to resume."
+  return f"could not write to {workdir}: {reason}. The run stops; {last_good(workdir)}. Mend that and give the same command to resume."
 
 
 def last_good(workdir: epath.Path) -> str:

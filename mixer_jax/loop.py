@@ -72,7 +72,7 @@ def train(config: Any, workdir: str, stop: StopSignal | None = None) -> dict[str
   """
   stop = stop or StopSignal()
   exp = experiment.build(config, experiment.make_mesh(config))
-  directory = epath.Path(workdir)
+  directory = _directory(workdir)
   _check_workdir(directory, config, exp.options.may_change)
   sources = exp.train_split.open(), exp.eval_split.open()
   _claim_workdir(directory, config)
@@ -93,6 +93,12 @@ def train(config: Any, workdir: str, stop: StopSignal | None = None) -> dict[str
     run.close()
   _say(f"saved step {int(state.step)} in {directory}; the same command resumes")
   sys.exit(128 + (stop.received or signal.SIGTERM))  # the signal may have met another process
+
+
+def _directory(workdir: str) -> epath.Path:
+  """Returns the workdir's path; Orbax wants local ones absolute."""
+  path = epath.Path(workdir).expanduser()
+  return path if "://" in workdir else path.absolute()
 
 
 def _check_workdir(directory: epath.Path, config: Any, may_change: tuple[str, ...]) -> None:
@@ -380,7 +386,7 @@ def evaluate(
     InputError: no such run, checkpoint or file, or parameters that do not fit the model.
   """
   if workdir is not None:
-    own = configuration.load(epath.Path(workdir) / "config.json")
+    own = configuration.load(_directory(workdir) / "config.json")
     config = _evaluation_of(own, config)
   elif config is None:
     raise InputError("give --workdir, or --weights together with --config.")
@@ -390,7 +396,7 @@ def evaluate(
   if weights_file is not None:
     params, model_state, name = _load_weights(exp, weights_file)
   elif workdir is not None:
-    params, model_state, name = _load_checkpoint(exp, epath.Path(workdir), which)
+    params, model_state, name = _load_checkpoint(exp, _directory(workdir), which)
   else:
     raise InputError("give --workdir, or --weights together with --config.")
   source = exp.eval_split.open()

@@ -1,5 +1,6 @@
 """The commands as a user gives them: killed at any moment they end bit-identical and leave nothing behind."""
 
+import os
 import random
 import signal
 import subprocess
@@ -16,8 +17,9 @@ END = 20
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
+  """A finished run, whose workdir was given as a relative path."""
   workdir = tmp_path_factory.mktemp("undisturbed")
-  status, output = runs.run(runs.command(workdir))
+  status, output = runs.run(runs.command(os.path.relpath(workdir, runs.ROOT)))
   assert status == 0, output
   return workdir
 
@@ -104,6 +106,9 @@ def test_a_full_disk_stops_the_run_and_spares_the_last_checkpoint(undisturbed, t
     (["--config=configs/quickstart.py", "--workdir=W", "stray"], "unexpected argument 'stray'"),
     (["--config=configs/nowhere.py", "--workdir=W"], "configs/nowhere.py"),
     (["--config=configs/jft.py:B/16,epoch=3", "--workdir=W"], "epoch=3"),
+    (["--config=configs/quickstart.py", "--workdir=W", "--process_id=0"], "need --distributed"),
+    (["--config=configs/quickstart.py", "--workdir=W", "--config.data.data_dir=/dev/null/x"], "cannot be opened or prepared"),
+    (["--config=tests/golden/randaugment_index.json", "--workdir=W"], "error: "),
     (["--config=configs/quickstart.py"], "--workdir"),
     (["--workdir=W"], "--config"),
     (["--config=configs/quickstart.py", "--workdir=W", "--config.mesh.data=3"], "there are 1 devices"),

@@ -258,6 +258,17 @@ def test_evaluation_is_exact(undisturbed, batch_size, num_devices):
   np.testing.assert_allclose(results["loss"], undisturbed[1]["loss"], rtol=1e-6)
 
 
+def test_evaluation_does_not_ask_for_the_training_batch_or_mesh(undisturbed, tmp_path):
+  """A batch of 16 does not divide by three devices, and evaluation does not care."""
+  config = small_config()
+  config.mesh.data = 3
+  assert loop.evaluate(workdir=str(undisturbed[0]), config=config)["top1"] == undisturbed[1]["top1"]
+  other = small_config()
+  other.model.hidden_dim = 32
+  with pytest.raises(InputError, match=r"another configuration:\n  model\.hidden_dim: 16 -> 32"):
+    loop.evaluate(workdir=str(undisturbed[0]), config=other)
+
+
 def flat_params(workdir):
   """Returns the parameters of the last checkpoint under the released names."""
   state = runs.final_state(workdir, 20)
@@ -332,6 +343,19 @@ def test_damaged_records_stop_or_are_counted(tmp_path, capsys):
   results = loop.train(config, str(tmp_path / "stop"))
   assert results["count"] == 18
   assert "over 18 images (2 bad records skipped)" in capsys.readouterr().out
+
+
+def test_damaged_data_files_are_named(tmp_path):
+  config = small_config(total_steps=4)
+  directory = tfds_sets.prepare(tfds_sets.Damaged, tmp_path / "tfds")
+  config.data.dataset = directory
+  config.data.num_examples, config.evaluation.num_examples = 40, 20
+  (path,) = epath.Path(directory).glob("*train.array_record*")
+  data = path.read_bytes()
+  for damaged in (data[: len(data) // 2], b"", data[:200] + bytes(400) + data[600:]):
+    path.write_bytes(damaged)
+    with pytest.raises(InputError, match=r"damaged|bad record"):
+      loop.train(config, str(tmp_path / "run"))
 
 
 def test_skipped_training_records_are_counted(tmp_path, capsys):

@@ -54,6 +54,12 @@ def test_mismatches_are_listed_all():
     assert line in message
 
 
+def _npy():
+  buffer = io.BytesIO()
+  np.save(buffer, np.zeros(3))
+  return buffer.getvalue()
+
+
 def _object_array():
   buffer = io.BytesIO()
   np.savez(buffer, **{"head/kernel": np.array([{"a": 1}], dtype=object)})
@@ -73,6 +79,18 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path, content):
   path.write_bytes(content)
   with pytest.raises(InputError, match=r"weights\.npz is not a whole \.npz file"):
     weights.load_npz(path)
+
+
+def test_values_that_are_no_finite_numbers_are_listed():
+  params = weights.load_npz(GOLDEN / "mixer_tiny_checkpoint.npz")
+  wrong = {
+    **params,
+    "head": {"kernel": params["head"]["kernel"] * np.nan, "bias": np.zeros(5, int)},
+  }
+  with pytest.raises(
+    InputError, match=r"(?s)values: head/bias has int64.*values: head/kernel has float32"
+  ):
+    weights.check_match(wrong, params, "file.npz")
 
 
 def test_a_missing_file_is_named(tmp_path):
