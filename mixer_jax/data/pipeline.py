@@ -27,9 +27,10 @@ from mixer_jax.errors import InputError
 Batch = dict[str, np.ndarray]
 PREFETCH = 2  # batches ready ahead of the step, in each worker or, without workers, in this process
 
-# Smaller arrays come through a pipe. A worker that dies in the instant between the creation of a
-# shared segment and its registration leaves it behind; with many small segments that does happen.
-MIN_SHARED_BYTES = 1 << 20
+# Smaller arrays come through a pipe, for fewer segments: a worker that dies in the instant between the
+# creation of a segment and its registration leaves it behind. What is in the pipe must fit into it
+# (64 KiB) all the same: closing an iterator, Grain waits for the rest of a message that was cut.
+MIN_SHARED_BYTES = 1 << 12
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
