@@ -25,9 +25,7 @@ def main(argv: list[str]) -> None:
   which = _CHECKPOINT.value
   if which not in ("newest", "best") and not which.isdigit():
     raise InputError(f"--checkpoint={which} is neither newest, best nor a step.")
-  if _WEIGHTS.value and "checkpoint" in {
-    f.name for f in flags.FLAGS.get_flags_for_module(__name__) if f.present
-  }:
+  if _WEIGHTS.value and flags.FLAGS["checkpoint"].present:
     raise InputError("--checkpoint and --weights exclude each other.")
   loop.evaluate(
     workdir=_WORKDIR.value,
