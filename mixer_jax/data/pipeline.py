@@ -6,14 +6,16 @@ in the data is the step: a resumed run needs no state of a loader, and neither w
 change what is read. Batches are {"image": uint8, "label": int32, "mask": float32}.
 """
 
-import ctypes
+import contextlib
 import dataclasses
-import functools
 import gc
+import multiprocessing
 import os
+import pathlib
 import signal
-import sys
+import threading
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from typing import Any, Literal
 
 import cv2
@@ -27,9 +29,8 @@ from mixer_jax.errors import InputError
 Batch = dict[str, np.ndarray]
 PREFETCH = 2  # batches ready ahead of the step, in each worker or, without workers, in this process
 
-# Smaller arrays come through a pipe, for fewer segments: a worker that dies in the instant between the
-# creation of a segment and its registration leaves it behind. What is in the pipe must fit into it
-# (64 KiB) all the same: closing an iterator, Grain waits for the rest of a message that was cut.
+# Smaller arrays come through a pipe, larger ones in shared memory. What is in the pipe must fit into it
+# (64 KiB): closing an iterator, Grain waits for the rest of a message that was cut.
 MIN_SHARED_BYTES = 1 << 12
 
 
@@ -189,7 +190,7 @@ def iterate(
     options = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=PREFETCH)
     small = grain.experimental.DatasetOptions(min_shm_size=MIN_SHARED_BYTES)
     dataset = grain.experimental.WithOptionsIterDataset(dataset, small)
-    dataset = dataset.mp_prefetch(options, functools.partial(_init_worker, parent=os.getpid()))
+    dataset = dataset.mp_prefetch(options, _init_worker)
   return ClosingIterator(iter(dataset), copy=num_workers > 0)
 
 
@@ -222,20 +223,32 @@ class ClosingIterator:
     gc.collect()
 
 
-def _init_worker(index: int, count: int, *, parent: int) -> None:
-  """Makes a worker die with its parent, however that dies, and leave signals to it.
+def _init_worker(index: int, count: int) -> None:
+  """Leaves signals to the parent, and makes the worker die with it, however that dies.
 
   Args:
     index: of the worker.
     count: of workers.
-    parent: process that started this one.
   """
   del index, count
   cv2.setNumThreads(1)
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   signal.signal(signal.SIGTERM, signal.SIG_IGN)
-  if sys.platform == "linux":
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-  if os.getppid() != parent:
-    os._exit(1)  # it died while this process was starting
+  threading.Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+  """Ends this process after its parent, leaving every segment to Python's resource tracker.
+
+  The tracker outlives all workers and unlinks what was registered with it. A segment is registered an
+  instant after it is created; death in between would leave it behind.
+  """
+  parent = multiprocessing.parent_process()
+  assert parent is not None
+  parent.join()
+  for link in pathlib.Path("/proc/self/fd").glob("*"):
+    with contextlib.suppress(OSError):
+      target = link.readlink()
+      if target.name.startswith("psm_") and target.exists():  # not "psm_… (deleted)"
+        resource_tracker.register(f"/{target.name}", "shared_memory")
+  os._exit(1)
