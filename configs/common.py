@@ -42,10 +42,15 @@ def get_config() -> Any:
   config.model.remat = "none"  # or "block": less memory, a second forward pass
 
   config.data = ConfigDict()
-  config.data.dataset = "imagenet2012"  # TFDS name, or directory of a prepared TFDS data set
+  # Name in mixer_jax/data/datasets.py, TFDS name, directory of a prepared TFDS data set, or "synthetic".
+  config.data.dataset = "imagenet2012"
   config.data.data_dir = placeholder(str)  # None: $TFDS_DATA_DIR or ~/tensorflow_datasets
   config.data.split = "train"
+  config.data.label = placeholder(str)  # its feature; None: the data set's usual one
+  config.data.labels_per_image = 1  # the most that an image has
   config.data.num_examples = 1_281_167  # of the split; so a run is planned without its data
+  config.data.subset_percent = 100.0  # train on a random subset; epochs are epochs of the subset
+  config.data.subset_seed = 0  # which one
   config.data.ops = "decode|inception_crop|flip"  # mixer_jax/data/ops.py
   config.data.on_bad_record = "stop"  # or "skip": skip and count
   config.data.num_workers = 0  # loader processes; 0: threads
@@ -53,6 +58,8 @@ def get_config() -> Any:
   config.evaluation = ConfigDict()
   config.evaluation.dataset = placeholder(str)  # None: data.dataset
   config.evaluation.split = "validation"
+  config.evaluation.label = placeholder(str)
+  config.evaluation.labels_per_image = 1
   config.evaluation.num_examples = 50_000
   config.evaluation.ops = "decode|resize_small|central_crop"
   config.evaluation.batch_size = 4096

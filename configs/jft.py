@@ -13,8 +13,13 @@ Paper, ImageNet top-1 after fine-tuning at 224 / cost in TPUv3-core-days:
 python train.py --config=configs/jft.py:H/14 --workdir=gs://BUCKET/jft-h14
 python train.py --config=configs/jft.py:L/16,epochs=14 --workdir=gs://BUCKET/jft-l16-14ep
 
+Figure 2, right, trains on random subsets for as many steps: subset=30,epochs=23 or subset=10,epochs=70
+or subset=3,epochs=233 (per cent of the images).
+
 JFT-300M is not public (about 300 M images, 18 291 classes, several labels an image). Without data the
-configuration can be built and planned; num_examples and num_classes are overridden for other data.
+configuration can be built and planned. Any TFDS data set with the features "image" and "labels" (a
+sequence of classes) takes its place: --config.data.dataset=NAME_OR_DIRECTORY with its num_examples,
+num_classes and the most labels that an image has.
 """
 
 from configs import common
@@ -29,7 +34,7 @@ ROWS = {
 
 
 def get_config(arg: str = "B/16"):
-  given = common.parse_arg(arg, variant="B/16", epochs="")
+  given = common.parse_arg(arg, variant="B/16", epochs="", subset="100")
   row = ROWS[common.size_letter(given["variant"], ROWS)]
   config = common.get_config()
   config.num_classes = 18_291
@@ -45,11 +50,14 @@ def get_config(arg: str = "B/16"):
 
   config.data.dataset = "jft300m"
   config.data.split = "train[50000:]"
+  config.data.labels_per_image = 16
   config.data.num_examples = 300_000_000 - 50_000
+  config.data.subset_percent = float(given["subset"])
   config.data.ops = "decode|inception_crop|flip"
   config.data.num_workers = 16
 
   config.evaluation.split = "train[:50000]"
+  config.evaluation.labels_per_image = 16
   config.evaluation.num_examples = 50_000
   config.evaluation.num_workers = 8
 

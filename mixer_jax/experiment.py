@@ -53,7 +53,11 @@ class Data:
   dataset: str
   data_dir: str | None
   split: str
+  label: str | None
+  labels_per_image: int
   num_examples: int
+  subset_percent: float
+  subset_seed: int
   ops: str
   on_bad_record: Literal["stop", "skip"]
   num_workers: int
@@ -65,6 +69,8 @@ class Evaluation:
 
   dataset: str | None
   split: str
+  label: str | None
+  labels_per_image: int
   num_examples: int
   ops: str
   batch_size: int
@@ -161,7 +167,8 @@ def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
   _check_batches(options, mesh)
   model = models.build(**_model_fields(options))
   _check_grid(options, model)
-  total_steps = _total_steps(options, data.num_examples)
+  train_split, eval_split = _splits(options, data, evaluation)
+  total_steps = _total_steps(options, train_split.num_used)
   schedule = configuration.call(
     optimizer.make_schedule,
     options.schedule,
@@ -195,8 +202,7 @@ def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
     grad_accum_steps=options.grad_accum_steps,
     mesh=mesh,
   )
-  eval_step = step.make_eval_step(model=model, loss=loss, num_classes=options.num_classes)
-  train_split, eval_split = _splits(options, data, evaluation)
+  eval_step = step.make_eval_step(model=model, loss=loss)
   return Experiment(
     options=options,
     mesh=mesh,
@@ -267,8 +273,12 @@ _RANGES = {
   "model.dropout_rate": (0, 1 - _SMALLEST),
   "model.stoch_depth": (0, 1),
   "data.num_examples": (1, math.inf),
+  "data.labels_per_image": (1, math.inf),
+  "data.subset_percent": (_SMALLEST, 100),
+  "data.subset_seed": (0, 2**32 - 1),
   "data.num_workers": (0, math.inf),
   "evaluation.num_examples": (1, math.inf),
+  "evaluation.labels_per_image": (1, math.inf),
   "evaluation.batch_size": (1, math.inf),
   "evaluation.every_steps": (1, math.inf),
   "evaluation.num_workers": (0, math.inf),
@@ -329,16 +339,24 @@ def _splits(
     data_dir=data.data_dir, num_classes=options.num_classes, on_bad_record=data.on_bad_record
   )
 
-  def split(section: Data | Evaluation, where: str, dataset: str) -> pipeline.SplitSpec:
+  def split(section: Data | Evaluation, where: str, **fields: Any) -> pipeline.SplitSpec:
     return pipeline.SplitSpec(
-      dataset=dataset,
       split=section.split,
+      label=section.label,
+      labels_per_image=section.labels_per_image,
       num_examples=section.num_examples,
       ops=ops.Pipeline(section.ops, options.image_size, f"{where}.ops"),
+      **fields,
       **common,
     )
 
   return (
-    split(data, "config.data", data.dataset),
-    split(evaluation, "config.evaluation", evaluation.dataset or data.dataset),
+    split(
+      data,
+      "config.data",
+      dataset=data.dataset,
+      subset_percent=data.subset_percent,
+      subset_seed=data.subset_seed,
+    ),
+    split(evaluation, "config.evaluation", dataset=evaluation.dataset or data.dataset),
   )

@@ -146,9 +146,11 @@ def _headline(exp: experiment.Experiment, directory: epath.Path, start_step: int
   parameters = sum(x.size for x in jax.tree.leaves(exp.abstract_state.params))
   device = exp.mesh.devices.flat[0]
   begin = f"resuming at step {start_step}" if start_step else "starting"
+  used = exp.train_split.num_used
+  subset = f" ({used:,} of them used)" if used < exp.data.num_examples else ""
   return (
     f"{exp.model.__class__.__name__} with {parameters:,} parameters, {exp.options.image_size} px\n"
-    f"data {exp.data.dataset} {exp.data.split}: {exp.data.num_examples:,} images;"
+    f"data {exp.data.dataset} {exp.data.split}: {exp.data.num_examples:,} images{subset};"
     f" evaluation {exp.eval_split.dataset} {exp.eval_split.split}:"
     f" {exp.eval_split.num_examples:,} images\n"
     f"{exp.mesh.size} × {device.device_kind} in {jax.process_count()} process(es),"
@@ -338,10 +340,13 @@ class _Run:
 def evaluation_line(exp: experiment.Experiment, results: dict[str, float]) -> str:
   """Returns the printed line of an evaluation, with the count of images and of skipped records."""
   skipped = exp.eval_split.num_examples - int(results["count"])
+  reason = (
+    "bad records" if exp.eval_split.labels_per_image == 1 else "images without a label, or bad,"
+  )
   return (
     f"evaluation {exp.eval_split.split}: top-1 {results['top1']:.4f}  top-5 {results['top5']:.4f}"
     f"  loss {results['loss']:.4f}  over {results['count']} images"
-    + (f" ({skipped} bad records skipped)" if skipped else "")
+    + (f" ({skipped} {reason} skipped)" if skipped else "")
   )
 
 

@@ -58,7 +58,7 @@ def predictions(source: Any, rows: dict[str, np.ndarray], columns: int = 12, lin
   """Returns a figure of images with the predicted class; the wrong ones first, in red."""
   from matplotlib.figure import Figure
 
-  wrong = rows["prediction"] != rows["label"]
+  wrong = rows["top1"] == 0
   order = np.argsort(~wrong, kind="stable")[: columns * lines]
   figure = Figure(figsize=(columns * 0.9, lines * 1.15 + 0.5), layout="constrained")
   figure.suptitle(f"{int(wrong.sum())} of {len(wrong)} wrong (red: predicted, true)", fontsize=10)
@@ -68,6 +68,14 @@ def predictions(source: Any, rows: dict[str, np.ndarray], columns: int = 12, lin
   for axes, i in zip(grid, order, strict=False):
     image = ops.decode_image(source[int(rows["index"][i])]["image"])
     axes.imshow(image, interpolation="nearest")
-    text = f"{rows['prediction'][i]}" + (f", is {rows['label'][i]}" if wrong[i] else "")
+    text = _names(source, rows["prediction"][i])
+    if wrong[i]:
+      text += f", is {_names(source, rows['label'][i])}"
     axes.set_title(text, fontsize=8, color="tab:red" if wrong[i] else "black", pad=2)
   return figure
+
+
+def _names(source: Any, classes: np.ndarray) -> str:
+  """Returns the names of one class or of a list padded with −1; numbers where they have no names."""
+  ids = [int(i) for i in np.atleast_1d(classes) if i >= 0]
+  return ", ".join(source.class_names[i] if source.class_names else str(i) for i in ids)

@@ -1,7 +1,7 @@
 """The train and evaluation steps: pure functions of (state, batch), jitted by experiment.build.
 
-A batch is {"image": uint8 (b, h, w, 3), "label": int32 (b,), "mask": float32 (b,)}; a row with mask 0
-counts for nothing. b is the global batch.
+A batch is {"image": uint8 (b, h, w, 3), "label": int32 (b,), or (b, m) padded with −1, "mask": float32
+(b,)}; a row with mask 0 counts for nothing. b is the global batch.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,9 @@ import numpy as np
 import optax
 from flax import linen as nn
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, UInt8
 
+from mixer_jax import labels
 from mixer_jax.losses import Loss
 from mixer_jax.state import TrainState
 
@@ -113,7 +114,7 @@ def make_train_step(
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
     mixup_key, dropout_key = jax.random.split(jax.random.fold_in(state.rng, state.step))
     image = value_range(batch["image"])
-    label = jax.nn.one_hot(batch["label"], num_classes)
+    label = labels.targets(batch["label"], num_classes)
     if mixup_p:
       image, label = mixup(mixup_key, image, label, mixup_p)
     weight = batch["mask"] / jnp.maximum(jnp.sum(batch["mask"]), 1.0)
@@ -142,29 +143,12 @@ def make_train_step(
 
 
 def make_eval_step(
-  *, model: nn.Module, loss: Loss, num_classes: int
+  *, model: nn.Module, loss: Loss
 ) -> Callable[[Any, Any, Batch], dict[str, Array]]:
-  """Returns eval_step(params, model_state, batch) -> a row for each image.
-
-  The rows are loss, top1 and top5 (1 if the label is among the best; of equal logits the lower class
-  comes first), prediction, label and mask, each of shape (b,).
-  """
+  """Returns eval_step(params, model_state, batch) -> a row for each image (labels.score)."""
 
   def eval_step(params: Any, model_state: Any, batch: Batch) -> dict[str, Array]:
     logits: Any = model.apply({"params": params, **model_state}, value_range(batch["image"]))
-    label = batch["label"]
-    own = jnp.take_along_axis(logits, label[:, None], axis=1)
-    not_lower = jnp.arange(num_classes)[None] >= label[:, None]
-    # Counted as "not worse", so that NaN logits rank last and not first.
-    worse = (logits < own) | ((logits == own) & not_lower)
-    rank: Int[Array, " b"] = jnp.sum(~worse, axis=1)
-    return {
-      "loss": loss(logits, jax.nn.one_hot(label, num_classes)),
-      "top1": (rank < 1).astype(jnp.int32),
-      "top5": (rank < 5).astype(jnp.int32),
-      "prediction": jnp.argmax(logits, axis=1).astype(jnp.int32),
-      "label": label,
-      "mask": batch["mask"],
-    }
+    return labels.score(logits, batch["label"], batch["mask"], loss)
 
   return eval_step

@@ -51,3 +51,31 @@ def prepare(builder, data_dir):
   tfds.disable_progress_bar()
   made.download_and_prepare()
   return str(made.data_dir)
+
+
+class Varied(tfds.core.GeneratorBasedBuilder):
+  """12 images of 0 and 1 with lists of labels, another label, and a second image."""
+
+  VERSION = tfds.core.Version("1.0.0")
+
+  def _info(self):
+    names = ["ant", "bee", "cow"]
+    features = {
+      "image": tfds.features.Image(shape=(4, 4, 1), encoding_format="png"),
+      "outline": tfds.features.Image(shape=(4, 4, 1), encoding_format="png"),
+      "labels": tfds.features.Sequence(tfds.features.ClassLabel(names=names)),
+      "sex": tfds.features.ClassLabel(names=["female", "male"]),
+    }
+    return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+  def _split_generators(self, dl_manager):
+    del dl_manager
+    return {"train": self._generate_examples()}
+
+  def _generate_examples(self):
+    for i in range(12):
+      pixels = np.random.default_rng(i).integers(0, 2, (4, 4, 1), np.uint8)
+      encoded = cv2.imencode(".png", pixels)[1].tobytes()
+      yield i, {
+        "image": encoded, "outline": encoded, "labels": list(range(i % 3)), "sex": i % 2,
+      }  # fmt: skip

@@ -17,6 +17,7 @@ import simplejpeg
 from jaxtyping import Float, UInt8
 
 from mixer_jax import configuration
+from mixer_jax.data import permutations
 from mixer_jax.data import randaugment as randaugment_lib
 from mixer_jax.data.sources import BadRecordError
 from mixer_jax.errors import InputError
@@ -236,9 +237,31 @@ def randaugment(image_size: int, num_layers: int, magnitude: float) -> Op:
   return op
 
 
+def permute_patches(image_size: int, patch_size: int, seed: int = 0) -> Op:
+  """Figure 4: permutes the patches, and the pixels inside each in one shared way."""
+  order = permutations.order_of_patches(image_size, patch_size, seed)
+  return lambda example, rng: example | {"image": permutations.apply(example["image"], order)}
+
+
+def permute_pixels(image_size: int, seed: int = 0) -> Op:
+  """Figure 4: permutes all pixels of the image."""
+  order = permutations.order_of_pixels(image_size, seed)
+  return lambda example, rng: example | {"image": permutations.apply(example["image"], order)}
+
+
 OPS: dict[str, Callable[..., Op]] = {
   f.__name__: f
-  for f in (decode, inception_crop, flip, resize_small, resize, central_crop, randaugment)
+  for f in (
+    decode,
+    inception_crop,
+    flip,
+    resize_small,
+    resize,
+    central_crop,
+    randaugment,
+    permute_patches,
+    permute_pixels,
+  )
 }
 
 

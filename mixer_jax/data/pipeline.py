@@ -3,7 +3,8 @@
 The running number n = step·batch + row names an epoch n // N and a place in that epoch's permutation,
 which names an example; the example's randomness is a function of (seed, epoch, index). So the position
 in the data is the step: a resumed run needs no state of a loader, and neither workers nor processes
-change what is read. Batches are {"image": uint8, "label": int32, "mask": float32}.
+change what is read. Batches are {"image": uint8 (b, s, s, 3), "label": int32 (b,), or (b, m) padded
+with −1 where images have up to m labels, "mask": float32 (b,)}.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ import numpy as np
 from absl import flags, logging
 
 from mixer_jax.data import ops as ops_lib
-from mixer_jax.data import sources
+from mixer_jax.data import sources, synthetic
 from mixer_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]
@@ -39,25 +40,43 @@ class SplitSpec:
   """A split and its pre-processing; opening it is the first thing that touches the disk.
 
   Attributes:
-    dataset, data_dir, split: see sources.open_source.
+    dataset, data_dir, split, label: see sources.open_source; "synthetic" is made on the fly.
     num_examples: examples of the split; checked against the data when it is opened.
     num_classes: labels must be below it.
+    labels_per_image: most labels that an image has; above 1 a batch's labels are (b, labels_per_image),
+      padded with −1.
     ops: the pre-processing.
     on_bad_record: an undecodable image or an impossible label stops the run ("stop"), or its row is
       masked, said and counted ("skip").
+    subset_percent: random share of the examples that is used; of one seed, smaller ones are parts of
+      larger ones.
+    subset_seed: which examples, whatever the seed of the run.
   """
 
   dataset: str
   data_dir: str | None
   split: str
+  label: str | None
   num_examples: int
   num_classes: int
+  labels_per_image: int
   ops: ops_lib.Pipeline
   on_bad_record: Literal["stop", "skip"]
+  subset_percent: float = 100.0
+  subset_seed: int = 0
+
+  @property
+  def num_used(self) -> int:
+    """Examples of the subset."""
+    return max(round(self.num_examples * self.subset_percent / 100), 1)
 
   def open(self) -> sources.Source:
     """Opens the source; raises InputError if it is absent or not what the configuration says."""
-    source = sources.open_source(dataset=self.dataset, data_dir=self.data_dir, split=self.split)
+    if self.dataset == "synthetic":
+      return synthetic.open_source(self.num_examples, self.num_classes, self.labels_per_image)
+    source = sources.open_source(
+      dataset=self.dataset, data_dir=self.data_dir, split=self.split, label=self.label
+    )
     if len(source) != self.num_examples:
       raise InputError(
         f"{source.name} has {len(source)} examples, the configuration says {self.num_examples}: "
@@ -70,13 +89,24 @@ class SplitSpec:
     return source
 
 
-def make_order(num_examples: int, seed: int) -> Any:
-  """Returns a sequence n -> index: a fresh permutation of all examples every epoch, without a table."""
-  import grain  # Costs 2 s and 200 MB, which commands without data need not pay.
+class Order:
+  """The sequence n -> index: a fresh permutation of the examples every epoch, without a table."""
 
-  # Hashed, because Grain adds the epoch to its seed: neighbouring seeds would share permutations.
-  hashed = int(np.random.SeedSequence(seed).generate_state(1)[0])
-  return grain.MapDataset.range(num_examples).shuffle(seed=hashed).repeat()
+  def __init__(self, spec: SplitSpec, seed: int):
+    import grain  # Costs 2 s and 200 MB, which commands without data need not pay.
+
+    # Hashed, because Grain adds the epoch to its seed: neighbouring seeds would share permutations.
+    run, subset = (
+      int(np.random.SeedSequence(s).generate_state(1)[0]) for s in (seed, [spec.subset_seed, 1])
+    )
+    self._places = grain.MapDataset.range(spec.num_used).shuffle(seed=run).repeat()
+    # Looked up by the place within an epoch, so that it is the same subset in every epoch.
+    all_examples = grain.MapDataset.range(spec.num_examples)
+    whole = spec.num_used == spec.num_examples
+    self._examples = all_examples if whole else all_examples.shuffle(seed=subset)
+
+  def __getitem__(self, n: int) -> int:
+    return int(self._examples[int(self._places[n])])
 
 
 def example_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
@@ -95,11 +125,7 @@ class _Loader:
     """Returns the example, None if it is skipped; raises InputError that names a bad record."""
     try:
       example = self._spec.ops(self._source[index], rng)
-      if not 0 <= example["label"] < self._spec.num_classes:
-        raise sources.BadRecordError(
-          f"label {example['label']} is not in 0..{self._spec.num_classes - 1}"
-        )
-      return example
+      return example | {"label": self._checked_label(np.asarray(example["label"]))}
     except sources.BadRecordError as e:
       message = f"bad record {index} of {self._source.name}: {e}"
       if self._spec.on_bad_record == "stop":
@@ -110,15 +136,29 @@ class _Loader:
       logging.warning("skipped %s", message)
       return None
 
+  def _checked_label(self, label: np.ndarray) -> np.ndarray:
+    """Returns int32 (), or (labels_per_image,) padded with −1; raises BadRecordError."""
+    ids, most = np.atleast_1d(label), self._spec.labels_per_image
+    for i in ids[(ids < 0) | (ids >= self._spec.num_classes)]:
+      raise sources.BadRecordError(f"label {i} is not in 0..{self._spec.num_classes - 1}")
+    if len(ids) > most:
+      raise sources.BadRecordError(f"has {len(ids)} labels; labels_per_image says at most {most}")
+    if most == 1 and len(ids) == 0:
+      raise sources.BadRecordError("has no label")
+    padded = np.full(most, -1, np.int32)
+    padded[: len(ids)] = ids
+    return padded if most > 1 else padded[0]
+
   def batch(self, examples: list[dict[str, Any] | None]) -> Batch:
     """Stacks rows; None is a row with mask 0 that repeats a good one (mixup may reach into it)."""
-    size = self._spec.ops.image_size
-    blank = {"image": np.zeros((size, size, 3), np.uint8), "label": 0}
+    size, most = self._spec.ops.image_size, self._spec.labels_per_image
+    no_label = np.zeros((), np.int32) if most == 1 else np.full(most, -1, np.int32)
+    blank = {"image": np.zeros((size, size, 3), np.uint8), "label": no_label}
     filler = next((e for e in examples if e is not None), blank)
     rows = [filler if e is None else e for e in examples]
     return {
       "image": np.stack([r["image"] for r in rows]),
-      "label": np.array([r["label"] for r in rows], np.int32),
+      "label": np.stack([r["label"] for r in rows]),
       "mask": np.array([e is not None for e in examples], np.float32),
     }
 
@@ -132,8 +172,8 @@ class TrainBatches:
   ):  # fmt: skip
     self._loader = _Loader(spec, source)
     self._seed, self._batch_size, self._rows = seed, batch_size, rows
-    self._num_examples, self._total_steps = spec.num_examples, total_steps
-    self._order = make_order(spec.num_examples, seed)
+    self._epoch_size, self._total_steps = spec.num_used, total_steps
+    self._order = Order(spec, seed)
 
   def __len__(self) -> int:
     return self._total_steps
@@ -141,7 +181,7 @@ class TrainBatches:
   def indices(self, step: int) -> list[tuple[int, int]]:
     """Returns (epoch, index) of each row."""
     numbers = [step * self._batch_size + int(row) for row in self._rows]
-    return [(n // self._num_examples, int(self._order[n])) for n in numbers]
+    return [(n // self._epoch_size, self._order[n]) for n in numbers]
 
   def __getitem__(self, step: int) -> Batch:
     return self._loader.batch(

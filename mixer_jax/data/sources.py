@@ -11,9 +11,12 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+import cv2
+import numpy as np
 from etils import epath
 
 from mixer_jax import configuration
+from mixer_jax.data import datasets
 from mixer_jax.errors import InputError
 
 EMBEDDED = ("digits",)
@@ -28,40 +31,89 @@ def _first_line(error: Exception) -> str:
 
 
 class Source:
-  """A split: `source[i]` is {"image": bytes, "label": int}; picklable, opened anew in each process."""
+  """A split: `source[i]` is an encoded example; picklable, opened anew in each process.
 
-  def __init__(self, name: str, data_source: Any, num_classes: int | None):
-    self.name = name
-    self.num_classes = num_classes
-    self._data_source = data_source
+  Attributes:
+    name: for messages.
+    num_classes: of the label, None: unknown.
+    class_names: in the order of the classes, None: unknown.
+  """
+
+  def __init__(
+    self,
+    name: str,
+    data_source: Any,
+    *,
+    num_classes: int | None = None,
+    class_names: list[str] | None = None,
+    label: str = "label",
+    image_scale: int = 1,
+  ):
+    self.name, self.num_classes, self.class_names = name, num_classes, class_names
+    self._data_source, self._label, self._image_scale = data_source, label, image_scale
 
   def __len__(self) -> int:
     return len(self._data_source)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    """Returns the example; raises BadRecordError if the file or the label is damaged."""
+    """Returns {"image": bytes, "label": int32 (), or (n,) where images have several}.
+
+    Raises:
+      BadRecordError: the file or the label is damaged.
+    """
     try:
       record = self._data_source[int(index)]
-      return {"image": record["image"], "label": int(record["label"])}
-    except (OSError, RuntimeError, ValueError, TypeError, IndexError) as e:
+      compute = datasets.LABELS.get(self._label)
+      label = record[self._label] if compute is None else compute(record)
+      image = (
+        record["image"] if self._image_scale == 1 else _rescale(record["image"], self._image_scale)
+      )
+      return {"image": image, "label": np.asarray(label, np.int32)}
+    except (OSError, RuntimeError, ValueError, TypeError, IndexError, KeyError) as e:
       raise BadRecordError(f"unreadable: {_first_line(e)}") from e
 
 
-def open_source(*, dataset: str, data_dir: str | None, split: str) -> Source:
+def _rescale(png: bytes, factor: int) -> bytes:
+  """Returns the PNG with its pixels multiplied, for data sets whose white is not 255."""
+  pixels = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
+  if pixels is None:
+    raise ValueError("damaged PNG")
+  return cv2.imencode(".png", pixels * np.uint8(factor))[1].tobytes()
+
+
+def open_source(*, dataset: str, data_dir: str | None, split: str, label: str | None) -> Source:
   """Opens a split of a prepared TFDS data set.
 
   Args:
-    dataset: TFDS name ("imagenet2012", "imagenet_v2/matched-frequency:3.0.0"), or the directory of a
-      prepared version, which starts with / or . or ~ or a scheme.
+    dataset: name of `datasets.DATASETS`, or TFDS's ("imagenet_v2/matched-frequency:3.0.0"), or the
+      directory of a prepared version, which starts with / or . or ~ or a scheme.
     data_dir: where TFDS keeps its data; None: $TFDS_DATA_DIR or ~/tensorflow_datasets.
-    split: split in TFDS's syntax, with sub-splits: "train[:99%]".
+    split: name of the table's split, or a split in TFDS's syntax, with sub-splits: "train[:99%]".
+    label: feature of the label; None: the table's, else "label" or "labels".
 
   Raises:
-    InputError: unknown data set, not prepared or not as ArrayRecord, unknown split, or without the
-      features "image" and "label".
+    InputError: unknown data set, not prepared or not as ArrayRecord, unknown split, or without an image
+      or the label.
   """
-  import tensorflow_datasets as tfds  # Takes seconds to import, and only opening a source needs it.
+  entry = datasets.find(dataset)
+  builder = _open_builder(entry.tfds, data_dir)
+  features = _features(builder, dataset)
+  name = _label_name(label or entry.label, features, dataset)
+  num_classes, class_names = entry.num_classes, None
+  if name not in datasets.LABELS:
+    num_classes, class_names = _classes(features[name])
+  tfds_split = entry.splits[split].tfds if split in entry.splits else split
+  return Source(
+    f"{dataset} {split}",
+    _data_source(builder, dataset, tfds_split),
+    num_classes=num_classes,
+    class_names=class_names,
+    label=name,
+    image_scale=entry.image_scale,
+  )
 
+
+def _open_builder(dataset: str, data_dir: str | None) -> Any:
   try:
     if dataset in EMBEDDED:
       prepare(dataset, data_dir)
@@ -75,12 +127,45 @@ def open_source(*, dataset: str, data_dir: str | None, split: str) -> Source:
       f"  python -m mixer_jax.tools.prepare {dataset}"
       + (f" --data_dir={data_dir}" if data_dir else "")
     )
+  return builder
+
+
+def _features(builder: Any, dataset: str) -> Any:
   features = builder.info.features
-  if features is None or not {"image", "label"} <= set(features):
-    raise InputError(f"data set {dataset!r} has no features 'image' and 'label': {features}.")
+  if features is None or "image" not in set(features):
+    raise InputError(f"data set {dataset!r} has no feature 'image': {features}.")
+  return features
+
+
+def _label_name(wanted: str | None, features: Any, dataset: str) -> str:
+  """Returns the name of the feature, or of the function, that gives the label."""
+  if wanted in datasets.LABELS:
+    return str(wanted)
+  for name in [wanted] if wanted else ["label", "labels"]:
+    if name in set(features):
+      return name
+  raise InputError(
+    f"data set {dataset!r} has no feature {wanted or 'label'!r}."
+    + configuration.nearest(wanted or "label", features)
+    + " The configuration's key is label."
+  )
+
+
+def _classes(feature: Any) -> tuple[int | None, list[str] | None]:
+  """Returns number and names of a label's classes; of a sequence, those of its elements."""
+  feature = getattr(feature, "feature", feature)
+  names = getattr(feature, "names", None)
+  return getattr(feature, "num_classes", None), list(names) if names else None
+
+
+def _data_source(builder: Any, dataset: str, split: str) -> Any:
+  """Returns TFDS's data source, its images still encoded; raises InputError."""
+  import tensorflow_datasets as tfds  # Takes seconds to import, and only opening a source needs it.
+
+  images = [k for k, v in builder.info.features.items() if isinstance(v, tfds.features.Image)]
   try:
-    data_source = builder.as_data_source(
-      split=split, decoders={"image": tfds.decode.SkipDecoding()}
+    return builder.as_data_source(
+      split=split, decoders={k: tfds.decode.SkipDecoding() for k in images}
     )
   except NotImplementedError as e:
     raise InputError(
@@ -94,8 +179,6 @@ def open_source(*, dataset: str, data_dir: str | None, split: str) -> Source:
   except (ValueError, AssertionError) as e:
     known = configuration.nearest(split, builder.info.splits)
     raise InputError(f"split {split!r} of data set {dataset!r} cannot be read: {e}.{known}") from e
-  num_classes = getattr(features["label"], "num_classes", None)
-  return Source(f"{dataset} {split}", data_source, num_classes)
 
 
 def _builder(dataset: str, data_dir: str | None, **options: Any) -> Any:

@@ -14,14 +14,14 @@ SIZE = 8
 
 def spec(num_examples, text="decode|inception_crop(area_min=50)", **changes):
   fields = dict(
-    dataset="numbered", data_dir=None, split="train", num_examples=num_examples, num_classes=1000,
-    ops=ops.Pipeline(text, SIZE), on_bad_record="stop",
+    dataset="numbered", data_dir=None, split="train", label=None, num_examples=num_examples,
+    num_classes=1000, labels_per_image=1, ops=ops.Pipeline(text, SIZE), on_bad_record="stop",
   )  # fmt: skip
   return pipeline.SplitSpec(**{**fields, **changes})
 
 
 def train_batches(num_examples=50, seed=0, batch_size=12, rows=None, total_steps=100, **changes):
-  source = sources.Source("numbered train", Numbered(num_examples), None)
+  source = sources.Source("numbered train", Numbered(num_examples))
   rows = np.arange(batch_size) if rows is None else np.asarray(rows)
   return pipeline.TrainBatches(
     spec(num_examples, **changes),
@@ -55,7 +55,7 @@ def test_every_example_once_an_epoch_in_ever_new_order():
 
 def test_shuffle_is_uniform():
   """Over 400 epochs each example comes first about equally often (chi-square, 19 degrees)."""
-  order = pipeline.make_order(20, seed=0)
+  order = pipeline.Order(spec(20), seed=0)
   counts = np.bincount([order[20 * epoch] for epoch in range(400)], minlength=20)
   assert ((counts - 20) ** 2 / 20).sum() < 45
 
@@ -88,10 +88,11 @@ def test_no_two_examples_share_random_numbers():
   assert len({d for draw in draws for d in draw}) == 2000
 
 
-@pytest.mark.parametrize("processes", [2, 3, 4])
+@pytest.mark.parametrize("processes", [2, 3, 4, 8])
 def test_processes_split_the_same_batches(processes):
+  """50 examples and a batch of 12: neither divides by 8 processes."""
   whole = train_batches()
-  parts = [train_batches(rows=r) for r in np.split(np.arange(12), processes)]
+  parts = [train_batches(rows=r) for r in np.array_split(np.arange(12), processes)]
   for step in (0, 3, 9):
     together = {k: np.concatenate([p[step][k] for p in parts]) for k in ("image", "label", "mask")}
     assert_same(together, whole[step])
@@ -116,7 +117,7 @@ def test_seeking_needs_no_state_and_no_table():
 
 @pytest.mark.parametrize(("batch_size", "padded"), [(7, 8), (50, 52), (64, 64), (1, 4)])
 def test_evaluation_sees_every_example_once(batch_size, padded):
-  source = sources.Source("numbered train", Numbered(50), None)
+  source = sources.Source("numbered train", Numbered(50))
   batches = pipeline.EvalBatches(
     spec(50, "decode|resize(8)"), source, batch_size=batch_size, rows=np.arange(padded)
   )
@@ -128,7 +129,7 @@ def test_evaluation_sees_every_example_once(batch_size, padded):
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_bad_record_stops_and_is_named(num_workers):
-  source = sources.Source("numbered train", Numbered(20, bad={13: b"\x89PNG nonsense"}), None)
+  source = sources.Source("numbered train", Numbered(20, bad={13: b"\x89PNG nonsense"}))
   batches = pipeline.EvalBatches(spec(20), source, batch_size=10, rows=np.arange(10))
   with (
     pipeline.iterate(batches, num_workers=num_workers) as loaded,
@@ -138,7 +139,7 @@ def test_a_bad_record_stops_and_is_named(num_workers):
 
 
 def test_bad_records_are_skipped_and_counted_by_choice():
-  source = sources.Source("numbered train", Numbered(20, bad={0: b"", 13: b"text"}), None)
+  source = sources.Source("numbered train", Numbered(20, bad={0: b"", 13: b"text"}))
   choice = spec(20, on_bad_record="skip")
   batches = pipeline.EvalBatches(choice, source, batch_size=10, rows=np.arange(10))
   loaded = [batches[0], batches[1]]
@@ -150,7 +151,7 @@ def test_bad_records_are_skipped_and_counted_by_choice():
 
 
 def test_labels_out_of_range_are_named():
-  source = sources.Source("numbered train", Numbered(20), None)
+  source = sources.Source("numbered train", Numbered(20))
   batches = pipeline.EvalBatches(
     spec(20, num_classes=15), source, batch_size=20, rows=np.arange(20)
   )
@@ -158,3 +159,104 @@ def test_labels_out_of_range_are_named():
     InputError, match=r"bad record 15 of numbered train: label 15 is not in 0\.\.14"
   ):
     batches[0]
+
+
+@pytest.mark.parametrize("processes", [(1, 8), (8, 3), (2, 1), (3, 2)])
+def test_a_run_goes_on_with_other_processes_in_the_middle_of_an_epoch(processes):
+  """53 examples, batches of 10: stopped after 7 steps on one number of processes, resumed on another."""
+
+  def seen(count, steps):
+    parts = [
+      train_batches(num_examples=53, batch_size=10, rows=rows)
+      for rows in np.array_split(np.arange(10), count)
+    ]
+    return [label for s in steps for part in parts for label in part[s]["label"].tolist()]
+
+  stream = seen(processes[0], range(7)) + seen(processes[1], range(7, 53))
+  for epoch in np.array(stream).reshape(10, 53):
+    np.testing.assert_array_equal(np.sort(epoch), np.arange(53))
+  assert stream == seen(1, range(53))
+
+
+def test_a_data_set_smaller_than_the_batch_is_repeated():
+  batch = train_batches(num_examples=5, batch_size=12)[0]
+  np.testing.assert_array_equal(np.sort(batch["label"][:5]), np.arange(5))
+  np.testing.assert_array_equal(np.sort(batch["label"][5:10]), np.arange(5))
+  # The second epoch crops anew.
+  again = dict(zip(batch["label"][5:10], batch["image"][5:10], strict=True))
+  assert any(
+    np.any(image != again[label])
+    for label, image in zip(batch["label"][:5], batch["image"][:5], strict=True)
+  )
+
+
+def test_subsets_are_random_nested_and_independent_of_the_run():
+  def subset(percent, seed=0, subset_seed=0):
+    batches = train_batches(
+      num_examples=200, batch_size=10, seed=seed, subset_percent=percent, subset_seed=subset_seed
+    )
+    count = 2 * percent // 10
+    first, second = (
+      {int(i) for s in steps for i in batches[s]["label"]}
+      for steps in (range(count), range(count, 2 * count))
+    )
+    assert first == second  # two epochs of the subset
+    assert len(first) == 2 * percent
+    return first
+
+  ten, thirty = subset(10), subset(30)
+  assert ten < thirty
+  assert subset(10, seed=5) == ten
+  assert subset(10, subset_seed=1) != ten
+  assert not ten <= set(range(40))
+
+
+def multi_label(labels, **changes):
+  class Lists(Numbered):
+    def __getitem__(self, i):
+      return {**super().__getitem__(i), "label": np.array(labels[i], np.int64)}
+
+  source = sources.Source("lists train", Lists(len(labels)))
+  choice = spec(len(labels), num_classes=9, **changes)
+  return pipeline.EvalBatches(choice, source, batch_size=4, rows=np.arange(4))
+
+
+def test_several_labels_are_padded():
+  batch = multi_label([[3], [1, 8, 2], [], [5, 5]], labels_per_image=3)[0]
+  np.testing.assert_array_equal(batch["label"], [[3, -1, -1], [1, 8, 2], [-1, -1, -1], [5, 5, -1]])
+  assert batch["mask"].tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+  ("labels", "most", "message"),
+  [
+    ([[1], [2, 3]], 1, "has 2 labels; labels_per_image says at most 1"),
+    ([[1], []], 1, "has no label"),
+    ([[1], [2, 9]], 2, r"label 9 is not in 0\.\.8"),
+  ],
+)
+def test_labels_that_do_not_fit_are_named(labels, most, message):
+  with pytest.raises(InputError, match=f"bad record 1 of lists train: {message}"):
+    multi_label(labels, labels_per_image=most)[0]
+
+
+def test_a_data_set_of_three_billion_is_permuted_without_a_table():
+  """Both halves of an epoch, far away in the run, hold indices of the whole range."""
+  batches = train_batches(num_examples=3 * 10**9, batch_size=4096, total_steps=10**9)
+  far = np.array(batches.indices(10**7))
+  assert set(far[:, 0]) == {13}
+  assert len(np.unique(far[:, 1])) == 4096
+  counts, _ = np.histogram(far[:, 1], bins=8, range=(0, 3 * 10**9))
+  assert ((counts - 512) ** 2 / 512).sum() < 24.3  # exceeded with probability 0.001
+
+
+def test_synthetic_photos_decode_and_belong_to_their_index():
+  choice = spec(10**9, "decode|resize(8)", dataset="synthetic", labels_per_image=3)
+  source = choice.open()
+  assert (len(source), source.num_classes) == (10**9, 1000)
+  batches = pipeline.TrainBatches(
+    choice, source, seed=0, batch_size=4, rows=np.arange(4), total_steps=10
+  )
+  assert_same(batches[3], pickle.loads(pickle.dumps(batches))[3])
+  assert np.any(batches[3]["label"] != batches[4]["label"])
+  assert 60_000 < np.mean([len(source[i]["image"]) for i in range(8)]) < 90_000

@@ -1,0 +1,73 @@
+"""The permutations of figure 4, by what they keep and what they destroy."""
+
+import numpy as np
+import pytest
+
+from mixer_jax.data import ops, permutations
+from mixer_jax.errors import InputError
+
+SIZE, PATCH = 12, 4
+IMAGE = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+
+
+def patches(image):
+  """Returns the patches in raster order, each as the list of its pixels."""
+  return [
+    image[y : y + PATCH, x : x + PATCH].reshape(-1, 3)
+    for y in range(0, SIZE, PATCH)
+    for x in range(0, SIZE, PATCH)
+  ]
+
+
+def test_patches_move_as_wholes_with_one_order_of_pixels():
+  order = permutations.order_of_patches(SIZE, PATCH, 0)
+  old, new = patches(IMAGE), patches(permutations.apply(IMAGE, order))
+
+  def sort(patch):
+    return sorted(map(tuple, patch.tolist()))
+
+  origin = [next(i for i, p in enumerate(old) if sort(p) == sort(q)) for q in new]
+  assert sorted(origin) == list(range(9))
+  assert origin != list(range(9))
+  pixel_orders = {
+    tuple(next(j for j, pixel in enumerate(old[i]) if np.array_equal(pixel, want)) for want in q)
+    for i, q in zip(origin, new, strict=True)
+  }
+  assert len(pixel_orders) == 1
+  assert next(iter(pixel_orders)) != tuple(range(PATCH**2))
+
+
+def test_pixels_leave_their_patches():
+  order = permutations.order_of_pixels(SIZE, 0)
+  new = permutations.apply(IMAGE, order)
+  assert sorted(map(tuple, new.reshape(-1, 3).tolist())) == sorted(
+    map(tuple, IMAGE.reshape(-1, 3).tolist())
+  )
+  assert len(set(order[: PATCH**2] // (SIZE * PATCH))) > 1
+
+
+@pytest.mark.parametrize("name", ["permute_patches(4, seed=1)", "permute_pixels(seed=1)"])
+def test_as_operations_they_are_the_same_for_every_image(name):
+  def run(image, rng_seed):
+    encoded = ops.cv2.imencode(".png", image[..., ::-1])[1].tobytes()
+    pipeline = ops.Pipeline(f"decode|{name}", SIZE)
+    example = {"image": encoded, "label": 0}
+    return pipeline(example, np.random.default_rng(rng_seed))["image"]
+
+  positions = np.arange(SIZE**2, dtype=np.uint8).reshape(SIZE, SIZE, 1).repeat(3, 2)
+  order = run(positions, 0)[..., 0].ravel()
+  np.testing.assert_array_equal(order, run(positions, 5)[..., 0].ravel())
+  np.testing.assert_array_equal(
+    run(IMAGE, 3).reshape(-1, 3), IMAGE.reshape(-1, 3)[order.astype(int)]
+  )
+  other = ops.Pipeline(f"decode|{name.replace('seed=1', 'seed=2')}", SIZE)
+  encoded = ops.cv2.imencode(".png", positions)[1].tobytes()
+  assert np.any(
+    other({"image": encoded, "label": 0}, np.random.default_rng(0))["image"][..., 0].ravel()
+    != order
+  )
+
+
+def test_the_patch_must_divide_the_image():
+  with pytest.raises(InputError, match="patch_size 5 does not divide image_size 12"):
+    ops.Pipeline("decode|permute_patches(5)", SIZE)
