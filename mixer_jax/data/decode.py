@@ -5,8 +5,7 @@ orientation, gamma, colour profiles and alpha are ignored, 16 bits become the up
 header's size is checked before anything is decoded or allocated.
 """
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -30,22 +29,14 @@ _OTHERS = {
 }  # fmt: skip
 
 
-class _Header(NamedTuple):
-  format: str
+class Header(NamedTuple):
+  """What is known of an image before it is decoded; sizes in pixels."""
+
+  format: Literal["JPEG", "PNG", "WebP"]
   height: int
   width: int
   cmyk: bool = False
   adobe: bool = False  # a CMYK JPEG of Adobe's holds the complement
-
-
-def image_shape(data: bytes) -> tuple[int, int]:
-  """Returns (height, width) as the header says it, in microseconds.
-
-  Raises:
-    BadRecordError: not JPEG, PNG or WebP, animated, truncated, or more than MAX_PIXELS.
-  """
-  header = _read_header(data)
-  return header.height, header.width
 
 
 def decode_image(data: bytes, *, strict: bool = False) -> Image:
@@ -59,17 +50,20 @@ def decode_image(data: bytes, *, strict: bool = False) -> Image:
   Raises:
     BadRecordError: empty, truncated, damaged, of another format, or more than MAX_PIXELS.
   """
-  header = _read_header(data)
+  header = read_header(data)
   if header.format == "JPEG":
     return _decode_jpeg(data, header, strict=strict)
   return _decode_other(data, header)
 
 
-def decode_region(data: bytes, box: Box, *, at_least: tuple[int, int] | None = None) -> Image:
+def decode_region(
+  data: bytes, header: Header, box: Box, *, at_least: tuple[int, int] | None = None
+) -> Image:
   """Decodes the part of an image that is inside of `box`.
 
   Args:
     data: the file.
+    header: read_header(data).
     box: (top, left, height, width) within the image.
     at_least: None for the very pixels of decode_image. With (height, width), a JPEG may be decoded
       at ½, ¼ or ⅛ of its size, if what is left of the box is at least as large; its edges then
@@ -78,7 +72,6 @@ def decode_region(data: bytes, box: Box, *, at_least: tuple[int, int] | None = N
   Raises:
     BadRecordError: as decode_image.
   """
-  header = _read_header(data)
   if header.format != "JPEG" or header.cmyk:
     return _cut(decode_image(data), box)
   eighths = 8 if at_least is None else _smallest_eighths(box, at_least)
@@ -104,7 +97,7 @@ def _smallest_eighths(box: Box, at_least: tuple[int, int]) -> int:
   return 8
 
 
-def _scale_box(box: Box, header: _Header, eighths: int) -> Box:
+def _scale_box(box: Box, header: Header, eighths: int) -> Box:
   """Returns the box in the pixels of the smaller image, its edges at the nearest ones."""
   top, left, height, width = box
   y, x = (2 * top * eighths + 8) // 16, (2 * left * eighths + 8) // 16
@@ -116,7 +109,12 @@ def _scale_box(box: Box, header: _Header, eighths: int) -> Box:
 # --- headers ----------------------------------------------------------------------------------------
 
 
-def _read_header(data: bytes) -> _Header:
+def read_header(data: bytes) -> Header:
+  """Reads format and size, in microseconds.
+
+  Raises:
+    BadRecordError: not JPEG, PNG or WebP, animated, truncated, or more than MAX_PIXELS.
+  """
   if data[:3] == b"\xff\xd8\xff":
     header = _read_jpeg_header(data)
   elif data[:8] == b"\x89PNG\r\n\x1a\n":
@@ -139,45 +137,35 @@ def _name(data: bytes) -> str:
   return next(known, f"{len(data)} bytes that start with {data[:8]!r}")
 
 
-def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-  """Yields (marker, content) of the segments before the first scan."""
-  position = 2
-  while True:
+def _read_jpeg_header(data: bytes) -> Header:
+  frame, adobe, marker, position = b"", False, 0, 2
+  while marker not in (0xD9, 0xDA):  # the end, or the first scan
     # As libjpeg does, stray bytes before a marker and repeated 0xFF are passed over.
-    position = data.find(b"\xff", position)
-    while 0 <= position < len(data) and data[position] == 0xFF:
+    position = data.find(b"\xff", position) + 1
+    while position < len(data) and data[position] == 0xFF:
       position += 1
-    if not 0 <= position < len(data) - 2:
+    if position == 0 or position + 2 >= len(data):
       raise BadRecordError("truncated JPEG: no picture after the header")
     marker = data[position]
-    if marker == 0 or 0xD0 <= marker <= 0xD8 or marker == 1:  # without content
-      position += 1
+    if marker <= 1 or 0xD0 <= marker <= 0xD8:  # no marker, or one without content
       continue
-    if marker in (0xD9, 0xDA):  # the end, and the start of a scan
-      return
-    length = int.from_bytes(data[position + 1 : position + 3], "big")
-    yield marker, data[position + 3 : position + 1 + length]
-    position += 1 + length
-
-
-def _read_jpeg_header(data: bytes) -> _Header:
-  frame, adobe, progressive = b"", False, False
-  for marker, content in _jpeg_segments(data):
-    if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # tables; the rest are frames
-      frame, progressive = content, marker in (0xC2, 0xCA)
-    adobe = adobe or (marker == 0xEE and content.startswith(b"Adobe"))
-  if len(frame) < 6:
+    if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # those are tables
+      frame = data[position : position + 9]
+    elif marker == 0xEE:
+      adobe = adobe or data[position + 3 : position + 8] == b"Adobe"
+    position += 1 + data[position + 1] * 256 + data[position + 2]
+  if len(frame) < 9:
     raise BadRecordError("damaged JPEG: no size in the header")
   # The source of TensorFlow's decoder, too, ends in an error where libjpeg alone would fill with grey.
   if data[-2:] != b"\xff\xd9" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
     raise BadRecordError("truncated JPEG: the end marker is missing")
-  if progressive and data.count(b"\xff\xda") > MAX_SCANS:
+  if frame[0] in (0xC2, 0xCA) and data.count(b"\xff\xda") > MAX_SCANS:
     raise BadRecordError(f"progressive JPEG of more than {MAX_SCANS} scans")
-  height, width = int.from_bytes(frame[1:3], "big"), int.from_bytes(frame[3:5], "big")
-  return _Header("JPEG", height, width, cmyk=frame[5] == 4, adobe=adobe)
+  height, width = int.from_bytes(frame[4:6], "big"), int.from_bytes(frame[6:8], "big")
+  return Header("JPEG", height, width, cmyk=frame[8] == 4, adobe=adobe)
 
 
-def _read_png_header(data: bytes) -> _Header:
+def _read_png_header(data: bytes) -> Header:
   if data[8:16] != b"\0\0\0\rIHDR" or len(data) < 33:
     raise BadRecordError("damaged PNG: no size in the header")
   # OpenCV returns what it could decode of a truncated file, so the end is looked for first.
@@ -185,10 +173,10 @@ def _read_png_header(data: bytes) -> _Header:
     raise BadRecordError("truncated PNG: the end marker is missing")
   if b"acTL" in data[: max(data.find(b"IDAT"), 0)]:
     raise BadRecordError("an animated PNG")
-  return _Header("PNG", int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"))
+  return Header("PNG", int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"))
 
 
-def _read_webp_header(data: bytes) -> _Header:
+def _read_webp_header(data: bytes) -> Header:
   if len(data) < 30 or int.from_bytes(data[4:8], "little") + 8 > len(data):
     raise BadRecordError("truncated WebP")
   kind, body = data[12:16], data[20:30]
@@ -203,14 +191,14 @@ def _read_webp_header(data: bytes) -> _Header:
     width, height = (int.from_bytes(body[i : i + 2], "little") & 0x3FFF for i in (6, 8))
   else:
     raise BadRecordError("damaged WebP: no size in the header")
-  return _Header("WebP", height, width)
+  return Header("WebP", height, width)
 
 
 # --- pixels -----------------------------------------------------------------------------------------
 
 
 def _decode_jpeg(
-  data: bytes, header: _Header, *, eighths: int = 8, strict: bool = False
+  data: bytes, header: Header, *, eighths: int = 8, strict: bool = False
 ) -> UInt8[np.ndarray, "scaled_h scaled_w 3"]:
   colorspace = "CMYK" if header.cmyk else "RGB"
   height, width = (-(-n * eighths // 8) for n in (header.height, header.width))
@@ -232,7 +220,7 @@ def _cmyk_to_rgb(cmyk: UInt8[np.ndarray, "h w 4"], *, adobe: bool) -> Image:
   return (ink[..., :3] * ink[..., 3:] // 255).astype(np.uint8)
 
 
-def _decode_other(data: bytes, header: _Header) -> Image:
+def _decode_other(data: bytes, header: Header) -> Image:
   flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
   try:
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)

@@ -18,74 +18,76 @@ Resized = UInt8[np.ndarray, "new_h new_w 3"]
 
 _ROUNDING = np.float32(3e-4)  # generous: a few units in the last place of 255
 
-# Repairing a value costs about this share of computing all of them anew.
-_MOST_REPAIRS = 1 / 8
+# With more values to repair than this share, computing all of them anew is faster.
+_MOST_REPAIRS = 1 / 3
 
 
 class _Taps(NamedTuple):
-  """For each new pixel along one axis its two source pixels and the weight of the second."""
+  """For each new value along one axis its two source values and the weight of the second."""
 
   first: Int[np.ndarray, "n"]
   second: Int[np.ndarray, "n"]
   weight: Float[np.ndarray, "n"]
-  error: float  # how far TensorFlow's float32 positions are from the true ones, in pixels
+  distance: Float[np.ndarray, "n"]  # at most, in levels, between TensorFlow's result and OpenCV's
 
 
-@functools.lru_cache(maxsize=1024)
-def _bilinear_taps(size: int, new_size: int) -> _Taps:
-  """Returns the taps in float32, as TensorFlow computes them."""
+@functools.lru_cache(maxsize=512)
+def _bilinear_taps(size: int, new_size: int, channels: int) -> _Taps:
+  """Returns the taps in float32, as TensorFlow computes them.
+
+  TensorFlow rounds positions to float32, OpenCV does not, and neighbours differ by at most 255.
+  """
   grid = np.arange(new_size, dtype=np.float32) + np.float32(0.5)
   position = grid * (np.float32(size) / np.float32(new_size)) - np.float32(0.5)
+  true = (np.arange(new_size) + 0.5) * (size / new_size) - 0.5
   floor = np.floor(position)
   first = np.maximum(floor, 0).astype(np.int64)
   second = np.minimum(np.ceil(position), size - 1).astype(np.int64)
-  true = (np.arange(new_size) + 0.5) * (size / new_size) - 0.5
-  return _Taps(first, second, position - floor, float(np.abs(position - true).max()))
+  channel = np.arange(channels)
+  first, second = ((channels * n[:, None] + channel).ravel() for n in (first, second))
+  distance = (255 * np.abs(position - true)).astype(np.float32)
+  return _Taps(first, second, np.repeat(position - floor, channels), np.repeat(distance, channels))
 
 
 def resize_bilinear(image: Image, height: int, width: int) -> Resized:
   """Bilinear with half-pixel centres and no antialiasing, truncated: TensorFlow's tf.image.resize.
 
-  OpenCV's result, four times faster, is within a known distance of TensorFlow's. Where that distance
-  leaves the truncated value open, TensorFlow's arithmetic is repeated.
+  OpenCV's result, several times faster, is within a known distance of TensorFlow's. Where that
+  distance leaves the truncated value open, TensorFlow's arithmetic is repeated.
   """
   if image.shape[:2] == (height, width):
     return image.copy()
-  y, x = _bilinear_taps(image.shape[0], height), _bilinear_taps(image.shape[1], width)
-  pixels, close, distance = _resize_closely(image, y, x)
+  pixels, close = _resize_closely(image, height, width)
+  y = _bilinear_taps(image.shape[0], height, 1)
+  x = _bilinear_taps(image.shape[1], width, 3)
+  distance = x.distance + y.distance.max() + _ROUNDING
+  # Conversion truncates, so what is below 0 becomes 0; nothing can reach 256 before all is repaired.
   close += distance
-  resized = close.astype(np.uint8)
+  highest = close.astype(np.uint8)
   close -= 2 * distance
-  # Conversion truncates, so what is below 0 becomes 0; nothing can reach 256.
-  unsure = np.flatnonzero(resized != close.astype(np.uint8))
-  if len(unsure) > _MOST_REPAIRS * resized.size:
-    return _resize_as_tensorflow(pixels, y, x)
-  resized.reshape(-1)[unsure] = _values_as_tensorflow(pixels, y, x, unsure)
-  return resized
+  unsure = np.flatnonzero(highest != close.astype(np.uint8))
+  if len(unsure) > _MOST_REPAIRS * highest.size:
+    return _resize_as_tensorflow(pixels, y, x).reshape(height, width, 3)
+  highest.reshape(-1)[unsure] = _values_as_tensorflow(pixels, y, x, unsure)
+  return highest.reshape(height, width, 3)
 
 
 def resize_bilinear_fast(image: Image, height: int, width: int) -> Resized:
   """As resize_bilinear, but about one value in a thousand may be one level off."""
-  y, x = _bilinear_taps(image.shape[0], height), _bilinear_taps(image.shape[1], width)
-  _, close, _ = _resize_closely(image, y, x)
+  _, close = _resize_closely(image, height, width)
   close += _ROUNDING  # a flat area of value v may have come out just below v
-  return close.astype(np.uint8)
+  return close.astype(np.uint8).reshape(height, width, 3)
 
 
 def _resize_closely(
-  image: Image, y: _Taps, x: _Taps
-) -> tuple[Float[np.ndarray, "h w 3"], Float[np.ndarray, "new_h new_w 3"], np.float32]:
-  """Returns the pixels in float32, OpenCV's resized ones, and their distance from TensorFlow's.
-
-  OpenCV takes the true positions, TensorFlow rounded ones; neighbours differ by at most 255 levels.
-  Both arrays are this thread's scratch, overwritten by the next call.
-  """
-  height, width = len(y.first), len(x.first)
+  image: Image, height: int, width: int
+) -> tuple[Float[np.ndarray, "h w*3"], Float[np.ndarray, "new_h new_w*3"]]:
+  """Returns the pixels and OpenCV's resized ones, in this thread's scratch: used by the next call."""
   pixels = _scratch("pixels", image.shape)
   np.copyto(pixels, image)
   close = _scratch("close", (height, width, 3))
   cv2.resize(pixels, (width, height), dst=close, interpolation=cv2.INTER_LINEAR)
-  return pixels, close, np.float32(255 * (x.error + y.error)) + _ROUNDING
+  return pixels.reshape(image.shape[0], -1), close.reshape(height, -1)
 
 
 _local = threading.local()
@@ -102,34 +104,30 @@ def _scratch(name: str, shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
 
 
 def _values_as_tensorflow(
-  pixels: Float[np.ndarray, "h w 3"], y: _Taps, x: _Taps, places: Int[np.ndarray, "n"]
+  pixels: Float[np.ndarray, "h w*3"], y: _Taps, x: _Taps, places: Int[np.ndarray, "n"]
 ) -> UInt8[np.ndarray, "n"]:
-  """Returns the resized values at `places`, which count rows, columns and channels."""
-  row, column = np.divmod(places, 3 * len(x.first))
-  column, channel = np.divmod(column, 3)
-  values, stride = pixels.reshape(-1), 3 * pixels.shape[1]
-  left, right = 3 * x.first[column] + channel, 3 * x.second[column] + channel
-  wx = x.weight[column]
+  """Returns the resized values at `places` of the flattened result."""
+  row, column = np.divmod(places, len(x.first))
+  left, right, weight = x.first[column], x.second[column], x.weight[column]
+  values, stride = pixels.reshape(-1), pixels.shape[1]
 
   def across(source_row: np.ndarray) -> np.ndarray:
     start = source_row * stride
-    return _between(values[start + left], values[start + right], wx)
+    return _between(values[start + left], values[start + right], weight)
 
   return _between(across(y.first[row]), across(y.second[row]), y.weight[row]).astype(np.uint8)
 
 
-def _resize_as_tensorflow(pixels: Float[np.ndarray, "h w 3"], y: _Taps, x: _Taps) -> Resized:
-  """Repeats TensorFlow's arithmetic for all values: across, then down, each a + (b − a)·weight."""
-  source = pixels.reshape(pixels.shape[0], -1)
-  channel = np.arange(3)
-  left, right = ((3 * place[:, None] + channel).ravel() for place in (x.first, x.second))
-  rows = _between(source.take(left, 1), source.take(right, 1), np.repeat(x.weight, 3))
-  resized = _between(rows.take(y.first, 0), rows.take(y.second, 0), y.weight[:, None])
-  return resized.astype(np.uint8).reshape(len(y.first), -1, 3)
+def _resize_as_tensorflow(
+  pixels: Float[np.ndarray, "h w*3"], y: _Taps, x: _Taps
+) -> UInt8[np.ndarray, "new_h new_w*3"]:
+  """Repeats TensorFlow's arithmetic for all values: across, then down."""
+  rows = _between(pixels.take(x.first, 1), pixels.take(x.second, 1), x.weight)
+  return _between(rows.take(y.first, 0), rows.take(y.second, 0), y.weight[:, None]).astype(np.uint8)
 
 
 def _between(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
-  """Returns a + (b − a)·weight, in place of b."""
+  """Returns a + (b − a)·weight, rounded in that order, in place of b."""
   b -= a
   b *= weight
   b += a

@@ -15,7 +15,7 @@ import numpy as np
 
 from mixer_jax import configuration
 from mixer_jax.data import randaugment as randaugment_lib
-from mixer_jax.data.decode import decode_image, decode_region, image_shape
+from mixer_jax.data.decode import decode_image, decode_region, read_header
 from mixer_jax.data.geometry import (
   resize_area,
   resize_bilinear,
@@ -83,11 +83,12 @@ def decode_and_crop(
 
   def op(example: Example, rng: np.random.Generator) -> Example:
     data = example["image"]
-    box = sample_box(rng, *image_shape(data), area)
+    header = read_header(data)
+    box = sample_box(rng, header.height, header.width, area)
     if mode == "fast":
-      image = resize_bilinear_fast(decode_region(data, box, at_least=size), *size)
+      image = resize_bilinear_fast(decode_region(data, header, box, at_least=size), *size)
     else:
-      image = resize_bilinear(decode_region(data, box), *size)
+      image = resize_bilinear(decode_region(data, header, box), *size)
     return _drew(example, "inception_crop", box) | {"image": image}
 
   return op
