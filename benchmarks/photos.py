@@ -42,7 +42,7 @@ def _cut(image: np.ndarray, shape: tuple[int, int], rng: np.random.Generator) ->
 
 
 def _encode(image: np.ndarray, size: int) -> bytes:
-  """Returns the JPEG of the quality that comes closest to `size` bytes."""
+  """Returns the JPEG of the lowest quality, up to 98, that needs `size` bytes."""
   low, high = 30, 98
   while high - low > 1:
     quality = (low + high) // 2
@@ -50,7 +50,7 @@ def _encode(image: np.ndarray, size: int) -> bytes:
       low = quality
     else:
       high = quality
-  return _jpeg(image, low)
+  return _jpeg(image, high)
 
 
 def _jpeg(image: np.ndarray, quality: int) -> bytes:

@@ -142,7 +142,7 @@ def cutout(image, level):
 OPERATIONS = [
   autocontrast,
   equalize,
-  lambda image, level: 255 - image,
+  lambda image, _: 255 - image,
   rotate,
   posterize,
   solarize,
@@ -167,9 +167,25 @@ def randaugment(image):
   return image
 
 
+def records(directory: pathlib.Path, kind: str):
+  """Returns the photos of a kind as tf.train.Example, from a TFRecord file that is written once."""
+  path = directory / f"{kind}.tfrecord"
+  if not path.exists():
+    with tf.io.TFRecordWriter(str(path)) as writer:
+      for i, photo in enumerate(sorted((directory / kind).glob("*.jpg"))):
+        image = tf.train.BytesList(value=[photo.read_bytes()])
+        feature = {
+          "image": tf.train.Feature(bytes_list=image),
+          "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[i % 10])),
+        }
+        example = tf.train.Example(features=tf.train.Features(feature=feature))
+        writer.write(example.SerializeToString())
+  return tf.data.TFRecordDataset(str(path))
+
+
 def dataset(directory: pathlib.Path, work: str, kind: str, count: int):
   """Returns batches of `count` images in all."""
-  records = tf.data.TFRecordDataset(str(directory / f"{kind}.tfrecord")).cache().repeat()
+  examples = records(directory, kind).repeat()
   features = {
     "image": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)
   }  # fmt: skip
@@ -180,8 +196,8 @@ def dataset(directory: pathlib.Path, work: str, kind: str, count: int):
     return {"image": augment(crop(example["image"])), "label": example["label"]}
 
   if work.startswith("load"):
-    records = records.shuffle(256)
-  batches = records.take(count).map(prepare).batch(BATCH)
+    examples = examples.shuffle(256)
+  batches = examples.take(count).map(prepare).batch(BATCH)
   if work.startswith("load"):
     batches = batches.prefetch(2)
   options = tf.data.Options()

@@ -32,6 +32,11 @@ class _Fraction(ctypes.Structure):
   _fields_ = [("num", ctypes.c_int), ("denom", ctypes.c_int)]
 
 
+def available() -> bool:
+  """Tells whether a library is installed."""
+  return _library() is not None
+
+
 def decode_region(
   data: bytes, box: tuple[int, int, int, int], *, eighths: int, max_scans: int
 ) -> UInt8[np.ndarray, "h w 3"] | None:
