@@ -1,0 +1,259 @@
+"""The input pipeline against the authors' in tf.data, side by side on one core.
+
+    python -m benchmarks.input_pipeline                       # some ten minutes, prints a table
+    python -m benchmarks.input_pipeline --json=FILE --kind=500x375 --repeats=3
+
+The first run makes the photos, an ArrayRecord data set of them, and the rival's environment
+(TensorFlow, scikit-image) below --workdir. Contestants take turns on one core, and the medians of their
+CPU seconds per image are compared, since other programs may want the core too; the table's wall column
+tells how much they got in the way. Works: (a) decode, crop, flip and resize; (b) with RandAugment; (c)
+either through the loader into batches of 64, with 0, 1 and 2 worker processes.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import cv2
+import numpy as np
+
+from benchmarks import photos
+from mixer_jax.data import ops, pipeline, sources, turbojpeg
+
+RIVAL_PACKAGES = ("tensorflow-cpu==2.21.0", "scikit-image==0.26.0")
+BATCH, SIZE = 64, 224
+AUGMENT = "|randaugment(2, 15)"
+
+# Images per CPU second against the rival's, by (work, kind) and mode.
+TARGETS = {
+  ("crop", "500x375"): {"exact": 1.2, "fast": 1.5},
+  ("crop", "1280x960"): {"exact": 1.0, "fast": 1.3},
+  ("load", None): {"exact": 1.15, "fast": 1.15},
+  ("load_randaugment", None): {"exact": 2.5, "fast": 2.5},
+}
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description="the input pipeline against tf.data, on one core")
+  parser.add_argument("--workdir", type=pathlib.Path, default="workdir/benchmark")
+  parser.add_argument("--kind", choices=[*photos.KINDS], action="append", help="default: both")
+  parser.add_argument("--photos", type=int, default=300, help="of each kind")
+  parser.add_argument("--repeats", type=int, default=5)
+  parser.add_argument("--images", type=int, default=256, help="in each turn of a contestant")
+  parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2])
+  parser.add_argument("--json", type=pathlib.Path, help="write the table to this file too")
+  args = parser.parse_args()
+  core = min(os.sched_getaffinity(0))
+  os.sched_setaffinity(0, {core})  # for the rival and the workers, too, which inherit it
+  cv2.setNumThreads(1)
+  kinds = args.kind or [*photos.KINDS]
+  prepare(args.workdir, kinds, args.photos)
+  print(f"TurboJPEG 3: {'yes' if turbojpeg.available() else 'no'}; core {core}", flush=True)
+  rows = []
+  with Rival(args.workdir) as rival:
+    for kind in kinds:
+      source = open_source(args.workdir, kind)
+      for work in ("crop", "randaugment", "load", "load_randaugment"):
+        rows += compare(args, rival, source, kind, work)
+  if args.json:
+    args.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def compare(
+  args: argparse.Namespace, rival: "Rival", source: sources.Source, kind: str, work: str
+) -> list[dict[str, Any]]:
+  """Lets the contestants take turns; prints and returns a row for each."""
+  contestants: dict[str, Callable[[], tuple[float, float]]] = {
+    "tf.data": lambda: rival.measure(kind, work, args.images)
+  }
+  for mode in ("exact", "fast"):
+    text = f"decode(mode={mode!r})|inception_crop|flip"
+    spec = ops.Pipeline(text + (AUGMENT if work.endswith("randaugment") else ""), SIZE)
+    if work.startswith("load"):
+      for workers in args.workers:
+        contestants[f"{mode}, {workers} workers"] = lambda s=spec, w=workers: measure_loader(
+          source, s, w, args.images
+        )
+      continue
+    contestants[mode] = lambda s=spec: measure_ops(source, s, args.images)
+    if turbojpeg.available():
+      contestants[f"{mode}, simplejpeg alone"] = lambda s=spec: without_turbojpeg(
+        lambda: measure_ops(source, s, args.images)
+      )
+  turns: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
+  for _ in range(args.repeats):
+    for name, measure in contestants.items():
+      turns[name].append(measure())
+  cpu = {name: statistics.median(t[0] for t in turn) for name, turn in turns.items()}
+  rows = []
+  for name, turn in turns.items():
+    wanted = TARGETS.get((work, kind), TARGETS.get((work, None), {}))
+    rows.append(
+      {
+        "kind": kind, "work": work, "contestant": name, "cpu_ms": 1000 * cpu[name],
+        "wall_ms": 1000 * statistics.median(t[1] for t in turn),
+        "images_per_cpu_s": 1 / cpu[name], "ratio": cpu["tf.data"] / cpu[name],
+        "target": wanted.get(name.split(",")[0]) if "alone" not in name else None,
+      }
+    )  # fmt: skip
+    print(render(rows[-1]), flush=True)
+  return rows
+
+
+def render(row: dict[str, Any]) -> str:
+  target = "" if row["target"] is None else f"target {row['target']:.2f}"
+  return (
+    f"{row['kind']:9} {row['work']:16} {row['contestant']:24} {row['cpu_ms']:7.3f} ms CPU"
+    f" {row['wall_ms']:7.3f} ms wall {row['images_per_cpu_s']:6.0f} images/s"
+    f"  ratio {row['ratio']:.2f} {target}"
+  )
+
+
+# --- contestants ------------------------------------------------------------------------------------
+
+
+def cpu_s() -> float:
+  """Returns the CPU seconds of this process and its living children, workers among them."""
+  ticks = 0
+  for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+    try:
+      pid, rest = stat.parent.name, stat.read_text().rpartition(")")[2].split()
+    except OSError:
+      continue  # it has just ended
+    if int(pid) != os.getpid() and int(rest[1]) == os.getpid():
+      ticks += int(rest[11]) + int(rest[12])
+  return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def measure_ops(source: sources.Source, spec: ops.Pipeline, count: int) -> tuple[float, float]:
+  """Returns CPU and wall seconds an image, of the operations alone."""
+  examples = [source[i % len(source)] for i in range(count)]
+  rng = np.random.default_rng(0)
+  cpu, wall = time.process_time(), time.perf_counter()
+  for example in examples:
+    spec(example, rng)
+  return (time.process_time() - cpu) / count, (time.perf_counter() - wall) / count
+
+
+def without_turbojpeg(measure: Callable[[], tuple[float, float]]) -> tuple[float, float]:
+  with mock.patch.object(turbojpeg, "decode_region", return_value=None):
+    return measure()
+
+
+def measure_loader(
+  source: sources.Source, spec: ops.Pipeline, num_workers: int, count: int
+) -> tuple[float, float]:
+  """Returns CPU and wall seconds an image, between the first batch and the last."""
+  split = pipeline.SplitSpec(
+    dataset="", data_dir=None, split="train", num_examples=len(source), num_classes=10, ops=spec,
+    on_bad_record="stop",
+  )  # fmt: skip
+
+  def run(steps: int) -> tuple[float, float]:
+    batches = pipeline.TrainBatches(
+      split, source, seed=0, batch_size=BATCH, rows=np.arange(BATCH), total_steps=steps
+    )
+    with pipeline.iterate(batches, num_workers=num_workers) as loaded:
+      before, cpu, wall = 0, cpu_s(), time.perf_counter()
+      for _ in loaded:
+        before += BATCH
+      return cpu_s() - cpu, time.perf_counter() - wall
+
+  # Starting workers costs seconds: what a longer run takes more than a short one is the batches' own.
+  short, more = 2 * max(num_workers, 1), -(-count // BATCH)
+  a, b = run(short), run(short + more)
+  return (b[0] - a[0]) / (more * BATCH), (b[1] - a[1]) / (more * BATCH)
+
+
+class Rival:
+  """The child process that runs tf.data; it waits while others have their turn."""
+
+  def __init__(self, workdir: pathlib.Path):
+    script = pathlib.Path(__file__).with_name("rival.py")
+    self._child = subprocess.Popen(
+      [rival_python(workdir), script, workdir], text=True, stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+  def __enter__(self) -> "Rival":
+    return self
+
+  def __exit__(self, *exc: object) -> None:
+    self._child.communicate()  # ends its input, and so the child
+
+  def measure(self, kind: str, work: str, count: int) -> tuple[float, float]:
+    assert self._child.stdin is not None and self._child.stdout is not None
+    self._child.stdin.write(json.dumps({"kind": kind, "work": work, "count": count}) + "\n")
+    self._child.stdin.flush()
+    answer = json.loads(self._child.stdout.readline())
+    return answer["cpu_s"] / answer["images"], answer["wall_s"] / answer["images"]
+
+
+# --- what is needed before --------------------------------------------------------------------------
+
+
+def rival_python(workdir: pathlib.Path) -> pathlib.Path:
+  return (workdir / "rival-env" / "bin" / "python").absolute()
+
+
+def prepare(workdir: pathlib.Path, kinds: list[str], count: int) -> None:
+  """Makes the rival's environment, the photos, and a data set of them, where they are absent."""
+  workdir.mkdir(parents=True, exist_ok=True)
+  python = rival_python(workdir)
+  if not python.exists():
+    print("installing the rival's environment", flush=True)
+    subprocess.run([sys.executable, "-m", "venv", workdir / "rival-env"], check=True)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *RIVAL_PACKAGES], check=True)
+  find = "import skimage, pathlib; print(pathlib.Path(skimage.__file__).parent / 'data')"
+  skimage = subprocess.run([python, "-c", find], check=True, capture_output=True, text=True)
+  import sklearn
+
+  sklearn_images = pathlib.Path(sklearn.__file__).parent / "datasets" / "images"
+  for kind in kinds:
+    if len(list((workdir / kind).glob("*.jpg"))) != count:
+      print(f"making {count} photos of {kind}", flush=True)
+      (workdir / kind).mkdir(exist_ok=True)
+      (workdir / f"{kind}.tfrecord").unlink(missing_ok=True)
+      made = photos.make(kind, count, [sklearn_images, pathlib.Path(skimage.stdout.strip())])
+      for i, photo in enumerate(made):
+        (workdir / kind / f"{i:05}.jpg").write_bytes(photo)
+
+
+def open_source(workdir: pathlib.Path, kind: str) -> sources.Source:
+  """Returns the photos as a TFDS data set in ArrayRecord, which is made on first use."""
+  import tensorflow_datasets as tfds
+
+  class Photos(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+    name = f"photos_{kind}"
+
+    def _info(self) -> tfds.core.DatasetInfo:
+      label = tfds.features.ClassLabel(num_classes=10)
+      features = {"image": tfds.features.Image(shape=(None, None, 3)), "label": label}
+      return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+      del dl_manager
+      return {"train": self._generate_examples()}
+
+    def _generate_examples(self) -> Any:
+      for i, photo in enumerate(sorted((workdir / kind).glob("*.jpg"))):
+        yield i, {"image": photo.read_bytes(), "label": i % 10}
+
+  tfds.disable_progress_bar()
+  count = len(list((workdir / kind).glob("*.jpg")))
+  builder = Photos(data_dir=str(workdir / f"tfds-{count}"), file_format="array_record")
+  builder.download_and_prepare()
+  return sources.open_source(dataset=str(builder.data_dir), data_dir=None, split="train")
+
+
+if __name__ == "__main__":
+  main()

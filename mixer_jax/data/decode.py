@@ -1,0 +1,231 @@
+"""Encoded images to RGB pixels: the bytes that the authors' TensorFlow decodes, from untrusted files.
+
+JPEG (grey, RGB, CMYK, YCCK; baseline and progressive), PNG and WebP, told apart by their content. EXIF
+orientation, gamma, colour profiles and alpha are ignored, 16 bits become the upper 8, as in tf.io. The
+header's size is checked before anything is decoded or allocated.
+"""
+
+from typing import Literal, NamedTuple
+
+import cv2
+import numpy as np
+import simplejpeg
+from jaxtyping import UInt8
+
+from mixer_jax.data import turbojpeg
+from mixer_jax.data.sources import BadRecordError
+
+Image = UInt8[np.ndarray, "h w 3"]
+Box = tuple[int, int, int, int]  # top, left, height, width in pixels
+
+MAX_PIXELS = 100_000_000  # of an image: 300 MB decoded; ImageNet's largest has 60 million
+MAX_SCANS = (
+  100  # of a progressive JPEG, each of which may touch all of the image; encoders write 10
+)
+
+_OTHERS = {
+  b"GIF8": "a GIF", b"BM": "a BMP", b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"<": "HTML or XML",
+  b"\0\0\0\x0cJXL ": "a JPEG XL", b"\xff\x0a": "a JPEG XL", b"%PDF": "a PDF", b"PK\x03\x04": "a ZIP",
+}  # fmt: skip
+
+
+class Header(NamedTuple):
+  """What is known of an image before it is decoded; sizes in pixels."""
+
+  format: Literal["JPEG", "PNG", "WebP"]
+  height: int
+  width: int
+  cmyk: bool = False
+  adobe: bool = False  # a CMYK JPEG of Adobe's holds the complement
+
+
+def decode_image(data: bytes, *, strict: bool = False) -> Image:
+  """Decodes JPEG, PNG or WebP to RGB; grey becomes three equal channels.
+
+  Args:
+    data: the file.
+    strict: refuse a JPEG that decodes with warnings too. TensorFlow, and training, decode it as far as
+      it goes: stray bytes between markers do no harm, flipped bits disturb the blocks that follow.
+
+  Raises:
+    BadRecordError: empty, truncated, damaged, of another format, or more than MAX_PIXELS.
+  """
+  header = read_header(data)
+  if header.format == "JPEG":
+    return _decode_jpeg(data, header, strict=strict)
+  return _decode_other(data, header)
+
+
+def decode_region(
+  data: bytes, header: Header, box: Box, *, at_least: tuple[int, int] | None = None
+) -> Image:
+  """Decodes the part of an image that is inside of `box`.
+
+  Args:
+    data: the file.
+    header: read_header(data).
+    box: (top, left, height, width) within the image.
+    at_least: None for the very pixels of decode_image. With (height, width), a JPEG may be decoded
+      at ½, ¼ or ⅛ of its size, if what is left of the box is at least as large; its edges then
+      lie at the nearest pixel of the smaller image.
+
+  Raises:
+    BadRecordError: as decode_image.
+  """
+  if header.format != "JPEG" or header.cmyk:
+    return _cut(decode_image(data), box)
+  eighths = 8 if at_least is None else _smallest_eighths(box, at_least)
+  scaled = _scale_box(box, header, eighths)
+  try:
+    pixels = turbojpeg.decode_region(data, scaled, eighths=eighths, max_scans=MAX_SCANS)
+  except ValueError as e:
+    raise BadRecordError(f"damaged JPEG: {e}") from e
+  return _cut(_decode_jpeg(data, header, eighths=eighths), scaled) if pixels is None else pixels
+
+
+def _cut(image: Image, box: Box) -> Image:
+  top, left, height, width = box
+  return image[top : top + height, left : left + width]
+
+
+def _smallest_eighths(box: Box, at_least: tuple[int, int]) -> int:
+  """Returns the smallest of 1, 2, 4, 8 eighths at which the box still has `at_least` pixels."""
+  _, _, height, width = box
+  for eighths in (1, 2, 4):
+    if height * eighths >= 8 * at_least[0] and width * eighths >= 8 * at_least[1]:
+      return eighths
+  return 8
+
+
+def _scale_box(box: Box, header: Header, eighths: int) -> Box:
+  """Returns the box in the pixels of the smaller image, its edges at the nearest ones."""
+  top, left, height, width = box
+  y, x = (2 * top * eighths + 8) // 16, (2 * left * eighths + 8) // 16
+  bottom = min((2 * (top + height) * eighths + 8) // 16, -(-header.height * eighths // 8))
+  right = min((2 * (left + width) * eighths + 8) // 16, -(-header.width * eighths // 8))
+  return y, x, bottom - y, right - x
+
+
+# --- headers ----------------------------------------------------------------------------------------
+
+
+def read_header(data: bytes) -> Header:
+  """Reads format and size, in microseconds.
+
+  Raises:
+    BadRecordError: not JPEG, PNG or WebP, animated, truncated, or more than MAX_PIXELS.
+  """
+  if data[:3] == b"\xff\xd8\xff":
+    header = _read_jpeg_header(data)
+  elif data[:8] == b"\x89PNG\r\n\x1a\n":
+    header = _read_png_header(data)
+  elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+    header = _read_webp_header(data)
+  else:
+    raise BadRecordError(f"not a JPEG, PNG or WebP, but {_name(data)}")
+  if not 0 < header.height * header.width <= MAX_PIXELS:
+    raise BadRecordError(
+      f"{header.format} of {header.width}×{header.height} pixels; {MAX_PIXELS} at most, and not none"
+    )
+  return header
+
+
+def _name(data: bytes) -> str:
+  if data[4:8] == b"ftyp":
+    return f"an ISO media file such as HEIC or AVIF ({data[8:12]!r})"
+  known = (name for magic, name in _OTHERS.items() if data.startswith(magic))
+  return next(known, f"{len(data)} bytes that start with {data[:8]!r}")
+
+
+def _read_jpeg_header(data: bytes) -> Header:
+  frame, adobe, marker, position = b"", False, 0, 2
+  while marker not in (0xD9, 0xDA):  # the end, or the first scan
+    # As libjpeg does, stray bytes before a marker and repeated 0xFF are passed over.
+    position = data.find(b"\xff", position) + 1
+    while position < len(data) and data[position] == 0xFF:
+      position += 1
+    if position == 0 or position + 2 >= len(data):
+      raise BadRecordError("truncated JPEG: no picture after the header")
+    marker = data[position]
+    if marker <= 1 or 0xD0 <= marker <= 0xD8:  # no marker, or one without content
+      continue
+    if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # those are tables
+      frame = data[position : position + 9]
+    elif marker == 0xEE:
+      adobe = adobe or data[position + 3 : position + 8] == b"Adobe"
+    position += 1 + data[position + 1] * 256 + data[position + 2]
+  if len(frame) < 9:
+    raise BadRecordError("damaged JPEG: no size in the header")
+  # The source of TensorFlow's decoder, too, ends in an error where libjpeg alone would fill with grey.
+  if data[-2:] != b"\xff\xd9" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+    raise BadRecordError("truncated JPEG: the end marker is missing")
+  if frame[0] in (0xC2, 0xCA) and data.count(b"\xff\xda") > MAX_SCANS:
+    raise BadRecordError(f"progressive JPEG of more than {MAX_SCANS} scans")
+  height, width = int.from_bytes(frame[4:6], "big"), int.from_bytes(frame[6:8], "big")
+  return Header("JPEG", height, width, cmyk=frame[8] == 4, adobe=adobe)
+
+
+def _read_png_header(data: bytes) -> Header:
+  if data[8:16] != b"\0\0\0\rIHDR" or len(data) < 33:
+    raise BadRecordError("damaged PNG: no size in the header")
+  # OpenCV returns what it could decode of a truncated file, so the end is looked for first.
+  if b"IEND" not in data[-12:] and data.rfind(b"IEND") < data.rfind(b"IDAT"):
+    raise BadRecordError("truncated PNG: the end marker is missing")
+  if b"acTL" in data[: max(data.find(b"IDAT"), 0)]:
+    raise BadRecordError("an animated PNG")
+  return Header("PNG", int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"))
+
+
+def _read_webp_header(data: bytes) -> Header:
+  if len(data) < 30 or int.from_bytes(data[4:8], "little") + 8 > len(data):
+    raise BadRecordError("truncated WebP")
+  kind, body = data[12:16], data[20:30]
+  if kind == b"VP8X":
+    if body[0] & 2:
+      raise BadRecordError("an animated WebP")
+    width, height = (1 + int.from_bytes(body[i : i + 3], "little") for i in (4, 7))
+  elif kind == b"VP8L" and body[0] == 0x2F:
+    bits = int.from_bytes(body[1:5], "little")
+    width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+  elif kind == b"VP8 " and body[3:6] == b"\x9d\x01\x2a":
+    width, height = (int.from_bytes(body[i : i + 2], "little") & 0x3FFF for i in (6, 8))
+  else:
+    raise BadRecordError("damaged WebP: no size in the header")
+  return Header("WebP", height, width)
+
+
+# --- pixels -----------------------------------------------------------------------------------------
+
+
+def _decode_jpeg(
+  data: bytes, header: Header, *, eighths: int = 8, strict: bool = False
+) -> UInt8[np.ndarray, "scaled_h scaled_w 3"]:
+  colorspace = "CMYK" if header.cmyk else "RGB"
+  height, width = (-(-n * eighths // 8) for n in (header.height, header.width))
+  try:
+    # These two flags give the bytes of TensorFlow's default decoder.
+    pixels = simplejpeg.decode_jpeg(
+      data, colorspace, fastdct=True, fastupsample=False, strict=strict,
+      min_height=height if eighths < 8 else 0, min_width=width if eighths < 8 else 0,
+    )  # fmt: skip
+  except ValueError as e:
+    raise BadRecordError(f"damaged JPEG: {e}") from e
+  if pixels.shape[:2] != (height, width):
+    raise BadRecordError(f"damaged JPEG: {pixels.shape[:2]} pixels instead of {(height, width)}")
+  return _cmyk_to_rgb(pixels, adobe=header.adobe) if header.cmyk else pixels
+
+
+def _cmyk_to_rgb(cmyk: UInt8[np.ndarray, "h w 4"], *, adobe: bool) -> Image:
+  ink = cmyk.astype(np.uint16) if adobe else 255 - cmyk.astype(np.uint16)
+  return (ink[..., :3] * ink[..., 3:] // 255).astype(np.uint8)
+
+
+def _decode_other(data: bytes, header: Header) -> Image:
+  flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+  try:
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+  except cv2.error as e:
+    raise BadRecordError(f"damaged {header.format}: {e}") from e
+  if image is None or image.shape[:2] != (header.height, header.width):
+    raise BadRecordError(f"damaged {header.format}")
+  return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

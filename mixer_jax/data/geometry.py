@@ -1,0 +1,203 @@
+"""Resizing to the bit of TensorFlow's, and the random box of its Inception crop.
+
+The authors (big_vision, pp/ops_image.py) resize with tf.image.resize, bilinear or "area", in float32,
+and truncate to uint8. Neither antialiases.
+"""
+
+import functools
+import math
+import threading
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+Image = UInt8[np.ndarray, "h w 3"]
+Resized = UInt8[np.ndarray, "new_h new_w 3"]
+
+_ROUNDING = np.float32(3e-4)  # generous: a few units in the last place of 255
+
+# With more values to repair than this share, computing all of them anew is faster.
+_MOST_REPAIRS = 1 / 3
+
+
+class _Taps(NamedTuple):
+  """For each new value along one axis its two source values and the weight of the second."""
+
+  first: Int[np.ndarray, "n"]
+  second: Int[np.ndarray, "n"]
+  weight: Float[np.ndarray, "n"]
+  distance: Float[np.ndarray, "n"]  # at most, in levels, between TensorFlow's result and OpenCV's
+
+
+@functools.lru_cache(maxsize=512)
+def _bilinear_taps(size: int, new_size: int, channels: int) -> _Taps:
+  """Returns the taps in float32, as TensorFlow computes them.
+
+  TensorFlow rounds positions to float32, OpenCV does not, and neighbours differ by at most 255.
+  """
+  grid = np.arange(new_size, dtype=np.float32) + np.float32(0.5)
+  position = grid * (np.float32(size) / np.float32(new_size)) - np.float32(0.5)
+  true = (np.arange(new_size) + 0.5) * (size / new_size) - 0.5
+  floor = np.floor(position)
+  first = np.maximum(floor, 0).astype(np.int64)
+  second = np.minimum(np.ceil(position), size - 1).astype(np.int64)
+  channel = np.arange(channels)
+  first, second = ((channels * n[:, None] + channel).ravel() for n in (first, second))
+  distance = (255 * np.abs(position - true)).astype(np.float32)
+  return _Taps(first, second, np.repeat(position - floor, channels), np.repeat(distance, channels))
+
+
+def resize_bilinear(image: Image, height: int, width: int) -> Resized:
+  """Bilinear with half-pixel centres and no antialiasing, truncated: TensorFlow's tf.image.resize.
+
+  OpenCV's result, several times faster, is within a known distance of TensorFlow's. Where that
+  distance leaves the truncated value open, TensorFlow's arithmetic is repeated.
+  """
+  if image.shape[:2] == (height, width):
+    return image.copy()
+  pixels, close = _resize_closely(image, height, width)
+  y = _bilinear_taps(image.shape[0], height, 1)
+  x = _bilinear_taps(image.shape[1], width, 3)
+  distance = x.distance + y.distance.max() + _ROUNDING
+  # Conversion truncates, so what is below 0 becomes 0; nothing can reach 256 before all is repaired.
+  close += distance
+  highest = close.astype(np.uint8)
+  close -= 2 * distance
+  unsure = np.flatnonzero(highest != close.astype(np.uint8))
+  if len(unsure) > _MOST_REPAIRS * highest.size:
+    return _resize_as_tensorflow(pixels, y, x).reshape(height, width, 3)
+  highest.reshape(-1)[unsure] = _values_as_tensorflow(pixels, y, x, unsure)
+  return highest.reshape(height, width, 3)
+
+
+def resize_bilinear_fast(image: Image, height: int, width: int) -> Resized:
+  """As resize_bilinear, but about one value in a thousand may be one level off."""
+  _, close = _resize_closely(image, height, width)
+  close += _ROUNDING  # a flat area of value v may have come out just below v
+  return close.astype(np.uint8).reshape(height, width, 3)
+
+
+def _resize_closely(
+  image: Image, height: int, width: int
+) -> tuple[Float[np.ndarray, "h w*3"], Float[np.ndarray, "new_h new_w*3"]]:
+  """Returns the pixels and OpenCV's resized ones, in this thread's scratch: used by the next call."""
+  pixels = _scratch("pixels", image.shape)
+  np.copyto(pixels, image)
+  close = _scratch("close", (height, width, 3))
+  cv2.resize(pixels, (width, height), dst=close, interpolation=cv2.INTER_LINEAR)
+  return pixels.reshape(image.shape[0], -1), close.reshape(height, -1)
+
+
+_local = threading.local()
+
+
+def _scratch(name: str, shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
+  """Returns a float32 array of this thread: fresh memory would cost more than the arithmetic."""
+  size = math.prod(shape)
+  buffer = getattr(_local, name, None)
+  if buffer is None or buffer.size < size:
+    buffer = np.empty(size, np.float32)
+    setattr(_local, name, buffer)
+  return buffer[:size].reshape(shape)
+
+
+def _values_as_tensorflow(
+  pixels: Float[np.ndarray, "h w*3"], y: _Taps, x: _Taps, places: Int[np.ndarray, "n"]
+) -> UInt8[np.ndarray, "n"]:
+  """Returns the resized values at `places` of the flattened result."""
+  row, column = np.divmod(places, len(x.first))
+  left, right, weight = x.first[column], x.second[column], x.weight[column]
+  values, stride = pixels.reshape(-1), pixels.shape[1]
+
+  def across(source_row: np.ndarray) -> np.ndarray:
+    start = source_row * stride
+    return _between(values[start + left], values[start + right], weight)
+
+  return _between(across(y.first[row]), across(y.second[row]), y.weight[row]).astype(np.uint8)
+
+
+def _resize_as_tensorflow(
+  pixels: Float[np.ndarray, "h w*3"], y: _Taps, x: _Taps
+) -> UInt8[np.ndarray, "new_h new_w*3"]:
+  """Repeats TensorFlow's arithmetic for all values: across, then down."""
+  rows = _between(pixels.take(x.first, 1), pixels.take(x.second, 1), x.weight)
+  return _between(rows.take(y.first, 0), rows.take(y.second, 0), y.weight[:, None]).astype(np.uint8)
+
+
+def _between(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
+  """Returns a + (b − a)·weight, rounded in that order, in place of b."""
+  b -= a
+  b *= weight
+  b += a
+  return b
+
+
+def _area_taps(size: int, new_size: int) -> tuple[np.ndarray, np.ndarray, np.float32]:
+  """Returns (taps, new_size) source pixels and their float32 weights, and the footprint's length."""
+  scale = np.float32(size) / np.float32(new_size)
+  start = np.arange(new_size, dtype=np.float32) * scale
+  end = (np.arange(new_size, dtype=np.float32) + np.float32(1)) * scale
+  first = np.floor(start).astype(np.int64)
+  taps = int(np.max(np.ceil(end).astype(np.int64) - first))
+  source = first + np.arange(taps)[:, None]
+  low, high = source.astype(np.float32), (source + 1).astype(np.float32)
+  # A pixel that covers the whole footprint weighs `scale`: end − start would round otherwise.
+  covered = np.where(high > end, scale, high - start)
+  weight = np.where(low < start, covered, np.where(high > end, end - low, np.float32(1)))
+  weight = np.maximum(weight, np.float32(0))  # taps past the end of a footprint
+  return np.minimum(source, size - 1), weight, scale
+
+
+def resize_area(image: Image, height: int, width: int) -> Resized:
+  """Averages over each new pixel's exact footprint, also when enlarging, truncated.
+
+  Sums tap by tap in float32 and normalises last, in the order of TensorFlow's ResizeArea.
+  """
+  columns, wx, scale_x = _area_taps(image.shape[1], width)
+  rows, wy, scale_y = _area_taps(image.shape[0], height)
+  pixels = image.astype(np.float32)
+  across = np.zeros((image.shape[0], width, 3), np.float32)
+  for source, weight in zip(columns, wx, strict=True):
+    across += pixels[:, source] * weight[:, None]
+  total = np.zeros((height, width, 3), np.float32)
+  for source, weight in zip(rows, wy, strict=True):
+    total += across[source] * weight[:, None, None]
+  return np.clip(total * (np.float32(1.0) / (scale_y * scale_x)), 0.0, 255.0).astype(np.uint8)
+
+
+def resize_small_shape(height: int, width: int, size_px: int) -> tuple[int, int]:
+  """Returns the size whose short side is `size_px`, the factor taken in float32."""
+  factor = np.float32(size_px) / np.float32(min(height, width))
+  return int(np.round(np.float32(height) * factor)), int(np.round(np.float32(width) * factor))
+
+
+def sample_box(
+  rng: np.random.Generator, height: int, width: int, area: tuple[float, float]
+) -> tuple[int, int, int, int]:
+  """Draws an Inception crop (y, x, height, width), as TensorFlow's sample_distorted_bounding_box.
+
+  The aspect ratio is uniform in 0.75–1.33; the height is uniform among those whose box has an
+  admissible area and fits, so areas are not uniform. After 100 misses: the whole image.
+
+  Args:
+    area: smallest and largest share of the image's area.
+  """
+  smallest, largest = (a * height * width for a in area)
+  for _ in range(100):
+    ratio = rng.uniform(0.75, 1.33)
+    low, high = (round(math.sqrt(a / ratio)) for a in (smallest, largest))
+    if round(high * ratio) > width:
+      high = int((width + 0.5 - 1e-7) / ratio)
+      high -= round(high * ratio) > width
+    high = min(high, height)
+    h = int(rng.integers(low, high + 1)) if low < high else high
+    w = round(h * ratio)
+    h += w * h < smallest
+    h -= w * h > largest
+    w = round(h * ratio)
+    if smallest <= w * h <= largest and 0 < w <= width and 0 < h <= height:
+      y, x = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
+      return int(y), int(x), h, w
+  return 0, 0, height, width
