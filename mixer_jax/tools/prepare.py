@@ -18,7 +18,7 @@ import sys
 from absl import app, flags
 
 from mixer_jax.data import sources
-from mixer_jax.data.preparation import archives, engine, folders, images, tables, tfrecords
+from mixer_jax.data.preparation import archives, engine, folders, images, shards, tables, tfrecords
 from mixer_jax.errors import InputError
 from mixer_jax.tools import command
 
@@ -38,7 +38,9 @@ _NAME = flags.DEFINE_string(
   "name", None, "Of the data set; default: the folder's or the table's name."
 )
 _HELD_OUT = flags.DEFINE_string(
-  "held_out", None, "Share of each class's training images that becomes the split 'validation': 10%."
+  "held_out",
+  None,
+  "Share of each class's training images that becomes the split 'validation': 10%.",
 )
 _SEED = flags.DEFINE_integer("seed", 0, "With --held_out: which images.")
 _NUM_SHARDS = flags.DEFINE_integer(
@@ -47,9 +49,7 @@ _NUM_SHARDS = flags.DEFINE_integer(
 _NUM_WORKERS = flags.DEFINE_integer(
   "num_workers", None, "Processes; default: one a core; 0: in this one.", lower_bound=0
 )
-_VERIFY = flags.DEFINE_enum(
-  "verify", "decode", ["decode", "none"], "Decode every image, or copy them unseen."
-)
+_VERIFY = flags.DEFINE_bool("verify", True, "Decode every image, to find the bad ones.")
 _ON_BAD_RECORD = flags.DEFINE_enum(
   "on_bad_record", "stop", ["stop", "skip"], "Of bad images: stop, or leave them out."
 )
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> None:
       data_dir,
       num_workers=cores if _NUM_WORKERS.value is None else _NUM_WORKERS.value,
       verify=_VERIFY.value,
-      on_bad_record=_ON_BAD_RECORD.value,
+      skip_bad=_ON_BAD_RECORD.value == "skip",
       report=lambda line: print(line, flush=True),
     )
   except KeyboardInterrupt:
@@ -92,22 +92,24 @@ def _prepare_by_builder(name: str) -> None:
     raise InputError(f"{name} needs {e.name}: pip install 'mixer-jax[prepare]'") from e
 
 
-def _plan() -> engine.Plan:
+def _plan() -> shards.Plan:
   if _NAMES.value and not _FROM_TSV.value:
     raise InputError("--names goes with --from_tsv.")
   if _FROM_TFDS.value:
     fixed = (_NAME, _HELD_OUT, _NUM_SHARDS)
     if changed := [f.name for f in fixed if f.value is not None]:
-      raise InputError(f"--from_tfds keeps names, splits and shards as they are: no --{changed[0]}.")
+      raise InputError(
+        f"--from_tfds keeps names, splits and shards as they are: no --{changed[0]}."
+      )
     return tfrecords.TFRecordPlan(_FROM_TFDS.value)
   if _FROM_FOLDER.value:
     collection = folders.read(_FROM_FOLDER.value, _name(_FROM_FOLDER.value))
   elif _FROM_TSV.value:
     collection = tables.read(_FROM_TSV.value, _name(_FROM_TSV.value), _NAMES.value)
+  elif _NAME.value:
+    raise InputError("--from_imagenet prepares imagenet2012: no --name.")
   else:
-    if _NAME.value:
-      raise InputError("--from_imagenet prepares imagenet2012: no --name.")
-    collection = archives.read(_FROM_IMAGENET.value)
+    collection = archives.read(str(_FROM_IMAGENET.value))
   return images.ImagePlan(
     collection, held_out=_fraction(), seed=_SEED.value, num_shards=_NUM_SHARDS.value
   )
@@ -137,7 +139,7 @@ def _fraction() -> float:
   return fraction
 
 
-def _show(prepared: engine.Prepared, plan: engine.Plan) -> None:
+def _show(prepared: engine.Prepared, plan: shards.Plan) -> None:
   for split, counts in prepared.classes.items():
     print(f"{split}: {prepared.splits[split]:,} images; {_counts(counts)}")
   if prepared.num_bad or prepared.num_ignored:
@@ -157,7 +159,7 @@ def _counts(counts: dict[str, int]) -> str:
   return f"{len(counts):,} classes, from {least} {fewest:,} to {most} {largest:,}"
 
 
-def _train_flags(prepared: engine.Prepared, plan: engine.Plan) -> list[str]:
+def _train_flags(prepared: engine.Prepared, plan: shards.Plan) -> list[str]:
   if plan.name == "imagenet2012":
     data_dir = prepared.directory.parent.parent
     return ["--config=configs/imagenet.py:B/16", f"--config.data.data_dir={data_dir}"]

@@ -6,58 +6,20 @@ renamed when everything is there.
 """
 
 import collections
-import concurrent.futures
 import contextlib
-import ctypes
 import fcntl
 import json
-import multiprocessing
-import os
 import pathlib
 import shutil
-import signal
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any
 
-from mixer_jax.data.preparation import shards
+from mixer_jax.data.preparation import shards, workers
 from mixer_jax.errors import InputError
 
+_FACTS = ("splits", "classes", "num_bad", "num_ignored")  # of Prepared, kept in SUMMARY
 SUMMARY, QUARANTINE = "preparation.json", "quarantine.jsonl"
-_REPORT_SECS = 10.0
-
-
-class Plan(Protocol):
-  """What is to be written.
-
-  Attributes:
-    name, version: of the data set, and below data_dir of its directory.
-    classes: names by index; empty where the data set has none.
-    multi_label: whether the labels are several.
-    num_examples: of each split, before bad ones are left out.
-    num_bytes: about.
-    ignored: (path, why) of files that are no images.
-    fingerprint: equal for equal plans.
-  """
-
-  name: str
-  version: str
-  classes: Sequence[str]
-  multi_label: bool
-  num_examples: dict[str, int]
-  num_bytes: int
-  ignored: Sequence[tuple[str, str]]
-  fingerprint: str
-
-  def shards(self) -> Iterator[shards.Shard]: ...
-
-  def describe(
-    self, directory: pathlib.Path, lengths: dict[str, list[int]], num_bytes: dict[str, int]
-  ) -> None:
-    """Writes the description of the data set, dataset_info.json last."""
-    ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +44,8 @@ class Prepared:
 
 
 def prepare(
-  plan: Plan, data_dir: str, *, num_workers: int, verify: shards.Verify,
-  on_bad_record: Literal["stop", "skip"], report: Callable[[str], None] = print,
+  plan: shards.Plan, data_dir: str, *, num_workers: int, verify: bool,
+  skip_bad: bool, report: Callable[[str], None] = print,
 ) -> Prepared:  # fmt: skip
   """Writes the data set into data_dir/name/version, going on where an earlier run was cut off.
 
@@ -91,12 +53,12 @@ def prepare(
     plan: what to write.
     data_dir: TFDS's directory of data sets.
     num_workers: processes; 0: this one.
-    verify: "decode": each image is decoded, and left out if that fails; "none": copied unseen.
-    on_bad_record: whether the data set is finished without the bad images ("skip"), or not ("stop").
+    verify: each image is decoded, and bad if that fails; else it is copied unseen.
+    skip_bad: leave bad images out; else they keep the data set from being finished.
     report: told the progress, a line at a time.
 
   Raises:
-    InputError: bad images with "stop"; another data set is there; no room; another process at work.
+    InputError: bad images without `skip_bad`; another data set is there; no room; another process at work.
   """
   directory = pathlib.Path(data_dir).expanduser().absolute() / plan.name / plan.version
   arguments = {"fingerprint": plan.fingerprint, "verify": verify}
@@ -106,33 +68,28 @@ def prepare(
     work = directory.with_name(f"{directory.name}.incomplete")
     _begin(work, arguments)
     done = [s for shard in plan.shards() if (s := shards.finished(work, shard)) is not None]
-    if on_bad_record == "stop":
+    if not skip_bad:
       done = [s for s in done if not s["bad"]]  # they may have been repaired
     _check_room(work, plan.num_bytes - sum(s["num_bytes"] for s in done))
     there = {s["file"] for s in done}
     left = (shard for shard in plan.shards() if shard.file not in there)
-    progress = _Progress(plan, done, report)
-    done += _write(left, work, verify, num_workers, progress)
-    return _finish(plan, work, directory, done, arguments, on_bad_record)
+    progress = workers.Progress(plan, done, report)
+    done += workers.write(left, work, verify, num_workers, progress)
+    return _finish(plan, work, directory, done, arguments, skip_bad)
 
 
 def _already_prepared(directory: pathlib.Path, arguments: dict[str, Any]) -> Prepared:
   try:
     summary = json.loads((directory / SUMMARY).read_text())
-    same = all(summary[key] == value for key, value in arguments.items())
-    prepared = Prepared(
-      directory=directory, splits=summary["splits"], classes=summary["classes"],
-      num_bad=summary["num_bad"], num_ignored=summary["num_ignored"], again=True,
-    )  # fmt: skip
-  except (OSError, ValueError, KeyError):
-    same = False
-  if not same:
+  except (OSError, ValueError):
+    summary = {}
+  if not arguments.items() <= summary.items():
     raise InputError(
       f"{directory} is there already, prepared from other images or with other arguments. Give another "
       "--name or --data_dir, or remove it."
     )
   _clean(directory)
-  return prepared
+  return Prepared(directory=directory, again=True, **{key: summary[key] for key in _FACTS})
 
 
 @contextlib.contextmanager
@@ -176,116 +133,15 @@ def _check_room(work: pathlib.Path, needed: int) -> None:
     )
 
 
-class _Progress:
-  """Says how far it is, every ten seconds."""
-
-  def __init__(self, plan: Plan, done: list[dict[str, Any]], report: Callable[[str], None]):
-    self._total = sum(plan.num_examples.values())
-    self._before = sum(s["num_examples"] + len(s["bad"]) for s in done)
-    self._report, self._start = report, time.monotonic()
-    self._next = self._start + _REPORT_SECS
-    if done:
-      report(f"going on: {len(done)} shards with {self._before:,} images are there")
-
-  def __call__(self, count: int, last: bool = False) -> None:
-    """Reports `count` images done by this run."""
-    now = time.monotonic()
-    if now < self._next and not last:
-      return
-    self._next = now + _REPORT_SECS
-    done, rate = self._before + count, count / max(now - self._start, 1e-6)
-    left = int((self._total - done) / rate) if rate else 0
-    self._report(
-      f"prepared {done:,}/{self._total:,} images ({done / max(self._total, 1):.0%})  "
-      f"{rate:,.0f} images/s  left {left // 3600}:{left // 60 % 60:02}:{left % 60:02}"
-    )
-
-
-def _write(
-  left: Iterator[shards.Shard], work: pathlib.Path, verify: shards.Verify, num_workers: int,
-  progress: _Progress,
-) -> list[dict[str, Any]]:  # fmt: skip
-  """Writes shards; returns their summaries. A few are handed out ahead: a shard holds its entries."""
-  if num_workers == 0:
-    return _write_here(left, work, verify, progress)
-  context = multiprocessing.get_context("spawn")
-  counter, stop = context.Value(ctypes.c_int64, 0), context.Event()
-  executor = concurrent.futures.ProcessPoolExecutor(
-    num_workers, context, _init_worker, (counter, stop, os.getpid())
-  )
-  done, running = [], set()
-  with executor:
-    try:
-      while True:
-        while len(running) < 2 * num_workers and (shard := next(left, None)) is not None:
-          running.add(executor.submit(_write_in_worker, shard, work, verify))
-        if not running:
-          break
-        finished, running = concurrent.futures.wait(running, 1.0, "FIRST_COMPLETED")
-        done += [f.result() for f in finished]
-        progress(counter.value)
-    except concurrent.futures.BrokenExecutor as e:
-      raise InputError(
-        "a worker process died; out of memory? Give the same command again with fewer --num_workers: "
-        "finished shards are kept."
-      ) from e
-    finally:
-      stop.set()
-      executor.shutdown(cancel_futures=True)
-  progress(counter.value, last=True)
-  return done
-
-
-def _write_here(
-  left: Iterator[shards.Shard], work: pathlib.Path, verify: shards.Verify, progress: _Progress
-) -> list[dict[str, Any]]:
-  total = 0
-
-  def count(images: int) -> None:
-    nonlocal total
-    total += images
-    progress(total)
-
-  done = [shards.write(shard, work, verify, count) for shard in left]
-  progress(total, last=True)
-  return done
-
-
-_WORKER: dict[str, Any] = {}  # what a worker process shares with its parent
-
-
-def _init_worker(counter: Any, stop: Any, parent: int) -> None:
-  """Makes a worker die with its parent, however that dies, and leave Ctrl-C to it."""
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
-  if sys.platform == "linux":
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-  if os.getppid() != parent:
-    os._exit(1)  # it died while this process was starting
-  _WORKER.update(counter=counter, stop=stop)
-
-
-def _write_in_worker(
-  shard: shards.Shard, work: pathlib.Path, verify: shards.Verify
-) -> dict[str, Any]:
-  def count(images: int) -> None:
-    if _WORKER["stop"].is_set():
-      raise shards.Stopped
-    with _WORKER["counter"].get_lock():
-      _WORKER["counter"].value += images
-
-  return shards.write(shard, work, verify, count)
-
-
 def _finish(
-  plan: Plan, work: pathlib.Path, directory: pathlib.Path, done: list[dict[str, Any]],
-  arguments: dict[str, Any], on_bad_record: str,
+  plan: shards.Plan, work: pathlib.Path, directory: pathlib.Path, done: list[dict[str, Any]],
+  arguments: dict[str, Any], skip_bad: bool,
 ) -> Prepared:  # fmt: skip
   """Describes what was written and makes it visible; raises InputError if bad images are in the way."""
   done = sorted(done, key=lambda s: (s["split"], s["index"]))
   bad = [b for s in done for b in s["bad"]]
   _save_quarantine(work / QUARANTINE, bad, plan.ignored)
-  if bad and on_bad_record == "stop":
+  if bad and not skip_bad:
     listed = "".join(f"\n  {b['record']}: {b['reason']}" for b in bad[:10])
     more = f"\n  … and {len(bad) - 10:,} more" if len(bad) > 10 else ""
     raise InputError(
@@ -309,11 +165,8 @@ def _finish(
     num_bad=len(bad),
     num_ignored=len(plan.ignored),
   )
-  shards.save_json(
-    work / SUMMARY,
-    arguments
-    | {key: getattr(prepared, key) for key in ("splits", "classes", "num_bad", "num_ignored")},
-  )
+  facts = {key: getattr(prepared, key) for key in _FACTS}
+  shards.save_json(work / SUMMARY, arguments | facts)
   plan.describe(work, {s: lengths[s] for s in plan.num_examples}, dict(num_bytes))
   work.rename(directory)
   _clean(directory)

@@ -20,8 +20,8 @@ HELD_OUT = "validation"
 _SAMPLE = 1000  # files whose sizes are looked at to choose the number of shards
 
 
-class ImagePlan:
-  """Shards of a collection; see engine.Plan."""
+class ImagePlan(shards.Plan):
+  """Shards of a collection; see shards.Plan."""
 
   def __init__(
     self, collection: catalogue.Collection, *, held_out: float = 0.0, seed: int = 0,
@@ -125,12 +125,9 @@ def _estimate(entries: catalogue.Catalogue, indices: np.ndarray, root: str) -> i
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageShard:
+class ImageShard(shards.Shard):
   """Images that become a shard; see shards.Shard."""
 
-  file: str
-  split: str
-  index: int
   root: str
   entries: list[bytes]
   multi_label: bool

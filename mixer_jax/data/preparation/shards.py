@@ -4,16 +4,15 @@ import collections
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from mixer_jax.data.sources import BadRecordError
 from mixer_jax.errors import InputError
 
 MAX_EXAMPLE_BYTES = 1 << 29  # of an encoded image or a record: what is larger is not read
 OPTIONS = "group_size:1"  # as TFDS writes: each record can be read alone
-
-Verify = Literal["decode", "none"]
 
 
 class Example(NamedTuple):
@@ -24,7 +23,8 @@ class Example(NamedTuple):
   serialized: bytes
 
 
-class Shard(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class Shard:
   """A shard to be written; picklable.
 
   Attributes:
@@ -38,11 +38,49 @@ class Shard(Protocol):
 
   def __len__(self) -> int:
     """Returns how many examples there should be."""
-    ...
+    raise NotImplementedError
 
   def examples(self) -> Iterator[tuple[str, Callable[[], Example]]]:
     """Yields (name, load); `load` returns the example or raises BadRecordError."""
-    ...
+    raise NotImplementedError
+
+
+class Plan:
+  """What is to be written.
+
+  Attributes:
+    name, version: of the data set, and below data_dir of its directory.
+    classes: names by index; empty where the data set has none.
+    multi_label: whether the labels are several.
+    num_examples: of each split, before bad ones are left out.
+    num_bytes: about.
+    ignored: (path, why) of files that are no images.
+    fingerprint: equal for equal plans.
+  """
+
+  name: str
+  version: str
+  classes: Sequence[str]
+  multi_label: bool
+  num_examples: dict[str, int]
+  num_bytes: int
+  ignored: Sequence[tuple[str, str]]
+  fingerprint: str
+
+  def shards(self) -> Iterator[Shard]:
+    raise NotImplementedError
+
+  def describe(
+    self, directory: pathlib.Path, lengths: dict[str, list[int]], num_bytes: dict[str, int]
+  ) -> None:
+    """Writes the description of the data set, dataset_info.json last.
+
+    Args:
+      directory: where to.
+      lengths: of each split's shards.
+      num_bytes: of each split.
+    """
+    raise NotImplementedError
 
 
 class Stopped(Exception):
@@ -50,14 +88,14 @@ class Stopped(Exception):
 
 
 def write(
-  shard: Shard, directory: pathlib.Path, verify: Verify, count: Callable[[int], None]
+  shard: Shard, directory: pathlib.Path, verify: bool, count: Callable[[int], None]
 ) -> dict[str, Any]:
   """Writes a shard into a directory, and what it holds into `finished/`, each atomically.
 
   Args:
     shard: what to write.
     directory: where to.
-    verify: "decode" decodes each image.
+    verify: decode each image.
     count: called with the number of examples done since; may raise Stopped.
 
   Returns:
@@ -83,7 +121,7 @@ def write(
 
 
 def _write_records(
-  shard: Shard, path: pathlib.Path, verify: Verify, count: Callable[[int], None]
+  shard: Shard, path: pathlib.Path, verify: bool, count: Callable[[int], None]
 ) -> dict[str, Any]:
   from array_record.python import array_record_module
 
@@ -96,7 +134,7 @@ def _write_records(
     count(1)
     try:
       example = load()
-      if verify == "decode":
+      if verify:
         ops.decode_image(example.image)
     except BadRecordError as e:
       bad.append({"split": shard.split, "record": name, "reason": str(e)})

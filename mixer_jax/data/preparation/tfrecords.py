@@ -22,8 +22,8 @@ from mixer_jax.errors import InputError
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]*", re.ASCII)
 
 
-class TFRecordPlan:
-  """Shards of a TFRecord data set, one for one; see engine.Plan."""
+class TFRecordPlan(shards.Plan):
+  """Shards of a TFRecord data set, one for one; see shards.Plan."""
 
   def __init__(self, directory: str):
     """Raises InputError: no TFDS data set stored as TFRecord, without images, or files missing."""
@@ -41,15 +41,16 @@ class TFRecordPlan:
     file_format = self._proto.file_format or "tfrecord"
     if file_format != "tfrecord":
       raise InputError(f"{directory} is stored as {file_format}, not as tfrecord.")
-    if "image" not in info.features:
-      raise InputError(f"{directory} has no feature 'image': {info.features}")
-    label = info.features.get("labels", info.features.get("label"))
+    features: Any = info.features
+    if "image" not in features:
+      raise InputError(f"{directory} has no feature 'image': {features}")
+    label = features.get("labels", features.get("label"))
     label = getattr(label, "feature", label)
     num_classes = getattr(label, "num_classes", None)
     self.classes = label.names if num_classes else []
-    self.multi_label = "labels" in info.features
+    self.multi_label = "labels" in features
     self.name, self.version = info.name, os.path.join(info.config_name, str(info.version))
-    self.ignored: list[tuple[str, str]] = []
+    self.ignored = ()
     self._files = self._find_files(info)
     self.num_examples = {s: sum(lengths) for s, (_, lengths) in self._files.items()}
     self.num_bytes = sum(p.stat().st_size for files, _ in self._files.values() for p in files)
@@ -100,12 +101,9 @@ class TFRecordPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TFRecordShard:
+class TFRecordShard(shards.Shard):
   """A TFRecord file that becomes a shard; see shards.Shard."""
 
-  file: str
-  split: str
-  index: int
   path: str
   length: int
 
