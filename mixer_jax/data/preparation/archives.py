@@ -95,35 +95,50 @@ def _validation(
 def _members(
   file: BinaryIO, where: str, start: int, size: int, ignored: list[tuple[str, str]]
 ) -> Iterator[tarfile.TarInfo]:
-  """Yields the files of the archive at `start` of `file`; raises InputError if it is damaged."""
+  """Yields the files of the archive at `start` of `file`, their `offset_data` in that file.
+
+  Raises InputError if the archive is damaged, or has no end marker.
+  """
+  headers: Any = _Headers(file, start, size)
   try:
-    file.seek(start)
-    headers: Any = _Headers(file, start + size)
     archive = tarfile.open(fileobj=headers, mode="r:")  # noqa: SIM115 (the caller's file stays open)
     while (member := archive.next()) is not None:
       archive.members = []  # else it keeps them all
-      after = file.tell()
       if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
         ignored.append((f"{where}/{member.name}", "not a file"))
-      elif member.size < 0 or member.offset_data + member.size > start + size:
-        raise InputError(f"{where} ends within {member.name!r}; download it again.")
+      elif member.size < 0 or member.offset_data + member.size > size:
+        raise tarfile.ReadError(f"it ends within {member.name!r}")
       else:
+        member.offset_data += start
         yield member
-        file.seek(after)
-  except (tarfile.TarError, OSError, ValueError) as e:
+    headers.seek(archive.offset)
+    if headers.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+      # tarfile takes a header that it cannot read for the end.
+      raise tarfile.ReadError(f"no header and no end at byte {archive.offset:,}")
+  except (tarfile.TarError, OSError, ValueError, OverflowError) as e:
     if isinstance(e, InputError):
       raise
     raise InputError(f"{where} is a damaged archive ({e}); download it again.") from e
 
 
 class _Headers:
-  """A file for tarfile that ends where an archive ends, and hands out no more than headers."""
+  """An archive within a file, for tarfile: its headers only, and positions relative to its start."""
 
-  def __init__(self, file: BinaryIO, end: int):
-    self._file, self._end = file, end
-    self.tell, self.seek = file.tell, file.seek
+  def __init__(self, file: BinaryIO, start: int, size: int):
+    self._file, self._start, self._size = file, start, size
+    self._position = 0
+
+  def tell(self) -> int:
+    return self._position
+
+  def seek(self, position: int) -> None:
+    self._position = position
 
   def read(self, size: int) -> bytes:
     if size > _MAX_HEADER_BYTES:
       raise tarfile.ReadError(f"a header of {size:,} bytes")
-    return self._file.read(max(0, min(size, self._end - self._file.tell())))
+    # Where it is in the file is set each time: archives of one file take turns.
+    self._file.seek(self._start + self._position)
+    data = self._file.read(max(0, min(size, self._size - self._position)))
+    self._position += len(data)
+    return data

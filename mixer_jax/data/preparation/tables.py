@@ -86,7 +86,7 @@ def _fields(line: bytes, where: str) -> tuple[str, list[str]]:
 
 
 def _is_number(label: str) -> bool:
-  return label.isascii() and label.isdigit() and len(label) < 10
+  return label.isascii() and label.isdigit() and len(label) < 19
 
 
 def _classes(found: dict[str, int], file: str) -> list[str]:
