@@ -21,7 +21,7 @@ _STAGE = {
 def check(directory: str, timeout_secs: float = TIMEOUT_SECS) -> None:
   """Raises InputError if a data set's directory is in a bucket that cannot be read from here.
 
-  Opens dataset_info.json and a shard, in a process that ends after `timeout_secs`. Does nothing for a
+  Reads dataset_info.json and a record, in a process that ends after `timeout_secs`. Does nothing for a
   directory without a scheme.
 
   Raises:
@@ -49,13 +49,13 @@ def check(directory: str, timeout_secs: float = TIMEOUT_SECS) -> None:
 
 
 def _probe(directory: str) -> None:
-  """Reads the description, and opens the first shard that it names."""
+  """Reads the description, and a record of the first shard that it names."""
   import tensorflow_datasets as tfds
   from array_record.python import array_record_module
 
   builder = tfds.builder_from_directory(directory)
   split = next(iter(builder.info.splits.values()))
-  array_record_module.ArrayRecordReader(str(split.filepaths[0])).num_records()
+  array_record_module.ArrayRecordReader(str(split.filepaths[0])).read([0])
 
 
 if __name__ == "__main__":

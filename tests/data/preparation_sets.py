@@ -39,7 +39,9 @@ def plan(root, **arguments):
   return images.ImagePlan(folders.read(str(root), "mine"), **arguments)
 
 
-def prepare(made, data_dir, *, num_workers=0, verify=True, skip_bad=False, report=lambda line: None):
+def prepare(made, data_dir, *, num_workers=0, verify=True, skip_bad=False, said=None):
+  """Prepares; the lines of the report go to `said`."""
+  report = ([] if said is None else said).append
   return engine.prepare(
     made, str(data_dir), num_workers=num_workers, verify=verify, skip_bad=skip_bad, report=report
   )

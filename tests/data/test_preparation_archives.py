@@ -17,7 +17,7 @@ VALIDATION = (ROOT / "validation_labels.txt").read_text().split()
 IMAGE = sets.jpeg(0)
 
 
-def train_members(count=lambda i: 1):
+def train_members(count=lambda _: 1):
   for i, name in enumerate(CLASSES):
     members = [(f"{name}_{n}.JPEG", IMAGE + bytes([n])) for n in range(count(i))]
     yield f"{name}.tar", sets.tar(members)

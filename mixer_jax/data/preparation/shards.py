@@ -15,6 +15,7 @@ from mixer_jax.errors import InputError
 
 MAX_EXAMPLE_BYTES = 1 << 29  # of an encoded image or a record: what is larger is not read
 MAX_PIXELS = 1 << 27  # of a decoded image; decoding it takes 0.4 GB
+_COUNT_EVERY = 16  # examples
 OPTIONS = "group_size:1"  # as TFDS writes: each record can be read alone
 
 
@@ -86,10 +87,6 @@ class Plan:
     raise NotImplementedError
 
 
-class Stopped(Exception):
-  """The run is to end; the shard is left unfinished."""
-
-
 def write(
   shard: Shard, directory: pathlib.Path, verify: bool, count: Callable[[int], None]
 ) -> dict[str, Any]:
@@ -99,7 +96,7 @@ def write(
     shard: what to write.
     directory: where to.
     verify: decode each image.
-    count: called with the number of examples done since; may raise Stopped.
+    count: called with the number of examples done since the last call.
 
   Returns:
     {"file", "split", "index", "num_examples", "num_bytes", "file_bytes", "classes", "bad"}: `classes`
@@ -131,8 +128,9 @@ def _write_records(
   writer = array_record_module.ArrayRecordWriter(str(path), OPTIONS)
   classes: collections.Counter[int] = collections.Counter()
   bad, num_examples, num_bytes = [], 0, 0
-  for name, load in shard.examples():
-    count(1)
+  for number, (name, load) in enumerate(shard.examples(), 1):
+    if number % _COUNT_EVERY == 0:
+      count(_COUNT_EVERY)
     try:
       example = load()
       if verify:
@@ -145,6 +143,7 @@ def _write_records(
     num_examples += 1
     num_bytes += len(example.serialized)
   writer.close()
+  count((num_examples + len(bad)) % _COUNT_EVERY)
   return {
     "file": shard.file, "split": shard.split, "index": shard.index, "num_examples": num_examples,
     "num_bytes": num_bytes, "classes": dict(classes), "bad": bad,

@@ -44,11 +44,10 @@ class TFRecordPlan(shards.Plan):
     features: Any = info.features
     if "image" not in features:
       raise InputError(f"{directory} has no feature 'image': {features}")
-    label = features.get("labels", features.get("label"))
-    label = getattr(label, "feature", label)
-    num_classes = getattr(label, "num_classes", None)
-    self.classes = label.names if num_classes else []
     self.multi_label = "labels" in features
+    found = [features[key] for key in ("labels", "label") if key in features]
+    label = getattr(found[0], "feature", found[0]) if found else None  # "feature": of a sequence
+    self.classes = label.names if getattr(label, "num_classes", None) else []
     self.name, self.version = info.name, os.path.join(info.config_name, str(info.version))
     self.ignored = ()
     self._files = self._find_files(info)

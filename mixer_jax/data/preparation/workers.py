@@ -1,8 +1,10 @@
 """Shards written by worker processes, with their progress."""
 
-import concurrent.futures
+import contextlib
 import ctypes
 import multiprocessing
+import multiprocessing.connection
+import multiprocessing.resource_tracker
 import os
 import pathlib
 import signal
@@ -46,34 +48,24 @@ def write(
   left: Iterator[shards.Shard], work: pathlib.Path, verify: bool, num_workers: int,
   progress: Progress,
 ) -> list[dict[str, Any]]:  # fmt: skip
-  """Writes shards; returns their summaries. A few are handed out ahead: a shard holds its entries."""
+  """Writes shards in processes (0: in this one); returns their summaries."""
   if num_workers == 0:
     return _write_here(left, work, verify, progress)
-  context = multiprocessing.get_context("spawn")
-  counter, stop = context.Value(ctypes.c_int64, 0), context.Event()
-  executor = concurrent.futures.ProcessPoolExecutor(
-    num_workers, context, _init_worker, (counter, stop, os.getpid())
-  )
-  done, running = [], set()
-  with executor:
-    try:
-      while True:
-        while len(running) < 2 * num_workers and (shard := next(left, None)) is not None:
-          running.add(executor.submit(_write_in_worker, shard, work, verify))
-        if not running:
-          break
-        finished, running = concurrent.futures.wait(running, 1.0, "FIRST_COMPLETED")
-        done += [f.result() for f in finished]
-        progress(counter.value)
-    except concurrent.futures.BrokenExecutor as e:
-      raise InputError(
-        "a worker process died; out of memory? Give the same command again with fewer --num_workers: "
-        "finished shards are kept."
-      ) from e
-    finally:
-      stop.set()
-      executor.shutdown(cancel_futures=True)
-  progress(counter.value, last=True)
+  done: list[dict[str, Any]] = []
+  images = 0
+  with _processes(num_workers, work, verify) as idle:
+    busy = _hand_out(left, idle)
+    while busy:
+      for connection in multiprocessing.connection.wait(busy, _REPORT_SECS):
+        message = _receive(connection)
+        if isinstance(message, int):
+          images += message
+        else:
+          done.append(message)
+          busy.remove(connection)
+          busy += _hand_out(left, [connection])
+      progress(images)
+  progress(images, last=True)
   return done
 
 
@@ -92,25 +84,70 @@ def _write_here(
   return done
 
 
-_WORKER: dict[str, Any] = {}  # what a worker process shares with its parent
+@contextlib.contextmanager
+def _processes(number: int, work: pathlib.Path, verify: bool) -> Iterator[list[Any]]:
+  """Yields the connections of worker processes, which are killed at the end: shards are atomic."""
+  context = multiprocessing.get_context("spawn")
+  processes, connections = [], []
+  try:
+    # Ctrl-C is for this process alone, also while a worker is starting: the mask is inherited. The
+    # tracker takes it away when it is started.
+    multiprocessing.resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+      for _ in range(number):
+        ours, theirs = context.Pipe()
+        arguments = (theirs, os.getpid(), work, verify)
+        processes.append(context.Process(target=_work, args=arguments, daemon=True))
+        connections.append(ours)
+        processes[-1].start()
+        theirs.close()
+    finally:
+      signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    yield connections
+  finally:
+    for process in processes:
+      if process.pid is not None:
+        process.kill()
+        process.join()
 
 
-def _init_worker(counter: Any, stop: Any, parent: int) -> None:
-  """Makes a worker die with its parent, however that dies, and leave Ctrl-C to it."""
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _hand_out(left: Iterator[shards.Shard], idle: list[Any]) -> list[Any]:
+  """Gives each idle worker the next shard; returns the connections of those that got one."""
+  busy = []
+  for connection in idle:
+    shard = next(left, None)
+    if shard is not None:
+      with contextlib.suppress(BrokenPipeError):  # receiving says that it died
+        connection.send(shard)
+      busy.append(connection)
+  return busy
+
+
+def _receive(connection: Any) -> Any:
+  """Returns a number of images or a summary; raises what the worker raised, or that it died."""
+  try:
+    message = connection.recv()
+  except (EOFError, ConnectionResetError) as e:
+    raise InputError(
+      "a worker process died; out of memory? Give the same command again with fewer --num_workers: "
+      "finished shards are kept."
+    ) from e
+  if isinstance(message, Exception):
+    raise message
+  return message
+
+
+def _work(connection: Any, parent: int, work: pathlib.Path, verify: bool) -> None:
+  """Writes the shards that it is sent; dies with its parent, however that dies."""
   if sys.platform == "linux":
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
   if os.getppid() != parent:
     os._exit(1)  # it died while this process was starting
-  _WORKER.update(counter=counter, stop=stop)
-
-
-def _write_in_worker(shard: shards.Shard, work: pathlib.Path, verify: bool) -> dict[str, Any]:
-  def count(images: int) -> None:
-    if _WORKER["stop"].is_set():
-      raise shards.Stopped
-    with _WORKER["counter"].get_lock():
-      _WORKER["counter"].value += images
-
-  return shards.write(shard, work, verify, count)
+  while True:
+    shard = connection.recv()
+    try:
+      connection.send(shards.write(shard, work, verify, connection.send))
+    except InputError as e:
+      connection.send(e)
