@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import json
+import math
 import os
 import pathlib
 import struct
@@ -156,14 +157,14 @@ def verify_image(image: bytes) -> None:
 
   from mixer_jax.data import ops
 
-  width = height = 0
+  pixels = 0
   if image[:3] == b"\xff\xd8\xff":
     with contextlib.suppress(ValueError):  # decoding says what is wrong
-      height, width, *_ = simplejpeg.decode_jpeg_header(image)
+      pixels = math.prod(map(int, simplejpeg.decode_jpeg_header(image)[:2]))
   elif image[:4] == b"\x89PNG":
-    width, height = struct.unpack(">II", image[16:24].rjust(8, b"\0"))
-  if width * height > MAX_PIXELS:
-    raise BadRecordError(f"{width:,}×{height:,} pixels are too many")
+    pixels = math.prod(struct.unpack(">II", image[16:24].rjust(8, b"\0")))
+  if pixels > MAX_PIXELS:
+    raise BadRecordError(f"it claims {pixels:,} pixels; at most {MAX_PIXELS:,} are decoded")
   ops.decode_image(image)
 
 

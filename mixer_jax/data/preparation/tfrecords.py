@@ -46,7 +46,9 @@ class TFRecordPlan(shards.Plan):
       raise InputError(f"{directory} has no feature 'image': {features}")
     self.multi_label = "labels" in features
     found = [features[key] for key in ("labels", "label") if key in features]
-    label = getattr(found[0], "feature", found[0]) if found else None  # "feature": of a sequence
+    label: Any = (
+      getattr(found[0], "feature", found[0]) if found else None
+    )  # "feature": of a sequence
     self.classes = label.names if getattr(label, "num_classes", None) else []
     self.name, self.version = info.name, os.path.join(info.config_name, str(info.version))
     self.ignored = ()
