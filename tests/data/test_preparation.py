@@ -119,7 +119,9 @@ def test_bad_images_stop_at_the_end_and_can_be_repaired_or_skipped(photos, tmp_p
   (root / "b" / "2.JPG").symlink_to("2.JPG")
   (root / ".hidden").write_text("")
   os.mkfifo(root / "b" / "pipe.jpg")
-  with pytest.raises(InputError, match=r"(?s)4 of 25 images are bad:.*on_bad_record=skip") as e:
+  with pytest.raises(
+    InputError, match=r"(?s)4 of 25 images cannot be used:.*on_bad_record=skip"
+  ) as e:
     sets.prepare(sets.plan(root, num_shards=4), tmp_path / "out")
   assert "a/3.png: truncated PNG" in str(e.value) and not (tmp_path / "out/mine/1.0.0").exists()
   (root / "a" / "3.png").write_bytes(whole)
@@ -138,7 +140,7 @@ def test_repaired_images_are_taken(photos, tmp_path):
   root, files = photos
   whole = (root / "a" / "3.png").read_bytes()
   (root / "a" / "3.png").write_bytes(whole[:50] + bytes(len(whole) - 50))
-  with pytest.raises(InputError, match="1 of 24 images are bad"):
+  with pytest.raises(InputError, match="1 of 24 images cannot be used"):
     sets.prepare(sets.plan(root, num_shards=4), tmp_path / "out")
   (root / "a" / "3.png").write_bytes(whole)
   said = []

@@ -89,7 +89,7 @@ def test_damaged_records_are_counted_and_the_others_kept(directory, tmp_path):
   data = second.read_bytes()
   length = struct.unpack("<Q", data[:8])[0] + 16
   second.write_bytes(data[:length] + b"\xff" + data[length + 1 :])  # the second record's length
-  with pytest.raises(InputError, match="3 of 11 images are bad") as e:
+  with pytest.raises(InputError, match="3 of 11 images cannot be used") as e:
     sets.prepare(tfrecords.TFRecordPlan(str(directory)), tmp_path / "out")
   assert f"{first.name}:0: its checksum does not fit" in str(e.value)
   assert f"{second.name}:1: the checksum of its length does not fit; the rest" in str(e.value)
@@ -117,7 +117,7 @@ def test_lengths_and_examples_that_lie(directory, tmp_path):
   path.write_bytes(
     framed(b"\xff\xff\xff") + framed(image) + framed(b"") + huge + masked_crc32c(huge)
   )
-  with pytest.raises(InputError, match="4 of 11 images are bad") as e:
+  with pytest.raises(InputError, match="4 of 11 images cannot be used") as e:
     sets.prepare(tfrecords.TFRecordPlan(str(directory)), tmp_path / "out")
   assert ":0: not a tf.train.Example" in str(e.value)
   assert ":1: 0 images in the feature 'image'" in str(e.value)

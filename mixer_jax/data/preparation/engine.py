@@ -145,7 +145,7 @@ def _finish(
     listed = "".join(f"\n  {b['record']}: {b['reason']}" for b in bad[:10])
     more = f"\n  … and {len(bad) - 10:,} more" if len(bad) > 10 else ""
     raise InputError(
-      f"{len(bad):,} of {sum(plan.num_examples.values()):,} images are bad:{listed}{more}\n"
+      f"{len(bad):,} of {sum(plan.num_examples.values()):,} images cannot be used:{listed}{more}\n"
       f"All are listed in {work / QUARANTINE}. Repair them and give the same command again, or leave them "
       "out with --on_bad_record=skip: the shards that are done are kept."
     )

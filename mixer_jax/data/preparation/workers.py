@@ -33,7 +33,7 @@ class Progress:
   def __call__(self, count: int, last: bool = False) -> None:
     """Reports `count` images done by this run."""
     now = time.monotonic()
-    if now < self._next and not last:
+    if not count or (now < self._next and not last):
       return
     self._next = now + _REPORT_SECS
     done, rate = self._before + count, count / max(now - self._start, 1e-6)
