@@ -1,28 +1,179 @@
-"""Prepares a data set with TFDS's own builder, stored as ArrayRecord.
+"""Prepares a data set: a TFDS data set stored as ArrayRecord, which is read without TensorFlow.
 
-python -m mixer_jax.tools.prepare imagenet2012 [--data_dir=DIR]
+python -m mixer_jax.tools.prepare --from_folder=DIR [--held_out=10%]   # DIR/CLASS/… or DIR/SPLIT/CLASS/…
+python -m mixer_jax.tools.prepare --from_tsv=FILE [--names=FILE]       # lines of path<TAB>label[,label…]
+python -m mixer_jax.tools.prepare --from_tfds=DIR                      # stored as TFRecord
+python -m mixer_jax.tools.prepare --from_imagenet=DIR                  # with ILSVRC2012_img_{train,val}.tar
+python -m mixer_jax.tools.prepare NAME                                 # by TFDS's own builder
 
-Most stock builders need TensorFlow for this once: pip install 'mixer-jax[prepare]'.
+The same command goes on after an interruption. Exit status: 0 prepared, 2 bad input or bad images, 130
+stopped by Ctrl-C. Most builders of TFDS's own need TensorFlow: pip install 'mixer-jax[prepare]'.
 """
+
+import os
+import pathlib
+import re
+import sys
 
 from absl import app, flags
 
 from mixer_jax.data import sources
+from mixer_jax.data.preparation import archives, engine, folders, images, shards, tables, tfrecords
 from mixer_jax.errors import InputError
 from mixer_jax.tools import command
 
+_FROM_FOLDER = flags.DEFINE_string("from_folder", None, "Folder with a folder per class.")
+_FROM_TSV = flags.DEFINE_string("from_tsv", None, "Table of path<TAB>label[,label…].")
+_NAMES = flags.DEFINE_string(
+  "names", None, "With --from_tsv: names of the classes, one a line, by index."
+)
+_FROM_TFDS = flags.DEFINE_string("from_tfds", None, "TFDS data set stored as TFRecord.")
+_FROM_IMAGENET = flags.DEFINE_string(
+  "from_imagenet", None, "Directory with ImageNet's two archives."
+)
 _DATA_DIR = flags.DEFINE_string(
   "data_dir", None, "Where to keep it; default $TFDS_DATA_DIR or ~/tensorflow_datasets."
 )
+_NAME = flags.DEFINE_string(
+  "name", None, "Of the data set; default: the folder's or the table's name."
+)
+_HELD_OUT = flags.DEFINE_string(
+  "held_out",
+  None,
+  "Share of each class's training images that becomes the split 'validation': 10%.",
+)
+_SEED = flags.DEFINE_integer("seed", 0, "With --held_out: which images.")
+_NUM_SHARDS = flags.DEFINE_integer(
+  "num_shards", None, "Files of the largest split; default: about 256 MiB each.", lower_bound=1
+)
+_NUM_WORKERS = flags.DEFINE_integer(
+  "num_workers", None, "Processes; default: one a core; 0: in this one.", lower_bound=0
+)
+_VERIFY = flags.DEFINE_bool("verify", True, "Decode every image, to find the bad ones.")
+_ON_BAD_RECORD = flags.DEFINE_enum(
+  "on_bad_record", "stop", ["stop", "skip"], "Of bad images: stop, or leave them out."
+)
+_MAX_CLASSES_SHOWN = 20
 
 
 def main(argv: list[str]) -> None:
-  if len(argv) != 2:
-    raise InputError("give the name of one TFDS data set: prepare imagenet2012")
+  given = [f.name for f in (_FROM_FOLDER, _FROM_TSV, _FROM_TFDS, _FROM_IMAGENET) if f.value]
+  if len(given) + len(argv[1:]) != 1:
+    raise InputError(
+      "give one of --from_folder, --from_tsv, --from_tfds, --from_imagenet, or the name of a TFDS data set."
+    )
+  if not given:
+    _prepare_by_builder(argv[1])
+    return
+  plan = _plan()
+  total = sum(plan.num_examples.values())
+  print(f"found {total:,} images of {len(plan.classes):,} classes, {plan.num_bytes / 1e6:,.0f} MB")
+  data_dir = _DATA_DIR.value or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+  cores = len(os.sched_getaffinity(0))
   try:
-    print(f"{argv[1]} is prepared in {sources.prepare(argv[1], _DATA_DIR.value)}")
+    prepared = engine.prepare(
+      plan,
+      data_dir,
+      num_workers=cores if _NUM_WORKERS.value is None else _NUM_WORKERS.value,
+      verify=_VERIFY.value,
+      skip_bad=_ON_BAD_RECORD.value == "skip",
+      report=lambda line: print(line, flush=True),
+    )
+  except KeyboardInterrupt:
+    print("stopped; the same command goes on", file=sys.stderr)
+    sys.exit(130)
+  _show(prepared, plan)
+
+
+def _prepare_by_builder(name: str) -> None:
+  try:
+    print(f"{name} is prepared in {sources.prepare(name, _DATA_DIR.value)}")
   except ImportError as e:
-    raise InputError(f"{argv[1]} needs {e.name}: pip install 'mixer-jax[prepare]'") from e
+    raise InputError(f"{name} needs {e.name}: pip install 'mixer-jax[prepare]'") from e
+
+
+def _plan() -> shards.Plan:
+  if _NAMES.value and not _FROM_TSV.value:
+    raise InputError("--names goes with --from_tsv.")
+  if _FROM_TFDS.value:
+    fixed = (_NAME, _HELD_OUT, _NUM_SHARDS)
+    if changed := [f.name for f in fixed if f.value is not None]:
+      raise InputError(
+        f"--from_tfds keeps names, splits and shards as they are: no --{changed[0]}."
+      )
+    return tfrecords.TFRecordPlan(_FROM_TFDS.value)
+  if _FROM_FOLDER.value:
+    collection = folders.read(_FROM_FOLDER.value, _name(_FROM_FOLDER.value))
+  elif _FROM_TSV.value:
+    collection = tables.read(_FROM_TSV.value, _name(_FROM_TSV.value), _NAMES.value)
+  elif _NAME.value:
+    raise InputError("--from_imagenet prepares imagenet2012: no --name.")
+  else:
+    collection = archives.read(str(_FROM_IMAGENET.value))
+  return images.ImagePlan(
+    collection, held_out=_fraction(), seed=_SEED.value, num_shards=_NUM_SHARDS.value
+  )
+
+
+def _name(path: str) -> str:
+  """Returns a name as TFDS has them: lower case, digits and underscores, from a letter on."""
+  name = _NAME.value
+  if name is None:
+    stem = pathlib.Path(path).absolute().stem.lower()
+    name = re.sub(r"[^a-z0-9]+", "_", stem).strip("_")
+  if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+    raise InputError(f"{name!r} is no name for a data set; give --name=letters_digits_1.")
+  return name
+
+
+def _fraction() -> float:
+  text = _HELD_OUT.value
+  if text is None:
+    return 0.0
+  try:
+    fraction = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+  except ValueError:
+    fraction = 0.0
+  if not 0 < fraction < 1:
+    raise InputError(f"--held_out={text} is no share; give 10% or 0.1.")
+  return fraction
+
+
+def _show(prepared: engine.Prepared, plan: shards.Plan) -> None:
+  for split, counts in prepared.classes.items():
+    print(f"{split}: {prepared.splits[split]:,} images; {_counts(counts)}")
+  if prepared.num_bad or prepared.num_ignored:
+    print(
+      f"left out: {prepared.num_bad:,} bad images, {prepared.num_ignored:,} other files, listed in "
+      f"{prepared.directory / engine.QUARANTINE}"
+    )
+  print(f"{'already ' * prepared.again}prepared in {prepared.directory}")
+  print("train and evaluate with\n  " + " \\\n  ".join(_train_flags(prepared, plan)))
+
+
+def _counts(counts: dict[str, int]) -> str:
+  if len(counts) <= _MAX_CLASSES_SHOWN:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
+  by_count = sorted(counts.items(), key=lambda item: item[1])
+  (least, fewest), (most, largest) = by_count[0], by_count[-1]
+  return f"{len(counts):,} classes, from {least} {fewest:,} to {most} {largest:,}"
+
+
+def _train_flags(prepared: engine.Prepared, plan: shards.Plan) -> list[str]:
+  if plan.name == "imagenet2012":
+    data_dir = prepared.directory.parent.parent
+    return ["--config=configs/imagenet.py:B/16", f"--config.data.data_dir={data_dir}"]
+  train = "train" if "train" in prepared.splits else next(iter(prepared.splits))
+  tests = [s for s in prepared.splits if s != train]
+  evaluated = sorted(tests, key=lambda s: (s == "test", s))[0] if tests else train
+  lines = [
+    f"--config.data.dataset={prepared.directory}",
+    f"--config.data.split={train} --config.data.num_examples={prepared.splits[train]}",
+    f"--config.evaluation.split={evaluated} "
+    f"--config.evaluation.num_examples={prepared.splits[evaluated]}",
+    f"--config.num_classes={len(plan.classes)}",
+  ]
+  return lines + ["--config.loss=sigmoid_xent"] * plan.multi_label
 
 
 if __name__ == "__main__":

@@ -1,0 +1,159 @@
+"""The command as users give it: what it prints, exits with, and leaves behind when it is killed."""
+
+import os
+import pathlib
+import re
+import signal
+import sys
+import time
+
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from mixer_jax.data import ops, pipeline
+from mixer_jax.errors import InputError
+from mixer_jax.tools import prepare
+from tests import runs
+from tests.data import preparation_sets as sets
+
+COMMAND = [sys.executable, "-m", "mixer_jax.tools.prepare"]
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory):
+  """240 photos that take a second or two: links to three files."""
+  root = tmp_path_factory.mktemp("slow")
+  for label in ("a", "b"):
+    (root / label).mkdir()
+    for i in range(120):
+      names = ("photo_astronaut.jpg", "photo_china.jpg", "photo_coffee.jpg")
+      (root / label / f"{i}.jpg").symlink_to(sets.GOLDEN / names[i % 3])
+  return root
+
+
+def shards_done(out):
+  return len(list(pathlib.Path(out).glob("*/*.incomplete/finished/*.json")))
+
+
+def start_and_wait_for_shards(args, out, count):
+  process = runs.start(args)
+  deadline = time.monotonic() + 60
+  while shards_done(out) < count and process.poll() is None:
+    assert time.monotonic() < deadline
+    time.sleep(0.005)
+  return process
+
+
+def contents(directory):
+  return {p.name: p.read_bytes() for p in pathlib.Path(directory).iterdir()}
+
+
+def test_killed_and_interrupted_it_goes_on_and_ends_the_same(slow, tmp_path):
+  args = [*COMMAND, f"--from_folder={slow}", "--num_workers=2", "--num_shards=24"]
+  out, again = tmp_path / "out", [*args, "--name=mine", f"--data_dir={tmp_path}/out"]
+  whole = sets.prepare(sets.plan(slow, num_shards=24), tmp_path / "whole").directory
+  for number, expected in ((signal.SIGKILL, -9), (signal.SIGINT, 130)):
+    before = shards_done(out)
+    process = start_and_wait_for_shards(again, out, before + 3)
+    runs.kill(process, number)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == expected, printed
+    assert runs.left_behind(process) == []
+    assert not (out / "mine" / "1.0.0").exists() and "Traceback" not in printed
+    assert shards_done(out) >= before + 3
+  status, output = runs.run(again)
+  assert status == 0 and re.search(r"going on: \d+ shards with \d+ images are there", output)
+  assert contents(out / "mine" / "1.0.0") == contents(whole)
+  assert os.listdir(out / "mine") in (["1.0.0", ".1.0.0.lock"], [".1.0.0.lock", "1.0.0"])
+
+
+def test_a_worker_that_is_killed_is_named(slow, tmp_path):
+  args = [*COMMAND, f"--from_folder={slow}", "--num_workers=1", "--num_shards=24", "--name=slow"]
+  args.append(f"--data_dir={tmp_path}")
+  process = start_and_wait_for_shards(args, tmp_path, 2)
+  children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+  workers = [
+    c
+    for c in children
+    if b"resource_tracker" not in pathlib.Path(f"/proc/{c}/cmdline").read_bytes()
+  ]
+  os.kill(int(workers[0]), signal.SIGKILL)
+  printed, _ = process.communicate(timeout=60)
+  assert process.returncode == 2 and "error: a worker process died; out of memory?" in printed
+  assert runs.left_behind(process) == []
+
+
+def call(*args, **values):
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()
+  with flagsaver.flagsaver(num_workers=0, **values):
+    prepare.main(["prepare", *args])
+
+
+def test_prints_the_flags_that_train_on_it(tmp_path, capsys):
+  sets.folder(tmp_path / "My photos!", {"cat": 20, "dog": 30})
+  (tmp_path / "My photos!" / "cat" / "notes.txt").write_text("x")
+  call(from_folder=str(tmp_path / "My photos!"), held_out="10%", data_dir=str(tmp_path / "out"))
+  printed = capsys.readouterr().out
+  assert "found 50 images of 2 classes" in printed
+  assert "train: 45 images; cat 18, dog 27\nvalidation: 5 images; cat 2, dog 3\n" in printed
+  assert "left out: 0 bad images, 1 other files" in printed
+  found = dict(re.findall(r"--config\.([a-z_.]+)=(\S+)", printed))
+  assert found["data.dataset"] == str(tmp_path / "out" / "my_photos" / "1.0.0")
+  for place in ("data", "evaluation"):
+    spec = pipeline.SplitSpec(
+      dataset=found["data.dataset"],
+      data_dir=None,
+      split=found[f"{place}.split"],
+      num_examples=int(found[f"{place}.num_examples"]),
+      num_classes=int(found["num_classes"]),
+      ops=ops.Pipeline("decode|resize(8)", 8),
+      on_bad_record="stop",
+    )
+    assert len(spec.open()) == spec.num_examples
+
+
+def test_many_classes_are_summed_up(tmp_path, capsys):
+  lines = [f"{i}_{n}.png\t{i}" for i in range(30) for n in range(1 + (i == 7))]
+  for line in lines:
+    (tmp_path / line.split("\t")[0]).write_bytes(sets.tfds_sets.png(1))
+  (tmp_path / "t.tsv").write_text("\n".join(lines))
+  call(from_tsv=str(tmp_path / "t.tsv"), data_dir=str(tmp_path / "out"))
+  assert "train: 31 images; 30 classes, from 0 1 to 7 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  ("args", "values", "message"),
+  [
+    ((), {}, "give one of --from_folder"),
+    (("digits",), {"from_folder": "x"}, "give one of --from_folder"),
+    (("a", "b"), {}, "give one of --from_folder"),
+    ((), {"from_folder": "x", "from_tsv": "y"}, "give one of --from_folder"),
+    ((), {"from_folder": "x", "names": "y"}, "--names goes with --from_tsv"),
+    ((), {"from_folder": "/tmp/1"}, "'1' is no name for a data set"),
+    ((), {"from_folder": "x", "name": "a/b"}, "'a/b' is no name for a data set"),
+    ((), {"from_folder": "."}, "class|not a directory|has no"),
+    ((), {"from_tfds": "x", "held_out": "10%"}, "keeps names, splits and shards"),
+    ((), {"from_tfds": "x"}, "is not the directory of a prepared TFDS data set"),
+    ((), {"from_imagenet": "x", "name": "y"}, "no --name"),
+    ((), {"from_imagenet": "x"}, "ILSVRC2012_img_train.tar is missing"),
+    (("imagenet2013",), {}, "Did you mean 'imagenet2012'"),
+  ],
+)
+def test_bad_arguments(args, values, message, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(InputError, match=message):
+    call(*args, **values)
+
+
+@pytest.mark.parametrize("share", ["0", "1", "100%", "-5%", "ten", "nan", ""])
+def test_bad_shares(tmp_path, share):
+  sets.folder(tmp_path / "in", {"a": 2})
+  with pytest.raises(InputError, match="is no share"):
+    call(from_folder=str(tmp_path / "in"), held_out=share, data_dir=str(tmp_path))
+
+
+def test_by_tfds_builder(tmp_path, capsys):
+  call("digits", data_dir=str(tmp_path))
+  assert f"digits is prepared in {tmp_path}/digits/1.0.0" in capsys.readouterr().out
