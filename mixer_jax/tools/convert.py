@@ -95,7 +95,10 @@ def _resized(params: dict[str, Any], patch_size: int) -> dict[str, Any]:
       raise InputError(f"{tokens} tokens are no square: give --from_image_size=HEIGHTxWIDTH.")
     old_grid = side, side
   new_grid = weights.token_grid(_size(_IMAGE_SIZE), patch_size)
-  return weights.resize_tokens(params, old_grid, new_grid, cast(resize.Method, _METHOD.value))
+  method = resize.resize_method(old_grid, new_grid, cast(resize.Method, _METHOD.value))
+  how = "as in appendix C" if method == "paper" else "by interpolation, which is not the paper's"
+  print(f"from {old_grid[0]}x{old_grid[1]} to {new_grid[0]}x{new_grid[1]} tokens {how}")
+  return weights.resize_tokens(params, old_grid, new_grid, method)
 
 
 def _size(flag: flags.FlagHolder[str | None]) -> tuple[int, int]:

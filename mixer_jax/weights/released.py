@@ -2,8 +2,8 @@
 
 Four come with the paper (arXiv:2105.01601); sam/ with "When Vision Transformers Outperform ResNets …"
 (arXiv:2106.01548), gsam/ with "Surrogate Gap Minimization …" (arXiv:2203.08065). The names are those of the
-public bucket, without the suffix (vision_transformer, README.md; big_vision, models/mlp_mixer.py). All are
-for 224 × 224 pixels. No checksum of theirs has been published.
+public bucket, without the suffix (vision_transformer, README.md; big_vision, models/mlp_mixer.py; for the
+files in sam/ and gsam/, public code that downloads them). No checksum of theirs has been published.
 """
 
 import dataclasses

@@ -33,7 +33,10 @@ def load(source: str | os.PathLike[str]) -> dict:
     params = timm.from_timm(timm.load_safetensors(path, str(source)), str(source))
   fields = model_fields(params, str(source))
   if (released := RELEASED.get(str(source))) and fields != released.fields:
-    raise InputError(f"{source} should be the Mixer with {released.fields}, but has {fields}.")
+    raise InputError(
+      f"{source} should be the Mixer with {released.fields}, but has {fields}. Load it by its address, "
+      f"{released.url}, to take it as it is."
+    )
   return params
 
 

@@ -124,6 +124,8 @@ def save_safetensors(path: str | os.PathLike[str], state: dict[str, np.ndarray])
   """
   import safetensors.numpy
 
+  # The library takes memory as it lies, whatever the strides.
+  state = {name: np.ascontiguousarray(value) for name, value in state.items()}
   content = safetensors.numpy.save(state, metadata={"format": "pt"})
   with files.replacing(epath.Path(path)) as f:
     f.write(content)

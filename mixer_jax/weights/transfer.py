@@ -88,38 +88,36 @@ def _continue(url: str, partial: Partial) -> str | None:
   headers = {"Accept-Encoding": "identity", "User-Agent": "mixer-jax"}
   if size:
     headers |= {"Range": f"bytes={size}-", "If-Range": origin["etag"]}
-  with _open(url, headers) as reply:
+  with _open(url, headers, partial) as reply:
     if reply.headers.get("Content-Encoding", "identity") != "identity":
       raise InputError(f"{url} is sent compressed, though the plain file was asked for.")
-    length = reply.headers.get("Content-Length")
     if reply.status == 206:
-      wanted = f"bytes {size}-{origin.get('length', 0) - 1}/{origin.get('length')}"
-      if (
-        reply.headers.get("Content-Range") != wanted or reply.headers.get("ETag") != origin["etag"]
-      ):
+      total = origin.get("length")
+      wanted = f"bytes {size}-{(total or 0) - 1}/{total}", origin.get("etag")
+      if (reply.headers.get("Content-Range"), reply.headers.get("ETag")) != wanted:
         partial.delete()
         raise _BrokenError("the file changed on the server since the download began")
-      total = origin["length"]
     else:
-      size, total = 0, int(length) if length and length.isdigit() else None
-      _begin(url, reply, partial, total)
+      size, total = 0, _begin(url, reply, partial)
     with partial.path.open("ab") as f:
       _copy(url, reply, f, size, total)
     return _md5(reply.headers.get_all("x-goog-hash", []))
 
 
-def _begin(url: str, reply: Any, partial: Partial, total: int | None) -> None:
-  """Looks at what a whole file's reply says of it, and notes it beside the empty partial file."""
+def _begin(url: str, reply: Any, partial: Partial) -> int | None:
+  """Looks at what a whole file's reply says of it, notes it beside the partial file, returns the length."""
   partial.delete()
   if reply.headers.get_content_type() == "text/html":
     raise InputError(f"{url} is a web page (HTML), not weights: is the address right?")
+  length = reply.headers.get("Content-Length", "")
+  total = int(length) if length.isdigit() else None
   if total is not None and total > MAX_BYTES:
     raise InputError(f"{url} is {total:,} bytes; no weights file is larger than {MAX_BYTES:,}.")
   etag = reply.headers.get("ETag", "")
-  if total is not None and etag.startswith(
-    '"'
-  ):  # a weak one, W/"…", does not promise the same bytes
+  # A weak one, W/"…", does not promise the same bytes.
+  if total is not None and etag.startswith('"'):
     partial.origin.write_text(json.dumps({"etag": etag, "length": total}))
+  return total
 
 
 def _copy(url: str, reply: Any, f: IO[bytes], size: int, total: int | None) -> None:
@@ -168,12 +166,14 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
     return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _open(url: str, headers: dict[str, str]) -> Any:
+def _open(url: str, headers: dict[str, str], partial: Partial) -> Any:
   request = urllib.request.Request(url, headers=headers)  # noqa: S310
   try:
     return urllib.request.build_opener(_SafeRedirects).open(request, timeout=_TIMEOUT_SECONDS)
   except urllib.error.HTTPError as e:
     e.close()
+    if e.code == 416:  # it has no such range: another file by now
+      partial.delete()
     if e.code in (408, 416, 429) or e.code >= 500:
       raise _BrokenError(f"the server answers {e.code} {e.reason}") from e
     raise InputError(f"{url}: the server answers {e.code} {e.reason}.") from e

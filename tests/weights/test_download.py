@@ -35,6 +35,7 @@ class Behaviour:
   break_after: int | None = None  # bytes of a reply
   status: int = 200
   hang: float = 0.0
+  refuses_ranges: bool = False  # with 416, as for a file that is shorter by now
   location: str | None = None
   with_length: bool = True
   requests: list = dataclasses.field(default_factory=list)
@@ -48,8 +49,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     b = self.server.behaviour
     b.requests.append((self.path, self.headers.get("Range")))
     time.sleep(b.hang)
-    if b.status != 200:
-      self.send_response(b.status)
+    if b.status != 200 or (b.refuses_ranges and self.headers.get("Range")):
+      self.send_response(b.status if b.status != 200 else 416)
       if b.location:
         self.send_header("Location", b.location)
       self.end_headers()
@@ -156,7 +157,9 @@ def test_the_next_command_goes_on_too(server):
   assert cached() == WHOLE
 
 
-@pytest.mark.parametrize("change", ["etag", "length", "no etag", "weak etag", "no ranges", "lies"])
+@pytest.mark.parametrize(
+  "change", ["etag", "length", "no etag", "weak etag", "no ranges", "416", "lies"]
+)
 def test_what_may_be_another_file_is_begun_anew(server, change):
   """A half of something else is never continued."""
   behaviour, url = server
@@ -166,7 +169,7 @@ def test_what_may_be_another_file_is_begun_anew(server, change):
   with pytest.raises(InputError, match="could not be downloaded"):
     weights.load(url)
   behaviour.content, behaviour.break_after = CONTENT, None
-  behaviour.ranges = change != "no ranges"
+  behaviour.ranges, behaviour.refuses_ranges = change != "no ranges", change == "416"
   if change == "etag":
     behaviour.headers = {"ETag": '"two"'}
   if change == "length":

@@ -106,6 +106,15 @@ def test_other_types_and_missing_files_are_named(tmp_path):
     timm.load_safetensors(tmp_path / "nowhere.safetensors")
 
 
+def test_arrays_are_saved_as_they_are_and_not_as_they_lie(tmp_path):
+  x = np.arange(12, dtype=np.float32).reshape(3, 4)
+  state = {"transposed": x.T, "every other": x[:, ::2], "big endian": x.astype(">f4")}
+  timm.save_safetensors(tmp_path / "x.safetensors", state)
+  again = timm.load_safetensors(tmp_path / "x.safetensors")
+  for name, value in state.items():
+    np.testing.assert_array_equal(again[name], value, err_msg=name)
+
+
 def test_names_are_all_there():
   """Every parameter of ours has a place of its own in timm's."""
   _, params = mixers.random_params(8, 12, **mixers.TINY)
