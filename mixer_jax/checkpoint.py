@@ -148,6 +148,28 @@ def restore(workdir: epath.Path, step: int, abstract_state: Any, shardings: Any)
     )
 
 
+def choose(workdir: epath.Path, which: str | int) -> tuple[int, list[str]]:
+  """Returns the step of the wanted checkpoint, whose files are intact, and what newer ones suffer from.
+
+  Args:
+    workdir: directory of the run.
+    which: "newest" (intact), "best" by top-1, or a step.
+
+  Raises:
+    InputError: there is no such checkpoint, or it is damaged.
+  """
+  damaged = []
+  if which == "newest":
+    chosen, damaged = find_intact(workdir, quarantine=False)
+  else:
+    chosen = best_step(workdir) if isinstance(which, str) else which
+  if chosen is None or chosen not in steps(workdir):
+    raise InputError(f"{workdir} has no checkpoint {which!r}; there are steps {steps(workdir)}.")
+  if which != "newest":
+    verify(workdir, chosen)
+  return chosen, damaged
+
+
 def find_intact(workdir: epath.Path, *, quarantine: bool) -> Intact:
   """Finds the newest checkpoint without damage; process 0 looks, and tells the others.
 

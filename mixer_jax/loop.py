@@ -435,17 +435,8 @@ def _load_weights(exp: experiment.Experiment, path: str) -> tuple[Any, Any, str]
 def _load_checkpoint(
   exp: experiment.Experiment, directory: epath.Path, which: str | int
 ) -> tuple[Any, Any, str]:
-  if which == "newest":
-    chosen, damaged = checkpoint.find_intact(directory, quarantine=False)
-    for line in damaged:
-      _say(f"WARNING: {line}; the newest intact one is that of step {chosen}")
-  else:
-    chosen = checkpoint.best_step(directory) if isinstance(which, str) else which
-  if chosen is None or chosen not in checkpoint.steps(directory):
-    raise InputError(
-      f"{directory} has no checkpoint {which!r}; there are steps {checkpoint.steps(directory)}."
-    )
-  if which != "newest":
-    checkpoint.verify(directory, chosen)
+  chosen, damaged = checkpoint.choose(directory, which)
+  for line in damaged:
+    _say(f"WARNING: {line}; the newest intact one is that of step {chosen}")
   state = checkpoint.restore(directory, chosen, exp.abstract_state, exp.shardings.state)
   return state.params, state.model_state, f"{directory} step {chosen}"

@@ -63,7 +63,7 @@ def loaded_by(statement):
 
 def test_model_and_step_need_only_jax_and_flax():
   heavy = {"grain", "tensorflow_datasets", "cv2", "simplejpeg", "sklearn", "tensorboardX", "orbax"}
-  needed = loaded_by("import mixer_jax.models, mixer_jax.losses")
+  needed = loaded_by("import mixer_jax.models, mixer_jax.losses, mixer_jax.weights")
   assert not needed & {
     "grain",
     "tensorflow_datasets",
@@ -71,6 +71,7 @@ def test_model_and_step_need_only_jax_and_flax():
     "simplejpeg",
     "sklearn",
     "tensorboardX",
+    "safetensors",
   }
   assert not loaded_by("import mixer_jax.step") & (heavy - {"orbax"})  # flax imports orbax
 

@@ -1,5 +1,24 @@
-"""Weights from files, as pure trees: `load_npz(path)` returns the nested parameter dictionary."""
+"""Weights as pure trees: from files, addresses and names, to files, for timm, for other image sizes.
 
-from mixer_jax.weights.npz import check_match, load_npz
+`load("imagenet21k/Mixer-B_16")` returns nested parameters; `model_fields` says of which model.
+"""
 
-__all__ = ["check_match", "load_npz"]
+from mixer_jax.weights.npz import load_npz, save_npz
+from mixer_jax.weights.params import check_match, model_fields, num_tokens, replace_head
+from mixer_jax.weights.released import RELEASED
+from mixer_jax.weights.resize import resize_tokens, resized_tokens_mlp_dim, token_grid
+from mixer_jax.weights.sources import load
+
+__all__ = [
+  "RELEASED",
+  "check_match",
+  "load",
+  "load_npz",
+  "model_fields",
+  "num_tokens",
+  "replace_head",
+  "resize_tokens",
+  "resized_tokens_mlp_dim",
+  "save_npz",
+  "token_grid",
+]

@@ -2,14 +2,22 @@
 
 import io
 import pickle
+import struct
+import subprocess
+import sys
+import zipfile
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from flax import traverse_util
 
 from mixer_jax import models, weights
-from mixer_jax.errors import InputError
+from mixer_jax.errors import InputError, SaveError
 from tests.conftest import GOLDEN, subtree
+from tests.weights import mixers
 
 FILES = [
   "mixer_tiny_checkpoint",
@@ -96,3 +104,161 @@ def test_values_that_are_no_finite_numbers_are_listed():
 def test_a_missing_file_is_named(tmp_path):
   with pytest.raises(InputError, match=r"nowhere\.npz does not exist"):
     weights.load_npz(tmp_path / "nowhere.npz")
+
+
+def test_released_ours_released_is_the_same_to_the_bit(tmp_path):
+  weights.save_npz(tmp_path / "again.npz", weights.load_npz(GOLDEN / "mixer_tiny_checkpoint.npz"))
+  with np.load(GOLDEN / "mixer_tiny_checkpoint.npz") as old, np.load(tmp_path / "again.npz") as new:
+    assert sorted(new.files) == sorted(old.files)
+    for name in old.files:
+      np.testing.assert_array_equal(new[name], old[name], err_msg=name)
+      assert new[name].dtype == old[name].dtype
+  assert [p.name for p in tmp_path.iterdir()] == ["again.npz"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", ">f4"])
+def test_saved_parameters_come_back_to_the_bit(tmp_path, dtype):
+  _, params = mixers.random_params(8, 12, **mixers.TINY)
+  params = jax.tree.map(lambda x: x.astype(jnp.dtype(dtype)), params)
+  weights.save_npz(tmp_path / "x.npz", params)
+  again = weights.load_npz(tmp_path / "x.npz")
+  jax.tree.map(np.testing.assert_array_equal, again, params)
+  assert {x.dtype for x in jax.tree.leaves(again)} == {jnp.dtype(dtype).newbyteorder("=")}
+
+
+def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path):
+  """The second array cannot be written as the first could."""
+  (tmp_path / "x.npz").write_bytes(b"old")
+  with pytest.raises(ValueError, match="Object arrays"):
+    weights.save_npz(tmp_path / "x.npz", {"a": np.zeros(3), "b": np.array([{}], object)})
+  assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("x.npz", b"old")]
+  with pytest.raises(SaveError, match=r"could not write .*/nowhere/x\.npz"):
+    weights.save_npz(tmp_path / "nowhere" / "x.npz", {"a": np.zeros(3)})
+
+
+def npy(array=None, *, shape=(3,), descr="<f4", data=b"\0" * 12):
+  """Returns an .npy file with whatever header."""
+  if array is not None:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+  header = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape}, }}".encode()
+  header += b" " * (-(len(header) + 11) % 64) + b"\n"
+  return b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + data
+
+
+def write_zip(path, entries, **options):
+  with zipfile.ZipFile(path, "w", **options) as archive:
+    for name, content in entries:
+      archive.writestr(name, content)
+
+
+GOOD = ("head/bias.npy", npy(np.zeros(3)))
+
+
+@pytest.mark.parametrize(
+  ("entries", "message"),
+  [
+    ([("../../head/bias.npy", GOOD[1])], "no parameter's name"),
+    ([("/head/bias.npy", GOOD[1])], "no parameter's name"),
+    ([("head\\\\bias.npy", GOOD[1])], "no parameter's name"),
+    ([("head/./bias.npy", GOOD[1])], "no parameter's name"),
+    ([("head/", b"")], "no parameter's name"),
+    ([("readme.txt", b"hello")], "no parameter's name"),
+    ([GOOD, ("head/bias.npy", npy(np.ones(3)))], "has the parameter head/bias twice"),
+    ([("stem/bias.npy", GOOD[1]), ("embedding/bias.npy", GOOD[1])], "stem/bias twice, in the old"),
+    ([("head/bias.npy", npy(shape=(1 << 40,)))], "not of the size that its header says"),
+    ([("head/bias.npy", npy(shape=(-3,)))], "has the shape"),
+    ([("head/bias.npy", npy(shape=(2,)))], "not of the size that its header says"),
+    ([("head/bias.npy", npy(descr="|O"))], "not numbers"),
+    ([("head/bias.npy", npy(descr="<U3"))], "not numbers"),
+    ([("head/bias.npy", npy(descr=[("a", "<f4")]))], "not numbers"),
+    ([("head/bias.npy", npy(shape="__import__('os').abort()"))], "not a whole .npz"),
+    ([("head/bias.npy", b"\x93NUMPY\1\0\xff\xff" + b"(" * 70000)], "not a whole .npz"),
+    ([("head/bias.npy", b"")], "not a whole .npz"),
+    ([("head.npy", GOOD[1]), GOOD], "the parameter head and others below"),
+  ],
+)  # fmt: skip
+def test_files_made_to_deceive_are_refused(tmp_path, entries, message):
+  with pytest.warns() if "twice" in message and len({n for n, _ in entries}) == 1 else _nothing():
+    write_zip(tmp_path / "weights.npz", entries)
+  with pytest.raises(InputError, match=message) as error:
+    weights.load_npz(tmp_path / "weights.npz")
+  assert "weights.npz" in str(error.value)
+
+
+def _nothing():
+  return np.errstate()
+
+
+def test_the_optimizers_state_is_not_even_read(tmp_path):
+  entries = [GOOD, ("opt/state/step.npy", b"garbage")]
+  write_zip(tmp_path / "weights.npz", entries)
+  assert list(weights.load_npz(tmp_path / "weights.npz")) == ["head"]
+
+
+def test_a_flipped_bit_is_met(tmp_path):
+  content = bytearray((GOLDEN / "mixer_tiny_checkpoint.npz").read_bytes())
+  content[5000] ^= 1
+  (tmp_path / "weights.npz").write_bytes(content)
+  with pytest.raises(InputError, match=r"not a whole .npz file.*CRC"):
+    weights.load_npz(tmp_path / "weights.npz")
+
+
+def bomb(path, size):
+  """Writes an .npz whose one array of zeros unpacks to this many bytes, in pieces."""
+  head = npy(shape=(size // 4,), data=b"")
+  with (
+    zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+    archive.open("head/kernel.npy", "w") as member,
+  ):
+    member.write(head)
+    for _ in range(size >> 20):
+      member.write(bytes(1 << 20))
+
+
+def test_a_zip_bomb_is_refused_before_it_unpacks(tmp_path):
+  """In a process that may have no more than half of that beyond what the imports took."""
+  bomb(tmp_path / "weights.npz", 1 << 28)
+  assert (tmp_path / "weights.npz").stat().st_size < 1 << 19
+  code = f"""
+import resource
+from mixer_jax import weights
+from mixer_jax.errors import InputError
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 27),) * 2)
+try:
+  weights.load_npz({str(tmp_path / "weights.npz")!r})
+except InputError as e:
+  print(e)
+"""
+  out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+  assert "would unpack to 268,435,5" in out.stdout
+
+
+def test_a_size_that_the_directory_understates_is_not_believed(tmp_path):
+  """The directory says 140 bytes, the stream goes on: what is more is not unpacked, and the CRC differs."""
+  bomb(tmp_path / "weights.npz", 64 << 20)
+  content = bytearray((tmp_path / "weights.npz").read_bytes())
+  at = content.rindex(b"PK\x01\x02")
+  content[at + 24 : at + 28] = struct.pack("<I", 140)
+  (tmp_path / "weights.npz").write_bytes(content)
+  with pytest.raises(InputError, match=r"not a whole \.npz file"):
+    weights.load_npz(tmp_path / "weights.npz")
+
+
+def test_other_compressions_and_encryption_are_refused(tmp_path):
+  write_zip(tmp_path / "weights.npz", [GOOD], compression=zipfile.ZIP_LZMA)
+  with pytest.raises(InputError, match="in a compression that NumPy does not write"):
+    weights.load_npz(tmp_path / "weights.npz")
+  write_zip(tmp_path / "weights.npz", [GOOD])
+  content = bytearray((tmp_path / "weights.npz").read_bytes())
+  content[content.rindex(b"PK\x01\x02") + 8] |= 1
+  (tmp_path / "weights.npz").write_bytes(content)
+  with pytest.raises(InputError, match=r"not a whole \.npz.*encrypted"):
+    weights.load_npz(tmp_path / "weights.npz")
+
+
+def test_a_bucket_without_its_extra_is_explained():
+  with pytest.raises(InputError, match=r"gs://mine/x\.npz: .*gcsfs.*mixer-jax\[gcs\]"):
+    weights.load_npz(epath.Path("gs://mine/x.npz"))

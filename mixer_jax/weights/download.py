@@ -1,0 +1,137 @@
+"""Downloads of weights files over HTTP(S): cached with a checksum, resumable, whole or not at all.
+
+The cache is $MIXER_JAX_CACHE or ~/.cache/mixer_jax. Beside each file lies its SHA-256, in the format of
+`sha256sum --check`, recorded at the first download and compared at every use. A download that broke
+leaves `NAME.partial`, which the next try continues. An address may end in `#sha256=…`, which the file must
+then have.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import sys
+import urllib.parse
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from mixer_jax.errors import InputError, SaveError
+from mixer_jax.weights.transfer import Partial, transfer
+
+_CHUNK_BYTES = 1 << 20
+
+
+def cache_dir() -> Path:
+  """Returns the directory of downloaded files."""
+  return Path(os.environ.get("MIXER_JAX_CACHE") or Path.home() / ".cache" / "mixer_jax")
+
+
+def fetch(url: str, *, check: Callable[[Path, str], None]) -> Path:
+  """Returns the local path of a file, downloaded unless it is in the cache.
+
+  Args:
+    url: http:// or https://, perhaps with `#sha256=…`.
+    check: called with a new file and its address; raises InputError where the file is not as it should be.
+
+  Raises:
+    InputError: no such file, server or connection; not weights; another file than the checksum's; a
+      cached file that has changed.
+    SaveError: the cache cannot be written.
+  """
+  url, pinned = _split(url)
+  path = cache_dir() / _file_name(url)
+  try:
+    if not _is_cached(path):
+      path.parent.mkdir(parents=True, exist_ok=True)
+      with _locked(path.with_name(f"{path.name}.lock")):
+        if not _is_cached(path):
+          _download(url, path, pinned, check)
+          return path
+    recorded = _checksum_file(path).read_text().split(" ")[0]
+    actual = _digests(path)[0]
+  except OSError as e:
+    raise SaveError(f"the cache {path.parent} cannot be used: {e}. Set $MIXER_JAX_CACHE.") from e
+  if actual != recorded:
+    raise InputError(f"{path} has changed since it was downloaded. Delete it to download it again.")
+  if pinned and actual != pinned:
+    raise InputError(f"{path}, from {url}, has SHA-256 {actual}, not {pinned} as asked for.")
+  return path
+
+
+def _split(url: str) -> tuple[str, str | None]:
+  """Returns the address and the SHA-256 that it asks for."""
+  url, _, fragment = url.partition("#")
+  try:
+    parts = urllib.parse.urlsplit(url)
+    known = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 80) > 0
+  except ValueError:
+    known = False
+  if not known or re.search(r"[\s\x00-\x1f]", url):
+    raise InputError(f"{url!r} is no http:// or https:// address.")
+  if not fragment:
+    return url, None
+  if not (m := re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)):
+    raise InputError(
+      f"{url}#{fragment}: after # only sha256= and 64 hexadecimal digits may follow."
+    )
+  return url, m[1].lower()
+
+
+def _file_name(url: str) -> str:
+  """Returns a name of its own for each address, with nothing in it that means something to a shell."""
+  last = re.sub(r"[^\w.-]", "_", urllib.parse.urlsplit(url).path.rsplit("/", 1)[-1])[-80:]
+  return f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{last}"
+
+
+def _checksum_file(path: Path) -> Path:
+  return path.with_name(f"{path.name}.sha256")
+
+
+def _is_cached(path: Path) -> bool:
+  return path.exists() and _checksum_file(path).exists()
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+  """Lets one process at a time download a file; the others then find it. Released by its death too."""
+  import fcntl  # Late: not on every system.
+
+  with path.open("w") as f:
+    try:
+      fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      print(f"waiting for the process that downloads {path.stem}", file=sys.stderr, flush=True)
+      fcntl.flock(f, fcntl.LOCK_EX)
+    yield
+
+
+def _digests(path: Path) -> tuple[str, str]:
+  """Returns the SHA-256 in hexadecimal, and the MD5 in base64 as Google's storage gives it."""
+  sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+  with path.open("rb") as f:
+    while chunk := f.read(_CHUNK_BYTES):
+      sha256.update(chunk)
+      md5.update(chunk)
+  return sha256.hexdigest(), b64encode(md5.digest()).decode()
+
+
+def _download(url: str, path: Path, pinned: str | None, check: Callable[[Path, str], None]) -> None:
+  partial = Partial(path.with_name(f"{path.name}.partial"))
+  md5 = transfer(url, partial)
+  try:
+    sha256, actual_md5 = _digests(partial.path)
+    if md5 is not None and md5 != actual_md5:
+      raise InputError(f"{url} arrived damaged: its MD5 is not the server's. Try again.")
+    if pinned and sha256 != pinned:
+      raise InputError(f"{url} has SHA-256 {sha256}, not {pinned} as asked for.")
+    check(partial.path, url)
+  except InputError:
+    partial.delete()
+    raise
+  # In this order: a file in its place always has its checksum.
+  checksum = path.with_name(f"{path.name}.sha256.partial")
+  checksum.write_text(f"{sha256}  {path.name}\n")
+  checksum.replace(_checksum_file(path))
+  partial.path.replace(path)
+  partial.delete()

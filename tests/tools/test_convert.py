@@ -1,0 +1,127 @@
+"""The converter: between kinds of files, from a run, to another size; nothing is overwritten."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+from etils import epath
+
+from mixer_jax import checkpoint, configuration, experiment, models, weights
+from mixer_jax.errors import InputError
+from mixer_jax.tools import convert
+from tests import runs
+from tests.configurations import small_config
+from tests.conftest import GOLDEN
+from tests.weights import mixers
+
+RELEASED = GOLDEN / "mixer_tiny_checkpoint.npz"
+TIMM = GOLDEN / "mixer_timm.safetensors"
+
+
+def run(*args):
+  """Runs the command in this process; raises what it would report."""
+  with flagsaver.flagsaver():
+    convert.main(flags.FLAGS(["convert", *map(str, args)]))
+
+
+def assert_same(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+
+
+def test_there_and_back_is_the_same_to_the_bit(tmp_path, capsys):
+  run(GOLDEN / "mixer_tiny_checkpoint_prelinen_opt.npz", tmp_path / "a.safetensors")
+  run(tmp_path / "a.safetensors", tmp_path / "b.npz")
+  assert_same(weights.load_npz(tmp_path / "b.npz"), weights.load_npz(RELEASED))
+  assert "b.npz: Mixer for 16 tokens, patch_size=4 num_blocks=2" in capsys.readouterr().out
+
+
+def test_a_run_becomes_a_file(tmp_path):
+  """The checkpoint that is asked for, newest by default."""
+  config = small_config()
+  exp = experiment.build(config, experiment.make_mesh(config))
+  workdir = epath.Path(tmp_path / "run")
+  workdir.mkdir()
+  configuration.save(workdir / "config.json", config)
+  checkpointer = checkpoint.Checkpointer(workdir, keep_newest=5, keep_best=1)
+  states, first = {}, exp.init_state()
+  for step in (1, 2):
+    params = jax.tree.map(lambda x, s=step: x + s, first.params)
+    states[step] = first.replace(params=params, step=jnp.int32(step))
+    checkpointer.save(step, states[step], {1: 0.5, 2: 0.25}[step])
+  checkpointer.close()
+  for name, flag, step in (
+    ("a", [], 2),
+    ("b", ["--checkpoint=best"], 1),
+    ("c", ["--checkpoint=1"], 1),
+  ):
+    run(workdir, tmp_path / f"{name}.npz", *flag)
+    assert_same(weights.load_npz(tmp_path / f"{name}.npz"), jax.device_get(states[step].params))
+  with pytest.raises(InputError, match=r"has no checkpoint 7; there are steps \[1, 2\]"):
+    run(workdir, tmp_path / "d.npz", "--checkpoint=7")
+  with pytest.raises(InputError, match="--checkpoint is for the workdir of a run"):
+    run(RELEASED, tmp_path / "d.npz", "--checkpoint=best")
+
+
+@pytest.mark.parametrize(
+  ("args", "grid", "method", "tokens_mlp_dim"),
+  [
+    (["--image_size=32"], (8, 8), "paper", 48),
+    (["--image_size=32", "--method=interpolate"], (8, 8), "interpolate", 12),
+    (["--image_size=24x16", "--from_image_size=16x16"], (6, 4), "interpolate", 12),
+  ],
+)
+def test_another_size_and_a_new_head(tmp_path, args, grid, method, tokens_mlp_dim):
+  run(RELEASED, tmp_path / "a.npz", "--num_classes=3", *args)
+  params = weights.load(tmp_path / "a.npz")
+  want = weights.resize_tokens(weights.load(RELEASED), (4, 4), grid, method)
+  assert_same(params, weights.replace_head(want, 3))
+  fields = weights.model_fields(params)
+  assert (fields["tokens_mlp_dim"], fields["num_classes"]) == (tokens_mlp_dim, 3)
+  shape = (1, 4 * grid[0], 4 * grid[1], 3)
+  model = models.build("mixer", **fields)
+  wanted = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(shape))["params"]
+  weights.check_match(params, wanted, "a.npz")
+
+
+@pytest.mark.parametrize(
+  ("args", "message"),
+  [
+    ([RELEASED], "give two arguments"),
+    ([RELEASED, "x.bin"], r"x\.bin must end in \.npz or \.safetensors"),
+    ([RELEASED, "old.npz"], r"old\.npz exists"),
+    ([RELEASED, "x.npz", "--image_size=30"], "4 does not divide the image of 30x30"),
+    ([RELEASED, "x.npz", "--image_size=2x2x2"], "neither SIDE nor HEIGHTxWIDTH"),
+    ([RELEASED, "x.npz", "--image_size=24", "--method=paper"], "6x6 tokens are no whole multiple of 4x4"),
+    ([RELEASED, "x.npz", "--image_size=24", "--from_image_size=20"], "16 tokens, not for a grid of 5x5"),
+    ([RELEASED, "x.npz", "--method=paper"], "need --image_size"),
+    (["oblong.npz", "x.npz", "--image_size=24"], "6 tokens are no square: give --from_image_size"),
+    (["sam/Mixer-B16", "x.npz"], "Did you mean 'sam/Mixer-B_16'"),
+    ([".", "x.npz"], "is not the workdir of a run"),
+  ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_named_and_writes_nothing(tmp_path, monkeypatch, args, message):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "old.npz").write_bytes(b"mine")
+  weights.save_npz("oblong.npz", mixers.random_params(8, 12, **mixers.TINY)[1])
+  with pytest.raises(InputError, match=message):
+    run(*args)
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["oblong.npz", "old.npz"]
+  assert (tmp_path / "old.npz").read_bytes() == b"mine"
+
+
+def test_the_command_reports_without_a_traceback(tmp_path):
+  tool = [sys.executable, "-m", "mixer_jax.tools.convert"]
+  status, output = runs.run([*tool, str(TIMM), str(tmp_path / "a.npz")])
+  assert status == 0, output
+  assert "a.npz: Mixer for 16 tokens, patch_size=8" in output
+  (tmp_path / "page.npz").write_text("<html></html>")
+  status, output = runs.run([*tool, str(tmp_path / "page.npz"), str(tmp_path / "b.npz")])
+  assert status == 2
+  assert output.startswith("error: ")
+  assert "is a web page" in output
+  assert "Traceback" not in output

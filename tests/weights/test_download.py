@@ -1,0 +1,343 @@
+"""Downloads from a server on this machine: cached, resumed, and every failure named with nothing left behind."""
+
+import base64
+import contextlib
+import dataclasses
+import hashlib
+import http.server
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from mixer_jax import weights
+from mixer_jax.errors import InputError, SaveError
+from mixer_jax.weights import download, released, sources, transfer
+from tests import runs
+from tests.conftest import GOLDEN
+from tests.weights import mixers
+
+CONTENT = (GOLDEN / "mixer_tiny_checkpoint.npz").read_bytes()
+
+
+@dataclasses.dataclass
+class Behaviour:
+  """What the server does."""
+
+  content: bytes = CONTENT
+  headers: dict = dataclasses.field(default_factory=lambda: {"ETag": '"one"'})
+  ranges: bool = True
+  break_after: int | None = None  # bytes of a reply
+  status: int = 200
+  hang: float = 0.0
+  refuses_ranges: bool = False  # with 416, as for a file that is shorter by now
+  location: str | None = None
+  with_length: bool = True
+  requests: list = dataclasses.field(default_factory=list)
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+  def log_message(self, *args):
+    pass
+
+  def do_GET(self):
+    b = self.server.behaviour
+    b.requests.append((self.path, self.headers.get("Range")))
+    time.sleep(b.hang)
+    if b.status != 200 or (b.refuses_ranges and self.headers.get("Range")):
+      self.send_response(b.status if b.status != 200 else 416)
+      if b.location:
+        self.send_header("Location", b.location)
+      self.end_headers()
+      return
+    begin = 0
+    wanted = self.headers.get("Range")
+    if wanted and b.ranges and self.headers["If-Range"] == b.headers.get("ETag"):
+      begin = int(wanted.removeprefix("bytes=").removesuffix("-"))
+    body = b.content[begin:]
+    self.send_response(206 if begin else 200)
+    if begin:
+      self.send_header("Content-Range", f"bytes {begin}-{len(b.content) - 1}/{len(b.content)}")
+    if b.with_length:
+      self.send_header("Content-Length", str(len(body)))
+    for name, value in b.headers.items():
+      self.send_header(name, value)
+    self.end_headers()
+    self.wfile.write(body[: b.break_after])
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+  """Yields (behaviour, address of a file); an empty cache, no waiting between attempts."""
+  monkeypatch.setenv("MIXER_JAX_CACHE", str(tmp_path / "cache"))
+  monkeypatch.setattr(transfer, "_RETRY_SECONDS", (0.0, 0.0))
+  httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+  httpd.behaviour = Behaviour()
+  threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True).start()
+  yield httpd.behaviour, f"http://127.0.0.1:{httpd.server_port}/models/Mixer-B_16.npz"
+  httpd.shutdown()
+  httpd.server_close()
+
+
+def cached():
+  """Returns the names in the cache, locks apart."""
+  names = (p.name for p in download.cache_dir().iterdir() if p.suffix != ".lock")
+  return sorted(n.split("-", 1)[1] for n in names)
+
+
+WHOLE = ["Mixer-B_16.npz", "Mixer-B_16.npz.sha256"]
+
+
+def assert_golden(params):
+  jax.tree.map(
+    np.testing.assert_array_equal, params, weights.load_npz(GOLDEN / "mixer_tiny_checkpoint.npz")
+  )
+
+
+def test_an_address_is_downloaded_once(server, capsys):
+  behaviour, url = server
+  assert_golden(weights.load(url))
+  assert_golden(weights.load(url))
+  assert behaviour.requests == [("/models/Mixer-B_16.npz", None)]
+  assert cached() == WHOLE
+  assert "downloading Mixer-B_16.npz: 0.0 of 0.0 MB" in capsys.readouterr().err
+  check = ["sha256sum", "--check", "--quiet", next(download.cache_dir().glob("*.sha256")).name]
+  subprocess.run(check, cwd=download.cache_dir(), check=True)
+
+
+def test_a_name_is_downloaded_and_must_be_what_it_is_called(server, monkeypatch):
+  behaviour, url = server
+  fields = weights.model_fields(weights.load_npz(GOLDEN / "mixer_tiny_checkpoint.npz"))
+  entry = released.Released(url, "imagenet2012", fields)
+  monkeypatch.setitem(weights.RELEASED, "imagenet1k/Mixer-T_4", entry)
+  assert_golden(weights.load("imagenet1k/Mixer-T_4"))
+  wrong = dataclasses.replace(entry, fields={**fields, "num_blocks": 12})
+  monkeypatch.setitem(weights.RELEASED, "imagenet1k/Mixer-T_4", wrong)
+  with pytest.raises(InputError, match=r"Mixer-T_4 should be the Mixer with .*'num_blocks': 12"):
+    weights.load("imagenet1k/Mixer-T_4")
+  with pytest.raises(InputError, match="Did you mean 'imagenet21k/Mixer-B_16'"):
+    weights.load("imagenet21k/Mixer-B16")
+
+
+def test_the_public_bucket_needs_no_login(server, monkeypatch):
+  behaviour, url = server
+  monkeypatch.setattr(sources, "BUCKET", url.removesuffix("Mixer-B_16.npz"))
+  assert_golden(weights.load("gs://mixer_models/imagenet1k/Mixer-B_16.npz"))
+  assert behaviour.requests == [("/models/imagenet1k/Mixer-B_16.npz", None)]
+
+
+def test_timms_files_are_known_by_their_content(server):
+  behaviour, url = server
+  behaviour.content = (GOLDEN / "mixer_timm.safetensors").read_bytes()
+  assert weights.model_fields(weights.load(f"{url}?download=1"))["patch_size"] == 8
+
+
+def test_a_broken_download_goes_on_where_it_was(server):
+  behaviour, url = server
+  behaviour.break_after = 9000
+  assert_golden(weights.load(url))
+  assert [r for _, r in behaviour.requests] == [None, "bytes=9000-", "bytes=18000-"]
+  assert cached() == WHOLE
+
+
+def test_the_next_command_goes_on_too(server):
+  behaviour, url = server
+  behaviour.break_after = 5000
+  with pytest.raises(InputError, match=r"15,000 of 22,788 bytes.* 15,000 bytes are kept"):
+    weights.load(url)
+  assert cached() == ["Mixer-B_16.npz.partial", "Mixer-B_16.npz.partial.json"]
+  behaviour.break_after = None
+  assert_golden(weights.load(url))
+  assert behaviour.requests[-1][1] == "bytes=15000-"
+  assert cached() == WHOLE
+
+
+@pytest.mark.parametrize(
+  "change", ["etag", "length", "no etag", "weak etag", "no ranges", "416", "lies"]
+)
+def test_what_may_be_another_file_is_begun_anew(server, change):
+  """A half of something else is never continued."""
+  behaviour, url = server
+  behaviour.content, behaviour.break_after = b"PK\x03\x04" + bytes(len(CONTENT) - 4), 5000
+  if change in ("no etag", "weak etag"):
+    behaviour.headers = {"ETag": 'W/"one"'} if change == "weak etag" else {}
+  with pytest.raises(InputError, match="could not be downloaded"):
+    weights.load(url)
+  behaviour.content, behaviour.break_after = CONTENT, None
+  behaviour.ranges, behaviour.refuses_ranges = change != "no ranges", change == "416"
+  if change == "etag":
+    behaviour.headers = {"ETag": '"two"'}
+  if change == "length":
+    behaviour.headers = {"ETag": '"one"'}
+    _, params = mixers.random_params(8, 12, **mixers.TINY)
+    weights.save_npz(download.cache_dir() / "other.npz", params)
+    behaviour.content = (download.cache_dir() / "other.npz").read_bytes()
+    (download.cache_dir() / "other.npz").unlink()
+    jax.tree.map(np.testing.assert_array_equal, weights.load(url), params)
+  elif change == "lies":
+    # The same ETag and length for another file: the archive's checksums meet it.
+    with pytest.raises(InputError, match=r"not a whole \.npz file"):
+      weights.load(url)
+    assert cached() == []
+    assert_golden(weights.load(url))
+  else:
+    assert_golden(weights.load(url))
+  assert cached() == WHOLE
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"content": b"<!DOCTYPE html><html>Sign in</html>", "headers": {"Content-Type": "text/html"}}, "is a web page"),
+    ({"content": b"\n<html>Sign in</html>"}, "is a web page"),
+    ({"content": b"<?xml version='1.0'?><Error/>"}, "is a web page"),
+    ({"content": b"\x89PNG\r\n\x1a\n" + bytes(50)}, "neither .npz nor .safetensors"),
+    ({"content": CONTENT[:-500]}, "not a whole .npz file"),
+    ({"content": (GOLDEN / "mixer_timm.safetensors").read_bytes()[:-8]}, "not a whole safetensors"),
+    ({"content": b""}, "is empty"),
+    ({"status": 404}, "answers 404 Not Found"),
+    ({"status": 403}, "answers 403 Forbidden"),
+    ({"status": 503}, "answers 503 Service Unavailable"),
+    ({"status": 302, "location": "file:///etc/passwd"}, "Redirection to url .* is not allowed"),
+    ({"headers": {"Content-Encoding": "gzip"}}, "is sent compressed"),
+    ({"headers": {"x-goog-hash": "crc32c=AAAA==,md5=rL0Y20zC+Fzt72VPzMSk2A=="}}, "arrived damaged"),
+  ],
+)  # fmt: skip
+def test_what_is_no_weights_file_leaves_nothing(server, changes, message):
+  behaviour, url = server
+  for name, value in changes.items():
+    setattr(behaviour, name, value)
+  with pytest.raises(InputError, match=message) as error:
+    weights.load(url)
+  assert url in str(error.value)
+  assert cached() == []
+
+
+def test_servers_checksums_are_compared(server):
+  behaviour, url = server
+  md5 = base64.b64encode(hashlib.md5(CONTENT).digest()).decode()
+  behaviour.headers = {"x-goog-hash": f"crc32c=AAAAAA==,md5={md5}"}
+  assert_golden(weights.load(url))
+
+
+def test_downloads_are_limited(server, monkeypatch):
+  behaviour, url = server
+  monkeypatch.setattr(transfer, "MAX_BYTES", 20_000)
+  with pytest.raises(InputError, match="is 22,788 bytes; no weights file is larger than 20,000"):
+    weights.load(url)
+  behaviour.with_length = False
+  with pytest.raises(InputError, match="sends more than the 20,000 bytes"):
+    weights.load(url)
+  assert cached() == []
+
+
+def test_a_silent_server_is_not_waited_for_forever(server, monkeypatch):
+  behaviour, url = server
+  monkeypatch.setattr(transfer, "_TIMEOUT_SECONDS", 0.1)
+  behaviour.hang = 0.5
+  with pytest.raises(InputError, match="could not be downloaded: timed out"):
+    weights.load(url)
+  assert len(behaviour.requests) == 3
+
+
+def test_no_server_is_named(server):
+  with pytest.raises(InputError, match=r"127\.0\.0\.1:9/x\.npz could not be downloaded: .*refused"):
+    weights.load("http://127.0.0.1:9/x.npz")
+
+
+def test_a_cached_file_that_changed_is_not_used(server):
+  _, url = server
+  weights.load(url)
+  path = next(download.cache_dir().glob("*.npz"))
+  content = bytearray(path.read_bytes())
+  content[5000] ^= 1
+  path.write_bytes(content)
+  with pytest.raises(InputError, match=r"has changed since it was downloaded\. Delete it"):
+    weights.load(url)
+  path.unlink()
+  assert_golden(weights.load(url))
+
+
+def test_an_address_may_name_its_checksum(server):
+  behaviour, url = server
+  digest = hashlib.sha256(CONTENT).hexdigest()
+  with pytest.raises(InputError, match=f"has SHA-256 {digest}, not 0000"):
+    weights.load(f"{url}#sha256={'0' * 64}")
+  assert cached() == []
+  assert_golden(weights.load(f"{url}#sha256={digest}"))
+  with pytest.raises(InputError, match=f"has SHA-256 {digest}, not 0000"):
+    weights.load(f"{url}#sha256={'0' * 64}")
+  assert_golden(weights.load(url))
+  with pytest.raises(InputError, match="64 hexadecimal digits"):
+    weights.load(f"{url}#md5=1234")
+
+
+@pytest.mark.parametrize(
+  "address", ["http:///x.npz", "http://[::1/x.npz", "http://host:port/x.npz", "https://a b/x.npz"]
+)
+def test_addresses_that_are_none_are_named(server, address):
+  with pytest.raises(InputError, match="is no http:// or https:// address"):
+    weights.load(address)
+
+
+def test_a_cache_that_cannot_be_written_is_named(server, monkeypatch, tmp_path):
+  _, url = server
+  (tmp_path / "file").write_text("")
+  monkeypatch.setenv("MIXER_JAX_CACHE", str(tmp_path / "file" / "cache"))
+  with pytest.raises(SaveError, match=r"cannot be used.*\$MIXER_JAX_CACHE"):
+    weights.load(url)
+
+
+def test_processes_do_not_download_twice(server):
+  """What another process is downloading is waited for."""
+  behaviour, url = server
+  behaviour.hang = 0.5
+  code = f"from mixer_jax import weights; weights.load({url!r})"
+  other = subprocess.Popen([sys.executable, "-c", code], cwd=runs.ROOT, env=dict(os.environ))
+  while not behaviour.requests:
+    assert other.poll() is None
+    time.sleep(0.01)
+  assert_golden(weights.load(url))
+  assert other.wait(120) == 0
+  assert len(behaviour.requests) == 1
+
+
+def test_redirects_from_https_must_stay_on_it():
+  handler = transfer._SafeRedirects()
+  request = transfer.urllib.request.Request("https://host/x.npz")
+  with pytest.raises(InputError, match=r"redirects to http://other/x\.npz, which is not https"):
+    handler.redirect_request(request, None, 302, "Found", {}, "http://other/x.npz")
+
+
+def test_the_table_is_whole():
+  """Names are places in the bucket; figures have a source; sizes are those of table 1 where it has them."""
+  from mixer_jax.models.mixer import VARIANTS
+
+  assert len(weights.RELEASED) == 11
+  for name, entry in weights.RELEASED.items():
+    assert entry.url == f"https://storage.googleapis.com/mixer_models/{name}.npz"
+    assert (entry.top1 is None) == (entry.source is None)
+    variant = name.rsplit("-", 1)[1].replace("_", "/")
+    if variant != "S/8":
+      sizes = {k: v for k, v in entry.fields.items() if k != "num_classes"}
+      assert sizes == VARIANTS[variant]
+    assert entry.fields["num_classes"] == (21843 if "21k" in name else 1000)
+
+
+def test_paths_are_loaded_by_content_and_named_when_they_fail(tmp_path):
+  assert_golden(weights.load(GOLDEN / "mixer_tiny_checkpoint_prelinen.npz"))
+  (tmp_path / "weights.npz").write_text("<html></html>")
+  with pytest.raises(InputError, match=r"weights\.npz is a web page"):
+    weights.load(tmp_path / "weights.npz")
+  with (
+    contextlib.chdir(tmp_path),
+    pytest.raises(InputError, match="neither a file that can be read"),
+  ):
+    weights.load("nowhere.npz")
+  with pytest.raises(InputError, match=r"gs://mine/x\.npz: .*mixer-jax\[gcs\]"):
+    weights.load("gs://mine/x.npz")

@@ -1,0 +1,55 @@
+"""What model parameters belong to, and a new head."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mixer_jax import models, weights
+from mixer_jax.errors import InputError
+from mixer_jax.models.mixer import VARIANTS
+from tests.weights import mixers
+
+
+@pytest.mark.parametrize("num_classes", [None, 21843])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_fields_are_those_the_model_was_built_with(variant, num_classes):
+  fields = {**VARIANTS[variant], "num_classes": num_classes}
+  model = models.build("mixer", **fields)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))["params"]
+  assert weights.model_fields(shapes) == fields
+  assert weights.num_tokens(shapes) == (224 // fields["patch_size"]) ** 2
+
+
+def test_what_makes_it_no_mixer_is_listed():
+  _, params = mixers.random_params(8, 12, **mixers.TINY)
+  params["MixerBlock_3"] = params.pop("MixerBlock_1")
+  params["head"]["kernel"] = params["head"]["kernel"].T
+  with pytest.raises(InputError) as error:
+    weights.model_fields(params, "file.npz")
+  for line in (
+    "missing: MixerBlock_1/LayerNorm_0/scale (16,)",
+    "not in the model: MixerBlock_3/token_mixing/Dense_1/kernel (12, 6)",
+    "shape: head/kernel is (5, 16), the model's is (16, 16)",
+  ):
+    assert line in str(error.value)
+  vit = {"cls": np.zeros((1, 1, 4)), "Transformer": {"encoder_norm": {"scale": np.zeros(4)}}}
+  with pytest.raises(InputError, match=r"vit\.npz holds no Mixer's parameters; it begins with Tra"):
+    weights.model_fields(vit, "vit.npz")
+
+
+def test_a_new_head_starts_at_zero_and_leaves_the_body():
+  model, params = mixers.random_params(8, 12, **mixers.TINY)
+  new = weights.replace_head(params, 7)
+  assert weights.model_fields(new) == {**mixers.TINY, "num_classes": 7}
+  assert not any(x.any() for x in jax.tree.leaves(new["head"]))
+  assert {x.dtype for x in jax.tree.leaves(new["head"])} == {np.dtype("float32")}
+  old_head = params.pop("head")
+  assert old_head["kernel"].any()
+  jax.tree.map(np.testing.assert_array_equal, {**new, "head": None}, {**params, "head": None})
+
+
+def test_bfloat16_values_are_numbers():
+  _, params = mixers.random_params(8, 12, **mixers.TINY)
+  params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+  weights.check_match(params, params, "file.npz")
