@@ -11,7 +11,9 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jaxtyping
 
-_CHECKED = ["mixer_jax.models", "mixer_jax.losses", "mixer_jax.step", "mixer_jax.data.ops"]
+_CHECKED = [
+  "mixer_jax.models", "mixer_jax.losses", "mixer_jax.labels", "mixer_jax.step", "mixer_jax.data.ops",
+]  # fmt: skip
 jaxtyping.install_import_hook(_CHECKED, "beartype.beartype")
 
 import jax

@@ -12,9 +12,10 @@ LAYERS = [
   {"errors"},
   {"configuration"},
   {"models", "data", "losses", "optimizer", "sharding", "metrics", "weights"},
-  {"state"},
+  {"labels", "state"},
   {"step", "checkpoint", "evaluators", "plots"},
   {"experiment"},
+  {"inference"},
   {"loop", "tools"},
 ]  # lowest first
 
