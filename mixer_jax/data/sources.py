@@ -98,6 +98,17 @@ def open_source(*, dataset: str, data_dir: str | None, split: str) -> Source:
   return Source(f"{dataset} {split}", data_source, num_classes)
 
 
+def class_names(*, dataset: str, data_dir: str | None) -> list[str]:
+  """Returns the names of a data set's classes, [] if it has none; the data need not be prepared.
+
+  Raises:
+    InputError: unknown data set.
+  """
+  features = _builder(dataset, data_dir).info.features
+  label = features["label"] if features is not None and "label" in features else None
+  return list(getattr(label, "names", None) or [])
+
+
 def _builder(dataset: str, data_dir: str | None, **options: Any) -> Any:
   import tensorflow_datasets as tfds
 
