@@ -379,9 +379,7 @@ def evaluate(
     InputError: no such run, checkpoint or file, or parameters that do not fit the model.
   """
   directory = None if details is None else _details_directory(details)
-  trained = inference.load(
-    workdir=workdir, config=config, which=which, weights_file=weights_file
-  )
+  trained = inference.load(workdir=workdir, config=config, which=which, weights_file=weights_file)
   exp = trained.exp
   source = exp.eval_split.open()
   results, rows = evaluate_split(exp, trained.params, trained.model_state, source)

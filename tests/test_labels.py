@@ -46,7 +46,10 @@ def test_places_match_a_stable_sort(several):
   ids = rng.integers(-1 if several else 0, 12, (64, 3 if several else 1)).astype(np.int32)
   order = np.argsort(-logits, axis=1, kind="stable")  # NumPy, too, puts NaN last
   rows = labels.score(
-    jnp.asarray(logits), jnp.asarray(ids if several else ids[:, 0]), jnp.ones(64), losses.softmax_xent
+    jnp.asarray(logits),
+    jnp.asarray(ids if several else ids[:, 0]),
+    jnp.ones(64),
+    losses.softmax_xent,
   )
   for i in range(64):
     wanted = set(ids[i].tolist()) - {-1}

@@ -96,13 +96,13 @@ def table(confusion: Confusion) -> str:
     title = f"the {min(LISTED, len(seen))} worst of {len(seen)} classes"
     listed = seen[np.argsort(accuracy[seen], kind="stable")[:LISTED]]
   lines = [title]
-  for i in listed:
+  for i in map(int, listed):
     share = f"{accuracy[i]:.4f}" if confusion.count[i] else "     –"
     lines.append(f"  {_shorten(names[i]):<{_NAME_WIDTH}}  {share}  of {confusion.count[i]:>6}")
   wrong = confusion.confused()[:LISTED]
   lines.append("most frequent confusions" if len(wrong) else "no confusions")
   for p in wrong:
-    true, predicted = names[confusion.label[p]], names[confusion.prediction[p]]
+    true, predicted = names[int(confusion.label[p])], names[int(confusion.prediction[p])]
     lines.append(
       f"  {_shorten(true):<{_NAME_WIDTH}}  taken for  {_shorten(predicted):<{_NAME_WIDTH}}"
       f"  {confusion.times[p]:>6}"
@@ -132,7 +132,9 @@ def save(directory: epath.Path, confusion: Confusion) -> list[epath.Path]:
   figure(confusion).savefig(picture, format="png", dpi=120)
   contents = {
     "classes.csv": _csv(("class", "name", "count", "correct", "accuracy"), classes),
-    "confusions.csv": _csv(("label", "label_name", "prediction", "prediction_name", "times"), pairs),
+    "confusions.csv": _csv(
+      ("label", "label_name", "prediction", "prediction_name", "times"), pairs
+    ),
     "confusions.png": picture.getvalue(),
   }
   for name, content in contents.items():

@@ -10,6 +10,7 @@ whitening blows up into noise in float32. On the others both predict the same.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -66,7 +67,7 @@ def draw(
   chosen = {}
   for seed in seeds:
     rng = np.random.default_rng(seed)
-    permuted = [rng.permutation(order[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+    permuted = [rng.permutation(order[a:b]) for a, b in itertools.pairwise(bounds)]
     for count in shots:
       chosen[seed, count] = np.concatenate([p[:count] for p in permuted])
   return Draw(np.unique(np.concatenate(list(chosen.values()))), chosen, num_classes)
@@ -82,12 +83,12 @@ class Classifier:
 
   def predict(self, features: Float[np.ndarray, "n c"]) -> Int[np.ndarray, " n"]:
     """Returns the best class of each image; of equal ones the lowest."""
-    rows = max(1, _CHUNK_VALUES // (self.weights.shape[1] + features.shape[1]))
-    parts = []
-    for start in range(0, len(features), rows):
-      whitened = _whiten(features[start : start + rows], self.mean, self.std)
-      parts.append(np.argmax(whitened @ self.weights, axis=1))
-    return np.concatenate(parts)
+    return np.concatenate(
+      [
+        np.argmax(_whiten(features[part], self.mean, self.std) @ self.weights, axis=1)
+        for part in _parts(features, sum(self.weights.shape))
+      ]
+    )
 
 
 def _whiten(features: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
@@ -97,29 +98,31 @@ def _whiten(features: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarr
   return whitened
 
 
+def _parts(array: np.ndarray, width: int) -> Iterator[slice]:
+  """Yields slices of rows that take little memory as float64 rows of this width."""
+  rows = max(1, _CHUNK_VALUES // width)
+  yield from (slice(start, start + rows) for start in range(0, len(array), rows))
+
+
 def fit(
-  features: Float[np.ndarray, "n c"],
-  labels: Int[np.ndarray, " n"],
-  *,
-  num_classes: int,
-  l2_reg: float = L2_REG,
+  features: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"], *, num_classes: int
 ) -> Classifier:
   """Returns the ridge regression to ±1 targets: (XᵀX + ℓ₂I)⁻¹ XᵀY.
 
   With 21 843 classes the ±1 targets of their images would not fit into memory. XᵀY needs none of them:
   its column of a class is twice the sum of that class's rows, less the sum of all.
   """
-  mean = np.mean(features, axis=0, dtype=np.float64)
-  std = np.std(features, axis=0, dtype=np.float64) + STD_FLOOR
-  gram = np.zeros((len(mean) + 1, len(mean) + 1))
-  class_sums = np.zeros((num_classes, len(mean) + 1))
-  rows = max(1, _CHUNK_VALUES // len(mean))
-  for start in range(0, len(features), rows):
-    whitened = _whiten(features[start : start + rows], mean, std)
+  width = features.shape[1] + 1
+  mean = np.asarray(np.mean(features, axis=0, dtype=np.float64))
+  squares = (np.sum((features[p] - mean) ** 2, axis=0) for p in _parts(features, width))
+  std = np.sqrt(sum(squares) / len(features)) + STD_FLOOR
+  gram, class_sums = np.zeros((width, width)), np.zeros((num_classes, width))
+  for part in _parts(features, width):
+    whitened = _whiten(features[part], mean, std)
     gram += whitened.T @ whitened
-    np.add.at(class_sums, labels[start : start + rows], whitened)
+    np.add.at(class_sums, labels[part], whitened)
   targets = 2.0 * class_sums - class_sums.sum(axis=0)
-  gram[np.diag_indices_from(gram)] += l2_reg
+  gram[np.diag_indices_from(gram)] += L2_REG
   weights = linalg.solve(gram, targets.T, assume_a="pos", overwrite_a=True)
   return Classifier(mean, std, weights)
 
@@ -147,9 +150,7 @@ def evaluate(
   values: dict[int, list[float]] = {}
   for (seed, shots), chosen in drawn.chosen.items():
     used = np.isin(train_index, chosen)
-    classifier = fit(
-      train["pre_logits"][used], train["label"][used], num_classes=drawn.num_classes
-    )
+    classifier = fit(train["pre_logits"][used], train["label"][used], num_classes=drawn.num_classes)
     accuracy = float(np.mean(classifier.predict(test["pre_logits"]) == test["label"]))
     values.setdefault(shots, []).append(accuracy)
     yield f"{shots}shot_seed{seed}", accuracy
