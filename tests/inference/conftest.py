@@ -1,6 +1,7 @@
 """A small model with weights that say something (a new head is zero)."""
 
 import jax
+import numpy as np
 import pytest
 
 from mixer_jax import experiment, inference
@@ -13,12 +14,13 @@ def make_trained(num_devices=1, dtype="float32", **changes):
   config.mesh.data = num_devices
   config.model.dtype = dtype
   exp = experiment.build(config, experiment.make_mesh(config))
-  params = exp.init_state().params
-  leaves, tree = jax.tree.flatten(params)
-  keys = jax.random.split(jax.random.key(0), len(leaves))
-  noisy = [p + 0.2 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)]
-  params = jax.device_put(jax.tree.unflatten(tree, noisy), exp.shardings.state.params)
-  return inference.Trained(exp, params, {}, "random weights")
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(
+    lambda x: rng.normal(scale=0.3, size=x.shape).astype(x.dtype), exp.abstract_state.params
+  )
+  return inference.Trained(
+    exp, jax.device_put(params, exp.shardings.state.params), {}, "random weights"
+  )
 
 
 @pytest.fixture(scope="session")
