@@ -78,3 +78,14 @@ def test_bad_training_records_stop_or_are_never_drawn(tmp_path, task):
   assert fewshot_task.read_labels(Unreadable(4), on_bad_record="skip").tolist() == [0, 1, -1, 3]
   with pytest.raises(InputError, match="bad record 2 of numbered"):
     fewshot_task.read_labels(Unreadable(4), on_bad_record="stop")
+
+
+def test_several_labels_are_refused():
+  class Several(tfds_sets.Numbered):
+    name = "several"
+
+    def __getitem__(self, i):
+      return super().__getitem__(i) | {"label": np.array([i, -1], np.int32)}
+
+  with pytest.raises(InputError, match="several has several"):
+    fewshot_task.read_labels(Several(4), on_bad_record="stop")
