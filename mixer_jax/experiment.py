@@ -117,7 +117,6 @@ class Experiment:
     total_steps: steps of the whole run.
     train_split, eval_split: what to load, unopened.
     data, evaluation, checkpoint, log: the sections of that name.
-    eval_batch_size: evaluation.batch_size rounded up to a multiple of the devices.
   """
 
   options: Options
@@ -137,7 +136,6 @@ class Experiment:
   evaluation: Evaluation
   checkpoint: Checkpoint
   log: Log
-  eval_batch_size: int
 
 
 def make_mesh(config: Mapping[str, Any]) -> Mesh:
@@ -233,7 +231,6 @@ def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
     evaluation=evaluation,
     checkpoint=checkpoint,
     log=log,
-    eval_batch_size=-(-evaluation.batch_size // mesh.size) * mesh.size,
   )
 
 

@@ -17,10 +17,11 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from mixer_jax import checkpoint, configuration, experiment, metrics, plots, sharding, weights
+from mixer_jax import checkpoint, configuration, experiment, inference, metrics, plots, sharding
 from mixer_jax.data import pipeline
 from mixer_jax.errors import DivergedError, InputError, SaveError
-from mixer_jax.evaluators import classification
+from mixer_jax.evaluators import classification, confusion
+from mixer_jax.evaluators import rows as rows_lib
 from mixer_jax.state import TrainState
 
 # Steps handed to the device ahead of the one whose loss is looked at: enough to keep it busy, few
@@ -72,7 +73,7 @@ def train(config: Any, workdir: str, stop: StopSignal | None = None) -> dict[str
   """
   stop = stop or StopSignal()
   exp = experiment.build(config, experiment.make_mesh(config))
-  directory = _directory(workdir)
+  directory = inference.directory_of(workdir)
   _check_workdir(directory, config, exp.options.may_change)
   sources = exp.train_split.open(), exp.eval_split.open()
   _claim_workdir(directory, config)
@@ -93,12 +94,6 @@ def train(config: Any, workdir: str, stop: StopSignal | None = None) -> dict[str
     run.close()
   _say(f"saved step {int(state.step)} in {directory}; the same command resumes")
   sys.exit(128 + (stop.received or signal.SIGTERM))  # the signal may have met another process
-
-
-def _directory(workdir: str) -> epath.Path:
-  """Returns the workdir's path; Orbax wants local ones absolute."""
-  path = epath.Path(workdir).expanduser()
-  return path if "://" in workdir else path.absolute()
 
 
 def _check_workdir(directory: epath.Path, config: Any, may_change: tuple[str, ...]) -> None:
@@ -354,20 +349,16 @@ def evaluate_split(
   exp: experiment.Experiment, params: Any, model_state: Any, source: Any
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
   """Evaluates the evaluation split; see classification.evaluate for what it returns."""
-  size = exp.eval_batch_size
-  rows = sharding.local_rows(exp.shardings.batch, size)
-  batches = pipeline.EvalBatches(
-    exp.eval_split, source, batch_size=exp.evaluation.batch_size, rows=rows
+  batches = rows_lib.device_batches(
+    exp.eval_split,
+    source,
+    batch_size=exp.evaluation.batch_size,
+    batch_sharding=exp.shardings.batch,
+    num_workers=exp.evaluation.num_workers,
   )
-
-  def on_devices() -> Iterator[dict[str, jax.Array]]:
-    with pipeline.iterate(batches, num_workers=exp.evaluation.num_workers) as local:
-      for batch in local:
-        yield sharding.put_batch(batch, exp.shardings.batch, rows, size)
-
   return classification.evaluate(
     lambda batch: exp.eval_step(params, model_state, batch),
-    on_devices(),
+    batches,
     batch_size=exp.evaluation.batch_size,
   )
 
@@ -378,6 +369,7 @@ def evaluate(
   config: Any | None,
   which: str | int = "newest",
   weights_file: str | None = None,
+  details: str | None = None,
 ) -> dict[str, float]:
   """Evaluates a checkpoint of a workdir, or a weights file, on the configuration's evaluation split.
 
@@ -386,57 +378,30 @@ def evaluate(
     config: the configuration; needed with `weights_file` alone.
     which: the checkpoint: "newest", "best", or its step.
     weights_file: `.npz` of parameters, instead of a checkpoint.
+    details: directory for the accuracy of each class and the confusions, which are printed too.
 
   Raises:
     InputError: no such run, checkpoint or file, or parameters that do not fit the model.
   """
-  if workdir is not None:
-    own = configuration.load(_directory(workdir) / "config.json")
-    config = _evaluation_of(own, config)
-  elif config is None:
-    raise InputError("give --workdir, or --weights together with --config.")
-  mesh = experiment.make_mesh(config)
-  # The training batch plays no part, whatever devices there are here.
-  exp = experiment.build({**config, "batch_size": mesh.size, "grad_accum_steps": 1}, mesh)
-  if weights_file is not None:
-    params, model_state, name = _load_weights(exp, weights_file)
-  elif workdir is not None:
-    params, model_state, name = _load_checkpoint(exp, _directory(workdir), which)
-  else:
-    raise InputError("give --workdir, or --weights together with --config.")
+  directory = None if details is None else _details_directory(details)
+  trained = inference.load(workdir=workdir, config=config, which=which, weights_file=weights_file)
+  exp = trained.exp
   source = exp.eval_split.open()
-  results, _ = evaluate_split(exp, params, model_state, source)
-  _say(f"{name} on {exp.eval_split.dataset} {evaluation_line(exp, results)}")
+  results, rows = evaluate_split(exp, trained.params, trained.model_state, source)
+  _say(f"{trained.name} on {exp.eval_split.dataset} {evaluation_line(exp, results)}")
+  if directory is not None and jax.process_index() == 0:
+    counted = confusion.count(rows, exp.options.num_classes, inference.class_names(exp))
+    _say(confusion.table(counted))
+    paths = confusion.save(directory, counted)
+    _say(f"written: {', '.join(str(p) for p in paths)}")
   return results
 
 
-def _evaluation_of(own: dict[str, Any], config: Any | None) -> dict[str, Any]:
-  """Returns the workdir's configuration on all devices, or the given one if its state fits."""
-  if config is None:
-    return {**own, "mesh": {"data": -1}}
-  state = ("image_size", "num_classes", "model", "optimizer")
-  changed = configuration.differences(
-    {k: own[k] for k in state if k in own}, {k: config[k] for k in state}, ()
-  )
-  if changed:
-    listed = "\n  ".join(changed)
-    raise InputError(f"the workdir's checkpoints are of another configuration:\n  {listed}")
-  return dict(config.items())
-
-
-def _load_weights(exp: experiment.Experiment, path: str) -> tuple[Any, Any, str]:
-  params = weights.load_npz(path)
-  weights.check_match(params, exp.abstract_state.params, path)
-  if exp.abstract_state.model_state:
-    raise InputError(f"{path} has no batch statistics, which the model needs.")
-  return jax.device_put(params, exp.shardings.state.params), {}, path
-
-
-def _load_checkpoint(
-  exp: experiment.Experiment, directory: epath.Path, which: str | int
-) -> tuple[Any, Any, str]:
-  chosen, damaged = checkpoint.choose(directory, which)
-  for line in damaged:
-    _say(f"WARNING: {line}; the newest intact one is that of step {chosen}")
-  state = checkpoint.restore(directory, chosen, exp.abstract_state, exp.shardings.state)
-  return state.params, state.model_state, f"{directory} step {chosen}"
+def _details_directory(details: str) -> epath.Path:
+  """Creates the directory, before the evaluation that it is for."""
+  directory = epath.Path(details).expanduser()
+  try:
+    directory.mkdir(parents=True, exist_ok=True)
+  except OSError as e:
+    raise InputError(f"--details={details} cannot be written: {e}") from e
+  return directory

@@ -99,11 +99,11 @@ class Order:
     run, subset = (
       int(np.random.SeedSequence(s).generate_state(1)[0]) for s in (seed, [spec.subset_seed, 1])
     )
-    self._places = grain.MapDataset.range(spec.num_used).shuffle(seed=run).repeat()
+    self._places: Any = grain.MapDataset.range(spec.num_used).shuffle(seed=run).repeat()
     # Looked up by the place within an epoch, so that it is the same subset in every epoch.
-    all_examples = grain.MapDataset.range(spec.num_examples)
+    all_examples: Any = grain.MapDataset.range(spec.num_examples)
     whole = spec.num_used == spec.num_examples
-    self._examples = all_examples if whole else all_examples.shuffle(seed=subset)
+    self._examples: Any = all_examples if whole else all_examples.shuffle(seed=subset)
 
   def __getitem__(self, n: int) -> int:
     return int(self._examples[int(self._places[n])])

@@ -181,6 +181,21 @@ def _data_source(builder: Any, dataset: str, split: str) -> Any:
     raise InputError(f"split {split!r} of data set {dataset!r} cannot be read: {e}.{known}") from e
 
 
+def class_names(*, dataset: str, data_dir: str | None, label: str | None) -> list[str]:
+  """Returns the names of a data set's classes, [] if it has none; the data need not be prepared.
+
+  Args:
+    dataset, data_dir, label: see open_source.
+
+  Raises:
+    InputError: unknown data set or label.
+  """
+  entry = datasets.find(dataset)
+  features = _features(_builder(entry.tfds, data_dir), dataset)
+  name = _label_name(label or entry.label, features, dataset)
+  return [] if name in datasets.LABELS else _classes(features[name])[1] or []
+
+
 def _builder(dataset: str, data_dir: str | None, **options: Any) -> Any:
   import tensorflow_datasets as tfds
 

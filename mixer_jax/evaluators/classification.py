@@ -4,10 +4,8 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import jax
-import numpy as np
-
-Rows = dict[str, Any]
+from mixer_jax.evaluators import rows as rows_lib
+from mixer_jax.evaluators.rows import Rows
 
 
 def evaluate(
@@ -16,7 +14,7 @@ def evaluate(
   """Evaluates all batches.
 
   Args:
-    predict_fn: batch -> rows of loss, top1, top5, prediction, label and mask, of shape (b,) each.
+    predict_fn: batch -> rows of loss, top1, top5, prediction, label and mask, of shape (b, ...) each.
     batches: batches on the devices; rows with mask 0 count for nothing.
     batch_size: examples of a batch; row r of batch i is example i·batch_size + r of the split.
 
@@ -24,22 +22,8 @@ def evaluate(
     (metrics, rows): loss (mean, summed exactly), top1, top5 (shares) and count (images), and the rows
     of all images in the order of the data, without padding, with their "index" in the split.
   """
-  parts = []
-  pending = None
-  for batch in batches:
-    current = predict_fn(batch)
-    # Fetching the results of a batch while the next one is computed keeps the device busy.
-    if pending is not None:
-      parts.append(jax.device_get(pending))
-    pending = current
-  if pending is not None:
-    parts.append(jax.device_get(pending))
-  for i, part in enumerate(parts):
-    part["index"] = i * batch_size + np.arange(len(part["mask"]))
-  rows = {key: np.concatenate([p[key] for p in parts]) for key in parts[0]}
-  real = rows["mask"] > 0
-  rows = {key: value[real] for key, value in rows.items()}
-  count = int(real.sum())
+  rows = rows_lib.collect(predict_fn, batches, batch_size=batch_size)
+  count = len(rows["mask"])
   metrics = {
     "loss": math.fsum(rows["loss"].tolist()) / max(count, 1),
     "top1": int(rows["top1"].sum()) / max(count, 1),

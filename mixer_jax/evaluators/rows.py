@@ -1,0 +1,68 @@
+"""Batches of a split on the devices, and what a predict_fn makes of them, fetched as rows."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from mixer_jax import sharding
+from mixer_jax.data import pipeline, sources
+
+Rows = dict[str, Any]
+
+
+def device_batches(
+  spec: pipeline.SplitSpec,
+  source: sources.Source,
+  *,
+  batch_size: int,
+  batch_sharding: NamedSharding,
+  num_workers: int,
+) -> Iterator[dict[str, jax.Array]]:
+  """Yields the split in order, in batches on the devices, padded with mask 0 to whole ones.
+
+  Args:
+    spec, source: the split, and what it was opened as.
+    batch_size: examples of a batch; its rows are filled up to a multiple of the devices.
+    batch_sharding: of every array of a batch.
+    num_workers: loader processes; 0: threads.
+  """
+  num_devices = batch_sharding.mesh.size
+  size = -(-batch_size // num_devices) * num_devices
+  rows = sharding.local_rows(batch_sharding, size)
+  batches = pipeline.EvalBatches(spec, source, batch_size=batch_size, rows=rows)
+  with pipeline.iterate(batches, num_workers=num_workers) as local:
+    for batch in local:
+      yield sharding.put_batch(batch, batch_sharding, rows, size)
+
+
+def collect(
+  predict_fn: Callable[[Any], Rows], batches: Iterable[Any], *, batch_size: int
+) -> dict[str, np.ndarray]:
+  """Returns the rows of all images in the order of the data, without padding, as NumPy arrays.
+
+  Args:
+    predict_fn: batch -> rows, of shape (b, ...) each, one of them "mask".
+    batches: batches on the devices; rows with mask 0 are left out.
+    batch_size: examples of a batch; row r of batch i is example i·batch_size + r, its "index".
+  """
+  parts: list[dict[str, np.ndarray]] = []
+  pending = None
+
+  def fetch() -> None:
+    part = jax.device_get(pending)
+    part["index"] = len(parts) * batch_size + np.arange(len(part["mask"]))
+    real = part["mask"] > 0
+    parts.append({key: value[real] for key, value in part.items()})
+
+  for batch in batches:
+    current = predict_fn(batch)
+    # Fetching the results of a batch while the next one is computed keeps the device busy.
+    if pending is not None:
+      fetch()
+    pending = current
+  if pending is not None:
+    fetch()
+  return {key: np.concatenate([p[key] for p in parts]) for key in parts[0]}

@@ -1,0 +1,159 @@
+"""A trained model: from a run's checkpoint or a weights file, and what it makes of images.
+
+What evaluation, prediction, few-shot and export share.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from etils import epath
+
+from mixer_jax import checkpoint, configuration, experiment, step, weights
+from mixer_jax.data import sources
+from mixer_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+  """A trained model.
+
+  Attributes:
+    exp: the experiment that the configuration describes, on all devices.
+    params, model_state: of the model, on the devices.
+    name: where they come from, for messages.
+  """
+
+  exp: experiment.Experiment
+  params: Any
+  model_state: Any
+  name: str
+
+
+def load(
+  *,
+  workdir: str | None,
+  config: Any | None,
+  which: str | int = "newest",
+  weights_file: str | None = None,
+) -> Trained:
+  """Loads a checkpoint of a workdir, or a weights file.
+
+  Args:
+    workdir: a run's directory; its config.json is the configuration unless `config` is given.
+    config: the configuration; needed with `weights_file` alone.
+    which: the checkpoint: "newest", "best", or its step.
+    weights_file: name, address or file of parameters (weights.load), instead of a checkpoint.
+
+  Raises:
+    InputError: no such run, checkpoint or file, or parameters that do not fit the model.
+  """
+  directory = None if workdir is None else directory_of(workdir)
+  if directory is not None:
+    config = _evaluation_of(configuration.load(directory / "config.json"), config)
+  elif config is None:
+    raise InputError("give --workdir, or --weights together with --config.")
+  mesh = experiment.make_mesh(config)
+  # The training batch plays no part, whatever devices there are here.
+  exp = experiment.build({**config, "batch_size": mesh.size, "grad_accum_steps": 1}, mesh)
+  if weights_file is not None:
+    return _load_weights(exp, weights_file)
+  if directory is not None:
+    return _load_checkpoint(exp, directory, which)
+  raise InputError("give --workdir, or --weights together with --config.")
+
+
+def directory_of(workdir: str) -> epath.Path:
+  """Returns the workdir's path; Orbax wants local ones absolute."""
+  path = epath.Path(workdir).expanduser()
+  return path if "://" in workdir else path.absolute()
+
+
+def _evaluation_of(own: dict[str, Any], config: Any | None) -> dict[str, Any]:
+  """Returns the workdir's configuration on all devices, or the given one if its state fits."""
+  if config is None:
+    return {**own, "mesh": {"data": -1}}
+  state = ("image_size", "num_classes", "model", "optimizer")
+  changed = configuration.differences(
+    {k: own[k] for k in state if k in own}, {k: config[k] for k in state}, ()
+  )
+  if changed:
+    listed = "\n  ".join(changed)
+    raise InputError(f"the workdir's checkpoints are of another configuration:\n  {listed}")
+  return dict(config.items())
+
+
+def _load_weights(exp: experiment.Experiment, path: str) -> Trained:
+  params = weights.load(path)
+  weights.check_match(params, exp.abstract_state.params, path)
+  if exp.abstract_state.model_state:
+    raise InputError(f"{path} has no batch statistics, which the model needs.")
+  return Trained(exp, jax.device_put(params, exp.shardings.state.params), {}, path)
+
+
+def _load_checkpoint(
+  exp: experiment.Experiment, directory: epath.Path, which: str | int
+) -> Trained:
+  chosen, damaged = checkpoint.choose(directory, which)
+  for line in damaged:
+    if jax.process_index() == 0:
+      print(f"WARNING: {line}; the newest intact one is that of step {chosen}", flush=True)
+  state = checkpoint.restore(directory, chosen, exp.abstract_state, exp.shardings.state)
+  return Trained(exp, state.params, state.model_state, f"{directory} step {chosen}")
+
+
+def class_names(exp: experiment.Experiment) -> list[str]:
+  """Returns the names of the model's classes; those that the data set does not name are numbers.
+
+  They are part of TFDS's description of a data set, so the data themselves need not be there.
+  """
+  num_classes, split = exp.options.num_classes, exp.eval_split
+  try:
+    names = sources.class_names(dataset=split.dataset, data_dir=split.data_dir, label=split.label)[
+      :num_classes
+    ]
+  except InputError:  # a data set that TFDS does not know: the model is usable without it
+    names = []
+  return names + [str(i) for i in range(len(names), num_classes)]
+
+
+def make_predict_step(
+  exp: experiment.Experiment, output: Callable[[dict[str, Any], dict[str, Any]], Any]
+) -> Any:
+  """Returns the jitted predict_step(params, model_state, batch), replicated on all devices.
+
+  Args:
+    exp: the experiment.
+    output: (batch, outputs of the model: logits (b, k) and pre_logits (b, c)) -> what is returned;
+      what it does not use is not computed.
+  """
+
+  def predict_step(params: Any, model_state: Any, batch: dict[str, Any]) -> Any:
+    logits, sown = exp.model.apply(
+      {"params": params, **model_state},
+      step.value_range(batch["image"]),
+      mutable=["intermediates"],
+    )
+    (pre_logits,) = sown["intermediates"]["pre_logits"]
+    return output(batch, {"logits": logits, "pre_logits": pre_logits})
+
+  state = exp.shardings.state
+  return jax.jit(
+    predict_step,
+    in_shardings=(state.params, state.model_state, exp.shardings.batch),
+    out_shardings=exp.shardings.replicated,
+  )
+
+
+def make_features_step(exp: experiment.Experiment) -> Any:
+  """Returns the jitted (params, model_state, batch) -> rows of pre_logits, label and mask."""
+
+  def rows(batch: dict[str, Any], outputs: dict[str, Any]) -> dict[str, Any]:
+    return {
+      "pre_logits": outputs["pre_logits"],
+      "label": batch["label"],
+      "mask": batch["mask"],
+    }
+
+  return make_predict_step(exp, rows)

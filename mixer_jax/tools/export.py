@@ -1,0 +1,50 @@
+"""Exports a trained model, weights inside, for programs that have neither Flax nor this project.
+
+python -m mixer_jax.tools.export --workdir=DIR --output=model.stablehlo
+python -m mixer_jax.tools.export --config=configs/NAME.py --weights=FILE.npz --output=model.onnx
+
+The exported function maps images (batch, size, size, 3), of any batch size, to float32 logits. It is
+read back from the file and compared with Flax before the file gets its name. ONNX needs
+pip install 'mixer-jax[export]'.
+"""
+
+import pathlib
+
+from absl import app, flags
+
+from mixer_jax.tools import command, model_flags
+
+_OUTPUT = flags.DEFINE_string(
+  "output", None, "File to write: .stablehlo (jax.export) or .onnx.", required=True
+)
+_INPUT = flags.DEFINE_enum(
+  "input",
+  "uint8",
+  ["uint8", "float32"],
+  "Images are uint8 pixels, mapped to [-1, 1] inside, or float32 in [-1, 1] already.",
+)
+_TOLERANCE = flags.DEFINE_float(
+  "tolerance", 1e-5, "Largest difference of a logit from Flax in float32.", lower_bound=0.0
+)
+
+
+def main(argv: list[str]) -> None:
+  command.no_arguments(argv)
+  output = pathlib.Path(_OUTPUT.value)
+  from mixer_jax.inference import export
+
+  export.check_output(output)
+  import jax
+
+  # Accelerators multiply float32 more coarsely by default; on the CPU both sides are exact float32.
+  jax.config.update("jax_platforms", "cpu")
+  trained = model_flags.load()
+  differences = export.save(trained, output, input_type=_INPUT.value, tolerance=_TOLERANCE.value)
+  shown = ", ".join(f"{d:.1e} (batch {b})" for b, d in differences.items())
+  print(f"{trained.name} -> {output}: {output.stat().st_size:,} bytes, {_INPUT.value} images")
+  print(f"largest difference of a logit from Flax in float32: {shown}")
+  print(f"input, output and class names: {output}.json")
+
+
+if __name__ == "__main__":
+  command.run(app.run, main)

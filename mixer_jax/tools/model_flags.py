@@ -1,0 +1,44 @@
+"""The flags by which commands name a trained model: a run's workdir, or a weights file.
+
+A module apart, because importing it defines the flags.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from mixer_jax.errors import InputError
+from mixer_jax.tools import command
+
+if TYPE_CHECKING:
+  from mixer_jax import inference
+
+_CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "Configuration; default: the workdir's own.", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a run.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", "newest", "newest, best, or a step.")
+_WEIGHTS = flags.DEFINE_string("weights", None, "Weights file (.npz) instead of a checkpoint.")
+
+
+def chosen() -> dict[str, Any]:
+  """Returns the arguments of inference.load; raises InputError for flags that do not go together."""
+  which = _CHECKPOINT.value
+  if which not in ("newest", "best") and not which.isdigit():
+    raise InputError(f"--checkpoint={which} is neither newest, best nor a step.")
+  if _WEIGHTS.value and flags.FLAGS["checkpoint"].present:
+    raise InputError("--checkpoint and --weights exclude each other.")
+  return {
+    "workdir": _WORKDIR.value,
+    "config": command.loaded(_CONFIG),
+    "which": int(which) if which.isdigit() else which,
+    "weights_file": _WEIGHTS.value,
+  }
+
+
+def load() -> "inference.Trained":
+  """Returns the model that the flags name."""
+  from mixer_jax import inference  # Late: it starts JAX, which a wrong flag need not wait for.
+
+  return inference.load(**chosen())

@@ -1,0 +1,54 @@
+"""Names the classes of image files, with probabilities.
+
+python -m mixer_jax.tools.predict --workdir=DIR PHOTO.jpg 'holiday/*.jpg' FOLDER
+python -m mixer_jax.tools.predict --config=configs/NAME.py --weights=FILE.npz --output=top5.csv FOLDER
+
+Images meet the configuration's evaluation pre-processing. Exit status: 0 all were predicted, 1 some could
+not be (each is named, the others are predicted), 2 bad input.
+"""
+
+import sys
+
+from absl import app, flags
+
+from mixer_jax.errors import InputError
+from mixer_jax.tools import command, model_flags
+
+_TOP = flags.DEFINE_integer("top", 5, "Classes named for each image.", lower_bound=1)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images computed at once.", lower_bound=1)
+_OUTPUT = flags.DEFINE_string("output", None, "File to write, too: .csv or .json.")
+_CLASS_NAMES = flags.DEFINE_string(
+  "class_names", None, "Text file with a class a line, instead of the data set's names."
+)
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) < 2:
+    raise InputError("give image files, directories or globs: predict --workdir=DIR PHOTO.jpg")
+  from mixer_jax import inference
+  from mixer_jax.inference import images
+
+  output = images.check_output(_OUTPUT.value) if _OUTPUT.value else None
+  trained = model_flags.load()
+  names = (
+    images.read_class_names(_CLASS_NAMES.value, trained.exp.options.num_classes)
+    if _CLASS_NAMES.value
+    else inference.class_names(trained.exp)
+  )
+  predictions, paths = [], images.find_images(argv[1:])
+  for one in images.predict(trained, paths, names, top=_TOP.value, batch_size=_BATCH_SIZE.value):
+    predictions.append(one)
+    if "error" in one:
+      print(f"bad image {one['file']}: {one['error']}", file=sys.stderr, flush=True)
+    else:
+      print(images.format_text(one), flush=True)
+  if output is not None:
+    images.save(output, predictions)
+  bad = sum("error" in one for one in predictions)
+  print(f"{len(paths) - bad} of {len(paths)} images predicted" + (f", {bad} bad" if bad else ""))
+  if bad:
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+  command.run(app.run, main)
