@@ -41,6 +41,12 @@ def get_config() -> Any:
   config.model.param_dtype = "float32"
   config.model.remat = "none"  # or "block": less memory, a second forward pass
 
+  config.init = ConfigDict()
+  # Start from these: name, address or file (docs/weights.md), or the workdir of a run. None: at random.
+  config.init.weights = placeholder(str)
+  config.init.resize = "auto"  # to another image size: or "paper" (appendix C), "interpolate"
+  config.init.new_head = True  # of zeros; False: keep theirs
+
   config.data = ConfigDict()
   # Name in mixer_jax/data/datasets.py, TFDS name, directory of a prepared TFDS data set, or "synthetic".
   config.data.dataset = "imagenet2012"
@@ -78,6 +84,8 @@ def get_config() -> Any:
   # numbers) or schedule·weight_decay ("schedule", big_vision's numbers).
   config.optimizer.weight_decay_scale = "learning_rate"
   config.optimizer.clip_norm = 1.0  # global norm of the gradients
+  # "REGEX=FACTOR" for names of parameters, first match first; ("head/.*=1", ".*=0") trains the head alone.
+  config.optimizer.lr_multipliers = ()
 
   config.schedule = ConfigDict()
   config.schedule.warmup_steps = 10_000
@@ -130,8 +138,8 @@ def parse_arg(arg: str | None, **defaults: str) -> dict[str, str]:
       name, value = "variant", part
     if name not in defaults or not value:
       raise InputError(
-        f"{part!r} in the configuration's argument is unknown; known: VARIANT, "
-        + ", ".join(f"{name}=…" for name in defaults)
+        f"{part!r} in the configuration's argument is unknown; known: "
+        + ", ".join("VARIANT" if name == "variant" else f"{name}=…" for name in defaults)
       )
     values[name] = value
   return values

@@ -36,6 +36,7 @@ class Options:
   loss: Literal["sigmoid_xent", "softmax_xent"]
   mixup_p: float
   model: Mapping
+  init: Mapping
   data: Mapping
   optimizer: Mapping
   schedule: Mapping
@@ -44,6 +45,15 @@ class Options:
   log: Mapping
   mesh: Mapping
   may_change: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Init:
+  """config.init: where training starts."""
+
+  weights: str | None
+  resize: Literal["auto", "paper", "interpolate"]
+  new_head: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,7 +126,7 @@ class Experiment:
     eval_step: jitted (params, model_state, batch) -> rows of results, replicated.
     total_steps: steps of the whole run.
     train_split, eval_split: what to load, unopened.
-    data, evaluation, checkpoint, log: the sections of that name.
+    init, data, evaluation, checkpoint, log: the sections of that name.
   """
 
   options: Options
@@ -132,6 +142,7 @@ class Experiment:
   total_steps: int
   train_split: pipeline.SplitSpec
   eval_split: pipeline.SplitSpec
+  init: Init
   data: Data
   evaluation: Evaluation
   checkpoint: Checkpoint
@@ -156,6 +167,7 @@ def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
   options = configuration.call(Options, config, "config")
   # With automatic axes, whatever kind the given mesh has: XLA propagates the shardings.
   mesh = Mesh(mesh.devices, mesh.axis_names)
+  init = configuration.call(Init, options.init, "config.init")
   data = configuration.call(Data, options.data, "config.data")
   evaluation = configuration.call(Evaluation, options.evaluation, "config.evaluation")
   checkpoint = configuration.call(Checkpoint, options.checkpoint, "config.checkpoint")
@@ -198,6 +210,7 @@ def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
     num_classes=options.num_classes,
     mixup_p=options.mixup_p,
     grad_accum_steps=options.grad_accum_steps,
+    multipliers=optimizer.make_multipliers(options.optimizer["lr_multipliers"]),
     mesh=mesh,
   )
   eval_step = step.make_eval_step(model=model, loss=loss)
@@ -227,6 +240,7 @@ def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
     total_steps=total_steps,
     train_split=train_split,
     eval_split=eval_split,
+    init=init,
     data=data,
     evaluation=evaluation,
     checkpoint=checkpoint,

@@ -17,7 +17,16 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from mixer_jax import checkpoint, configuration, experiment, inference, metrics, plots, sharding
+from mixer_jax import (
+  checkpoint,
+  configuration,
+  experiment,
+  finetune,
+  inference,
+  metrics,
+  plots,
+  sharding,
+)
 from mixer_jax.data import pipeline
 from mixer_jax.errors import DivergedError, InputError, SaveError
 from mixer_jax.evaluators import classification, confusion
@@ -133,7 +142,12 @@ def _initial_state(exp: experiment.Experiment, directory: epath.Path) -> TrainSt
   for line in damaged:
     _say(f"WARNING: {line}; moved to damaged_checkpoints, continuing from step {step}")
   if step is None:
-    return exp.init_state()
+    state = exp.init_state()
+    if exp.init.weights is None:
+      return state
+    params, line = finetune.initial_params(exp)
+    _say(line)
+    return state.replace(params=params)
   return checkpoint.restore(directory, step, exp.abstract_state, exp.shardings.state)
 
 

@@ -6,6 +6,7 @@ where `schedule` is a multiplier with peak 1. Update k uses the schedule at k �
 very first update moves the moments and not the parameters.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -69,6 +70,60 @@ def is_kernel(params: Any) -> Any:
   )
 
 
+def make_multipliers(rules: tuple[str, ...]) -> Callable[[Any], Any]:
+  """Returns params -> a tree of factors of the learning rate; 0: the parameter does not learn.
+
+  Args:
+    rules: "REGEX=FACTOR" each, for names such as "MixerBlock_0/token_mixing/Dense_0/kernel". The first
+      whose expression matches a whole name counts; names that none matches have the factor 1.
+
+  Raises:
+    InputError: not of that form; later, when parameters are given, a rule that decides for none.
+  """
+  parsed = []
+  for rule in rules:
+    pattern, _, factor = rule.rpartition("=")
+    try:
+      parsed.append((re.compile(pattern), float(factor)))
+    except (re.error, ValueError) as e:
+      raise InputError(f"config.optimizer.lr_multipliers: {rule!r} is not REGEX=FACTOR: {e}") from e
+    if not pattern or not 0 <= parsed[-1][1] < float("inf"):
+      raise InputError(
+        f"config.optimizer.lr_multipliers: {rule!r} needs an expression and a finite factor ≥ 0."
+      )
+
+  def multipliers(params: Any) -> Any:
+    unused = dict(enumerate(rules))
+
+    def factor_of(path: Any, _: Any) -> float:
+      name = "/".join(str(getattr(key, "key", key)) for key in path)
+      for i, (pattern, factor) in enumerate(parsed):
+        if pattern.fullmatch(name):
+          unused.pop(i, None)
+          return factor
+      return 1.0
+
+    tree = jax.tree_util.tree_map_with_path(factor_of, params)
+    if unused:
+      raise InputError(
+        f"config.optimizer.lr_multipliers: {', '.join(map(repr, unused.values()))} decides for no "
+        "parameter: no name matches, or an earlier rule does."
+      )
+    return tree
+
+  return multipliers
+
+
+def _multiply(multipliers: Callable[[Any], Any]) -> optax.GradientTransformation:
+  """Returns the transformation that multiplies each update with its parameter's factor."""
+
+  def update(updates: Any, params: Any) -> Any:
+    factors = multipliers(params)
+    return jax.tree.map(lambda u, m: u if m == 1.0 else u * m, updates, factors)
+
+  return optax.stateless(update)
+
+
 def make_optimizer(
   *,
   name: Literal["adam", "momentum"],
@@ -81,6 +136,7 @@ def make_optimizer(
   weight_decay: float,
   weight_decay_scale: Literal["learning_rate", "schedule"],
   clip_norm: float | None,
+  lr_multipliers: tuple[str, ...],
   schedule: Schedule,
 ) -> optax.GradientTransformation:
   """Returns the optimizer; its updates are added to the parameters.
@@ -95,6 +151,8 @@ def make_optimizer(
       paper's 0.1; "schedule": it removes schedule·weight_decay, big_vision's 1e-4, which is the
       paper's 0.1 at lr 1e-3.
     clip_norm: largest global norm of the gradients, None: no clipping.
+    lr_multipliers: see make_multipliers; parameters with the factor 0 have no part in the global norm
+      and no moments.
     schedule: step -> multiplier.
   """
   accumulator = jnp.dtype(accumulator_dtype)
@@ -103,11 +161,21 @@ def make_optimizer(
   else:
     direction = optax.trace(decay=momentum, accumulator_dtype=accumulator)
   decay = weight_decay * (learning_rate if weight_decay_scale == "learning_rate" else 1.0)
-  return optax.chain(
+  multipliers = make_multipliers(lr_multipliers)
+  tx = optax.chain(
     optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm),
     direction,
     optax.scale(learning_rate),
     optax.add_decayed_weights(decay, mask=is_kernel) if decay else optax.identity(),
     optax.scale_by_schedule(schedule),
     optax.scale(-1.0),
+  )
+  if not lr_multipliers:
+    return tx
+  return optax.chain(
+    optax.partition(
+      {True: tx, False: optax.set_to_zero()},
+      lambda params: jax.tree.map(bool, multipliers(params)),
+    ),
+    _multiply(multipliers),
   )

@@ -60,16 +60,21 @@ def make_train_step(
   num_classes: int,
   mixup_p: float,
   grad_accum_steps: int,
+  multipliers: Callable[[Any], Any],
   mesh: Mesh,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
   """Returns train_step(state, batch) -> (state, metrics).
 
-  `loss` and the gradients are means over the rows with mask 1. Metrics are scalars: loss, skipped (rows
+  `loss` and the gradients are means over the rows with mask 1. Parameters whose factor in
+  `multipliers(params)` is 0 are constants: nothing is computed for their gradients. Metrics are scalars: loss, skipped (rows
   with mask 0), lr (of this update), l2_grads (before clipping), l2_params, l2_updates.
   """
 
   def loss_of_part(params: Any, state: TrainState, part: dict[str, Array], key: Array):
     """Returns this part's share of the mean loss of the whole batch, and the new model_state."""
+    params = jax.tree.map(
+      lambda p, m: p if m else jax.lax.stop_gradient(p), params, multipliers(params)
+    )
     logits, model_state = model.apply(
       {"params": params, **state.model_state},
       part["image"],

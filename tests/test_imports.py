@@ -12,10 +12,11 @@ LAYERS = [
   {"errors"},
   {"configuration"},
   {"models", "data", "losses", "optimizer", "sharding", "metrics", "weights"},
-  {"labels", "state"},
+  {"labels", "state", "protocol"},
   {"step", "checkpoint", "evaluators", "plots"},
   {"experiment"},
   {"inference"},
+  {"finetune"},
   {"loop", "tools"},
 ]  # lowest first
 

@@ -34,6 +34,7 @@ class Dataset:
     label: feature that holds the label, or the name of a function in `LABELS`; None: the usual one.
     small: its images are at most 96 px; VTAB-1k is then fine-tuned at 224 and otherwise at 448.
     image_scale: what pixels are multiplied with to reach 0..255.
+    mirror: an image and its mirror image have the same label.
   """
 
   tfds: str
@@ -42,6 +43,12 @@ class Dataset:
   label: str | None = "label"
   small: bool = False
   image_scale: int = 1
+  mirror: bool = True
+
+  @property
+  def test(self) -> str | None:
+    """Name of the split that is reported, if there is one."""
+    return next((s for s in ("test", "validation") if s in self.splits), None)
 
 
 # --- labels that are computed from other features ---------------------------------------------------
@@ -106,6 +113,12 @@ def _tuned(
     "test": test,
   }
   return Dataset(tfds=tfds, num_classes=num_classes, splits=splits, small=small)
+
+
+def _digits(tfds: str, num_classes: int, train: int, test: int) -> Dataset:
+  """The embedded digits; the last fifth of train is the dev split."""
+  tuned = _tuned(tfds, num_classes, train, 20, Split("test", test), small=True)
+  return dataclasses.replace(tuned, mirror=False)
 
 
 def _vtab(tfds: str, num_classes: int, dev: str, test: Split, **fields: Any) -> Dataset:
@@ -178,6 +191,9 @@ DATASETS: dict[str, Dataset] = {
   "cifar100": _tuned("cifar100", 100, 50_000, 2, Split("test", 10_000), small=True),
   "oxford_iiit_pet": _tuned("oxford_iiit_pet", 37, 3680, 10, Split("test", 3669)),
   "oxford_flowers102": _tuned("oxford_flowers102", 102, 1020, 10, Split("test", 6149)),
+  "digits": _digits("digits", 10, 1437, 360),
+  "digits_0_4": _digits("digits_0_4", 5, 720, 181),
+  "digits_5_9": _digits("digits_5_9", 5, 717, 179),
   # Not in TFDS: prepared by the user under these names (docs/data.md).
   "imagenet21k": Dataset(
     tfds="imagenet21k",

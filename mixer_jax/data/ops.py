@@ -136,6 +136,18 @@ def central_crop(image_size: int) -> Op:
   return op
 
 
+def random_crop(image_size: int) -> Op:
+  """A random square of `image_size`, of the pixels as they are (fine-tuning: after a resize)."""
+
+  def op(example: Example, rng: np.random.Generator) -> Example:
+    height, width = example["image"].shape[:2]
+    y, x = (int(rng.integers(0, max(n - image_size, 0) + 1)) for n in (height, width))
+    image = example["image"][y : y + image_size, x : x + image_size]
+    return _drew(example, "random_crop", (y, x)) | {"image": image}
+
+  return op
+
+
 def randaugment(image_size: int, num_layers: int, magnitude: float) -> Op:
   """RandAugment as the authors used it (randaugment.py)."""
   del image_size
@@ -170,6 +182,7 @@ OPS: dict[str, Callable[..., Op]] = {
     resize_small,
     resize,
     central_crop,
+    random_crop,
     randaugment,
     permute_patches,
     permute_pixels,

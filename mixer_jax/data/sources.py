@@ -16,10 +16,10 @@ import numpy as np
 from etils import epath
 
 from mixer_jax import configuration
-from mixer_jax.data import datasets
+from mixer_jax.data import buckets, datasets
 from mixer_jax.errors import InputError
 
-EMBEDDED = ("digits",)
+EMBEDDED = ("digits", "digits_0_4", "digits_5_9")
 
 
 class BadRecordError(ValueError):
@@ -181,6 +181,22 @@ def _data_source(builder: Any, dataset: str, split: str) -> Any:
     raise InputError(f"split {split!r} of data set {dataset!r} cannot be read: {e}.{known}") from e
 
 
+def describe(dataset: str) -> datasets.Dataset:
+  """Returns the table's entry, or what a prepared data set's own description says.
+
+  Raises:
+    InputError: not in the table and not the directory of a prepared data set.
+  """
+  if dataset in datasets.DATASETS:
+    return datasets.DATASETS[dataset]
+  builder = _open_builder(dataset, None)
+  features = _features(builder, dataset)
+  label = _label_name(None, features, dataset)
+  splits = {k: datasets.Split(k, v.num_examples) for k, v in builder.info.splits.items()}
+  num_classes, _ = _classes(features[label])
+  return datasets.Dataset(tfds=dataset, num_classes=num_classes, splits=splits, label=label)
+
+
 def class_names(*, dataset: str, data_dir: str | None, label: str | None) -> list[str]:
   """Returns the names of a data set's classes, [] if it has none; the data need not be prepared.
 
@@ -200,16 +216,17 @@ def _builder(dataset: str, data_dir: str | None, **options: Any) -> Any:
   import tensorflow_datasets as tfds
 
   if dataset.startswith(("/", ".", "~")) or "://" in dataset:
+    buckets.check(dataset)
     if not (epath.Path(dataset) / "dataset_info.json").exists():
       raise InputError(f"{dataset} is not the directory of a prepared TFDS data set.")
     try:
       return tfds.builder_from_directory(dataset)
     except Exception as e:  # whatever TFDS makes of a damaged description
       raise InputError(f"{dataset} is damaged: {_first_line(e)}") from e
-  if dataset == "digits":
+  if dataset in EMBEDDED:
     from mixer_jax.data import digits
 
-    return digits.Digits(data_dir=data_dir, file_format="array_record")
+    return digits.BUILDERS[dataset](data_dir=data_dir, file_format="array_record")
   try:
     return tfds.builder(dataset, data_dir=data_dir, try_gcs=False, **options)
   except AssertionError as e:
