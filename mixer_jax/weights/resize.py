@@ -3,12 +3,12 @@
 Two ways. "paper": appendix C, for an image K times as high and as wide. The new token MLP mixes each of
 the K×K tiles of the image by itself, as the old one mixed the whole image: block-diagonal kernels, K²
 times as wide, which fine-tuning then fills. "interpolate": not the paper's; for any grid, up or down,
-square or not. The old token mixing T is kept and framed by resampling, T' = P·T·R: R takes the new
-tokens to the old grid, P takes what T adds to them to the new one. Both are linear interpolation between
-the centres of the tokens, widened to cover the finer grid where they shrink. R goes into the first kernel,
-R'·kernel: so it is interpolated as a function over the grid and scaled by the number of old tokens per new
-one; P goes into the second kernel and its bias, interpolated without scale. The hidden units, their
-number and their biases stay. Rows of R and P sum to 1, so constant tokens are treated as before.
+square or not. The old token mixing T is kept and framed by resampling, P·T·R: R takes the new tokens to
+the old grid, P takes what T adds to them to the new one. Both are linear interpolation between the centres
+of the tokens, with the triangle widened where the grid shrinks. The first kernel becomes Rᵀ·kernel: it is
+interpolated as a function over the grid and scaled by the number of old tokens per new one. The second
+kernel and its bias go through P: interpolated, without scale. The hidden units, their number and their
+biases stay. Rows of R and P sum to 1, so constant tokens are treated as before.
 
 Grids are (rows, columns); tokens are in raster order. Axis letters: s tokens, d hidden units.
 """

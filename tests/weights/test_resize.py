@@ -47,12 +47,10 @@ def paper(params, grid, k):
 @pytest.mark.parametrize(
   ("fields", "size", "k"),
   [
-    (mixers.TINY, (8, 12), 2),
-    (mixers.TINY, (12, 8), 3),
-    (fields_of("S/32", num_blocks=2), (224, 224), 3),
+    (mixers.TINY, (8, 12), 3),
     (fields_of("B/16"), (224, 224), 2),
   ],
-  ids=["tiny x2", "tiny x3", "S/32 x3", "B/16 x2"],
+  ids=["tiny x3", "B/16 x2"],
 )
 def test_enlarged_by_appendix_c_a_model_is_the_mean_over_tiles(fields, size, k):
   assert deviation_from_tiles(fields, size, k, paper) < 1e-5
@@ -193,19 +191,18 @@ def test_smooth_tokens_are_mixed_alike_on_either_grid(new):
   assert np.abs(new_bias1 - smooth(new, WAVES[3:4])[:, 0]).max() < 0.04 * 1.5
 
 
-@pytest.mark.parametrize("size", [(28, 20), (8, 24)])
-def test_a_model_that_adds_the_same_to_every_token_keeps_its_logits_on_plain_images(size):
+def test_a_model_that_adds_the_same_to_every_token_keeps_its_logits_on_plain_images():
   """From end to end: second token-mixing layers constant over the grid, images of one colour."""
   _, params = mixers.random_params(16, 16, **mixers.TINY)
   for i in range(2):
     second = params[f"MixerBlock_{i}"]["token_mixing"]["Dense_1"]
     second["kernel"] = np.repeat(second["kernel"][:, :1], 16, 1)
     second["bias"] = np.repeat(second["bias"][:1], 16)
-  resized = weights.resize_tokens(params, (4, 4), weights.token_grid(size, 4), "interpolate")
+  resized = weights.resize_tokens(params, (4, 4), (7, 3), "interpolate")
   colour = mixers.image(3, 1, 1, 3)
   model = mixers.headless(**mixers.TINY)
   want = model(params, jnp.tile(colour, (1, 16, 16, 1)))
-  have = model(resized, jnp.tile(colour, (1, *size, 1)))
+  have = model(resized, jnp.tile(colour, (1, 28, 12, 1)))
   np.testing.assert_allclose(have, want, atol=1e-5, rtol=0)
 
 
