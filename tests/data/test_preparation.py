@@ -130,9 +130,7 @@ def test_bad_images_stop_at_the_end_and_can_be_repaired_or_skipped(photos, tmp_p
   # Skipping looks at nothing again, so the image repaired since is left out all the same.
   reasons = {q.get("record") or q["ignored"]: q["reason"] for q in quarantine(prepared.directory)}
   assert reasons["b/pipe.jpg"] == "not a file" and "link" in reasons["b/2.JPG"]
-  assert (
-    reasons["b/0.JPG"].startswith("neither JPEG") and reasons[str(root / ".hidden")] == "hidden"
-  )
+  assert "0 bytes" in reasons["b/0.JPG"] and reasons[str(root / ".hidden")] == "hidden"
   assert reasons[str(root / "b/notes.txt")] == "not an image, by its name"
 
 
