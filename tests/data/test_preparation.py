@@ -237,6 +237,11 @@ def test_output_that_cannot_be_written(photos, tmp_path):
     sets.prepare(sets.plan(root), tmp_path / "out")
 
 
+def test_a_bucket_is_not_written_to(photos):
+  with pytest.raises(InputError, match="gs://bucket is no local directory"):
+    sets.prepare(sets.plan(photos[0]), "gs://bucket")
+
+
 def test_disk_that_is_too_small_is_found_before_and_while_writing(photos, tmp_path, monkeypatch):
   root, _ = photos
   usage = shutil.disk_usage(tmp_path)
