@@ -69,7 +69,7 @@ def main(argv: list[str]) -> None:
   total = sum(plan.num_examples.values())
   print(f"found {total:,} images of {len(plan.classes):,} classes, {plan.num_bytes / 1e6:,.0f} MB")
   data_dir = _DATA_DIR.value or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
-  cores = len(os.sched_getaffinity(0))
+  cores = os.cpu_count() or 1
   try:
     prepared = engine.prepare(
       plan,

@@ -130,9 +130,7 @@ def test_bad_images_stop_at_the_end_and_can_be_repaired_or_skipped(photos, tmp_p
   # Skipping looks at nothing again, so the image repaired since is left out all the same.
   reasons = {q.get("record") or q["ignored"]: q["reason"] for q in quarantine(prepared.directory)}
   assert reasons["b/pipe.jpg"] == "not a file" and "link" in reasons["b/2.JPG"]
-  assert (
-    reasons["b/0.JPG"].startswith("neither JPEG") and reasons[str(root / ".hidden")] == "hidden"
-  )
+  assert "0 bytes" in reasons["b/0.JPG"] and reasons[str(root / ".hidden")] == "hidden"
   assert reasons[str(root / "b/notes.txt")] == "not an image, by its name"
 
 
@@ -237,6 +235,11 @@ def test_output_that_cannot_be_written(photos, tmp_path):
   (tmp_path / "out").write_text("a file")
   with pytest.raises(InputError, match=r"out/mine/1\.0\.0 cannot be written"):
     sets.prepare(sets.plan(root), tmp_path / "out")
+
+
+def test_a_bucket_is_not_written_to(photos):
+  with pytest.raises(InputError, match="gs://bucket is no local directory"):
+    sets.prepare(sets.plan(photos[0]), "gs://bucket")
 
 
 def test_disk_that_is_too_small_is_found_before_and_while_writing(photos, tmp_path, monkeypatch):

@@ -152,8 +152,3 @@ def test_bad_shares(tmp_path, share):
   sets.folder(tmp_path / "in", {"a": 2})
   with pytest.raises(InputError, match="is no share"):
     call(from_folder=str(tmp_path / "in"), held_out=share, data_dir=str(tmp_path))
-
-
-def test_by_tfds_builder(tmp_path, capsys):
-  call("digits", data_dir=str(tmp_path))
-  assert f"digits is prepared in {tmp_path}/digits/1.0.0" in capsys.readouterr().out

@@ -60,6 +60,8 @@ def prepare(
   Raises:
     InputError: bad images without `skip_bad`; another data set is there; no room; another process at work.
   """
+  if "://" in data_dir:
+    raise InputError(f"{data_dir} is no local directory: prepare into one, and copy the result.")
   directory = pathlib.Path(data_dir).expanduser().absolute() / plan.name / plan.version
   arguments = {"fingerprint": plan.fingerprint, "verify": verify}
   with _lock(directory):

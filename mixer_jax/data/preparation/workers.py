@@ -16,6 +16,7 @@ from typing import Any
 from mixer_jax.data.preparation import shards
 from mixer_jax.errors import InputError
 
+PATIENCE_SECS = 600.0  # without a sign of any worker
 _REPORT_SECS = 10.0
 
 
@@ -52,18 +53,25 @@ def write(
   if num_workers == 0:
     return _write_here(left, work, verify, progress)
   done: list[dict[str, Any]] = []
-  images = 0
+  images, heard = 0, time.monotonic()
   with _processes(num_workers, work, verify) as idle:
     busy = _hand_out(left, idle)
     while busy:
-      for connection in multiprocessing.connection.wait(busy, _REPORT_SECS):
-        message = _receive(connection)
+      for connection in multiprocessing.connection.wait(
+        list(busy), min(_REPORT_SECS, PATIENCE_SECS)
+      ):
+        heard, message = time.monotonic(), _receive(connection)
         if isinstance(message, int):
           images += message
         else:
           done.append(message)
-          busy.remove(connection)
-          busy += _hand_out(left, [connection])
+          del busy[connection]
+          busy |= _hand_out(left, [connection])
+      if time.monotonic() - heard > PATIENCE_SECS:
+        raise InputError(
+          f"no image was finished in {PATIENCE_SECS:.0f} s, of {', '.join(busy.values())}: the storage does "
+          "not answer, or an image cannot be decoded in that time. Finished shards are kept."
+        )
       progress(images)
   progress(images, last=True)
   return done
@@ -112,15 +120,15 @@ def _processes(number: int, work: pathlib.Path, verify: bool) -> Iterator[list[A
         process.join()
 
 
-def _hand_out(left: Iterator[shards.Shard], idle: list[Any]) -> list[Any]:
-  """Gives each idle worker the next shard; returns the connections of those that got one."""
-  busy = []
+def _hand_out(left: Iterator[shards.Shard], idle: list[Any]) -> dict[Any, str]:
+  """Gives each idle worker the next shard; returns the names of the shards by connection."""
+  busy = {}
   for connection in idle:
     shard = next(left, None)
     if shard is not None:
       with contextlib.suppress(BrokenPipeError):  # receiving says that it died
         connection.send(shard)
-      busy.append(connection)
+      busy[connection] = shard.file
   return busy
 
 
