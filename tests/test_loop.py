@@ -1,5 +1,6 @@
 """Whole runs, in this process: resumed runs equal undisturbed ones, damage is met, bad input is named."""
 
+import csv
 import json
 import signal
 
@@ -277,6 +278,19 @@ def flat_params(workdir):
     names[k].removeprefix("['params']['").removesuffix("']").replace("']['", "/"): v
     for k, v in state.items() if names[k].startswith("['params']")
   }  # fmt: skip
+
+
+def test_details_count_what_the_evaluation_counts(undisturbed, tmp_path, capsys):
+  results = loop.evaluate(
+    workdir=str(undisturbed[0]), config=None, details=str(tmp_path / "details")
+  )
+  assert "accuracy by class" in capsys.readouterr().out
+  with (tmp_path / "details" / "classes.csv").open() as f:
+    classes = list(csv.DictReader(f))
+  assert sum(int(c["count"]) for c in classes) == 360
+  assert sum(int(c["correct"]) for c in classes) / 360 == results["top1"]
+  with pytest.raises(InputError, match="--details="):
+    loop.evaluate(workdir=str(undisturbed[0]), config=None, details="/dev/null/details")
 
 
 def test_weights_files_evaluate_like_the_checkpoint(undisturbed, tmp_path):

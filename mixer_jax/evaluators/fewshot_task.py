@@ -101,12 +101,15 @@ def read_labels(source: sources.Source, *, on_bad_record: str) -> Int[np.ndarray
   """Returns the label of every example, −1 for bad records that are skipped; decodes no image.
 
   Raises:
-    InputError: a bad record where those stop the run.
+    InputError: a bad record where those stop the run, or images with several labels.
   """
   labels = np.full(len(source), -1)
   for i in range(len(source)):
     try:
-      labels[i] = source[i]["label"]
+      label = source[i]["label"]
+      if np.ndim(label):
+        raise InputError(f"few-shot needs data with one label an image; {source.name} has several.")
+      labels[i] = label
     except sources.BadRecordError as e:
       if on_bad_record == "stop":
         raise InputError(f"bad record {i} of {source.name}: {e}") from e

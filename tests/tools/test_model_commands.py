@@ -1,0 +1,84 @@
+"""The commands for trained models as a user gives them, on a recorded weights file."""
+
+import csv
+import subprocess
+import sys
+
+import pytest
+
+from tests import runs, tfds_sets
+from tests.conftest import GOLDEN
+
+MODEL = [
+  "--config=configs/quickstart.py",
+  f"--weights={GOLDEN / 'mixer_tiny_checkpoint.npz'}",
+  "--config.num_classes=5",
+  "--config.model.num_blocks=2",
+  "--config.model.hidden_dim=16",
+  "--config.model.tokens_mlp_dim=12",
+  "--config.model.channels_mlp_dim=24",
+]
+
+
+def _run(tool, *arguments):
+  """Returns (exit status, stdout, stderr)."""
+  process = subprocess.run(
+    [sys.executable, "-m", f"mixer_jax.tools.{tool}", *arguments],
+    cwd=runs.ROOT,
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert "Traceback" not in process.stderr, process.stderr
+  return process.returncode, process.stdout, process.stderr
+
+
+def test_predict_names_bad_images_and_predicts_the_others(tmp_path):
+  for i in range(2):
+    (tmp_path / f"{i}.png").write_bytes(tfds_sets.png(i))
+  output = tmp_path / "out.csv"
+  status, stdout, stderr = _run("predict", *MODEL, str(tmp_path), f"--output={output}")
+  assert status == 0, stderr
+  lines = list(csv.DictReader(output.open()))
+  assert [line["rank"] for line in lines] == list("12345") * 2
+  assert abs(sum(float(line["probability"]) for line in lines) - 2) < 1e-5
+  assert f"{tmp_path}/0.png\n  {float(lines[0]['probability']):.4f}  {lines[0]['name']}" in stdout
+  (tmp_path / "0.png").write_text("<html>")
+  status, again, stderr = _run("predict", *MODEL, f"{tmp_path}/*.png", "--top=1")
+  assert status == 1
+  assert f"bad image {tmp_path}/0.png: neither JPEG nor PNG" in stderr
+  assert "1 of 2 images predicted, 1 bad" in again
+  assert f"{tmp_path}/1.png\n  {float(lines[5]['probability']):.4f}" in again
+
+
+def test_fewshot_prints_its_table():
+  status, stdout, stderr = _run("fewshot", *MODEL)
+  assert status == 0, stderr
+  assert "few-shot on digits train (627 of 1437 images drawn), tested on digits test" in stdout
+  table = [line.split() for line in stdout.splitlines()[2:]]
+  assert [line[0] for line in table] == ["1", "5", "10", "25"]
+  for line in table:
+    draws = [float(x) for x in line[1:4]]
+    assert abs(float(line[4]) - sum(draws) / 3) < 1e-4
+  assert float(table[3][4]) > float(table[0][4]) > 0.2  # random features tell digits apart
+
+
+def test_export_prints_its_parity(tmp_path):
+  output = tmp_path / "model.stablehlo"
+  status, stdout, stderr = _run("export", *MODEL, f"--output={output}")
+  assert status == 0, stderr
+  assert "largest difference of a logit from Flax in float32: 0.0e+00 (batch 1)" in stdout
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["model.stablehlo", "model.stablehlo.json"]
+
+
+@pytest.mark.parametrize(
+  ("tool", "arguments", "message"),
+  [
+    ("predict", MODEL, "give image files"),
+    ("export", [*MODEL, "--output=model.pb"], "must end with .stablehlo or .onnx"),
+  ],
+)
+def test_bad_commands_end_with_one_clear_error(tool, arguments, message):
+  status, _, stderr = _run(tool, *arguments)
+  assert status == 2
+  assert message in stderr
