@@ -74,9 +74,8 @@ def test_export_prints_its_parity(tmp_path):
 @pytest.mark.parametrize(
   ("tool", "arguments", "message"),
   [
-    ("predict", [*MODEL], "give image files"),
+    ("predict", MODEL, "give image files"),
     ("export", [*MODEL, "--output=model.pb"], "must end with .stablehlo or .onnx"),
-    ("fewshot", [*MODEL[:1]], "--weights together with --config"),
   ],
 )
 def test_bad_commands_end_with_one_clear_error(tool, arguments, message):
