@@ -66,8 +66,8 @@ def decode_region(
     header: read_header(data).
     box: (top, left, height, width) within the image.
     at_least: None for the very pixels of decode_image. With (height, width), a JPEG may be decoded
-      at ½, ¼ or ⅛ of its size, if what is left of the box is at least as large; its edges then
-      lie at the nearest pixel of the smaller image.
+      at ½, ¼ or ⅛ of its size, if what is left of the box is at least as large. Its edges then lie
+      at the nearest pixel of the smaller image, which may take one pixel off.
 
   Raises:
     BadRecordError: as decode_image.
@@ -141,10 +141,10 @@ def _read_jpeg_header(data: bytes) -> Header:
   frame, adobe, marker, position = b"", False, 0, 2
   while marker not in (0xD9, 0xDA):  # the end, or the first scan
     # As libjpeg does, stray bytes before a marker and repeated 0xFF are passed over.
-    position = data.find(b"\xff", position) + 1
-    while position < len(data) and data[position] == 0xFF:
+    position = data.find(b"\xff", position)
+    while 0 <= position < len(data) and data[position] == 0xFF:
       position += 1
-    if position == 0 or position + 2 >= len(data):
+    if position < 0 or position + 2 >= len(data):
       raise BadRecordError("truncated JPEG: no picture after the header")
     marker = data[position]
     if marker <= 1 or 0xD0 <= marker <= 0xD8:  # no marker, or one without content
