@@ -166,13 +166,20 @@ def _read_jpeg_header(data: bytes) -> Header:
 
 
 def _read_png_header(data: bytes) -> Header:
-  if data[8:16] != b"\0\0\0\rIHDR" or len(data) < 33:
-    raise BadRecordError("damaged PNG: no size in the header")
-  # OpenCV returns what it could decode of a truncated file, so the end is looked for first.
-  if b"IEND" not in data[-12:] and data.rfind(b"IEND") < data.rfind(b"IDAT"):
-    raise BadRecordError("truncated PNG: the end marker is missing")
-  if b"acTL" in data[: max(data.find(b"IDAT"), 0)]:
-    raise BadRecordError("an animated PNG")
+  position, kind = 8, b""
+  while kind != b"IEND":
+    # OpenCV allocates what a chunk claims to hold, and returns what it could decode of a cut file.
+    length, kind = (
+      int.from_bytes(data[position : position + 4], "big"),
+      data[position + 4 : position + 8],
+    )
+    if position + 12 + length > len(data):
+      raise BadRecordError("truncated PNG: a chunk reaches beyond the end")
+    if (position == 8) != (kind == b"IHDR"):
+      raise BadRecordError("damaged PNG: not one header, at the start")
+    if kind == b"acTL":
+      raise BadRecordError("an animated PNG")
+    position += 12 + length
   return Header("PNG", int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"))
 
 

@@ -246,13 +246,14 @@ def test_too_many_scans_are_refused():
     (b"II*\0" + bytes(60), "a TIFF"), (b"<!DOCTYPE html><html>", "HTML"), (b"%PDF-1.7", "a PDF"),
     (b"\0\0\0\x18ftypheic" + bytes(60), "HEIC"), (b"plain text", "bytes that start"),
     (b"\xff\xd8\xff", "truncated JPEG"), (b"\xff\xd8\xff\xd9", "JPEG"),
-    (b"\xff\xd8\xff\xe0\xff\xff", "truncated JPEG"), (b"\x89PNG\r\n\x1a\n", "damaged PNG"),
+    (b"\xff\xd8\xff\xe0\xff\xff", "truncated JPEG"), (b"\x89PNG\r\n\x1a\n", "truncated PNG"),
     (golden_jpeg("photo_china")[:-2], "end marker"), (golden_jpeg("photo_china")[:300], "JPEG"),
     (resized_jpeg(0, 16), "0×16"), (resized_jpeg(16, 0), "16×0"), (png(0, 5), "0×5"),
     (png(4, 4, png_chunk(b"acTL", bytes(8))), "animated PNG"),
-    (webp(b"VP8X", b"\x02" + bytes(30)), "animated WebP"), (webp(b"JUNK", bytes(40)), "damaged WebP"),
+    (png(4, 4, png_chunk(b"IHDR", bytes(13))), "not one header"),
+    (png(4, 4, b"\xb9\0\0\0IDAT"), "truncated PNG"), (webp(b"VP8X", b"\x02" + bytes(30)), "animated WebP"), (webp(b"JUNK", bytes(40)), "damaged WebP"),
     (b"RIFF\xff\xff\xff\x00WEBPVP8 " + bytes(30), "truncated WebP"),
-    (b"\x89PNG\r\n\x1a\n" + golden_jpeg("extra_tiny"), "damaged PNG"),
+    (b"\x89PNG\r\n\x1a\n" + golden_jpeg("extra_tiny"), "PNG"),
   ],
 )  # fmt: skip
 def test_what_is_no_image_is_named(data, message):
@@ -310,7 +311,9 @@ def fuzz(count, seed):
 
 
 def test_damaged_files_give_pixels_or_a_named_error():
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   good, bad, slowest = fuzz(400, seed=0)
+  assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
   assert good > 50
   assert bad > 100
   assert slowest < 5
