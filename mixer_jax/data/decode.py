@@ -66,8 +66,8 @@ def decode_region(
     header: read_header(data).
     box: (top, left, height, width) within the image.
     at_least: None for the very pixels of decode_image. With (height, width), a JPEG may be decoded
-      at ½, ¼ or ⅛ of its size, if what is left of the box is at least as large; its edges then
-      lie at the nearest pixel of the smaller image.
+      at ½, ¼ or ⅛ of its size, if what is left of the box is at least as large. Its edges then lie
+      at the nearest pixel of the smaller image, which may take one pixel off.
 
   Raises:
     BadRecordError: as decode_image.
@@ -141,10 +141,10 @@ def _read_jpeg_header(data: bytes) -> Header:
   frame, adobe, marker, position = b"", False, 0, 2
   while marker not in (0xD9, 0xDA):  # the end, or the first scan
     # As libjpeg does, stray bytes before a marker and repeated 0xFF are passed over.
-    position = data.find(b"\xff", position) + 1
-    while position < len(data) and data[position] == 0xFF:
+    position = data.find(b"\xff", position)
+    while 0 <= position < len(data) and data[position] == 0xFF:
       position += 1
-    if position == 0 or position + 2 >= len(data):
+    if position < 0 or position + 2 >= len(data):
       raise BadRecordError("truncated JPEG: no picture after the header")
     marker = data[position]
     if marker <= 1 or 0xD0 <= marker <= 0xD8:  # no marker, or one without content
@@ -166,13 +166,20 @@ def _read_jpeg_header(data: bytes) -> Header:
 
 
 def _read_png_header(data: bytes) -> Header:
-  if data[8:16] != b"\0\0\0\rIHDR" or len(data) < 33:
-    raise BadRecordError("damaged PNG: no size in the header")
-  # OpenCV returns what it could decode of a truncated file, so the end is looked for first.
-  if b"IEND" not in data[-12:] and data.rfind(b"IEND") < data.rfind(b"IDAT"):
-    raise BadRecordError("truncated PNG: the end marker is missing")
-  if b"acTL" in data[: max(data.find(b"IDAT"), 0)]:
-    raise BadRecordError("an animated PNG")
+  position, kind = 8, b""
+  while kind != b"IEND":
+    # OpenCV allocates what a chunk claims to hold, and returns what it could decode of a cut file.
+    length, kind = (
+      int.from_bytes(data[position : position + 4], "big"),
+      data[position + 4 : position + 8],
+    )
+    if position + 12 + length > len(data):
+      raise BadRecordError("truncated PNG: a chunk reaches beyond the end")
+    if (position == 8) != (kind == b"IHDR"):
+      raise BadRecordError("damaged PNG: not one header, at the start")
+    if kind == b"acTL":
+      raise BadRecordError("an animated PNG")
+    position += 12 + length
   return Header("PNG", int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"))
 
 
