@@ -148,10 +148,11 @@ def _transfers() -> list[protocol.Transfer]:
 
 
 def _learning_rates() -> list[float] | None:
+  given = _LRS.value
   try:
-    return [float(lr) for lr in _LRS.value] if _LRS.value else None
+    return [float(lr) for lr in given] if given else None
   except ValueError as e:
-    raise InputError(f"--lrs={','.join(_LRS.value)}: {e}") from e
+    raise InputError(f"--lrs={','.join(given or [])}: {e}") from e
 
 
 def _load_get_config(path: str) -> Callable[[protocol.Run], Any]:

@@ -1,12 +1,9 @@
 """Writing a shard: read, verify, count; whole or not at all."""
 
 import collections
-import contextlib
 import json
-import math
 import os
 import pathlib
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,7 +12,6 @@ from mixer_jax.data.sources import BadRecordError
 from mixer_jax.errors import InputError
 
 MAX_EXAMPLE_BYTES = 1 << 29  # of an encoded image or a record: what is larger is not read
-MAX_PIXELS = 100_000_000  # of an image; decoded, it takes 300 MB
 _COUNT_EVERY = 16  # examples
 OPTIONS = "group_size:1"  # as TFDS writes: each record can be read alone
 
@@ -126,6 +122,8 @@ def _write_records(
 ) -> dict[str, Any]:
   from array_record.python import array_record_module
 
+  from mixer_jax.data import decode
+
   writer = array_record_module.ArrayRecordWriter(str(path), OPTIONS)
   classes: collections.Counter[int] = collections.Counter()
   bad, num_examples, num_bytes = [], 0, 0
@@ -135,7 +133,7 @@ def _write_records(
     try:
       example = load()
       if verify:
-        verify_image(example.image)
+        decode.decode_image(example.image)
     except BadRecordError as e:
       bad.append({"split": shard.split, "record": name, "reason": str(e)})
       continue
@@ -149,23 +147,6 @@ def _write_records(
     "file": shard.file, "split": shard.split, "index": shard.index, "num_examples": num_examples,
     "num_bytes": num_bytes, "classes": dict(classes), "bad": bad,
   }  # fmt: skip
-
-
-def verify_image(image: bytes) -> None:
-  """Decodes an image; raises BadRecordError if that fails, or if it claims to be too large."""
-  import simplejpeg
-
-  from mixer_jax.data import ops
-
-  pixels = 0
-  if image[:3] == b"\xff\xd8\xff":
-    with contextlib.suppress(ValueError):  # decoding says what is wrong
-      pixels = math.prod(map(int, simplejpeg.decode_jpeg_header(image)[:2]))
-  elif image[:4] == b"\x89PNG":
-    pixels = math.prod(struct.unpack(">II", image[16:24].rjust(8, b"\0")))
-  if pixels > MAX_PIXELS:
-    raise BadRecordError(f"it claims {pixels:,} pixels; at most {MAX_PIXELS:,} are decoded")
-  ops.decode_image(image)
 
 
 def summary_path(directory: pathlib.Path, shard: Shard) -> pathlib.Path:
