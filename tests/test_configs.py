@@ -72,7 +72,9 @@ def test_every_configuration_builds(path):
     lambda p, x: exp.model.apply({"params": p}, x), exp.abstract_state.params, image
   )
   assert logits.shape == (2, config.num_classes)
-  assert exp.total_steps == int(config.total_epochs * config.data.num_examples) // config.batch_size
+  epochs = config.total_epochs or 0
+  images = int(epochs * config.data.num_examples)
+  assert exp.total_steps == (config.total_steps or images // config.batch_size)
 
 
 def test_imagenet_has_the_authors_number_of_steps():

@@ -17,7 +17,8 @@ LAYERS = [
   {"experiment"},
   {"inference"},
   {"finetune"},
-  {"loop", "tools"},
+  {"loop"},
+  {"tools"},
 ]  # lowest first
 
 

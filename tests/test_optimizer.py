@@ -12,6 +12,7 @@ from tests.conftest import GOLDEN, subtree
 ADAM = dict(
   name="adam", learning_rate=0.001, b1=0.9, b2=0.999, eps=1e-8, momentum=0.9,
   accumulator_dtype="float32", weight_decay=1e-4, weight_decay_scale="schedule", clip_norm=1.0,
+  lr_multipliers=(),
 )  # fmt: skip
 MOMENTUM = {**ADAM, "name": "momentum", "learning_rate": 0.03, "weight_decay": 0.0}
 

@@ -182,7 +182,7 @@ def test_ranks_of_ties_and_nan():
       del image
       return self.get_variable("params", "logits")
 
-  evaluate = step.make_eval_step(model=Fixed(), loss=losses.softmax_xent, num_classes=7)
+  evaluate = step.make_eval_step(model=Fixed(), loss=losses.softmax_xent)
   logits = jnp.array(
     [[1.0, 1, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0, 0], [0] * 7, [0] * 7, [jnp.nan] * 7]
   )

@@ -178,18 +178,20 @@ class TrainBatches:
   def __len__(self) -> int:
     return self._total_steps
 
+  def example(self, epoch: int, index: int) -> dict[str, Any] | None:
+    """Returns an example as it is trained on in that epoch; "drawn" tells which crop, flip and operations.
+
+    A tuple of (operation, what it drew), from which the pixels can be made again (ops.py).
+    """
+    return self._loader.load(index, example_rng(self._seed, epoch, index))
+
   def indices(self, step: int) -> list[tuple[int, int]]:
     """Returns (epoch, index) of each row."""
     numbers = [step * self._batch_size + int(row) for row in self._rows]
     return [(n // self._epoch_size, self._order[n]) for n in numbers]
 
   def __getitem__(self, step: int) -> Batch:
-    return self._loader.batch(
-      [
-        self._loader.load(index, example_rng(self._seed, epoch, index))
-        for epoch, index in self.indices(step)
-      ]
-    )
+    return self._loader.batch([self.example(epoch, index) for epoch, index in self.indices(step)])
 
 
 class EvalBatches:

@@ -12,19 +12,16 @@ from typing import Any
 
 import jax
 import numpy as np
-import simplejpeg
 from jaxtyping import UInt8
 
 from mixer_jax import experiment, sharding
-from mixer_jax.data import ops
+from mixer_jax.data import decode, ops
 from mixer_jax.data.sources import BadRecordError
 from mixer_jax.errors import InputError
 from mixer_jax.inference import trained as trained_lib
 
-SUFFIXES = (".jpg", ".jpeg", ".png")  # what is looked for in directories
-# Files come from anywhere: a few bytes may claim to be a picture that fills the memory.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # what is looked for in directories
 MAX_FILE_BYTES = 1 << 28
-MAX_PIXELS = 1 << 28
 MAX_ASPECT = 100  # resizing the short side of a line to 256 pixels would
 
 Prediction = dict[str, Any]  # "file", and "predictions" or "error"
@@ -48,7 +45,7 @@ def find_images(arguments: Sequence[str]) -> list[str]:
 
 
 def load_image(path: str, pipeline: ops.Pipeline) -> UInt8[np.ndarray, "h w 3"]:
-  """Returns the pre-processed image; raises BadRecordError if it is no usable JPEG or PNG file."""
+  """Returns the pre-processed image; raises BadRecordError if it is no usable image file."""
   try:
     if os.path.isdir(path):
       raise BadRecordError(f"no image ({', '.join(SUFFIXES)}) in this directory")
@@ -59,26 +56,14 @@ def load_image(path: str, pipeline: ops.Pipeline) -> UInt8[np.ndarray, "h w 3"]:
     data = pathlib.Path(path).read_bytes()
   except OSError as e:
     raise BadRecordError(e.strerror or str(e)) from e
-  height, width = _claimed_size(data)
-  if height * width > MAX_PIXELS:
-    raise BadRecordError(f"{height}x{width} pixels are more than {MAX_PIXELS >> 20} Mi")
+  header = decode.read_header(data)
+  height, width = header.height, header.width
   if max(height, width) > MAX_ASPECT * min(height, width):
     raise BadRecordError(f"{height}x{width} pixels: sides differ by more than {MAX_ASPECT} times")
   try:
     return pipeline({"image": data, "label": 0}, np.random.default_rng(0))["image"]
   except InputError as e:  # too small for the configuration's crop
     raise BadRecordError(str(e)) from e
-
-
-def _claimed_size(data: bytes) -> tuple[int, int]:
-  """Returns (height, width) as the file's header has them, (0, 0) where the decoder will complain."""
-  if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) >= 24:
-    return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
-  try:
-    height, width, *_ = simplejpeg.decode_jpeg_header(data)
-    return int(height), int(width)
-  except ValueError:
-    return 0, 0
 
 
 def make_top_step(exp: experiment.Experiment, top: int) -> Any:

@@ -173,7 +173,13 @@ def _train_flags(prepared: engine.Prepared, plan: shards.Plan) -> list[str]:
     f"--config.evaluation.num_examples={prepared.splits[evaluated]}",
     f"--config.num_classes={len(plan.classes)}",
   ]
-  return lines + ["--config.loss=sigmoid_xent"] * plan.multi_label
+  if plan.multi_label:
+    most = plan.labels_per_image or "MOST_LABELS_OF_AN_IMAGE"
+    lines += [
+      f"--config.data.labels_per_image={most} --config.evaluation.labels_per_image={most}",
+      "--config.loss=sigmoid_xent",
+    ]
+  return lines
 
 
 if __name__ == "__main__":

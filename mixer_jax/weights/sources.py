@@ -8,19 +8,21 @@ from etils import epath
 from mixer_jax import configuration
 from mixer_jax.errors import InputError
 from mixer_jax.weights import download, files, npz, timm
-from mixer_jax.weights.params import model_fields
+from mixer_jax.weights.params import check_match, model_fields
 from mixer_jax.weights.released import BUCKET, RELEASED
 
 _PUBLIC = "gs://mixer_models/"
 
 
-def load(source: str | os.PathLike[str]) -> dict:
+def load(source: str | os.PathLike[str], wanted: dict | None = None) -> dict:
   """Returns the parameters of a released model, an address or a file, as a nested dictionary.
 
   Args:
     source: a name in `RELEASED`; an http(s):// address, perhaps with `#sha256=…`; or a path, gs://
       included. The files may be `.npz` in both of the authors' layouts, or `.safetensors` of timm's
       MlpMixer; which of them is told by their content.
+    wanted: the parameters of the model that they must fit (arrays or jax.ShapeDtypeStruct); None: any
+      Mixer's will do.
 
   Raises:
     InputError: no such name or file, a failed download, or a file that holds no Mixer; says which.
@@ -31,6 +33,9 @@ def load(source: str | os.PathLike[str]) -> dict:
     params = npz.load_npz(path)
   else:
     params = timm.from_timm(timm.load_safetensors(path, str(source)), str(source))
+  if wanted is not None:
+    check_match(params, wanted, str(source))
+    return params
   fields = model_fields(params, str(source))
   if (released := RELEASED.get(str(source))) and fields != released.fields:
     raise InputError(

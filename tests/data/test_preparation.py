@@ -34,7 +34,9 @@ def test_holds_each_image_once_with_its_label(photos, tmp_path):
   label = {"C": 0, "a": 1, "b": 2}
   assert found == sorted((data, label[path.split("/")[0]]) for path, data in files.items())
   assert prepared.classes == {"train": {"C": 5, "a": 12, "b": 7}}
-  source = sources.open_source(dataset=str(prepared.directory), data_dir=None, split="train[:50%]")
+  source = sources.open_source(
+    dataset=str(prepared.directory), data_dir=None, split="train[:50%]", label=None
+  )
   assert len(source) == 12 and source.num_classes == 3
 
 

@@ -46,7 +46,7 @@ def test_is_read_as_imagenet2012(tmp_path):
   # TFDS orders by the md5 of the split's and the image's name: train[99%:] is the same there.
   assert names == sorted(names, key=lambda n: hashlib.md5(f"train{n}".encode()).hexdigest())
   by_name = sources.open_source(
-    dataset="imagenet2012", data_dir=str(tmp_path / "out"), split="train[99%:]"
+    dataset="imagenet2012", data_dir=str(tmp_path / "out"), split="train[99%:]", label=None
   )
   assert len(by_name) == 10 and by_name.num_classes == 1000
   assert by_name[9]["image"] == train[-1]["image"]

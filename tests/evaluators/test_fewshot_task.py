@@ -39,7 +39,7 @@ def _features(trained, split, source):
 @pytest.mark.parametrize("num_devices", [1, 4])
 def test_the_accuracies_are_those_of_all_features(task, num_devices):
   trained = make_trained(num_devices)
-  train = sources.open_source(dataset="digits", data_dir=None, split="train")
+  train = sources.open_source(dataset="digits", data_dir=None, split="train", label=None)
   x, y = _features(trained, task.train_split, train)
   x_test, y_test = _features(trained, task.test_split, task.test_source)
   features_step = inference.make_features_step(trained.exp)

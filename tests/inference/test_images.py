@@ -103,12 +103,12 @@ def _jpeg_header(width, height):
 
 
 BAD = {
-  "empty.png": (b"", "neither JPEG nor PNG: 0 bytes"),
-  "page.jpg": (b"<!DOCTYPE html>", "neither JPEG nor PNG"),
+  "empty.png": (b"", "not a JPEG, PNG or WebP, but 0 bytes"),
+  "page.jpg": (b"<!DOCTYPE html>", "not a JPEG, PNG or WebP, but HTML"),
   "cut.png": (tfds_sets.png(0)[:60], "truncated PNG"),
-  "cut.jpg": ((GOLDEN / "extra_tiny.jpg").read_bytes()[:300], "damaged JPEG"),
-  "bomb.png": (_png_header(60_000, 60_000), "60000x60000 pixels are more than 256 Mi"),
-  "bomb.jpg": (_jpeg_header(65_000, 65_000), "65000x65000 pixels are more than 256 Mi"),
+  "cut.jpg": ((GOLDEN / "extra_tiny.jpg").read_bytes()[:300], "truncated JPEG"),
+  "bomb.png": (_png_header(60_000, 60_000), "PNG of 60000×60000 pixels; 100000000 at most"),
+  "bomb.jpg": (_jpeg_header(65_000, 65_000), "JPEG of 65000×65000 pixels; 100000000 at most"),
   "line.png": (_png_header(60_000, 2), "sides differ by more than 100 times"),
 }
 
@@ -123,7 +123,7 @@ def test_bad_files_are_named_and_the_others_predicted(folder, trained):
     for p in images.predict(trained, paths, NAMES, top=5, batch_size=4)
   }
   reasons = {name: reason for name, (_, reason) in BAD.items()}
-  reasons |= {"nothing": "no image (.jpg, .jpeg, .png) in this", "gone.jpg": "no such file"}
+  reasons |= {"nothing": "no image (.jpg, .jpeg, .png, .webp) in this", "gone.jpg": "no such file"}
   for name, reason in reasons.items():
     assert reason in predictions[name]["error"], name
   good = images.find_images([f"{folder}/[0-3].png"])

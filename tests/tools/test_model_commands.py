@@ -46,7 +46,7 @@ def test_predict_names_bad_images_and_predicts_the_others(tmp_path):
   (tmp_path / "0.png").write_text("<html>")
   status, again, stderr = _run("predict", *MODEL, f"{tmp_path}/*.png", "--top=1")
   assert status == 1
-  assert f"bad image {tmp_path}/0.png: neither JPEG nor PNG" in stderr
+  assert f"bad image {tmp_path}/0.png: not a JPEG, PNG or WebP" in stderr
   assert "1 of 2 images predicted, 1 bad" in again
   assert f"{tmp_path}/1.png\n  {float(lines[5]['probability']):.4f}" in again
 

@@ -106,6 +106,8 @@ def test_prints_the_flags_that_train_on_it(tmp_path, capsys):
       dataset=found["data.dataset"],
       data_dir=None,
       split=found[f"{place}.split"],
+      label=None,
+      labels_per_image=1,
       num_examples=int(found[f"{place}.num_examples"]),
       num_classes=int(found["num_classes"]),
       ops=ops.Pipeline("decode|resize(8)", 8),

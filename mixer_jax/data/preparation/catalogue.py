@@ -94,7 +94,7 @@ class Collection:
     version: of the data set.
     root: directory that keys are relative to.
     classes: names by index.
-    multi_label: images have several labels.
+    labels_per_image: the most that an image has.
     file_names: keys are stored with the images, as feature "file_name".
     splits: entries by split.
     ignored: (path, why) of what was found and is no image.
@@ -104,10 +104,15 @@ class Collection:
   version: str = "1.0.0"
   root: str
   classes: Sequence[str]
-  multi_label: bool = False
+  labels_per_image: int = 1
   file_names: bool = False
   splits: dict[str, Catalogue]
   ignored: Sequence[tuple[str, str]] = ()
+
+  @property
+  def multi_label(self) -> bool:
+    """Whether images have several labels."""
+    return self.labels_per_image > 1
 
 
 def check_classes(classes: Iterable[str], where: str) -> None:

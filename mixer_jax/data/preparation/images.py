@@ -38,6 +38,7 @@ class ImagePlan(shards.Plan):
     self.collection = collection
     self.name, self.version = collection.name, collection.version
     self.classes, self.multi_label = collection.classes, collection.multi_label
+    self.labels_per_image = collection.labels_per_image
     self.ignored = collection.ignored
     self._indices = _splits(collection, held_out, seed)
     self.num_examples = {split: len(indices) for split, (_, indices) in self._indices.items()}

@@ -53,6 +53,7 @@ class Plan:
     name, version: of the data set, and below data_dir of its directory.
     classes: names by index; empty where the data set has none.
     multi_label: whether the labels are several.
+    labels_per_image: the most that an image has, None: unknown.
     num_examples: of each split, before bad ones are left out.
     num_bytes: about.
     ignored: (path, why) of files that are no images.
@@ -63,6 +64,7 @@ class Plan:
   version: str
   classes: Sequence[str]
   multi_label: bool
+  labels_per_image: int | None
   num_examples: dict[str, int]
   num_bytes: int
   ignored: Sequence[tuple[str, str]]

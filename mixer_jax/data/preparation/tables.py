@@ -26,9 +26,9 @@ def read(file: str, name: str, names_file: str | None = None) -> catalogue.Colle
     InputError: no such file, a line that is not as said, an unknown label, or no lines.
   """
   found: dict[str, int] = {}
-  multi_label = False
+  labels_per_image = 1
   for number, _, labels in _lines(file):
-    multi_label |= len(labels) > 1
+    labels_per_image = max(labels_per_image, len(labels))
     for label in labels:
       found.setdefault(label, number)
   if not found:
@@ -48,7 +48,7 @@ def read(file: str, name: str, names_file: str | None = None) -> catalogue.Colle
     name=name,
     root=str(pathlib.Path(file).absolute().parent),
     classes=classes,
-    multi_label=multi_label,
+    labels_per_image=labels_per_image,
     splits={"train": entries},
   )
 

@@ -45,6 +45,7 @@ class TFRecordPlan(shards.Plan):
     if "image" not in features:
       raise InputError(f"{directory} has no feature 'image': {features}")
     self.multi_label = "labels" in features
+    self.labels_per_image = None if self.multi_label else 1
     found = [features[key] for key in ("labels", "label") if key in features]
     label: Any = (
       getattr(found[0], "feature", found[0]) if found else None
