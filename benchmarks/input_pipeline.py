@@ -30,6 +30,7 @@ from mixer_jax.data import ops, pipeline, sources, turbojpeg
 
 RIVAL_PACKAGES = ("tensorflow-cpu==2.21.0", "scikit-image==0.26.0")
 BATCH, SIZE = 64, 224
+WORKS = ("crop", "randaugment", "load", "load_randaugment")
 AUGMENT = "|randaugment(2, 15)"
 
 # Images per CPU second against the rival's, by (work, kind) and mode.
@@ -45,6 +46,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description="the input pipeline against tf.data, on one core")
   parser.add_argument("--workdir", type=pathlib.Path, default="workdir/benchmark")
   parser.add_argument("--kind", choices=[*photos.KINDS], action="append", help="default: both")
+  parser.add_argument("--work", choices=WORKS, action="append", help="default: all")
   parser.add_argument("--photos", type=int, default=300, help="of each kind")
   parser.add_argument("--repeats", type=int, default=5)
   parser.add_argument("--images", type=int, default=256, help="in each turn of a contestant")
@@ -61,7 +63,7 @@ def main() -> None:
   with Rival(args.workdir) as rival:
     for kind in kinds:
       source = open_source(args.workdir, kind)
-      for work in ("crop", "randaugment", "load", "load_randaugment"):
+      for work in args.work or WORKS:
         rows += compare(args, rival, source, kind, work)
   if args.json:
     args.json.write_text(json.dumps(rows, indent=1) + "\n")
@@ -151,26 +153,23 @@ def without_turbojpeg(measure: Callable[[], tuple[float, float]]) -> tuple[float
 def measure_loader(
   source: sources.Source, spec: ops.Pipeline, num_workers: int, count: int
 ) -> tuple[float, float]:
-  """Returns CPU and wall seconds an image, between the first batch and the last."""
+  """Returns CPU and wall seconds an image, in the middle of a run, when what is loaded ahead is full."""
+  before, measured = 3 * (num_workers + 1), -(-count // BATCH)
   split = pipeline.SplitSpec(
     dataset="", data_dir=None, split="train", num_examples=len(source), num_classes=10, ops=spec,
     on_bad_record="stop",
   )  # fmt: skip
-
-  def run(steps: int) -> tuple[float, float]:
-    batches = pipeline.TrainBatches(
-      split, source, seed=0, batch_size=BATCH, rows=np.arange(BATCH), total_steps=steps
-    )
-    with pipeline.iterate(batches, num_workers=num_workers) as loaded:
-      before, cpu, wall = 0, cpu_s(), time.perf_counter()
-      for _ in loaded:
-        before += BATCH
-      return cpu_s() - cpu, time.perf_counter() - wall
-
-  # Starting workers costs seconds: what a longer run takes more than a short one is the batches' own.
-  short, more = 2 * max(num_workers, 1), -(-count // BATCH)
-  a, b = run(short), run(short + more)
-  return (b[0] - a[0]) / (more * BATCH), (b[1] - a[1]) / (more * BATCH)
+  batches = pipeline.TrainBatches(
+    split, source, seed=0, batch_size=BATCH, rows=np.arange(BATCH), total_steps=10**6
+  )
+  with pipeline.iterate(batches, num_workers=num_workers) as loaded:
+    for _ in range(before):
+      next(loaded)
+    cpu, wall = cpu_s(), time.perf_counter()
+    for _ in range(measured):
+      next(loaded)
+    cpu, wall = cpu_s() - cpu, time.perf_counter() - wall
+  return cpu / (measured * BATCH), wall / (measured * BATCH)
 
 
 class Rival:

@@ -12,8 +12,9 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 import jaxtyping
 
 _CHECKED = [
-  "mixer_jax.models", "mixer_jax.losses", "mixer_jax.labels", "mixer_jax.step", "mixer_jax.data.ops",
-]  # fmt: skip
+  f"mixer_jax.{m}"
+  for m in ("models", "losses", "labels", "step", "data.ops", "data.decode", "data.geometry")
+]
 jaxtyping.install_import_hook(_CHECKED, "beartype.beartype")
 
 import jax

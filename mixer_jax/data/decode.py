@@ -16,6 +16,7 @@ from mixer_jax.data import turbojpeg
 from mixer_jax.data.sources import BadRecordError
 
 Image = UInt8[np.ndarray, "h w 3"]
+Part = UInt8[np.ndarray, "part_h part_w 3"]
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 
 MAX_PIXELS = 100_000_000  # of an image: 300 MB decoded; ImageNet's largest has 60 million
@@ -58,7 +59,7 @@ def decode_image(data: bytes, *, strict: bool = False) -> Image:
 
 def decode_region(
   data: bytes, header: Header, box: Box, *, at_least: tuple[int, int] | None = None
-) -> Image:
+) -> Part:
   """Decodes the part of an image that is inside of `box`.
 
   Args:
@@ -83,7 +84,7 @@ def decode_region(
   return _cut(_decode_jpeg(data, header, eighths=eighths), scaled) if pixels is None else pixels
 
 
-def _cut(image: Image, box: Box) -> Image:
+def _cut(image: Image, box: Box) -> Part:
   top, left, height, width = box
   return image[top : top + height, left : left + width]
 

@@ -81,7 +81,7 @@ def resize_bilinear_fast(image: Image, height: int, width: int) -> Resized:
 
 def _resize_closely(
   image: Image, height: int, width: int
-) -> tuple[Float[np.ndarray, "h w*3"], Float[np.ndarray, "new_h new_w*3"]]:
+) -> tuple[Float[np.ndarray, "h wc"], Float[np.ndarray, "new_h new_wc"]]:
   """Returns the pixels and OpenCV's resized ones, in this thread's scratch: used by the next call."""
   pixels = _scratch("pixels", image.shape)
   np.copyto(pixels, image)
@@ -104,7 +104,7 @@ def _scratch(name: str, shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
 
 
 def _values_as_tensorflow(
-  pixels: Float[np.ndarray, "h w*3"], y: _Taps, x: _Taps, places: Int[np.ndarray, "n"]
+  pixels: Float[np.ndarray, "h wc"], y: _Taps, x: _Taps, places: Int[np.ndarray, "n"]
 ) -> UInt8[np.ndarray, "n"]:
   """Returns the resized values at `places` of the flattened result."""
   row, column = np.divmod(places, len(x.first))
@@ -119,8 +119,8 @@ def _values_as_tensorflow(
 
 
 def _resize_as_tensorflow(
-  pixels: Float[np.ndarray, "h w*3"], y: _Taps, x: _Taps
-) -> UInt8[np.ndarray, "new_h new_w*3"]:
+  pixels: Float[np.ndarray, "h wc"], y: _Taps, x: _Taps
+) -> UInt8[np.ndarray, "new_h new_wc"]:
   """Repeats TensorFlow's arithmetic for all values: across, then down."""
   rows = _between(pixels.take(x.first, 1), pixels.take(x.second, 1), x.weight)
   return _between(rows.take(y.first, 0), rows.take(y.second, 0), y.weight[:, None]).astype(np.uint8)

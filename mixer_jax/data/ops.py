@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 
 from mixer_jax import configuration
@@ -101,7 +102,8 @@ def flip(image_size: int) -> Op:
 
   def op(example: Example, rng: np.random.Generator) -> Example:
     mirrored = bool(rng.random() < 0.5)
-    image = example["image"][:, ::-1] if mirrored else example["image"]
+    # A view would be copied value by value later, in ten times the time.
+    image = cv2.flip(example["image"], 1) if mirrored else example["image"]
     return _drew(example, "flip", mirrored) | {"image": image}
 
   return op
