@@ -1,23 +1,36 @@
-"""Evaluates a run or a weights file on the configuration's evaluation split.
+"""Evaluates a run or a weights file, exactly: top-1, top-5, loss, and the count of images.
 
 python eval.py --workdir=DIR [--checkpoint=newest|best|STEP] [--weights=FILE.npz] [--details=DIR]
+python eval.py --weights=imagenet1k/Mixer-B_16 --dataset=imagenet2012_real
 python eval.py --config=configs/NAME.py --weights=FILE.npz
+
+Without --dataset: on the configuration's evaluation split. A weights file alone needs --dataset, and is
+evaluated by configs/evaluate.py.
 """
 
 from absl import app, flags
 
 from mixer_jax.tools import command, model_flags
 
+_DATASET = flags.DEFINE_string(
+  "dataset", None, "Name in mixer_jax/data/datasets.py, or directory of a prepared data set."
+)
+_SPLIT = flags.DEFINE_string("split", None, "Of --dataset; default: the one that is reported.")
 _DETAILS = flags.DEFINE_string(
   "details", None, "Directory for the accuracy of each class and the confusions, printed too."
 )
 
 
 def main(argv: list[str]) -> None:
-  from mixer_jax import loop  # Late, as in train.py.
+  from mixer_jax import evaluation  # Late, as in train.py.
 
   command.no_arguments(argv)
-  loop.evaluate(**model_flags.chosen(), details=_DETAILS.value)
+  model = model_flags.chosen()
+  if model["weights_file"] and model["config"] is None and model["workdir"] is None:
+    from configs import evaluate
+
+    model["config"] = evaluate.make_config(model["weights_file"])
+  evaluation.evaluate(**model, dataset=_DATASET.value, split=_SPLIT.value, details=_DETAILS.value)
 
 
 if __name__ == "__main__":

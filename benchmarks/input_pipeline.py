@@ -156,8 +156,8 @@ def measure_loader(
   """Returns CPU and wall seconds an image, in the middle of a run, when what is loaded ahead is full."""
   before, measured = 3 * (num_workers + 1), -(-count // BATCH)
   split = pipeline.SplitSpec(
-    dataset="", data_dir=None, split="train", num_examples=len(source), num_classes=10, ops=spec,
-    on_bad_record="stop",
+    dataset="", data_dir=None, split="train", label=None, num_examples=len(source), num_classes=10,
+    labels_per_image=1, ops=spec, on_bad_record="stop",
   )  # fmt: skip
   batches = pipeline.TrainBatches(
     split, source, seed=0, batch_size=BATCH, rows=np.arange(BATCH), total_steps=10**6
@@ -251,7 +251,9 @@ def open_source(workdir: pathlib.Path, kind: str) -> sources.Source:
   count = len(list((workdir / kind).glob("*.jpg")))
   builder = Photos(data_dir=str(workdir / f"tfds-{count}"), file_format="array_record")
   builder.download_and_prepare()
-  return sources.open_source(dataset=str(builder.data_dir), data_dir=None, split="train")
+  return sources.open_source(
+    dataset=str(builder.data_dir), data_dir=None, split="train", label=None
+  )
 
 
 if __name__ == "__main__":

@@ -72,6 +72,13 @@ def get_config() -> Any:
   config.evaluation.num_workers = 0
   config.evaluation.every_steps = 5000  # each evaluation is followed by a checkpoint
 
+  # Linear few-shot accuracy at each evaluation (docs/evaluate.md); dataset None: none.
+  config.fewshot = ConfigDict()
+  config.fewshot.dataset = placeholder(str)
+  config.fewshot.train_split = "train"
+  config.fewshot.test_split = "test"
+  config.fewshot.ops = "decode|resize|central_crop"
+
   config.optimizer = ConfigDict()
   config.optimizer.name = "adam"  # or "momentum"
   config.optimizer.b1 = 0.9

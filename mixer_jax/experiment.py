@@ -41,6 +41,7 @@ class Options:
   optimizer: Mapping
   schedule: Mapping
   evaluation: Mapping
+  fewshot: Mapping
   checkpoint: Mapping
   log: Mapping
   mesh: Mapping
@@ -89,6 +90,16 @@ class Evaluation:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Fewshot:
+  """config.fewshot."""
+
+  dataset: str | None
+  train_split: str
+  test_split: str
+  ops: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoint:
   """config.checkpoint."""
 
@@ -126,7 +137,7 @@ class Experiment:
     eval_step: jitted (params, model_state, batch) -> rows of results, replicated.
     total_steps: steps of the whole run.
     train_split, eval_split: what to load, unopened.
-    init, data, evaluation, checkpoint, log: the sections of that name.
+    init, data, evaluation, fewshot, checkpoint, log: the sections of that name.
   """
 
   options: Options
@@ -145,6 +156,7 @@ class Experiment:
   init: Init
   data: Data
   evaluation: Evaluation
+  fewshot: Fewshot
   checkpoint: Checkpoint
   log: Log
 
@@ -170,6 +182,7 @@ def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
   init = configuration.call(Init, options.init, "config.init")
   data = configuration.call(Data, options.data, "config.data")
   evaluation = configuration.call(Evaluation, options.evaluation, "config.evaluation")
+  fewshot = configuration.call(Fewshot, options.fewshot, "config.fewshot")
   checkpoint = configuration.call(Checkpoint, options.checkpoint, "config.checkpoint")
   log = configuration.call(Log, options.log, "config.log")
   configuration.call(MeshOptions, options.mesh, "config.mesh")
@@ -243,6 +256,7 @@ def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
     init=init,
     data=data,
     evaluation=evaluation,
+    fewshot=fewshot,
     checkpoint=checkpoint,
     log=log,
   )

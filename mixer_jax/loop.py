@@ -1,4 +1,4 @@
-"""The run: resume, step, log, evaluate, save. And the evaluation of a finished run or weights file."""
+"""The run: resume, step, log, evaluate, save."""
 
 import collections
 import contextlib
@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from mixer_jax import (
   checkpoint,
   configuration,
+  evaluation,
   experiment,
   finetune,
   inference,
@@ -29,8 +30,6 @@ from mixer_jax import (
 )
 from mixer_jax.data import pipeline
 from mixer_jax.errors import DivergedError, InputError, SaveError
-from mixer_jax.evaluators import classification, confusion
-from mixer_jax.evaluators import rows as rows_lib
 from mixer_jax.state import TrainState
 
 # Steps handed to the device ahead of the one whose loss is looked at: enough to keep it busy, few
@@ -56,12 +55,6 @@ class StopSignal:
     self.received = number
     # print is not safe here: the signal may have interrupted a print.
     os.write(2, f"{signal.Signals(number).name}: saving, then stopping\n".encode())
-
-
-def _say(text: str) -> None:
-  """Prints on process 0, at once."""
-  if jax.process_index() == 0:
-    print(text, flush=True)
 
 
 def train(config: Any, workdir: str, stop: StopSignal | None = None) -> dict[str, float]:
@@ -92,7 +85,7 @@ def train(config: Any, workdir: str, stop: StopSignal | None = None) -> dict[str
     directory, keep_newest=keep.keep_newest, keep_best=keep.keep_best
   )
   start_step = int(state.step)
-  _say(_headline(exp, directory, start_step))
+  metrics.say(_headline(exp, directory, start_step))
   run = _Run(exp, directory, checkpointer, sources, start_step)
   try:
     state = run.train(state, start_step, stop)
@@ -101,7 +94,7 @@ def train(config: Any, workdir: str, stop: StopSignal | None = None) -> dict[str
       return run.finish(state)
   finally:
     run.close()
-  _say(f"saved step {int(state.step)} in {directory}; the same command resumes")
+  metrics.say(f"saved step {int(state.step)} in {directory}; the same command resumes")
   sys.exit(128 + (stop.received or signal.SIGTERM))  # the signal may have met another process
 
 
@@ -140,13 +133,13 @@ def _claim_workdir(directory: epath.Path, config: Any) -> None:
 def _initial_state(exp: experiment.Experiment, directory: epath.Path) -> TrainState:
   step, damaged = checkpoint.find_intact(directory, quarantine=True)
   for line in damaged:
-    _say(f"WARNING: {line}; moved to damaged_checkpoints, continuing from step {step}")
+    metrics.say(f"WARNING: {line}; moved to damaged_checkpoints, continuing from step {step}")
   if step is None:
     state = exp.init_state()
     if exp.init.weights is None:
       return state
     params, line = finetune.initial_params(exp)
-    _say(line)
+    metrics.say(line)
     return state.replace(params=params)
   return checkpoint.restore(directory, step, exp.abstract_state, exp.shardings.state)
 
@@ -201,6 +194,7 @@ class _Run:
     self._pending: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
     self._skipped = int(self._writer.last("skipped_records", 0)) if self._writer else 0
     self._rows = sharding.local_rows(exp.shardings.batch, exp.options.batch_size)
+    self._fewshot = evaluation.make_fewshot(exp) if exp.fewshot.dataset else None
     self._evaluated: dict[int, tuple[dict[str, float], dict[str, np.ndarray]]] = {}
 
   def train(self, state: TrainState, start_step: int, stop: StopSignal) -> TrainState:
@@ -244,7 +238,7 @@ class _Run:
       with self._reporting():
         paths = plots.save_all(self._directory, self._eval_source, rows)
       lines.append(f"  pictures     {', '.join(str(p) for p in paths)}")
-    _say("\n".join(lines))
+    metrics.say("\n".join(lines))
     return results
 
   def close(self) -> None:
@@ -288,7 +282,7 @@ class _Run:
     """Waits for the first step, so that its compilation does not count as speed."""
     jax.block_until_ready(self._pending[-1][1])
     seconds = self._progress.measure(step)["seconds"]
-    _say(f"first step after {seconds:.1f} s (compilation included)")
+    metrics.say(f"first step after {seconds:.1f} s (compilation included)")
 
   def _drain(self, keep: int) -> None:
     """Looks at the metrics of finished steps, all but the newest `keep`; logs those that are due."""
@@ -310,7 +304,7 @@ class _Run:
     values.pop("seconds")
     if self._skipped:
       values["skipped_records"] = self._skipped
-    _say(
+    metrics.say(
       metrics.progress_line(step, self._exp.total_steps, values)
       + (f"  skipped {self._skipped} records" if self._skipped else "")
     )
@@ -320,11 +314,20 @@ class _Run:
     self, step: int, state: TrainState
   ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     begin = time.perf_counter()
-    results, rows = evaluate_split(self._exp, state.params, state.model_state, self._eval_source)
-    self._progress.pause(time.perf_counter() - begin)
+    results, rows = evaluation.evaluate_split(
+      self._exp, state.params, state.model_state, self._eval_source
+    )
     self._evaluated = {step: (results, rows)}
-    _say(f"step {step}/{self._exp.total_steps} {evaluation_line(self._exp, results)}")
+    metrics.say(
+      f"step {step}/{self._exp.total_steps} {evaluation.evaluation_line(self._exp, results)}"
+    )
     self._write(step, {f"evaluation/{k}": v for k, v in results.items()})
+    if self._fewshot is not None:
+      fewshot = self._fewshot(state.params, state.model_state)
+      means = "  ".join(f"{k} {v:.4f}" for k, v in fewshot.items() if "_" not in k)
+      metrics.say(f"step {step}/{self._exp.total_steps} few-shot: {means}")
+      self._write(step, {f"fewshot/{k}": v for k, v in fewshot.items()})
+    self._progress.pause(time.perf_counter() - begin)
     return results, rows
 
   def _write(self, step: int, values: dict[str, float]) -> None:
@@ -344,78 +347,3 @@ class _Run:
     results = self._evaluated.get(step)
     self._checkpointer.save(step, state, results[0]["top1"] if results else None)
     self._progress.pause(time.perf_counter() - begin)
-
-
-def evaluation_line(exp: experiment.Experiment, results: dict[str, float]) -> str:
-  """Returns the printed line of an evaluation, with the count of images and of skipped records."""
-  skipped = exp.eval_split.num_examples - int(results["count"])
-  reason = (
-    "bad records" if exp.eval_split.labels_per_image == 1 else "images without a label, or bad,"
-  )
-  return (
-    f"evaluation {exp.eval_split.split}: top-1 {results['top1']:.4f}  top-5 {results['top5']:.4f}"
-    f"  loss {results['loss']:.4f}  over {results['count']} images"
-    + (f" ({skipped} {reason} skipped)" if skipped else "")
-  )
-
-
-def evaluate_split(
-  exp: experiment.Experiment, params: Any, model_state: Any, source: Any
-) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-  """Evaluates the evaluation split; see classification.evaluate for what it returns."""
-  batches = rows_lib.device_batches(
-    exp.eval_split,
-    source,
-    batch_size=exp.evaluation.batch_size,
-    batch_sharding=exp.shardings.batch,
-    num_workers=exp.evaluation.num_workers,
-  )
-  return classification.evaluate(
-    lambda batch: exp.eval_step(params, model_state, batch),
-    batches,
-    batch_size=exp.evaluation.batch_size,
-  )
-
-
-def evaluate(
-  *,
-  workdir: str | None,
-  config: Any | None,
-  which: str | int = "newest",
-  weights_file: str | None = None,
-  details: str | None = None,
-) -> dict[str, float]:
-  """Evaluates a checkpoint of a workdir, or a weights file, on the configuration's evaluation split.
-
-  Args:
-    workdir: a run's directory; its config.json is the configuration unless `config` is given.
-    config: the configuration; needed with `weights_file` alone.
-    which: the checkpoint: "newest", "best", or its step.
-    weights_file: `.npz` of parameters, instead of a checkpoint.
-    details: directory for the accuracy of each class and the confusions, which are printed too.
-
-  Raises:
-    InputError: no such run, checkpoint or file, or parameters that do not fit the model.
-  """
-  directory = None if details is None else _details_directory(details)
-  trained = inference.load(workdir=workdir, config=config, which=which, weights_file=weights_file)
-  exp = trained.exp
-  source = exp.eval_split.open()
-  results, rows = evaluate_split(exp, trained.params, trained.model_state, source)
-  _say(f"{trained.name} on {exp.eval_split.dataset} {evaluation_line(exp, results)}")
-  if directory is not None and jax.process_index() == 0:
-    counted = confusion.count(rows, exp.options.num_classes, inference.class_names(exp))
-    _say(confusion.table(counted))
-    paths = confusion.save(directory, counted)
-    _say(f"written: {', '.join(str(p) for p in paths)}")
-  return results
-
-
-def _details_directory(details: str) -> epath.Path:
-  """Creates the directory, before the evaluation that it is for."""
-  directory = epath.Path(details).expanduser()
-  try:
-    directory.mkdir(parents=True, exist_ok=True)
-  except OSError as e:
-    raise InputError(f"--details={details} cannot be written: {e}") from e
-  return directory

@@ -5,6 +5,7 @@ import os
 import time
 from typing import Any
 
+import jax
 from etils import epath
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -15,6 +16,12 @@ def format_duration(seconds: float) -> str:
   """Returns h:mm:ss."""
   minutes, s = divmod(round(seconds), 60)
   return f"{minutes // 60}:{minutes % 60:02d}:{s:02d}"
+
+
+def say(text: str) -> None:
+  """Prints on process 0, at once."""
+  if jax.process_index() == 0:
+    print(text, flush=True)
 
 
 class MetricWriter:

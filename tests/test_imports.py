@@ -16,7 +16,7 @@ LAYERS = [
   {"step", "checkpoint", "evaluators", "plots"},
   {"experiment"},
   {"inference"},
-  {"finetune"},
+  {"finetune", "evaluation"},
   {"loop"},
   {"tools"},
 ]  # lowest first

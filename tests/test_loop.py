@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from mixer_jax import checkpoint, configuration, experiment, loop
+from mixer_jax import checkpoint, configuration, evaluation, experiment, loop
 from mixer_jax.errors import DivergedError, InputError
 from tests import runs, tfds_sets
 from tests.configurations import small_config
@@ -130,7 +130,7 @@ def test_newest_and_best_are_kept(tmp_path):
   assert set(kept) - {21, 24} <= {6, 12, 18}
   best = max(top1.values())
   assert any(top1.get(step) == best for step in kept)
-  results = loop.evaluate(workdir=str(tmp_path), config=None, which="best")
+  results = evaluation.evaluate(workdir=str(tmp_path), config=None, which="best")
   assert results["top1"] == best
 
 
@@ -177,7 +177,7 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(
   *_, before, newest = steps_of(tmp_path)
   damage(tmp_path / "checkpoints" / str(newest))
   capsys.readouterr()
-  assert loop.evaluate(workdir=str(tmp_path), config=None)["count"] == 360
+  assert evaluation.evaluate(workdir=str(tmp_path), config=None)["count"] == 360
   assert f"checkpoint of step {newest} is damaged" in capsys.readouterr().out
   results = loop.train(config, str(tmp_path))
   output = capsys.readouterr().out
@@ -253,7 +253,7 @@ def test_another_configuration_is_refused_with_the_differences(undisturbed, caps
 def test_evaluation_is_exact(undisturbed, batch_size, num_devices):
   config = small_config()
   config.evaluation.batch_size, config.mesh.data = batch_size, num_devices
-  results = loop.evaluate(workdir=str(undisturbed[0]), config=config)
+  results = evaluation.evaluate(workdir=str(undisturbed[0]), config=config)
   assert results["count"] == 360
   assert (results["top1"], results["top5"]) == (undisturbed[1]["top1"], undisturbed[1]["top5"])
   np.testing.assert_allclose(results["loss"], undisturbed[1]["loss"], rtol=1e-6)
@@ -263,11 +263,14 @@ def test_evaluation_does_not_ask_for_the_training_batch_or_mesh(undisturbed, tmp
   """A batch of 16 does not divide by three devices, and evaluation does not care."""
   config = small_config()
   config.mesh.data = 3
-  assert loop.evaluate(workdir=str(undisturbed[0]), config=config)["top1"] == undisturbed[1]["top1"]
+  assert (
+    evaluation.evaluate(workdir=str(undisturbed[0]), config=config)["top1"]
+    == undisturbed[1]["top1"]
+  )
   other = small_config()
   other.model.hidden_dim = 32
   with pytest.raises(InputError, match=r"another configuration:\n  model\.hidden_dim: 16 -> 32"):
-    loop.evaluate(workdir=str(undisturbed[0]), config=other)
+    evaluation.evaluate(workdir=str(undisturbed[0]), config=other)
 
 
 def flat_params(workdir):
@@ -281,7 +284,7 @@ def flat_params(workdir):
 
 
 def test_details_count_what_the_evaluation_counts(undisturbed, tmp_path, capsys):
-  results = loop.evaluate(
+  results = evaluation.evaluate(
     workdir=str(undisturbed[0]), config=None, details=str(tmp_path / "details")
   )
   assert "accuracy by class" in capsys.readouterr().out
@@ -290,12 +293,12 @@ def test_details_count_what_the_evaluation_counts(undisturbed, tmp_path, capsys)
   assert sum(int(c["count"]) for c in classes) == 360
   assert sum(int(c["correct"]) for c in classes) / 360 == results["top1"]
   with pytest.raises(InputError, match="--details="):
-    loop.evaluate(workdir=str(undisturbed[0]), config=None, details="/dev/null/details")
+    evaluation.evaluate(workdir=str(undisturbed[0]), config=None, details="/dev/null/details")
 
 
 def test_weights_files_evaluate_like_the_checkpoint(undisturbed, tmp_path):
   np.savez(tmp_path / "weights.npz", **flat_params(undisturbed[0]))
-  results = loop.evaluate(
+  results = evaluation.evaluate(
     workdir=None, config=small_config(), weights_file=str(tmp_path / "weights.npz")
   )
   assert results == undisturbed[1]
@@ -308,7 +311,9 @@ def test_weights_that_do_not_fit_are_listed(undisturbed, tmp_path):
   params["extra"] = np.zeros(2)
   np.savez(tmp_path / "weights.npz", **params)
   with pytest.raises(InputError) as error:
-    loop.evaluate(workdir=None, config=small_config(), weights_file=str(tmp_path / "weights.npz"))
+    evaluation.evaluate(
+      workdir=None, config=small_config(), weights_file=str(tmp_path / "weights.npz")
+    )
   for line in (
     "missing: stem/bias (16,)",
     "not in the model: extra (2,)",
@@ -391,4 +396,4 @@ def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
 
 def test_a_workdir_that_is_none_is_named(tmp_path):
   with pytest.raises(InputError, match="is not the workdir of a run"):
-    loop.evaluate(workdir=str(tmp_path), config=None)
+    evaluation.evaluate(workdir=str(tmp_path), config=None)

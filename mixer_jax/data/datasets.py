@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+MANY_LABELS = 64
+
 
 class Split(NamedTuple):
   """A split in TFDS's syntax, and its number of examples."""
@@ -35,6 +37,7 @@ class Dataset:
     small: its images are at most 96 px; VTAB-1k is then fine-tuned at 224 and otherwise at 448.
     image_scale: what pixels are multiplied with to reach 0..255.
     mirror: an image and its mirror image have the same label.
+    labels_per_image: the most that an image has; where nobody has counted, a generous bound.
   """
 
   tfds: str
@@ -44,6 +47,7 @@ class Dataset:
   small: bool = False
   image_scale: int = 1
   mirror: bool = True
+  labels_per_image: int = 1
 
   @property
   def test(self) -> str | None:
@@ -134,9 +138,9 @@ def _vtab(tfds: str, num_classes: int, dev: str, test: Split, **fields: Any) -> 
   return Dataset(tfds=tfds, num_classes=num_classes, splits=splits, **fields)
 
 
-def _evaluation_only(tfds: str, label: str, split: str, num_examples: int) -> Dataset:
+def _evaluation_only(tfds: str, split: str, num_examples: int, **fields: Any) -> Dataset:
   splits = {"test": Split(split, num_examples)}
-  return Dataset(tfds=tfds, num_classes=1000, splits=splits, label=label)
+  return Dataset(tfds=tfds, num_classes=1000, splits=splits, **fields)
 
 
 VTAB: dict[str, Dataset] = {
@@ -185,8 +189,10 @@ VTAB: dict[str, Dataset] = {
 
 DATASETS: dict[str, Dataset] = {
   "imagenet2012": _tuned("imagenet2012", 1000, 1_281_167, 1, Split("validation", 50_000)),
-  "imagenet2012_real": _evaluation_only("imagenet2012_real", "real_label", "validation", 50_000),
-  "imagenet_v2": _evaluation_only("imagenet_v2/matched-frequency", "label", "test", 10_000),
+  "imagenet2012_real": _evaluation_only(
+    "imagenet2012_real", "validation", 50_000, label="real_label", labels_per_image=MANY_LABELS
+  ),
+  "imagenet_v2": _evaluation_only("imagenet_v2/matched-frequency", "test", 10_000),
   "cifar10": _tuned("cifar10", 10, 50_000, 2, Split("test", 10_000), small=True),
   "cifar100": _tuned("cifar100", 100, 50_000, 2, Split("test", 10_000), small=True),
   "oxford_iiit_pet": _tuned("oxford_iiit_pet", 37, 3680, 10, Split("test", 3669)),
@@ -207,6 +213,7 @@ DATASETS: dict[str, Dataset] = {
     tfds="jft300m",
     num_classes=18_291,
     label="labels",
+    labels_per_image=16,
     splits={
       "train": Split("train[50000:]", 300_000_000 - 50_000),
       "dev": Split("train[:50000]", 50_000),

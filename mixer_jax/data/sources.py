@@ -194,7 +194,14 @@ def describe(dataset: str) -> datasets.Dataset:
   label = _label_name(None, features, dataset)
   splits = {k: datasets.Split(k, v.num_examples) for k, v in builder.info.splits.items()}
   num_classes, _ = _classes(features[label])
-  return datasets.Dataset(tfds=dataset, num_classes=num_classes, splits=splits, label=label)
+  several = hasattr(features[label], "feature")  # a sequence
+  return datasets.Dataset(
+    tfds=dataset,
+    num_classes=num_classes,
+    splits=splits,
+    label=label,
+    labels_per_image=datasets.MANY_LABELS if several else 1,
+  )
 
 
 def class_names(*, dataset: str, data_dir: str | None, label: str | None) -> list[str]:

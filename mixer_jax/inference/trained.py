@@ -4,7 +4,7 @@ What evaluation, prediction, few-shot and export share.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -37,6 +37,7 @@ def load(
   config: Any | None,
   which: str | int = "newest",
   weights_file: str | None = None,
+  evaluation: Mapping[str, Any] | None = None,
 ) -> Trained:
   """Loads a checkpoint of a workdir, or a weights file.
 
@@ -45,6 +46,7 @@ def load(
     config: the configuration; needed with `weights_file` alone.
     which: the checkpoint: "newest", "best", or its step.
     weights_file: name, address or file of parameters (weights.load), instead of a checkpoint.
+    evaluation: keys of config.evaluation that are to be otherwise than in the configuration.
 
   Raises:
     InputError: no such run, checkpoint or file, or parameters that do not fit the model.
@@ -54,6 +56,7 @@ def load(
     config = _evaluation_of(configuration.load(directory / "config.json"), config)
   elif config is None:
     raise InputError("give --workdir, or --weights together with --config.")
+  config = {**config, "evaluation": {**config["evaluation"], **(evaluation or {})}}
   mesh = experiment.make_mesh(config)
   # The training batch plays no part, whatever devices there are here.
   exp = experiment.build({**config, "batch_size": mesh.size, "grad_accum_steps": 1}, mesh)

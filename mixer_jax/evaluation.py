@@ -1,0 +1,151 @@
+"""Evaluation of a state or of a finished model: exact over any batch size and number of devices."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from mixer_jax import experiment, inference, metrics
+from mixer_jax.data import sources
+from mixer_jax.errors import InputError
+from mixer_jax.evaluators import classification, confusion, fewshot_task
+from mixer_jax.evaluators import rows as rows_lib
+
+
+def evaluation_line(exp: experiment.Experiment, results: dict[str, float]) -> str:
+  """Returns the printed line of an evaluation, with the count of images and of skipped records."""
+  skipped = exp.eval_split.num_examples - int(results["count"])
+  reason = (
+    "bad records" if exp.eval_split.labels_per_image == 1 else "images without a label, or bad,"
+  )
+  return (
+    f"evaluation {exp.eval_split.split}: top-1 {results['top1']:.4f}  top-5 {results['top5']:.4f}"
+    f"  loss {results['loss']:.4f}  over {results['count']} images"
+    + (f" ({skipped} {reason} skipped)" if skipped else "")
+  )
+
+
+def evaluate_split(
+  exp: experiment.Experiment, params: Any, model_state: Any, source: Any
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+  """Evaluates the evaluation split; see classification.evaluate for what it returns."""
+  batches = rows_lib.device_batches(
+    exp.eval_split,
+    source,
+    batch_size=exp.evaluation.batch_size,
+    batch_sharding=exp.shardings.batch,
+    num_workers=exp.evaluation.num_workers,
+  )
+  return classification.evaluate(
+    lambda batch: exp.eval_step(params, model_state, batch),
+    batches,
+    batch_size=exp.evaluation.batch_size,
+  )
+
+
+def evaluate(
+  *,
+  workdir: str | None,
+  config: Any | None,
+  which: str | int = "newest",
+  weights_file: str | None = None,
+  dataset: str | None = None,
+  split: str | None = None,
+  details: str | None = None,
+) -> dict[str, float]:
+  """Evaluates a checkpoint of a workdir, or a weights file.
+
+  Args:
+    workdir: a run's directory; its config.json is the configuration unless `config` is given.
+    config: the configuration; needed with `weights_file` alone.
+    which: the checkpoint: "newest", "best", or its step.
+    weights_file: name, address or file of parameters, instead of a checkpoint.
+    dataset: name of the table of data sets, or directory of a prepared one; None: the
+      configuration's evaluation split.
+    split: of the data set; None: the one that is reported.
+    details: directory for the accuracy of each class and the confusions, which are printed too.
+
+  Raises:
+    InputError: no such run, checkpoint or file, or parameters that do not fit the model.
+  """
+  directory = None if details is None else _details_directory(details)
+  trained = inference.load(
+    workdir=workdir,
+    config=config,
+    which=which,
+    weights_file=weights_file,
+    evaluation=_evaluation_on(dataset, split),
+  )
+  exp = trained.exp
+  source = exp.eval_split.open()
+  results, rows = evaluate_split(exp, trained.params, trained.model_state, source)
+  metrics.say(f"{trained.name} on {exp.eval_split.dataset} {evaluation_line(exp, results)}")
+  if directory is not None and jax.process_index() == 0:
+    counted = confusion.count(rows, exp.options.num_classes, inference.class_names(exp))
+    metrics.say(confusion.table(counted))
+    paths = confusion.save(directory, counted)
+    metrics.say(f"written: {', '.join(str(p) for p in paths)}")
+  return results
+
+
+def _evaluation_on(dataset: str | None, split: str | None) -> dict[str, Any]:
+  """Returns the keys of config.evaluation that name this data set and split; raises InputError."""
+  if dataset is None:
+    if split is not None:
+      raise InputError("--split needs --dataset; a configuration's own is config.evaluation.split.")
+    return {}
+  entry = sources.describe(dataset)
+  name = split or entry.test
+  if name is None or name not in entry.splits:
+    known = ", ".join(entry.splits)
+    raise InputError(f"data set {dataset!r} has no split {name or 'test'!r}; give one of {known}.")
+  return {
+    "dataset": dataset,
+    "split": name,
+    "label": None,
+    "num_examples": entry.splits[name].num_examples,
+    "labels_per_image": entry.labels_per_image,
+  }
+
+
+def _details_directory(details: str) -> epath.Path:
+  """Creates the directory, before the evaluation that it is for."""
+  directory = epath.Path(details).expanduser()
+  try:
+    directory.mkdir(parents=True, exist_ok=True)
+  except OSError as e:
+    raise InputError(f"--details={details} cannot be written: {e}") from e
+  return directory
+
+
+def make_fewshot(exp: experiment.Experiment) -> Callable[[Any, Any], dict[str, float]]:
+  """Opens the data of config.fewshot and returns (params, model_state) -> few-shot accuracies by name.
+
+  Raises:
+    InputError: the data cannot be opened, or have several labels an image.
+  """
+  options = exp.fewshot
+  task = fewshot_task.open_task(
+    exp.eval_split,
+    dataset=str(options.dataset),
+    data_dir=exp.data.data_dir,
+    train_split=options.train_split,
+    test_split=options.test_split,
+    image_ops=options.ops,
+    where="config.fewshot.ops",
+  )
+  features = inference.make_features_step(exp)
+
+  def evaluate_fewshot(params: Any, model_state: Any) -> dict[str, float]:
+    values = fewshot_task.evaluate(
+      task,
+      lambda batch: features(params, model_state, batch),
+      batch_size=exp.evaluation.batch_size,
+      batch_sharding=exp.shardings.batch,
+      num_workers=exp.evaluation.num_workers,
+    )
+    return dict(values)
+
+  return evaluate_fewshot
