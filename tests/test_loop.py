@@ -83,10 +83,10 @@ def test_interrupted_runs_end_bit_identical(undisturbed, tmp_path, capsys, stops
 
 def test_saving_does_not_see_later_steps(tmp_path):
   """The state is donated to the next step while it is still being written."""
-  config = small_config(total_steps=40)
-  config.checkpoint.every_steps, config.checkpoint.keep_newest = 1, 40
+  config = small_config(total_steps=13)
+  config.checkpoint.every_steps, config.checkpoint.keep_newest = 1, 13
   loop.train(config, str(tmp_path))
-  again = small_config(total_steps=40)
+  again = small_config(total_steps=13)
   exp = experiment.build(again, experiment.make_mesh(again))
   from mixer_jax import sharding
   from mixer_jax.data import pipeline
@@ -97,10 +97,10 @@ def test_saving_does_not_see_later_steps(tmp_path):
     seed=0,
     batch_size=16,
     rows=np.arange(16),
-    total_steps=40,
+    total_steps=13,
   )
   state = exp.init_state()
-  for step in range(40):
+  for step in range(13):
     state, _ = exp.train_step(
       state, sharding.put_batch(batches[step], exp.shardings.batch, np.arange(16), 16)
     )

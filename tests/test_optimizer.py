@@ -121,3 +121,51 @@ def test_linear_end_in_both_units():
 def test_warmup_must_be_shorter_than_the_run():
   with pytest.raises(InputError, match="warmup_steps is 10, but the run has 10 steps"):
     schedule("linear", total_steps=10, warmup_steps=10, learning_rate=0.01)
+
+
+RULES = ("head/.*=0.5", r".*LayerNorm_\d+/.*=0", "Dense_0/bias=3")
+
+
+def test_multipliers_scale_updates_of_what_they_match(golden):
+  """Without clipping, an update is the factor times the undisturbed one; 0 leaves no trace."""
+  settings = dict(MOMENTUM, weight_decay=0.01, clip_norm=None, schedule=VT_SCHEDULE)
+  _, plain, _ = run(golden, **settings)
+  _, scaled, state = run(golden, **{**settings, "lr_multipliers": RULES})
+  factors = {
+    "Dense_0/kernel": 1.0, "Dense_0/bias": 3.0, "LayerNorm_0/scale": 0.0, "head/kernel": 0.5, "head/bias": 0.5
+  }  # fmt: skip
+  plain, scaled = (traverse_util.flatten_dict(x, sep="/") for x in (plain, scaled))
+  for name, factor in factors.items():
+    wanted = plain[name][1] * factor  # of the second update: later ones decay moved kernels
+    np.testing.assert_allclose(scaled[name][1], wanted, rtol=1e-6, atol=1e-9, err_msg=name)
+  moments = [jax.tree_util.keystr(k) for k, _ in jax.tree_util.tree_leaves_with_path(state)]
+  assert not any("LayerNorm" in name for name in moments)
+  assert any("head" in name for name in moments)
+
+
+def test_frozen_gradients_do_not_count_in_the_global_norm(golden):
+  """The gradients of all but the bias of Dense_0 are frozen: its update is clipped by its own norm."""
+  only = ("Dense_0/bias=1", ".*=0")
+  _, updates, _ = run(golden, **MOMENTUM | {"schedule": VT_SCHEDULE, "lr_multipliers": only})
+  grads = golden["grads/Dense_0/bias"]
+  clipped = [g * min(1.0, 1.0 / np.linalg.norm(g)) for g in grads]
+  trace = 0.9 * clipped[0] + clipped[1]
+  np.testing.assert_allclose(
+    updates["Dense_0"]["bias"][1], -float(VT_SCHEDULE(1)) * 0.03 * trace, rtol=1e-5
+  )
+  assert (updates["head"]["kernel"] == 0).all()
+
+
+@pytest.mark.parametrize(
+  ("rule", "message"),
+  [
+    ("head/.*", "is not REGEX=FACTOR"),
+    ("head/(=1", "is not REGEX=FACTOR"),
+    ("head/.*=-1", "a finite factor"),
+    ("=1", "needs an expression"),
+    ("haed/.*=1", "'haed/.\\*=1' decides for no parameter"),
+  ],
+)
+def test_bad_multipliers_are_named(golden, rule, message):
+  with pytest.raises(InputError, match=message):
+    run(golden, **MOMENTUM | {"schedule": VT_SCHEDULE, "lr_multipliers": (rule,)})

@@ -1,0 +1,103 @@
+"""The protocol's command on a tiny model: table, resuming, claims."""
+
+import json
+import os
+import time
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from mixer_jax import experiment, weights
+from mixer_jax.errors import InputError
+from mixer_jax.tools import transfer
+from tests.configurations import small_config
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+  config = small_config()
+  exp = experiment.build(config, experiment.make_mesh(config))
+  path = tmp_path_factory.mktemp("weights") / "small.npz"
+  params = jax.tree.map(lambda x: np.full(x.shape, 0.1, np.float32), exp.abstract_state.params)
+  weights.save_npz(path, params)
+  return str(path)
+
+
+def call(source, results, **values):
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()
+  given = dict(
+    weights=[source], datasets=["digits_5_9"], results=str(results), size=16, steps=2,
+    batch_size=16, lrs=["0.01", "0.03"], seeds=2,
+  )  # fmt: skip
+  with flagsaver.flagsaver(**{**given, **values}):
+    transfer.main(["transfer"])
+
+
+def test_it_prints_its_table_and_repeats_nothing(source, tmp_path, capsys):
+  call(source, tmp_path)
+  output = capsys.readouterr().out
+  assert output.count("== ") == 4
+  runs = {str(p.parent.relative_to(tmp_path)): json.loads(p.read_text())
+          for p in tmp_path.rglob("result.json")}  # fmt: skip
+  assert sorted(r.rsplit("/", 1)[1] for r in runs) == [
+    "dev-lr0.01", "dev-lr0.03", "test-seed0", "test-seed1",
+  ]  # fmt: skip
+  assert {r["count"] for n, r in runs.items() if "/dev-" in n} == {143}
+  tests = [r for n, r in runs.items() if "/test-" in n]
+  assert {r["count"] for r in tests} == {179}
+  mean = 100 * np.mean([r["top1"] for r in tests])
+  assert f"{mean:.2f}" in output and f"{mean:.2f}" in (tmp_path / "table.md").read_text()
+  assert not list(tmp_path.rglob("claim*"))
+  call(source, tmp_path)
+  again = capsys.readouterr().out
+  assert "== " not in again and f"{mean:.2f}" in again
+  # A lost seed alone is run again, with the same result.
+  (lost,) = [tmp_path / n for n in runs if n.endswith("test-seed1")]
+  (lost / "result.json").unlink()
+  call(source, tmp_path)
+  assert capsys.readouterr().out.count("== ") == 1
+  assert json.loads((lost / "result.json").read_text()) == runs[str(lost.relative_to(tmp_path))]
+
+
+def test_what_was_not_run_is_shown_as_such(source, tmp_path, capsys):
+  call(source, tmp_path, report=True)
+  assert "0 of 2 seeds finished" in capsys.readouterr().out
+
+
+def test_a_run_belongs_to_one_process_until_it_is_dead(tmp_path):
+  with transfer.claimed(tmp_path / "run") as mine:
+    assert mine
+    with transfer.claimed(tmp_path / "run") as second:
+      assert not second
+  with transfer.claimed(tmp_path / "run") as mine:
+    assert mine
+  dead = tmp_path / "run" / "claim"
+  dead.write_text("elsewhere 1\n")
+  with transfer.claimed(tmp_path / "run") as mine:
+    assert not mine
+  old = time.time() - transfer.STALE_SECS - 1
+  os.utime(dead, (old, old))
+  with transfer.claimed(tmp_path / "run") as mine:
+    assert mine
+  assert [p.name for p in (tmp_path / "run").iterdir()] == []
+
+
+@pytest.mark.parametrize(
+  ("values", "message"),
+  [
+    ({"datasets": ["digits_5_9", "digits_5_9"]}, "twice"),
+    ({"datasets": ["digts"]}, "not known"),
+    ({"lrs": ["fast"]}, "--lrs=fast"),
+    ({"weights": ["/nowhere.npz"]}, "neither a file"),
+    ({"config": "nowhere.py"}, "no Python file"),
+    ({"size": 18}, "does not divide"),
+  ],
+)
+def test_bad_input_is_named_before_anything_runs(source, tmp_path, capsys, values, message):
+  with pytest.raises(InputError, match=message):
+    call(source, tmp_path, **values)
+  assert "== " not in capsys.readouterr().out
