@@ -10,12 +10,14 @@ evaluated by configs/evaluate.py.
 
 from absl import app, flags
 
+from mixer_jax.errors import InputError
 from mixer_jax.tools import command, model_flags
 
 _DATASET = flags.DEFINE_string(
   "dataset", None, "Name in mixer_jax/data/datasets.py, or directory of a prepared data set."
 )
 _SPLIT = flags.DEFINE_string("split", None, "Of --dataset; default: the one that is reported.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps --dataset.")
 _DETAILS = flags.DEFINE_string(
   "details", None, "Directory for the accuracy of each class and the confusions, printed too."
 )
@@ -29,8 +31,18 @@ def main(argv: list[str]) -> None:
   if model["weights_file"] and model["config"] is None and model["workdir"] is None:
     from configs import evaluate
 
+    if _DATASET.value is None:
+      raise InputError("--weights alone needs --dataset.")
     model["config"] = evaluate.make_config(model["weights_file"])
-  evaluation.evaluate(**model, dataset=_DATASET.value, split=_SPLIT.value, details=_DETAILS.value)
+  if _DATA_DIR.value and model["config"] is not None:
+    model["config"].data.data_dir = _DATA_DIR.value
+  evaluation.evaluate(
+    **model,
+    dataset=_DATASET.value,
+    split=_SPLIT.value,
+    data_dir=_DATA_DIR.value,
+    details=_DETAILS.value,
+  )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ python train.py --workdir=DIR --config=configs/finetune.py:model=B/16,dataset=ci
            any other size is interpolation
   lr       peak learning rate; the paper's grid is in mixer_jax/tools/transfer.py
   steps    default: the paper's for the data set
+  resize   auto, paper (appendix C), interpolate
+  data_dir where TFDS keeps its data
   judge    test: train on all, evaluate on the test split; dev: train on the part that the grid is searched
            with, evaluate on the development split
 
@@ -17,6 +19,8 @@ No mixup, stochastic depth or weight decay. Images are squashed to a square, cro
 mirrored; for VTAB-1k, whose labels may not survive that, only squashed. Paper, Mixer-B/16 of ImageNet-21k:
 ImageNet 80.64 %, mean of five data sets 92.50 % at 224 (table 3).
 """
+
+from typing import cast
 
 from configs import common
 from mixer_jax.errors import InputError
@@ -29,6 +33,8 @@ DEFAULTS = {
   "lr": "0.03",
   "steps": "",
   "judge": "test",
+  "resize": "auto",
+  "data_dir": "",
 }
 STEPS = {
   "imagenet2012": 20_000, "cifar10": 10_000, "cifar100": 10_000, "oxford_iiit_pet": 500,
@@ -42,6 +48,7 @@ def get_config(arg: str = ""):
   # Late, because they import all of JAX.
   from mixer_jax import finetune, weights
   from mixer_jax.data import sources
+  from mixer_jax.weights import resize
 
   given = common.parse_arg(arg, **DEFAULTS)
   config = common.get_config()
@@ -57,16 +64,22 @@ def get_config(arg: str = ""):
   config.init.weights = source
   for name in ("patch_size", "num_blocks", "hidden_dim", "channels_mlp_dim"):
     config.model[name] = origin.fields[name]
-  width = weights.resized_tokens_mlp_dim(origin.fields["tokens_mlp_dim"], origin.grid, grid)
-  config.model.tokens_mlp_dim = width
+  config.init.resize = given["resize"]
+  config.model.tokens_mlp_dim = weights.resized_tokens_mlp_dim(
+    origin.fields["tokens_mlp_dim"], origin.grid, grid, cast(resize.Method, given["resize"])
+  )
 
-  dataset = sources.describe(given["dataset"])
+  config.data.data_dir = given["data_dir"] or None
+  dataset = sources.describe(given["dataset"], config.data.data_dir)
   train, judge = _roles(given["judge"], dataset)
   config.num_classes = dataset.num_classes
   config.data.dataset = given["dataset"]
   config.data.split, config.evaluation.split = train, judge
   config.data.num_examples = dataset.splits[train].num_examples
   config.evaluation.num_examples = dataset.splits[judge].num_examples
+  config.data.labels_per_image = config.evaluation.labels_per_image = dataset.labels_per_image
+  if dataset.labels_per_image > 1:
+    config.loss = "sigmoid_xent"
   vtab = given["dataset"].startswith("vtab/")
   config.data.ops = "decode|resize|random_crop" + ("|flip" if dataset.mirror else "")
   config.evaluation.ops = "decode|resize|central_crop"

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from mixer_jax import experiment, inference, metrics
+from mixer_jax import experiment, inference, metrics, weights
 from mixer_jax.data import sources
 from mixer_jax.errors import InputError
 from mixer_jax.evaluators import classification, confusion, fewshot_task
@@ -53,6 +53,7 @@ def evaluate(
   weights_file: str | None = None,
   dataset: str | None = None,
   split: str | None = None,
+  data_dir: str | None = None,
   details: str | None = None,
 ) -> dict[str, float]:
   """Evaluates a checkpoint of a workdir, or a weights file.
@@ -65,6 +66,7 @@ def evaluate(
     dataset: name of the table of data sets, or directory of a prepared one; None: the
       configuration's evaluation split.
     split: of the data set; None: the one that is reported.
+    data_dir: where TFDS keeps it; the configuration's own for its own data.
     details: directory for the accuracy of each class and the confusions, which are printed too.
 
   Raises:
@@ -76,12 +78,23 @@ def evaluate(
     config=config,
     which=which,
     weights_file=weights_file,
-    evaluation=_evaluation_on(dataset, split),
+    evaluation=_evaluation_on(dataset, split, data_dir),
   )
   exp = trained.exp
+  if directory is not None and exp.eval_split.labels_per_image > 1:
+    raise InputError("--details needs data with one label an image.")
   source = exp.eval_split.open()
+  num_classes = exp.options.num_classes
+  if dataset is not None and source.num_classes not in (None, num_classes):
+    raise InputError(
+      f"{source.name} has {source.num_classes} classes, the model {num_classes}: its head is for others. "
+      "Fine-tune it first (configs/finetune.py)."
+    )
   results, rows = evaluate_split(exp, trained.params, trained.model_state, source)
   metrics.say(f"{trained.name} on {exp.eval_split.dataset} {evaluation_line(exp, results)}")
+  if (released := weights.RELEASED.get(str(weights_file))) and released.top1:
+    crop = f" with {released.crop}" if released.crop else ""
+    metrics.say(f"published: ImageNet top-1 {released.top1} %{crop} ({released.source})")
   if directory is not None and jax.process_index() == 0:
     counted = confusion.count(rows, exp.options.num_classes, inference.class_names(exp))
     metrics.say(confusion.table(counted))
@@ -90,22 +103,28 @@ def evaluate(
   return results
 
 
-def _evaluation_on(dataset: str | None, split: str | None) -> dict[str, Any]:
+def _evaluation_on(dataset: str | None, split: str | None, data_dir: str | None) -> dict[str, Any]:
   """Returns the keys of config.evaluation that name this data set and split; raises InputError."""
   if dataset is None:
     if split is not None:
       raise InputError("--split needs --dataset; a configuration's own is config.evaluation.split.")
     return {}
-  entry = sources.describe(dataset)
+  entry = sources.describe(dataset, data_dir)
   name = split or entry.test
-  if name is None or name not in entry.splits:
+  if name is None:
     known = ", ".join(entry.splits)
-    raise InputError(f"data set {dataset!r} has no split {name or 'test'!r}; give one of {known}.")
+    raise InputError(f"data set {dataset!r} has no test split; give --split, one of {known}.")
+  if name in entry.splits:
+    num_examples = entry.splits[name].num_examples
+  else:  # in TFDS's syntax
+    num_examples = len(
+      sources.open_source(dataset=dataset, data_dir=data_dir, split=name, label=None)
+    )
   return {
     "dataset": dataset,
     "split": name,
     "label": None,
-    "num_examples": entry.splits[name].num_examples,
+    "num_examples": num_examples,
     "labels_per_image": entry.labels_per_image,
   }
 

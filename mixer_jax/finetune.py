@@ -6,11 +6,14 @@ import jax
 import numpy as np
 from etils import epath
 
-from mixer_jax import experiment, inference, weights
+from mixer_jax import configuration, experiment, inference, models, weights
 from mixer_jax.errors import InputError
 from mixer_jax.weights import resize
 
 RELEASED_IMAGE_SIZE = 224
+FIELDS = (
+  "patch_size", "num_blocks", "hidden_dim", "tokens_mlp_dim", "channels_mlp_dim", "num_classes",
+)  # fmt: skip
 
 
 class Origin(NamedTuple):
@@ -37,16 +40,28 @@ def describe(source: str) -> Origin:
   if source in weights.RELEASED:
     fields = weights.RELEASED[source].fields
     return Origin(fields, weights.token_grid(RELEASED_IMAGE_SIZE, fields["patch_size"]))
-  return _origin(load(source), source)
+  if (path := _config_of_run(source)) is None:
+    return _origin(load(source), source)
+  # Read off the configuration: no device may be touched yet (jax.distributed), and no state restored.
+  config = configuration.load(path)
+  model = models.build(**{**config["model"], "num_classes": config["num_classes"]})
+  fields = {name: getattr(model, name) for name in FIELDS}
+  return Origin(fields, weights.token_grid(config["image_size"], fields["patch_size"]))
 
 
 def load(source: str) -> dict[str, Any]:
   """Returns the parameters of a released model, an address, a file or a run's newest checkpoint."""
-  if source not in weights.RELEASED and "://" not in source:
-    directory = epath.Path(source).expanduser()
-    if directory.is_dir():
-      return jax.device_get(inference.load(workdir=str(directory), config=None).params)
+  if _config_of_run(source) is not None:
+    return jax.device_get(inference.load(workdir=source, config=None).params)
   return weights.load(source)
+
+
+def _config_of_run(source: str) -> epath.Path | None:
+  """Returns where a workdir keeps its configuration, None if the source is no workdir."""
+  if source in weights.RELEASED or source.startswith(("http://", "https://")):
+    return None
+  path = epath.Path(source).expanduser() / "config.json"
+  return path if path.exists() else None
 
 
 def _origin(params: dict[str, Any], source: str) -> Origin:
@@ -82,7 +97,8 @@ def initial_params(exp: experiment.Experiment) -> tuple[Any, str]:
     )
   params = weights.resize_tokens(params, origin.grid, new_grid, method)
   if exp.init.new_head:
-    params = weights.replace_head(params, exp.options.num_classes)
+    bias = getattr(exp.model, "head_bias_init", 0.0)
+    params = weights.replace_head(params, exp.options.num_classes, bias)
     line += ", with a new head"
   wanted = exp.abstract_state.params
   weights.check_match(params, wanted, f"{source} for {exp.options.image_size} px")

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -78,15 +78,16 @@ def train(config: Any, workdir: str, stop: StopSignal | None = None) -> dict[str
   directory = inference.directory_of(workdir)
   _check_workdir(directory, config, exp.options.may_change)
   sources = exp.train_split.open(), exp.eval_split.open()
-  _claim_workdir(directory, config)
   state = _initial_state(exp, directory)
+  fewshot = evaluation.make_fewshot(exp) if exp.fewshot.dataset else None
+  _claim_workdir(directory, config)
   keep = exp.checkpoint
   checkpointer = checkpoint.Checkpointer(
     directory, keep_newest=keep.keep_newest, keep_best=keep.keep_best
   )
   start_step = int(state.step)
   metrics.say(_headline(exp, directory, start_step))
-  run = _Run(exp, directory, checkpointer, sources, start_step)
+  run = _Run(exp, directory, checkpointer, sources, fewshot, start_step)
   try:
     state = run.train(state, start_step, stop)
     checkpointer.wait()
@@ -177,6 +178,7 @@ class _Run:
     directory: epath.Path,
     checkpointer: checkpoint.Checkpointer,
     sources: tuple[Any, Any],
+    fewshot: Callable[[Any, Any], dict[str, float]] | None,
     start_step: int,
   ):
     self._exp, self._directory, self._checkpointer = exp, directory, checkpointer
@@ -194,7 +196,7 @@ class _Run:
     self._pending: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
     self._skipped = int(self._writer.last("skipped_records", 0)) if self._writer else 0
     self._rows = sharding.local_rows(exp.shardings.batch, exp.options.batch_size)
-    self._fewshot = evaluation.make_fewshot(exp) if exp.fewshot.dataset else None
+    self._fewshot = fewshot
     self._evaluated: dict[int, tuple[dict[str, float], dict[str, np.ndarray]]] = {}
 
   def train(self, state: TrainState, start_step: int, stop: StopSignal) -> TrainState:

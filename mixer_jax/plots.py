@@ -78,4 +78,5 @@ def predictions(source: Any, rows: dict[str, np.ndarray], columns: int = 12, lin
 def _names(source: Any, classes: np.ndarray) -> str:
   """Returns the names of one class or of a list padded with −1; numbers where they have no names."""
   ids = [int(i) for i in np.atleast_1d(classes) if i >= 0]
-  return ", ".join(source.class_names[i] if source.class_names else str(i) for i in ids)
+  names = source.class_names or []
+  return ", ".join(names[i] if i < len(names) else str(i) for i in ids)

@@ -32,7 +32,9 @@ class Transfer:
   @property
   def name(self) -> str:
     """Directory of its runs."""
-    clean = (re.sub(r"[^A-Za-z0-9._-]+", "-", t).strip("-.") for t in (self.weights, self.dataset))
+    clean = [re.sub(r"[^A-Za-z0-9._-]+", "-", t).strip("-.") for t in (self.weights, self.dataset)]
+    if not all(clean):
+      raise InputError(f"{self.weights!r} and {self.dataset!r} make no name of a directory.")
     return "/".join([*clean, str(self.size)])
 
 
@@ -48,11 +50,10 @@ class Run:
   @property
   def name(self) -> str:
     """Its directory below the results."""
-    last = f"dev-lr{self.lr:g}" if self.judge == "dev" else f"test-seed{self.seed}"
-    return f"{self.transfer.name}/{last}"
+    return f"{self.transfer.name}/{self.judge}-lr{self.lr:g}-seed{self.seed}"
 
 
-Results = Mapping[str, float]  # name of a finished run -> top-1
+Results = Mapping[str, float]  # name of a finished run -> top-1, 0 for one that diverged
 
 
 def expand(names: Sequence[str]) -> list[str]:
@@ -143,8 +144,12 @@ def table(
   for t in transfers:
     runs = test_runs(t, lrs, num_seeds, results)
     done = [results[r.name] for r in runs if r.name in results]
-    missing = "" if len(done) == num_seeds else f"{len(done)} of {num_seeds} seeds finished"
-    rows.append(Row(t.weights, t.dataset, str(t.size), best_lr(t, lrs, results), done, missing))
+    note = "" if len(done) == num_seeds else f"{len(done)} of {num_seeds} seeds finished"
+    if 0.0 in done:
+      note += f" {done.count(0.0)} diverged, counted as 0"
+    rows.append(
+      Row(t.weights, t.dataset, str(t.size), best_lr(t, lrs, results), done, note.strip())
+    )
   for title, members in (("VTAB-1k", tuple(datasets.VTAB)), ("Avg 5", FIVE)):
     for weights in dict.fromkeys(t.weights for t in transfers):
       own = [r for r in rows if r.weights == weights and r.dataset in members]

@@ -1,11 +1,12 @@
 """Where fine-tuning starts: the weights' own model, enlarged, with a new head; what does not fit is named."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs import finetune as finetune_config
-from mixer_jax import experiment, finetune, loop, step, weights
+from mixer_jax import experiment, finetune, loop, weights
 from mixer_jax.errors import InputError
 from tests import runs
 from tests.configurations import small_config
@@ -48,7 +49,7 @@ def test_twice_as_large_it_starts_as_the_mean_over_tiles(source):
   params, line = finetune.initial_params(exp)
   assert "from 4x4 to 8x8 tokens (appendix C), with a new head" in line
   assert exp.model.tokens_mlp_dim == 4 * 8
-  image = np.random.default_rng(1).uniform(-1, 1, (3, 32, 32, 3)).astype(np.float32)
+  image = jnp.asarray(np.random.default_rng(1).uniform(-1, 1, (3, 32, 32, 3)), jnp.float32)
   small = build(small_config())
   old = weights.load(source)
   tiles = [
@@ -173,9 +174,3 @@ def test_the_papers_settings():
 
 def build_total(config):
   return build(config).total_steps
-
-
-def test_value_range_is_that_of_training():
-  """Tiles above are in [−1, 1], as the step makes them."""
-  image = np.array([[[[0, 127, 255]]]], np.uint8)
-  np.testing.assert_allclose(step.value_range(image), [[[[-1, -1 / 255, 1]]]], atol=1e-6)

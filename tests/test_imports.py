@@ -12,7 +12,7 @@ LAYERS = [
   {"errors"},
   {"configuration"},
   {"models", "data", "losses", "optimizer", "sharding", "metrics", "weights"},
-  {"labels", "state", "protocol"},
+  {"labels", "state", "protocol", "claims"},
   {"step", "checkpoint", "evaluators", "plots"},
   {"experiment"},
   {"inference"},

@@ -54,7 +54,7 @@ def test_means_and_deviations():
   assert row.lr == 0.06
   assert row.mean == pytest.approx(0.92)
   assert row.std == pytest.approx(statistics.stdev([0.9, 0.92, 0.94]))
-  assert "92.00   2.00   3" in protocol.as_text([row])
+  assert "92.00    2.00   3" in protocol.as_text([row])
   assert "| imagenet21k/Mixer-B_16 | cifar10 | 224 | 0.06 | 92.00 | 2.00 | 3 |" in (
     protocol.as_markdown([row])
   )

@@ -17,7 +17,7 @@ import numpy as np
 from mixer_jax import configuration
 from mixer_jax.data import permutations
 from mixer_jax.data import randaugment as randaugment_lib
-from mixer_jax.data.decode import decode_image, decode_region, read_header
+from mixer_jax.data.decode import MAX_PIXELS, decode_image, decode_region, read_header
 from mixer_jax.data.geometry import (
   resize_area,
   resize_bilinear,
@@ -25,6 +25,7 @@ from mixer_jax.data.geometry import (
   resize_small_shape,
   sample_box,
 )
+from mixer_jax.data.sources import BadRecordError
 from mixer_jax.errors import InputError
 
 Example = dict[str, Any]
@@ -116,6 +117,11 @@ def resize_small(image_size: int, size_px: int | None = None) -> Op:
   def op(example: Example, rng: np.random.Generator) -> Example:
     image = example["image"]
     height, width = resize_small_shape(image.shape[0], image.shape[1], size)
+    if height * width > MAX_PIXELS:
+      raise BadRecordError(
+        f"{image.shape[1]}×{image.shape[0]} pixels: with the short side at {size} it would have "
+        f"{width}×{height}"
+      )
     return example | {"image": resize_area(image, height, width)}
 
   return op
@@ -165,14 +171,21 @@ def randaugment(image_size: int, num_layers: int, magnitude: float) -> Op:
 
 def permute_patches(image_size: int, patch_size: int, seed: int = 0) -> Op:
   """Figure 4: permutes the patches, and the pixels inside each in one shared way."""
-  order = permutations.order_of_patches(image_size, patch_size, seed)
-  return lambda example, rng: example | {"image": permutations.apply(example["image"], order)}
+  return _permute(permutations.order_of_patches(image_size, patch_size, seed), image_size)
 
 
 def permute_pixels(image_size: int, seed: int = 0) -> Op:
   """Figure 4: permutes all pixels of the image."""
-  order = permutations.order_of_pixels(image_size, seed)
-  return lambda example, rng: example | {"image": permutations.apply(example["image"], order)}
+  return _permute(permutations.order_of_pixels(image_size, seed), image_size)
+
+
+def _permute(order: np.ndarray, image_size: int) -> Op:
+  def op(example: Example, rng: np.random.Generator) -> Example:
+    if example["image"].shape != (image_size, image_size, 3):
+      raise InputError(f"permutations come last, when the image is {image_size} px wide and high.")
+    return example | {"image": permutations.apply(example["image"], order)}
+
+  return op
 
 
 OPS: dict[str, Callable[..., Op]] = {

@@ -7,6 +7,7 @@ embedded digits are prepared on first use.
 import contextlib
 import fcntl
 import io
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -75,7 +76,7 @@ class Source:
 
 def _rescale(png: bytes, factor: int) -> bytes:
   """Returns the PNG with its pixels multiplied, for data sets whose white is not 255."""
-  pixels = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
+  pixels = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED) if png else None
   if pixels is None:
     raise ValueError("damaged PNG")
   return cv2.imencode(".png", pixels * np.uint8(factor))[1].tobytes()
@@ -114,6 +115,12 @@ def open_source(*, dataset: str, data_dir: str | None, split: str, label: str | 
 
 
 def _open_builder(dataset: str, data_dir: str | None) -> Any:
+  kept = data_dir or os.environ.get("TFDS_DATA_DIR", "")
+  if "://" in kept and not _is_directory(dataset):
+    raise InputError(
+      f"data_dir {kept}: data sets in a bucket are not found by name. Give the data set's own directory, "
+      f"{kept}/{dataset}/VERSION, as the data set (docs/data.md)."
+    )
   try:
     if dataset in EMBEDDED:
       prepare(dataset, data_dir)
@@ -181,18 +188,27 @@ def _data_source(builder: Any, dataset: str, split: str) -> Any:
     raise InputError(f"split {split!r} of data set {dataset!r} cannot be read: {e}.{known}") from e
 
 
-def describe(dataset: str) -> datasets.Dataset:
+def describe(dataset: str, data_dir: str | None = None) -> datasets.Dataset:
   """Returns the table's entry, or what a prepared data set's own description says.
 
+  What is searched on is then "tune" and "dev": train and validation if there is a test split too, else
+  the first 90 % and the last 10 % of train.
+
   Raises:
-    InputError: not in the table and not the directory of a prepared data set.
+    InputError: not in the table and not prepared.
   """
   if dataset in datasets.DATASETS:
     return datasets.DATASETS[dataset]
-  builder = _open_builder(dataset, None)
+  builder = _open_builder(dataset, data_dir)
   features = _features(builder, dataset)
   label = _label_name(None, features, dataset)
-  splits = {k: datasets.Split(k, v.num_examples) for k, v in builder.info.splits.items()}
+  found = builder.info.splits
+  names = {k: k for k in found}
+  if {"train", "validation", "test"} <= set(found):
+    names |= {"tune": "train", "dev": "validation"}
+  elif "train" in found:
+    names |= {"tune": "train[:90%]", "dev": "train[90%:]"}
+  splits = {k: datasets.Split(v, found[v].num_examples) for k, v in names.items()}
   num_classes, _ = _classes(features[label])
   several = hasattr(features[label], "feature")  # a sequence
   return datasets.Dataset(
@@ -219,11 +235,16 @@ def class_names(*, dataset: str, data_dir: str | None, label: str | None) -> lis
   return [] if name in datasets.LABELS else _classes(features[name])[1] or []
 
 
+def _is_directory(dataset: str) -> bool:
+  return dataset.startswith(("/", ".", "~")) or "://" in dataset
+
+
 def _builder(dataset: str, data_dir: str | None, **options: Any) -> Any:
   import tensorflow_datasets as tfds
 
-  if dataset.startswith(("/", ".", "~")) or "://" in dataset:
+  if _is_directory(dataset):
     buckets.check(dataset)
+    dataset = str(epath.Path(dataset).expanduser())
     if not (epath.Path(dataset) / "dataset_info.json").exists():
       raise InputError(f"{dataset} is not the directory of a prepared TFDS data set.")
     try:
@@ -249,6 +270,8 @@ def _builder(dataset: str, data_dir: str | None, **options: Any) -> Any:
 
 def prepare(dataset: str, data_dir: str | None) -> str:
   """Prepares a data set as ArrayRecord with TFDS's own builder, once; returns its directory."""
+  if "://" in (data_dir or ""):
+    raise InputError(f"--data_dir={data_dir}: prepare on a local disk, and copy the result there.")
   builder = _builder(dataset, data_dir, file_format="array_record")
   if pathlib.Path(builder.data_dir).exists():
     return str(builder.data_dir)

@@ -68,21 +68,16 @@ def _load(source: str) -> dict[str, Any]:
 
 
 def _load_run(workdir: epath.Path) -> dict[str, Any]:
-  # Late: only a run needs the training code.
-  from mixer_jax import checkpoint, configuration, experiment
+  from mixer_jax import inference  # Late: only a run needs the training code.
 
-  config = configuration.load(workdir / "config.json")
-  config |= {"mesh": {"data": 1}, "batch_size": 1, "grad_accum_steps": 1}
-  exp = experiment.build(config, experiment.make_mesh(config))
   which = _CHECKPOINT.value
   if which not in ("newest", "best") and not which.isdigit():
     raise InputError(f"--checkpoint={which} is neither newest, best nor a step.")
-  step, damaged = checkpoint.choose(workdir, int(which) if which.isdigit() else which)
-  for line in damaged:
-    print(f"WARNING: {line}; the newest intact one is that of step {step}")
-  state = checkpoint.restore(workdir, step, exp.abstract_state, exp.shardings.state)
-  print(f"{workdir} step {step}")
-  return jax.device_get(state.params)
+  trained = inference.load(
+    workdir=str(workdir), config=None, which=int(which) if which.isdigit() else which
+  )
+  print(trained.name)
+  return jax.device_get(trained.params)
 
 
 def _resized(params: dict[str, Any], patch_size: int) -> dict[str, Any]:

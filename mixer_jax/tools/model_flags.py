@@ -19,7 +19,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a run.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "newest", "newest, best, or a step.")
-_WEIGHTS = flags.DEFINE_string("weights", None, "Weights file (.npz) instead of a checkpoint.")
+_WEIGHTS = flags.DEFINE_string(
+  "weights", None, "Released name, address or file of weights instead of a checkpoint."
+)
 
 
 def chosen() -> dict[str, Any]:

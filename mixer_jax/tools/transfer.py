@@ -7,22 +7,24 @@ machines may give it at once with a shared directory (an array of jobs); each ta
 `--report` prints the table of what is there. Table: terminal, DIR/table.csv, DIR/table.md.
 """
 
-import contextlib
+import dataclasses
 import importlib.util
 import json
-import os
 import pathlib
-import socket
-import threading
+import shutil
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from absl import app, flags
+from etils import epath
 
-from mixer_jax import finetune, loop, protocol
-from mixer_jax.errors import InputError
+from mixer_jax import claims, configuration, experiment, finetune, loop, protocol
+from mixer_jax.errors import DivergedError, InputError
 from mixer_jax.tools import command
+
+MakeConfig = Callable[[protocol.Run], Any]
 
 _WEIGHTS = flags.DEFINE_list(
   "weights", None, "Released names, addresses, files, workdirs.", required=True
@@ -44,52 +46,96 @@ _CONFIG = flags.DEFINE_string(
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data.")
 _REPORT = flags.DEFINE_bool("report", False, "Print the table of what is there, run nothing.")
 
-HEARTBEAT_SECS = 20.0
-STALE_SECS = 300.0  # without a heartbeat: its machine is gone
 POLL_SECS = 10.0
 
 
 def main(argv: list[str]) -> None:
   command.no_arguments(argv)
   results = pathlib.Path(_RESULTS.value).expanduser().absolute()
-  transfers = _transfers()
-  lrs = _learning_rates()
+  transfers, lrs = _transfers(), _learning_rates()
+  make_config = _load_get_config(_CONFIG.value)
   if not _REPORT.value:
-    make_config = _load_get_config(_CONFIG.value)
-    for t in transfers:  # all that can be wrong is found before the first step
-      make_config(protocol.grid_runs(t, lrs)[0])
+    for t in transfers:
+      _check(protocol.grid_runs(t, lrs)[0], make_config)
     work(transfers, lrs, results, make_config)
-  report(protocol.table(transfers, lrs, _SEEDS.value, finished(results)), results)
+  found = finished(results)
+  _check_settings(transfers, lrs, results, found, make_config)
+  report(protocol.table(transfers, lrs, _SEEDS.value, found), results)
+
+
+def _check(run: protocol.Run, make_config: MakeConfig) -> None:
+  """Builds the runs' experiments and opens their data, so that what is wrong is met before the first step."""
+  for judge in ("dev", "test"):
+    config = make_config(dataclasses.replace(run, judge=judge))
+    exp = experiment.build(config, experiment.make_mesh(config))
+    exp.train_split.open()
+    exp.eval_split.open()
+
+
+def _check_settings(
+  transfers: list[protocol.Transfer],
+  lrs: list[float] | None,
+  results: pathlib.Path,
+  found: dict[str, float],
+  make_config: MakeConfig,
+) -> None:
+  """Raises InputError if a finished run of the table was made with other settings than are asked for."""
+  for t in transfers:
+    for run in protocol.grid_runs(t, lrs) + protocol.test_runs(t, lrs, _SEEDS.value, found):
+      if run.name in found:
+        config = make_config(run)
+        saved = configuration.load(epath.Path(results / run.name / "config.json"))
+        if changed := configuration.differences(saved, config, config.may_change):
+          raise InputError(
+            f"{results / run.name} was run with other settings:\n  " + "\n  ".join(changed)
+            + "\nGive those, or another --results."
+          )  # fmt: skip
 
 
 def work(
   transfers: list[protocol.Transfer],
   lrs: list[float] | None,
   results: pathlib.Path,
-  make_config: Callable[[protocol.Run], Any],
+  make_config: MakeConfig,
 ) -> None:
-  """Takes runs until all are finished, by this process or others."""
+  """Takes runs until all are finished, by this process or others; a signal ends it after saving."""
   stop = loop.StopSignal().install()
-  while runs := protocol.open_runs(transfers, lrs, _SEEDS.value, finished(results)):
-    taken = None
-    for run in runs:
-      with claimed(results / run.name) as mine:
-        if mine:
-          taken = run
-          _train(run, results / run.name, make_config(run), stop)
-          break
-    if taken is None:
+  while runs := protocol.open_runs(transfers, lrs, _SEEDS.value, found := finished(results)):
+    _check_settings(transfers, lrs, results, found, make_config)
+    if not any(_take(run, results / run.name, make_config, stop) for run in runs):
       print(f"waiting for {len(runs)} runs of other processes", flush=True)
-      time.sleep(POLL_SECS)
+      for _ in range(int(POLL_SECS / 0.2)):
+        _exit_if_asked(stop)
+        time.sleep(0.2)
 
 
-def _train(run: protocol.Run, directory: pathlib.Path, config: Any, stop: loop.StopSignal) -> None:
-  print(f"== {run.name}", flush=True)
-  measured = loop.train(config, str(directory), stop)
-  kept = {"top1": measured["top1"], "count": measured["count"], "lr": run.lr, "seed": run.seed}
-  partial = directory / "result.json.partial"
-  partial.write_text(json.dumps(kept) + "\n")
-  partial.replace(directory / "result.json")
+def _exit_if_asked(stop: loop.StopSignal) -> None:
+  if stop.received is not None:
+    sys.exit(128 + stop.received)
+
+
+def _take(
+  run: protocol.Run, directory: pathlib.Path, make_config: MakeConfig, stop: loop.StopSignal
+) -> bool:
+  """Returns whether the run could be had, and is finished now."""
+  _exit_if_asked(stop)
+  with claims.claimed(directory) as mine:
+    if not mine or (directory / "result.json").exists():
+      return mine
+    print(f"== {run.name}", flush=True)
+    kept: dict[str, Any] = {"lr": run.lr, "seed": run.seed}
+    try:
+      measured = loop.train(make_config(run), str(directory), stop)
+      kept |= {"top1": measured["top1"], "count": measured["count"], "diverged": False}
+    except DivergedError as e:
+      print(f"diverged, counted as 0: {e}", flush=True)
+      kept |= {"top1": 0.0, "count": 0, "diverged": True}
+    partial = directory / "result.json.partial"
+    partial.write_text(json.dumps(kept) + "\n")
+    partial.replace(directory / "result.json")
+    if run.judge == "dev":  # only its figure is needed; the reported runs keep theirs
+      shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+  return True
 
 
 def finished(results: pathlib.Path) -> dict[str, float]:
@@ -98,39 +144,6 @@ def finished(results: pathlib.Path) -> dict[str, float]:
   for path in results.glob("*/*/*/*/result.json"):
     found[str(path.parent.relative_to(results))] = float(json.loads(path.read_text())["top1"])
   return found
-
-
-@contextlib.contextmanager
-def claimed(directory: pathlib.Path) -> Iterator[bool]:
-  """Yields whether this process has the run for itself; a claim without a heartbeat is taken over."""
-  directory.mkdir(parents=True, exist_ok=True)
-  path = directory / "claim"
-  if path.exists() and time.time() - path.stat().st_mtime > STALE_SECS:
-    # Renamed first, so that of several processes one takes it over.
-    with contextlib.suppress(FileNotFoundError):
-      aside = path.rename(directory / f"claim.stale.{socket.gethostname()}.{os.getpid()}")
-      aside.unlink()
-  try:
-    with path.open("x") as f:
-      f.write(f"{socket.gethostname()} {os.getpid()}\n")
-  except FileExistsError:
-    yield False
-    return
-  ended = threading.Event()
-  beat = threading.Thread(target=_beat, args=(path, ended), daemon=True)
-  beat.start()
-  try:
-    yield True
-  finally:
-    ended.set()
-    beat.join()
-    path.unlink(missing_ok=True)
-
-
-def _beat(path: pathlib.Path, ended: threading.Event) -> None:
-  while not ended.wait(HEARTBEAT_SECS):
-    with contextlib.suppress(OSError):
-      path.touch()
 
 
 def _transfers() -> list[protocol.Transfer]:
@@ -155,7 +168,7 @@ def _learning_rates() -> list[float] | None:
     raise InputError(f"--lrs={','.join(given or [])}: {e}") from e
 
 
-def _load_get_config(path: str) -> Callable[[protocol.Run], Any]:
+def _load_get_config(path: str) -> MakeConfig:
   """Returns run -> configuration, by the file's get_config."""
   spec = importlib.util.spec_from_file_location("transfer_config", path)
   if spec is None or spec.loader is None or not pathlib.Path(path).is_file():
@@ -168,10 +181,11 @@ def _load_get_config(path: str) -> Callable[[protocol.Run], Any]:
     arg = f"weights={t.weights},dataset={t.dataset},size={t.size},lr={run.lr},judge={run.judge}"
     if _STEPS.value:
       arg += f",steps={_STEPS.value}"
+    if _DATA_DIR.value:
+      arg += f",data_dir={_DATA_DIR.value}"
     config = module.get_config(arg)
     config.seed = run.seed
     config.batch_size = _BATCH.value or config.batch_size
-    config.data.data_dir = _DATA_DIR.value
     config.log.plots = False
     config.checkpoint.keep_newest, config.checkpoint.keep_best = 1, 0
     return config

@@ -122,13 +122,14 @@ def _shapes(
   return shapes | (dense("head", hidden_dim, num_classes) if num_classes is not None else {})
 
 
-def replace_head(params: dict[str, Any], num_classes: int) -> dict[str, Any]:
-  """Returns the parameters with a new head of zeros, as the paper starts fine-tuning (section 3).
+def replace_head(params: dict[str, Any], num_classes: int, bias: float = 0.0) -> dict[str, Any]:
+  """Returns the parameters with a new head, of zeros as the paper starts fine-tuning (section 3).
 
   Args:
     params: a Mixer's parameters, with a head or without.
     num_classes: width of the new head.
+    bias: start of its bias.
   """
   norm = params["pre_head_layer_norm"]["scale"]
   kernel = np.zeros((norm.shape[0], num_classes), norm.dtype)
-  return {**params, "head": {"kernel": kernel, "bias": np.zeros(num_classes, norm.dtype)}}
+  return {**params, "head": {"kernel": kernel, "bias": np.full(num_classes, bias, norm.dtype)}}

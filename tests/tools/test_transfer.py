@@ -2,6 +2,8 @@
 
 import json
 import os
+import socket
+import subprocess
 import time
 
 import jax
@@ -10,7 +12,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from mixer_jax import experiment, weights
+from mixer_jax import claims, experiment, weights
 from mixer_jax.errors import InputError
 from mixer_jax.tools import transfer
 from tests.configurations import small_config
@@ -43,8 +45,9 @@ def test_it_prints_its_table_and_repeats_nothing(source, tmp_path, capsys):
   assert output.count("== ") == 4
   runs = {str(p.parent.relative_to(tmp_path)): json.loads(p.read_text())
           for p in tmp_path.rglob("result.json")}  # fmt: skip
+  (best,) = {r["lr"] for n, r in runs.items() if "/test-" in n}
   assert sorted(r.rsplit("/", 1)[1] for r in runs) == [
-    "dev-lr0.01", "dev-lr0.03", "test-seed0", "test-seed1",
+    "dev-lr0.01-seed0", "dev-lr0.03-seed0", f"test-lr{best}-seed0", f"test-lr{best}-seed1",
   ]  # fmt: skip
   assert {r["count"] for n, r in runs.items() if "/dev-" in n} == {143}
   tests = [r for n, r in runs.items() if "/test-" in n]
@@ -56,11 +59,22 @@ def test_it_prints_its_table_and_repeats_nothing(source, tmp_path, capsys):
   again = capsys.readouterr().out
   assert "== " not in again and f"{mean:.2f}" in again
   # A lost seed alone is run again, with the same result.
-  (lost,) = [tmp_path / n for n in runs if n.endswith("test-seed1")]
+  (lost,) = [tmp_path / n for n in runs if n.endswith("-seed1")]
   (lost / "result.json").unlink()
   call(source, tmp_path)
   assert capsys.readouterr().out.count("== ") == 1
   assert json.loads((lost / "result.json").read_text()) == runs[str(lost.relative_to(tmp_path))]
+  with pytest.raises(InputError, match=r"(?s)run with other settings:.*total_steps: 2 -> 3"):
+    call(source, tmp_path, steps=3)
+  assert not list(tmp_path.glob("*/*/*/dev-*/checkpoints"))
+  assert len(list(tmp_path.glob("*/*/*/test-*/checkpoints"))) == 2
+
+
+def test_a_diverged_run_counts_as_nothing_right(source, tmp_path, capsys):
+  call(source, tmp_path, lrs=["1e38", "0.01"], seeds=1, steps=4)
+  output = capsys.readouterr().out
+  assert "diverged, counted as 0" in output
+  assert "  0.01  " in output
 
 
 def test_what_was_not_run_is_shown_as_such(source, tmp_path, capsys):
@@ -69,19 +83,24 @@ def test_what_was_not_run_is_shown_as_such(source, tmp_path, capsys):
 
 
 def test_a_run_belongs_to_one_process_until_it_is_dead(tmp_path):
-  with transfer.claimed(tmp_path / "run") as mine:
+  with claims.claimed(tmp_path / "run") as mine:
     assert mine
-    with transfer.claimed(tmp_path / "run") as second:
+    with claims.claimed(tmp_path / "run") as second:
       assert not second
-  with transfer.claimed(tmp_path / "run") as mine:
+  with claims.claimed(tmp_path / "run") as mine:
     assert mine
   dead = tmp_path / "run" / "claim"
-  dead.write_text("elsewhere 1\n")
-  with transfer.claimed(tmp_path / "run") as mine:
+  dead.write_text("elsewhere 1 x\n")
+  with claims.claimed(tmp_path / "run") as mine:
     assert not mine
-  old = time.time() - transfer.STALE_SECS - 1
+  old = time.time() - claims.STALE_SECS - 1
   os.utime(dead, (old, old))
-  with transfer.claimed(tmp_path / "run") as mine:
+  with claims.claimed(tmp_path / "run") as mine:
+    assert mine
+  gone = subprocess.Popen(["true"])
+  gone.wait()
+  dead.write_text(f"{socket.gethostname()} {gone.pid} x\n")
+  with claims.claimed(tmp_path / "run") as mine:
     assert mine
   assert [p.name for p in (tmp_path / "run").iterdir()] == []
 
