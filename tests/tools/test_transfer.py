@@ -6,11 +6,13 @@ import socket
 import subprocess
 import time
 
+import grain  # noqa: F401  flagsaver would take away the flags of what is imported inside of it
 import jax
 import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
+from array_record.python import array_record_data_source  # noqa: F401
 
 from mixer_jax import claims, experiment, weights
 from mixer_jax.errors import InputError
