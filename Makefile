@@ -11,7 +11,7 @@ quickstart: $(VENV)/core  ## train a small Mixer on real images, evaluate it, dr
 	$(BIN)/python eval.py --workdir=$(WORKDIR)
 
 test: $(VENV)/dev  ## the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/test_commands.py
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not campaign" --ignore=tests/test_commands.py
 	$(BIN)/python -m pytest -m "not campaign" tests/test_commands.py  # alone: it looks for what is left behind
 
 campaign: $(VENV)/dev  ## the long repeats: runs killed and resumed again and again

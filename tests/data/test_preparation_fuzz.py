@@ -6,8 +6,10 @@ import resource
 import numpy as np
 import pytest
 
+from mixer_jax import loop
 from mixer_jax.data.preparation import engine
-from tests import tfds_sets
+from tests import runs, tfds_sets
+from tests.configurations import small_config
 from tests.data import preparation_sets as sets
 
 PHOTOS = ("photo_china.jpg", "extra_cmyk.jpg", "extra_gray.jpg", "extra_exif6.jpg")
@@ -73,3 +75,38 @@ def test_damaged_images(tmp_path):
 @pytest.mark.campaign
 def test_1000_damaged_images(tmp_path):
   check(tmp_path, 1000)
+
+
+def check_training(tmp_path, capsys, count):
+  """They are prepared unseen, and met in training and evaluation."""
+  for name in ("train/any", "val/any"):
+    (tmp_path / "in" / name).mkdir(parents=True)
+  hopeless = 0
+  for number in range(count):
+    data, possible = damaged(number)
+    (tmp_path / "in" / "train" / "any" / f"{number}.jpg").write_bytes(data)
+    hopeless += not possible
+  (tmp_path / "in" / "val" / "any" / "good.jpg").write_bytes(sets.jpeg(0))
+  prepared = sets.prepare(sets.plan(tmp_path / "in"), tmp_path / "out", verify=False)
+  assert prepared.splits["train"] == count
+  config = small_config(total_steps=count // 10)
+  config.batch_size, config.data.num_workers = 10, 1
+  config.data.dataset, config.data.num_examples = str(prepared.directory), count
+  config.data.on_bad_record, config.data.ops = "skip", "decode|inception_crop"
+  config.evaluation.split, config.evaluation.num_examples = "val", 1
+  config.log.every_steps = config.total_steps
+  config.evaluation.every_steps = config.checkpoint.every_steps = config.total_steps
+  loop.train(config, str(tmp_path / "run"))
+  (record,) = [r for r in runs.records(tmp_path / "run") if "loss" in r]
+  assert hopeless <= record["skipped_records"] < count  # an epoch: every image once
+  assert f"skipped {record['skipped_records']} records" in capsys.readouterr().out
+  print(f"{count} damaged images trained on: {record['skipped_records']} skipped")
+
+
+def test_training_meets_damaged_images(tmp_path, capsys):
+  check_training(tmp_path, capsys, 150)
+
+
+@pytest.mark.campaign
+def test_training_meets_1000_damaged_images(tmp_path, capsys):
+  check_training(tmp_path, capsys, 1000)
