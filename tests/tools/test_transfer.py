@@ -13,9 +13,10 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 from array_record.python import array_record_data_source  # noqa: F401
+from etils import epath
 
-from mixer_jax import claims, experiment, weights
-from mixer_jax.errors import InputError
+from mixer_jax import claims, configuration, experiment, weights
+from mixer_jax.errors import DivergedError, InputError
 from mixer_jax.tools import transfer
 from tests.configurations import small_config
 
@@ -72,8 +73,15 @@ def test_it_prints_its_table_and_repeats_nothing(source, tmp_path, capsys):
   assert len(list(tmp_path.glob("*/*/*/test-*/checkpoints"))) == 2
 
 
-def test_a_diverged_run_counts_as_nothing_right(source, tmp_path, capsys):
-  call(source, tmp_path, lrs=["1e38", "0.01"], seeds=1, steps=4)
+def test_a_diverged_run_counts_as_nothing_right(source, tmp_path, capsys, monkeypatch):
+  def train(config, workdir, stop):
+    configuration.save(epath.Path(workdir) / "config.json", config)
+    if config.learning_rate > 1:
+      raise DivergedError("step 3: loss is not finite")
+    return {"top1": 0.5, "count": 143}
+
+  monkeypatch.setattr(transfer.loop, "train", train)
+  call(source, tmp_path, lrs=["1e38", "0.01"], seeds=1)
   output = capsys.readouterr().out
   assert "diverged, counted as 0" in output
   assert "  0.01  " in output
