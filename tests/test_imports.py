@@ -18,6 +18,7 @@ LAYERS = [
   {"inference"},
   {"finetune", "evaluation"},
   {"loop"},
+  {"transfer"},
   {"tools"},
 ]  # lowest first
 

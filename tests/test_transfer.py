@@ -1,4 +1,4 @@
-"""The protocol's command on a tiny model: table, resuming, claims."""
+"""The protocol on a tiny model: table, resuming, claims."""
 
 import json
 import os
@@ -6,18 +6,14 @@ import socket
 import subprocess
 import time
 
-import grain  # noqa: F401  flagsaver would take away the flags of what is imported inside of it
 import jax
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
-from array_record.python import array_record_data_source  # noqa: F401
 from etils import epath
 
-from mixer_jax import claims, configuration, experiment, weights
+from configs import finetune as finetune_config
+from mixer_jax import claims, configuration, experiment, transfer, weights
 from mixer_jax.errors import DivergedError, InputError
-from mixer_jax.tools import transfer
 from tests.configurations import small_config
 
 
@@ -32,14 +28,22 @@ def source(tmp_path_factory):
 
 
 def call(source, results, **values):
-  if not flags.FLAGS.is_parsed():
-    flags.FLAGS.mark_as_parsed()
-  given = dict(
-    weights=[source], datasets=["digits_5_9"], results=str(results), size=16, steps=2,
-    batch_size=16, lrs=["0.01", "0.03"], seeds=2,
-  )  # fmt: skip
-  with flagsaver.flagsaver(**{**given, **values}):
-    transfer.main(["transfer"])
+  """Runs the protocol on the small setting; `config` are changes of a run's configuration."""
+  given = dict(datasets=["digits_5_9"], size=16, lrs=[0.01, 0.03], seeds=2, report=False, steps=2)
+  given |= values
+
+  def make_config(run):
+    t = run.transfer
+    config = finetune_config.get_config(
+      f"weights={t.weights},dataset={t.dataset},size={t.size},lr={run.lr},judge={run.judge},"
+      f"steps={given['steps']}"
+    )
+    config.seed, config.batch_size, config.log.plots, config.mesh.data = run.seed, 16, False, 1
+    return config
+
+  transfers = transfer.plan([given.get("weights", source)], given["datasets"], given["size"])
+  options = transfer.Options(transfers, results, given["lrs"], given["seeds"])
+  transfer.run_protocol(options, make_config, report_only=given["report"])
 
 
 def test_it_prints_its_table_and_repeats_nothing(source, tmp_path, capsys):
@@ -81,7 +85,7 @@ def test_a_diverged_run_counts_as_nothing_right(source, tmp_path, capsys, monkey
     return {"top1": 0.5, "count": 143}
 
   monkeypatch.setattr(transfer.loop, "train", train)
-  call(source, tmp_path, lrs=["1e38", "0.01"], seeds=1)
+  call(source, tmp_path, lrs=[1e38, 0.01], seeds=1)
   output = capsys.readouterr().out
   assert "diverged, counted as 0" in output
   assert "  0.01  " in output
@@ -120,9 +124,7 @@ def test_a_run_belongs_to_one_process_until_it_is_dead(tmp_path):
   [
     ({"datasets": ["digits_5_9", "digits_5_9"]}, "twice"),
     ({"datasets": ["digts"]}, "not known"),
-    ({"lrs": ["fast"]}, "--lrs=fast"),
-    ({"weights": ["/nowhere.npz"]}, "neither a file"),
-    ({"config": "nowhere.py"}, "no Python file"),
+    ({"weights": "/nowhere.npz"}, "neither a file"),
     ({"size": 18}, "does not divide"),
   ],
 )
