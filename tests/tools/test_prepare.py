@@ -59,13 +59,14 @@ def test_killed_and_interrupted_it_goes_on_and_ends_the_same(slow, tmp_path):
     runs.kill(process, number)
     printed, _ = process.communicate(timeout=60)
     assert runs.left_behind(process) == []
-    if process.returncode == 0:
+    if finished := process.returncode == 0:
       break  # on a busy machine the signal may come after the end
     assert process.returncode == expected, printed
     assert not (out / "mine" / "1.0.0").exists() and "Traceback" not in printed
     assert shards_done(out) >= before + 3
   status, output = runs.run(again)
-  assert status == 0 and re.search(r"going on: \d+ shards|is prepared|prepared in", output), output
+  assert status == 0, output
+  assert finished or re.search(r"going on: \d+ shards with \d+ images are there", output)
   assert contents(out / "mine" / "1.0.0") == contents(whole)
   assert os.listdir(out / "mine") in (["1.0.0", ".1.0.0.lock"], [".1.0.0.lock", "1.0.0"])
 
