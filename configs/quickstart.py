@@ -11,7 +11,7 @@ def get_config():
   config.image_size = 16
   config.num_classes = 10
   config.batch_size = 128
-  config.total_epochs = 60.0
+  config.total_epochs = 54.0
   config.learning_rate = 0.003
   config.loss = "softmax_xent"
 
