@@ -8,7 +8,7 @@ python train.py --workdir=DIR --config=configs/finetune.py:model=B/16,dataset=ci
            of a prepared data set
   size     of the images in pixels; default: that of pre-training. K times that is appendix C's enlargement,
            any other size is interpolation
-  lr       peak learning rate; the paper's grid is in mixer_jax/tools/transfer.py
+  lr       peak learning rate; the paper's grid is in mixer_jax/protocol.py
   steps    default: the paper's for the data set
   resize   auto, paper (appendix C), interpolate
   data_dir where TFDS keeps its data
