@@ -7,87 +7,54 @@ and truncate to uint8. Neither antialiases.
 import functools
 import math
 import threading
-from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8, UInt32
 
 Image = UInt8[np.ndarray, "h w 3"]
 Resized = UInt8[np.ndarray, "new_h new_w 3"]
 
 _ROUNDING = np.float32(3e-4)  # generous: a few units in the last place of 255
 
-# With more values to repair than this share, computing all of them anew is faster.
-_MOST_REPAIRS = 1 / 3
 
+def resize_bilinear(image: Image, height: int, width: int) -> Resized:
+  """Bilinear with half-pixel centres and no antialiasing, truncated: TensorFlow's tf.image.resize."""
+  if image.shape[:2] == (height, width):
+    return image.copy()
+  from mixer_jax.data import bilinear  # costs a second, which a run on small images need not pay
 
-class _Taps(NamedTuple):
-  """For each new value along one axis its two source values and the weight of the second."""
-
-  first: Int[np.ndarray, "n"]
-  second: Int[np.ndarray, "n"]
-  weight: Float[np.ndarray, "n"]
-  distance: Float[np.ndarray, "n"]  # at most, in levels, between TensorFlow's result and OpenCV's
+  resized = np.empty((height, width, 3), np.uint8)
+  y = bilinear.Taps(*_bilinear_taps(image.shape[0], height, 1))
+  x = bilinear.Taps(*_bilinear_taps(image.shape[1], width, 3))
+  rows = np.ascontiguousarray(image).reshape(image.shape[0], -1)
+  bilinear.resize_rows(rows, y, x, resized.reshape(height, -1))
+  return resized
 
 
 @functools.lru_cache(maxsize=512)
-def _bilinear_taps(size: int, new_size: int, channels: int) -> _Taps:
-  """Returns the taps in float32, as TensorFlow computes them.
-
-  TensorFlow rounds positions to float32, OpenCV does not, and neighbours differ by at most 255.
-  """
+def _bilinear_taps(
+  size: int, new_size: int, channels: int
+) -> tuple[UInt32[np.ndarray, "n"], UInt32[np.ndarray, "n"], Float[np.ndarray, "n"]]:
+  """Returns the fields of bilinear.Taps, positions and weights in float32, as TensorFlow computes them."""
   grid = np.arange(new_size, dtype=np.float32) + np.float32(0.5)
   position = grid * (np.float32(size) / np.float32(new_size)) - np.float32(0.5)
-  true = (np.arange(new_size) + 0.5) * (size / new_size) - 0.5
   floor = np.floor(position)
-  first = np.maximum(floor, 0).astype(np.int64)
-  second = np.minimum(np.ceil(position), size - 1).astype(np.int64)
-  channel = np.arange(channels)
+  first = np.maximum(floor, 0).astype(np.uint32)
+  second = np.minimum(np.ceil(position), size - 1).astype(np.uint32)
+  channel = np.arange(channels, dtype=np.uint32)
   first, second = ((channels * n[:, None] + channel).ravel() for n in (first, second))
-  distance = (255 * np.abs(position - true)).astype(np.float32)
-  return _Taps(first, second, np.repeat(position - floor, channels), np.repeat(distance, channels))
-
-
-def resize_bilinear(image: Image, height: int, width: int) -> Resized:
-  """Bilinear with half-pixel centres and no antialiasing, truncated: TensorFlow's tf.image.resize.
-
-  OpenCV's result, several times faster, is within a known distance of TensorFlow's. Where that
-  distance leaves the truncated value open, TensorFlow's arithmetic is repeated.
-  """
-  if image.shape[:2] == (height, width):
-    return image.copy()
-  pixels, close = _resize_closely(image, height, width)
-  y = _bilinear_taps(image.shape[0], height, 1)
-  x = _bilinear_taps(image.shape[1], width, 3)
-  distance = x.distance + y.distance.max() + _ROUNDING
-  # Conversion truncates, so what is below 0 becomes 0; nothing can reach 256 before all is repaired.
-  close += distance
-  highest = close.astype(np.uint8)
-  close -= 2 * distance
-  unsure = np.flatnonzero(highest != close.astype(np.uint8))
-  if len(unsure) > _MOST_REPAIRS * highest.size:
-    return _resize_as_tensorflow(pixels, y, x).reshape(height, width, 3)
-  highest.reshape(-1)[unsure] = _values_as_tensorflow(pixels, y, x, unsure)
-  return highest.reshape(height, width, 3)
+  return first, second, np.repeat(position - floor, channels)
 
 
 def resize_bilinear_fast(image: Image, height: int, width: int) -> Resized:
-  """As resize_bilinear, but about one value in a thousand may be one level off."""
-  _, close = _resize_closely(image, height, width)
-  close += _ROUNDING  # a flat area of value v may have come out just below v
-  return close.astype(np.uint8).reshape(height, width, 3)
-
-
-def _resize_closely(
-  image: Image, height: int, width: int
-) -> tuple[Float[np.ndarray, "h wc"], Float[np.ndarray, "new_h new_wc"]]:
-  """Returns the pixels and OpenCV's resized ones, in this thread's scratch: used by the next call."""
+  """OpenCV's, in its own rounding: about one value in a thousand is one level off."""
   pixels = _scratch("pixels", image.shape)
   np.copyto(pixels, image)
   close = _scratch("close", (height, width, 3))
   cv2.resize(pixels, (width, height), dst=close, interpolation=cv2.INTER_LINEAR)
-  return pixels.reshape(image.shape[0], -1), close.reshape(height, -1)
+  close += _ROUNDING  # a flat area of value v may have come out just below v
+  return close.astype(np.uint8)
 
 
 _local = threading.local()
@@ -101,37 +68,6 @@ def _scratch(name: str, shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
     buffer = np.empty(size, np.float32)
     setattr(_local, name, buffer)
   return buffer[:size].reshape(shape)
-
-
-def _values_as_tensorflow(
-  pixels: Float[np.ndarray, "h wc"], y: _Taps, x: _Taps, places: Int[np.ndarray, "n"]
-) -> UInt8[np.ndarray, "n"]:
-  """Returns the resized values at `places` of the flattened result."""
-  row, column = np.divmod(places, len(x.first))
-  left, right, weight = x.first[column], x.second[column], x.weight[column]
-  values, stride = pixels.reshape(-1), pixels.shape[1]
-
-  def across(source_row: np.ndarray) -> np.ndarray:
-    start = source_row * stride
-    return _between(values[start + left], values[start + right], weight)
-
-  return _between(across(y.first[row]), across(y.second[row]), y.weight[row]).astype(np.uint8)
-
-
-def _resize_as_tensorflow(
-  pixels: Float[np.ndarray, "h wc"], y: _Taps, x: _Taps
-) -> UInt8[np.ndarray, "new_h new_wc"]:
-  """Repeats TensorFlow's arithmetic for all values: across, then down."""
-  rows = _between(pixels.take(x.first, 1), pixels.take(x.second, 1), x.weight)
-  return _between(rows.take(y.first, 0), rows.take(y.second, 0), y.weight[:, None]).astype(np.uint8)
-
-
-def _between(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
-  """Returns a + (b − a)·weight, rounded in that order, in place of b."""
-  b -= a
-  b *= weight
-  b += a
-  return b
 
 
 def _area_taps(size: int, new_size: int) -> tuple[np.ndarray, np.ndarray, np.float32]:
