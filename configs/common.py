@@ -110,7 +110,16 @@ def get_config() -> Any:
   config.log.plots = True  # pictures at the end of the run
 
   config.mesh = ConfigDict()
-  config.mesh.data = -1  # devices; -1: all
+  config.mesh.data = -1  # copies of the state, each on `fsdp` devices; -1: as many as there are
+  config.mesh.fsdp = 1  # devices over which a copy's parameters and optimizer state are sharded
+  # "REGEX=WHERE" for names of parameters, first match first; WHERE is "replicate", the number of the
+  # dimension to cut, or "auto", as without a rule (docs/scale.md).
+  config.mesh.rules = ()
+
+  # A trace of these steps, in the workdir (docs/scale.md); first_step None: none.
+  config.profile = ConfigDict()
+  config.profile.first_step = placeholder(int)
+  config.profile.num_steps = 3
 
   # What a resumed run may have otherwise than the workdir's configuration.
   config.may_change = (
@@ -123,6 +132,7 @@ def get_config() -> Any:
     "checkpoint",
     "log",
     "mesh",
+    "profile",
     "may_change",
   )
   return config.lock()

@@ -6,7 +6,7 @@ planned and measured is what trains. Derived numbers are computed here, once.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -45,6 +45,7 @@ class Options:
   checkpoint: Mapping
   log: Mapping
   mesh: Mapping
+  profile: Mapping
   may_change: tuple[str, ...]
 
 
@@ -118,9 +119,19 @@ class Log:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshOptions:
-  """config.mesh: what sharding.make_mesh takes."""
+  """config.mesh: what sharding.make_mesh and sharding.make_shardings take."""
 
   data: int
+  fsdp: int
+  rules: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Profile:
+  """config.profile."""
+
+  first_step: int | None
+  num_steps: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +148,7 @@ class Experiment:
     eval_step: jitted (params, model_state, batch) -> rows of results, replicated.
     total_steps: steps of the whole run.
     train_split, eval_split: what to load, unopened.
-    init, data, evaluation, fewshot, checkpoint, log: the sections of that name.
+    init, data, evaluation, fewshot, checkpoint, log, profile: the sections of that name.
   """
 
   options: Options
@@ -159,11 +170,13 @@ class Experiment:
   fewshot: Fewshot
   checkpoint: Checkpoint
   log: Log
+  profile: Profile
 
 
-def make_mesh(config: Mapping[str, Any]) -> Mesh:
-  """Returns the mesh that config.mesh asks for, over the devices there are."""
-  return configuration.call(sharding.make_mesh, config["mesh"], "config.mesh")
+def make_mesh(config: Mapping[str, Any], devices: Sequence[Any] | None = None) -> Mesh:
+  """Returns the mesh that config.mesh asks for, over the given devices or those there are."""
+  options = configuration.call(MeshOptions, config["mesh"], "config.mesh")
+  return sharding.make_mesh(data=options.data, fsdp=options.fsdp, devices=devices)
 
 
 def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
@@ -185,7 +198,8 @@ def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
   fewshot = configuration.call(Fewshot, options.fewshot, "config.fewshot")
   checkpoint = configuration.call(Checkpoint, options.checkpoint, "config.checkpoint")
   log = configuration.call(Log, options.log, "config.log")
-  configuration.call(MeshOptions, options.mesh, "config.mesh")
+  profile = configuration.call(Profile, options.profile, "config.profile")
+  rules = configuration.call(MeshOptions, options.mesh, "config.mesh").rules
   _check_ranges(config)
   _check_batches(options, mesh)
   model = models.build(**_model_fields(options))
@@ -213,7 +227,8 @@ def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
       "config.grad_accum_steps must be 1 for a model with batch statistics: those of a part are not "
       "those of the batch."
     )
-  shardings = sharding.make_shardings(mesh, abstract_state)
+  shardings = sharding.make_shardings(mesh, abstract_state, rules)
+  gather = sharding.make_gather(shardings.state.params)
   train_step = step.make_train_step(
     model=model,
     tx=tx,
@@ -224,7 +239,7 @@ def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
     mixup_p=options.mixup_p,
     grad_accum_steps=options.grad_accum_steps,
     multipliers=optimizer.make_multipliers(options.optimizer["lr_multipliers"]),
-    mesh=mesh,
+    param_shardings=shardings.state.params,
   )
   eval_step = step.make_eval_step(model=model, loss=loss)
   return Experiment(
@@ -246,7 +261,7 @@ def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
       donate_argnums=0,
     ),
     eval_step=jax.jit(
-      eval_step,
+      lambda params, model_state, batch: eval_step(gather(params), model_state, batch),
       in_shardings=(shardings.state.params, shardings.state.model_state, shardings.batch),
       out_shardings=shardings.replicated,
     ),
@@ -259,6 +274,7 @@ def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
     fewshot=fewshot,
     checkpoint=checkpoint,
     log=log,
+    profile=profile,
   )
 
 
@@ -318,6 +334,9 @@ _RANGES = {
   "checkpoint.keep_newest": (1, math.inf),
   "checkpoint.keep_best": (0, math.inf),
   "log.every_steps": (1, math.inf),
+  "mesh.fsdp": (1, math.inf),
+  "profile.first_step": (1, math.inf),
+  "profile.num_steps": (1, math.inf),
 }
 
 
