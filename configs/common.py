@@ -110,7 +110,11 @@ def get_config() -> Any:
   config.log.plots = True  # pictures at the end of the run
 
   config.mesh = ConfigDict()
-  config.mesh.data = -1  # devices; -1: all
+  config.mesh.data = -1  # copies of the state, each on `fsdp` devices; -1: as many as there are
+  config.mesh.fsdp = 1  # devices over which a copy's parameters and optimizer state are sharded
+  # "REGEX=WHERE" for names of parameters, first match first; WHERE is "replicate", the number of the
+  # dimension to cut, or "auto", as without a rule (docs/scale.md).
+  config.mesh.rules = ()
 
   # What a resumed run may have otherwise than the workdir's configuration.
   config.may_change = (

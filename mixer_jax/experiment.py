@@ -6,7 +6,7 @@ planned and measured is what trains. Derived numbers are computed here, once.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -118,9 +118,11 @@ class Log:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshOptions:
-  """config.mesh: what sharding.make_mesh takes."""
+  """config.mesh: what sharding.make_mesh and sharding.make_shardings take."""
 
   data: int
+  fsdp: int
+  rules: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,9 +163,10 @@ class Experiment:
   log: Log
 
 
-def make_mesh(config: Mapping[str, Any]) -> Mesh:
-  """Returns the mesh that config.mesh asks for, over the devices there are."""
-  return configuration.call(sharding.make_mesh, config["mesh"], "config.mesh")
+def make_mesh(config: Mapping[str, Any], devices: Sequence[Any] | None = None) -> Mesh:
+  """Returns the mesh that config.mesh asks for, over the given devices or those there are."""
+  options = configuration.call(MeshOptions, config["mesh"], "config.mesh")
+  return sharding.make_mesh(data=options.data, fsdp=options.fsdp, devices=devices)
 
 
 def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
@@ -185,7 +188,7 @@ def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
   fewshot = configuration.call(Fewshot, options.fewshot, "config.fewshot")
   checkpoint = configuration.call(Checkpoint, options.checkpoint, "config.checkpoint")
   log = configuration.call(Log, options.log, "config.log")
-  configuration.call(MeshOptions, options.mesh, "config.mesh")
+  rules = configuration.call(MeshOptions, options.mesh, "config.mesh").rules
   _check_ranges(config)
   _check_batches(options, mesh)
   model = models.build(**_model_fields(options))
@@ -213,7 +216,8 @@ def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
       "config.grad_accum_steps must be 1 for a model with batch statistics: those of a part are not "
       "those of the batch."
     )
-  shardings = sharding.make_shardings(mesh, abstract_state)
+  shardings = sharding.make_shardings(mesh, abstract_state, rules)
+  gather = sharding.make_gather(shardings.state.params)
   train_step = step.make_train_step(
     model=model,
     tx=tx,
@@ -224,7 +228,7 @@ def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
     mixup_p=options.mixup_p,
     grad_accum_steps=options.grad_accum_steps,
     multipliers=optimizer.make_multipliers(options.optimizer["lr_multipliers"]),
-    mesh=mesh,
+    param_shardings=shardings.state.params,
   )
   eval_step = step.make_eval_step(model=model, loss=loss)
   return Experiment(
@@ -246,7 +250,7 @@ def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
       donate_argnums=0,
     ),
     eval_step=jax.jit(
-      eval_step,
+      lambda params, model_state, batch: eval_step(gather(params), model_state, batch),
       in_shardings=(shardings.state.params, shardings.state.model_state, shardings.batch),
       out_shardings=shardings.replicated,
     ),
@@ -318,6 +322,7 @@ _RANGES = {
   "checkpoint.keep_newest": (1, math.inf),
   "checkpoint.keep_best": (0, math.inf),
   "log.every_steps": (1, math.inf),
+  "mesh.fsdp": (1, math.inf),
 }
 
 

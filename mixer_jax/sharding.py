@@ -1,9 +1,14 @@
-"""Where arrays live: the device mesh, the batch sharded over it, the state replicated on it.
+"""Where arrays live: the device mesh, the batch sharded over it, parameters sharded or replicated.
 
-The batch is sharded over all axes of the mesh. "data" counts copies of the state; "fsdp" is the axis
-along which rules may shard parameters and optimizer state (its size is 1 until they do).
+The batch is sharded over all axes of the mesh. "data" counts copies of the state; "fsdp" counts the
+shards of a copy: parameters and their optimizer state are cut along one of their dimensions, gathered
+in the step where they are used, and their gradients reduced to shards again (ZeRO, Rajbhandari et al.
+2020; FSDP). Which dimension is a matter of rules on the parameters' names.
 """
 
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +18,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from mixer_jax.errors import InputError
 
 AXES = ("data", "fsdp")
+# Elements from which on "auto" shards a parameter: a smaller one takes longer to gather than it is worth.
+MIN_AUTO_SIZE = 2**14
+WHOLE = -1  # no dimension
 
 
 class Shardings(NamedTuple):
@@ -23,28 +31,226 @@ class Shardings(NamedTuple):
   replicated: NamedSharding
 
 
-def make_mesh(*, data: int) -> Mesh:
-  """Returns a mesh of `data` devices; −1: all devices of all processes.
+def make_mesh(*, data: int, fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
+  """Returns a mesh of `data` copies of the state, each cut into `fsdp` shards: axes ("data", "fsdp").
+
+  Args:
+    data: copies; −1: as many as the devices make.
+    fsdp: devices that share a copy.
+    devices: to choose from; None: those of all processes. Absent ones (a topology's) will do.
 
   Raises:
     InputError: more devices wanted than there are, or processes left without one.
   """
-  count = jax.device_count() if data == -1 else data
-  if not 1 <= count <= jax.device_count():
+  known = jax.devices() if devices is None else list(devices)
+  if fsdp < 1 or (data == -1 and len(known) % fsdp):
+    raise InputError(f"config.mesh.fsdp is {fsdp}, which does not divide the {len(known)} devices.")
+  copies = len(known) // fsdp if data == -1 else data
+  if not 1 <= copies * fsdp <= len(known):
+    times = f" and config.mesh.fsdp {fsdp}" if fsdp > 1 else ""
     raise InputError(
-      f"config.mesh.data is {data}, but there are {jax.device_count()} devices; -1 takes all."
+      f"config.mesh.data is {data}{times}, but there are {len(known)} devices; -1 takes all."
     )
-  if jax.process_count() > 1 and count != jax.device_count():
+  if devices is None and jax.process_count() > 1 and copies * fsdp != len(known):
     raise InputError("config.mesh.data must be -1 with several processes: each takes part.")
   axis_types = (AxisType.Auto,) * len(AXES)
-  return jax.make_mesh((count, 1), AXES, axis_types, devices=jax.devices()[:count])
+  return jax.make_mesh((copies, fsdp), AXES, axis_types, devices=known[: copies * fsdp])
 
 
-def make_shardings(mesh: Mesh, abstract_state: Any) -> Shardings:
-  """Returns the shardings on this mesh; needs no device, so a mesh of absent devices will do."""
+def make_shardings(mesh: Mesh, abstract_state: Any, rules: tuple[str, ...] = ()) -> Shardings:
+  """Returns the shardings on this mesh; needs no device, so a mesh of absent devices will do.
+
+  Args:
+    mesh: without an axis "fsdp" everything is replicated.
+    abstract_state: the train state's shapes. Optimizer state of a parameter (a leaf below the
+      parameter's name, of its shape) is sharded like the parameter.
+    rules: "REGEX=WHERE" for names such as "MixerBlock_0/token_mixing/Dense_0/kernel"; the first whose
+      expression matches a whole name counts. WHERE is "replicate", the number of the dimension to cut,
+      or "auto", which is for all other parameters: the largest dimension that the axis divides, of
+      parameters of at least MIN_AUTO_SIZE elements.
+
+  Raises:
+    InputError: a rule that is not of that form, decides for no parameter, or cannot be met.
+  """
   replicated = NamedSharding(mesh, PartitionSpec())
   batch = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-  return Shardings(jax.tree.map(lambda _: replicated, abstract_state), batch, replicated)
+  size = mesh.shape.get("fsdp", 1)
+  shapes = {_name(path): x.shape for path, x in _leaves(abstract_state.params)}
+  dimensions = _cut_dimensions(shapes, rules, size)
+
+  def sharding_of(path: Any, x: Any) -> NamedSharding:
+    keys = _name(path).split("/")
+    for name in ("/".join(keys[i:]) for i in range(len(keys))):
+      if size > 1 and shapes.get(name) == x.shape and (cut := dimensions[name]) != WHOLE:
+        return NamedSharding(mesh, PartitionSpec(*[None] * cut, "fsdp"))
+    return replicated
+
+  params, opt_state = (
+    jax.tree_util.tree_map_with_path(sharding_of, tree)
+    for tree in (abstract_state.params, abstract_state.opt_state)
+  )
+  state = jax.tree.map(lambda _: replicated, abstract_state)
+  return Shardings(state.replace(params=params, opt_state=opt_state), batch, replicated)
+
+
+def _leaves(tree: Any) -> list[tuple[Any, Any]]:
+  return jax.tree_util.tree_leaves_with_path(tree)
+
+
+def _name(path: Any) -> str:
+  """Returns the names of the dictionaries on the path, joined; positions in tuples are left out."""
+  return "/".join(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
+
+
+def _cut_dimensions(
+  shapes: dict[str, tuple[int, ...]], rules: tuple[str, ...], size: int
+) -> dict[str, int]:
+  """Returns for each parameter the dimension that is cut into `size` shards, or WHOLE."""
+  parsed = [_parse(rule) for rule in rules]
+  unused = dict(enumerate(rules))
+
+  def where(name: str) -> tuple[str, str]:
+    for i, (pattern, place) in enumerate(parsed):
+      if pattern.fullmatch(name):
+        unused.pop(i, None)
+        return rules[i], place
+    return "", "auto"
+
+  cut = {name: _dimension(name, shape, size, *where(name)) for name, shape in shapes.items()}
+  if unused:
+    raise InputError(
+      f"config.mesh.rules: {', '.join(map(repr, unused.values()))} decides for no parameter: no name "
+      f"matches, or an earlier rule does. Names are such as {', '.join(list(shapes)[:3])}."
+    )
+  return cut
+
+
+def _parse(rule: str) -> tuple[re.Pattern[str], str]:
+  pattern, _, place = rule.rpartition("=")
+  if not pattern or not (place in ("auto", "replicate") or place.isdecimal()):
+    raise InputError(
+      f"config.mesh.rules: {rule!r} is not REGEX=WHERE with WHERE auto, replicate or the number of a "
+      "dimension."
+    )
+  try:
+    return re.compile(pattern), place
+  except re.error as e:
+    raise InputError(f"config.mesh.rules: {rule!r} has no valid expression: {e}") from e
+
+
+def _dimension(name: str, shape: tuple[int, ...], size: int, rule: str, place: str) -> int:
+  if place == "replicate":
+    return WHOLE
+  if place == "auto":
+    divisible = [i for i, length in enumerate(shape) if length % size == 0]
+    large = divisible and math.prod(shape) >= MIN_AUTO_SIZE
+    return max(divisible, key=lambda i: shape[i]) if large else WHOLE
+  if int(place) >= len(shape) or shape[int(place)] % size:
+    raise InputError(
+      f"config.mesh.rules: {rule!r} decides for {name} of shape {shape}, which has no dimension {place} "
+      f"that config.mesh.fsdp {size} divides."
+    )
+  return int(place)
+
+
+def cut_dimension(sharding: NamedSharding) -> int:
+  """Returns which dimension of a parameter is cut along "fsdp", or WHOLE."""
+  spec = tuple(sharding.spec)
+  return spec.index("fsdp") if "fsdp" in spec else WHOLE
+
+
+def make_gather(param_shardings: Any) -> Callable[[Any], Any]:
+  """Returns params -> params, whole on every device; gradients through it come back as shards."""
+
+  def gather(sharding: NamedSharding, p: jax.Array) -> jax.Array:
+    if sharding.is_fully_replicated:
+      return p
+    whole = NamedSharding(sharding.mesh, PartitionSpec())
+
+    @jax.custom_vjp
+    def gathered(p: jax.Array) -> jax.Array:
+      return jax.lax.with_sharding_constraint(p, whole)
+
+    # Left to itself, the transpose would sum whole gradients on every device.
+    gathered.defvjp(
+      lambda p: (gathered(p), None), lambda _, g: (jax.lax.with_sharding_constraint(g, sharding),)
+    )
+    return gathered(p)
+
+  return lambda params: jax.tree.map(gather, param_shardings, params)
+
+
+class Placement(NamedTuple):
+  """Where parameters of one kind live.
+
+  Attributes:
+    name: of the parameters, the blocks' numbers as "*".
+    count: parameters of this name.
+    shape: of one.
+    cut: dimension that is cut along "fsdp", or WHOLE.
+    params_bytes, state_bytes: per device, of all `count`; of the parameters, and with their optimizer
+      state.
+  """
+
+  name: str
+  count: int
+  shape: tuple[int, ...]
+  cut: int
+  params_bytes: int
+  state_bytes: int
+
+
+def bytes_per_device(abstract: Any, shardings: Any) -> int:
+  """Returns the bytes that a tree of arrays takes on one device."""
+  sizes = jax.tree.map(
+    lambda x, s: math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize, abstract, shardings
+  )
+  return sum(jax.tree.leaves(sizes))
+
+
+def describe(abstract_state: Any, shardings: Shardings) -> list[Placement]:
+  """Returns where the parameters live, those of equal blocks together, in the order of the model."""
+  optimizer_bytes: dict[str, int] = {}
+  for (path, x), s in zip(
+    _leaves(abstract_state.opt_state), jax.tree.leaves(shardings.state.opt_state), strict=True
+  ):
+    optimizer_bytes[_name(path)] = optimizer_bytes.get(_name(path), 0) + bytes_per_device(x, s)
+  found: dict[tuple[Any, ...], Placement] = {}
+  for (path, x), s in zip(
+    _leaves(abstract_state.params), jax.tree.leaves(shardings.state.params), strict=True
+  ):
+    name, size = _name(path), bytes_per_device(x, s)
+    state_size = size + sum(
+      v for k, v in optimizer_bytes.items() if k == name or k.endswith(f"/{name}")
+    )
+    pattern = re.sub(r"_\d+(?=/.*/)", "_*", name)
+    key = (pattern, x.shape, cut_dimension(s))
+    before = found.get(key, Placement(pattern, 0, x.shape, key[2], 0, 0))
+    found[key] = before._replace(
+      count=before.count + 1,
+      params_bytes=before.params_bytes + size,
+      state_bytes=before.state_bytes + state_size,
+    )
+  return list(found.values())
+
+
+def table(placements: Iterable[Placement]) -> str:
+  """Returns the placements as text, a line each, with the sums."""
+  placements = list(placements)
+  width = max(len(p.name) for p in placements)
+  lines = [f"{'parameter':{width}}  count  {'shape':>18}  {'cut':>9}  MB a device  with optimizer"]
+  for p in placements:
+    cut = "whole" if p.cut == WHOLE else f"dim {p.cut}"
+    lines.append(
+      f"{p.name:{width}}  {p.count:>5}  {p.shape!s:>18}  {cut:>9}  {p.params_bytes / 1e6:>11.3f}"
+      f"  {p.state_bytes / 1e6:>14.3f}"
+    )
+  total = (sum(p.params_bytes for p in placements), sum(p.state_bytes for p in placements))
+  lines.append(
+    f"{'all':{width}}  {sum(p.count for p in placements):>5}  {'':18}  {'':9}"
+    f"  {total[0] / 1e6:>11.3f}  {total[1] / 1e6:>14.3f}"
+  )
+  return "\n".join(lines)
 
 
 def local_rows(batch: NamedSharding, batch_size: int) -> np.ndarray:

@@ -4,6 +4,7 @@ A batch is {"image": uint8 (b, h, w, 3), "label": int32 (b,), or (b, m) padded w
 (b,)}; a row with mask 0 counts for nothing. b is the global batch.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, UInt8
 
-from mixer_jax import labels
+from mixer_jax import labels, sharding
 from mixer_jax.losses import Loss
 from mixer_jax.state import TrainState
 
@@ -61,13 +62,14 @@ def make_train_step(
   mixup_p: float,
   grad_accum_steps: int,
   multipliers: Callable[[Any], Any],
-  mesh: Mesh,
+  param_shardings: Any,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
   """Returns train_step(state, batch) -> (state, metrics).
 
   `loss` and the gradients are means over the rows with mask 1. Parameters whose factor in
   `multipliers(params)` is 0 are constants: nothing is computed for their gradients. Metrics are scalars: loss, skipped (rows
-  with mask 0), lr (of this update), l2_grads (before clipping), l2_params, l2_updates.
+  with mask 0), lr (of this update), l2_grads (before clipping), l2_params, l2_updates. `param_shardings` says which parameters
+  arrive as shards; their gradients and updates are shards too.
   """
 
   def loss_of_part(params: Any, state: TrainState, part: dict[str, Array], key: Array):
@@ -85,18 +87,25 @@ def make_train_step(
     )
     return jnp.sum(loss(logits, part["label"]) * part["weight"]), model_state
 
+  def loss_of_batch(params: Any, *args: Any):
+    return loss_of_part(gather(params), *args)
+
+  gather = sharding.make_gather(param_shardings)
   value_and_grad = jax.value_and_grad(loss_of_part, has_aux=True)
 
   def accumulate(state: TrainState, whole: dict[str, Array], key: Array):
     """Returns loss and gradients of the whole batch, taken part by part inside each shard.
 
-    Each device adds up the gradients of its own rows, and the devices add theirs once, at the end.
+    Each device gathers the parameters once and adds up the gradients of its own rows; the devices add
+    theirs once, at the end, each keeping the shards that it holds.
     """
+    mesh = jax.tree.leaves(param_shardings)[0].mesh
     axes = mesh.axis_names
+    specs = jax.tree.map(lambda s: s.spec, param_shardings)
+    cuts = jax.tree.map(sharding.cut_dimension, param_shardings)
 
     def one_shard(params: Any, rows: dict[str, Array]):
-      # Marked as differing between devices, the parameters get gradients that are not yet summed.
-      params = jax.lax.pcast(params, axes, to="varying")
+      params = jax.tree.map(functools.partial(_gather, axes), params, cuts)
 
       def one_part(total: Any, part: dict[str, Array]):
         (value, _), grads = value_and_grad(params, state, part, key)
@@ -107,12 +116,16 @@ def make_train_step(
       zeros = jax.tree.map(
         lambda x: jnp.zeros_like(x, jnp.float32), (jnp.sum(rows["weight"]), params)
       )
-      total, _ = jax.lax.scan(one_part, zeros, parts)
-      value, grads = jax.lax.psum(total, axes)
+      (value, grads), _ = jax.lax.scan(one_part, zeros, parts)
+      value, grads = _sum_over_devices(axes, value, grads, cuts)
       return value, jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
 
-    specs = (PartitionSpec(), PartitionSpec(axes))
-    sharded = jax.shard_map(one_shard, mesh=mesh, in_specs=specs, out_specs=PartitionSpec())
+    sharded = jax.shard_map(
+      one_shard,
+      mesh=mesh,
+      in_specs=(specs, PartitionSpec(axes)),
+      out_specs=(PartitionSpec(), specs),
+    )
     value, grads = sharded(state.params, whole)
     return (value, state.model_state), grads
 
@@ -126,7 +139,9 @@ def make_train_step(
     row = jnp.arange(image.shape[0])
     whole = {"image": image, "label": label, "weight": weight, "row": row}
     if grad_accum_steps == 1:
-      (value, model_state), grads = value_and_grad(state.params, state, whole, dropout_key)
+      (value, model_state), grads = jax.value_and_grad(loss_of_batch, has_aux=True)(
+        state.params, state, whole, dropout_key
+      )
     else:
       (value, model_state), grads = accumulate(state, whole, dropout_key)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -145,6 +160,30 @@ def make_train_step(
     return new_state, metrics
 
   return train_step
+
+
+def _gather(axes: tuple[str, ...], p: Array, cut: int) -> Array:
+  """Returns the whole of a parameter that this device holds a shard of, inside shard_map."""
+  if cut != sharding.WHOLE:
+    p = jax.lax.all_gather(p, "fsdp", axis=cut, tiled=True)
+    axes = tuple(axis for axis in axes if axis != "fsdp")
+  # Marked as differing between devices, the parameters get gradients that are not yet summed.
+  return jax.lax.pcast(p, axes, to="varying")
+
+
+def _sum_over_devices(axes: tuple[str, ...], value: Array, grads: Any, cuts: Any):
+  """Returns the sums over the devices; of the gradient of a sharded parameter, this device's shard."""
+  leaves, structure = jax.tree.flatten(grads)
+  dimensions = dict(enumerate(jax.tree.leaves(cuts)))
+  shards = {
+    i: jax.lax.psum_scatter(leaves[i], "fsdp", scatter_dimension=cut, tiled=True)
+    for i, cut in dimensions.items()
+    if cut != sharding.WHOLE
+  }
+  shards = jax.lax.psum(shards, tuple(axis for axis in axes if axis != "fsdp"))
+  whole = {i: leaves[i] for i, cut in dimensions.items() if cut == sharding.WHOLE}
+  value, whole = jax.lax.psum((value, whole), axes)
+  return value, structure.unflatten((shards | whole)[i] for i in dimensions)
 
 
 def make_eval_step(

@@ -12,13 +12,21 @@ from flax import traverse_util
 from mixer_jax import experiment, losses, sharding, step
 from tests.configurations import small_config
 
+# Every parameter is cut but for the head's ten biases and the 4 × 4 × 3 pixels of the stem's kernel.
+SHARDED = ("head/bias=replicate", "stem/kernel=3", ".*=0")
 
-def build(num_devices, **changes):
+
+def build(num_devices, fsdp=1, **changes):
   config = small_config(mixup_p=0.5, **changes)
   config.model.stoch_depth = 0.5
   config.model.dropout_rate = 0.1
-  config.mesh.data = num_devices
+  shard(config, num_devices, fsdp)
   return experiment.build(config, experiment.make_mesh(config))
+
+
+def shard(config, num_devices, fsdp):
+  config.mesh.data, config.mesh.fsdp = num_devices // fsdp, fsdp
+  config.mesh.rules = SHARDED if fsdp > 1 else ()
 
 
 def batches(count, size=16, masked=()):
@@ -56,10 +64,15 @@ def reference():
   return train(build(1), 20)
 
 
-@pytest.mark.parametrize(("num_devices", "accum"), [(1, 4), (4, 1), (4, 4)])
-def test_20_steps_are_the_same_on_devices_and_accumulated(reference, num_devices, accum):
+MESHES = [(1, 1, 4), (4, 1, 1), (4, 1, 4), (4, 2, 1), (4, 4, 1), (4, 2, 4), (4, 4, 2)]
+
+
+@pytest.mark.parametrize(("num_devices", "fsdp", "accum"), MESHES)
+def test_20_steps_are_the_same_on_devices_sharded_and_accumulated(
+  reference, num_devices, fsdp, accum
+):
   """With mixup, stochastic depth and dropout on."""
-  history, params = train(build(num_devices, grad_accum_steps=accum), 20)
+  history, params = train(build(num_devices, fsdp, grad_accum_steps=accum), 20)
   np.testing.assert_allclose(history, reference[0], rtol=1e-5)
   for name, value in params.items():
     # Its true gradient is zero, and Adam turns rounding into motion there.
@@ -68,11 +81,11 @@ def test_20_steps_are_the_same_on_devices_and_accumulated(reference, num_devices
 
 
 @functools.cache
-def gradients(num_devices, accum, masked):
+def gradients(num_devices, fsdp, accum, masked):
   """Returns the gradients of a step from a state with a non-zero head, by momentum SGD's trace."""
   config = small_config(mixup_p=0.5, grad_accum_steps=accum)
   config.model.stoch_depth = 0.5
-  config.mesh.data = num_devices
+  shard(config, num_devices, fsdp)
   config.optimizer.name, config.optimizer.clip_norm = "momentum", None
   config.optimizer.weight_decay = 0.0
   exp = experiment.build(config, experiment.make_mesh(config))
@@ -85,9 +98,9 @@ def gradients(num_devices, accum, masked):
 
 
 @pytest.mark.parametrize("masked", [(), (0, 5, 15)])
-@pytest.mark.parametrize(("num_devices", "accum"), [(1, 4), (4, 1), (4, 4)])
-def test_gradients_of_one_step_are_the_same(num_devices, accum, masked):
-  wanted, got = gradients(1, 1, masked), gradients(num_devices, accum, masked)
+@pytest.mark.parametrize(("num_devices", "fsdp", "accum"), MESHES)
+def test_gradients_of_one_step_are_the_same(num_devices, fsdp, accum, masked):
+  wanted, got = gradients(1, 1, 1, masked), gradients(num_devices, fsdp, accum, masked)
   largest = max(np.abs(v).max() for v in wanted.values())
   for name, value in wanted.items():
     # The true gradient of this bias is zero, so its rounding is measured against the others.

@@ -76,7 +76,7 @@ def directory_of(workdir: str) -> epath.Path:
 def _evaluation_of(own: dict[str, Any], config: Any | None) -> dict[str, Any]:
   """Returns the workdir's configuration on all devices, or the given one if its state fits."""
   if config is None:
-    return {**own, "mesh": {"data": -1}}
+    return {**own, "mesh": {"data": -1, "fsdp": 1, "rules": ()}}
   state = ("image_size", "num_classes", "model", "optimizer")
   changed = configuration.differences(
     {k: own[k] for k in state if k in own}, {k: config[k] for k in state}, ()
