@@ -30,7 +30,9 @@ def forward_flops(model: nn.Module, abstract_params: Any, abstract_image: Any, *
   return matmul_flops(jax.make_jaxpr(forward)(abstract_params, abstract_image).jaxpr)
 
 
-def training_flops(model: nn.Module, abstract_params: Any, abstract_image: Any, **state: Any) -> int:
+def training_flops(
+  model: nn.Module, abstract_params: Any, abstract_image: Any, **state: Any
+) -> int:
   """Returns three times the forward pass: gradients take a product for each of both factors.
 
   The gradient of the images is not computed, so that this is too much by a third of the first layer
@@ -54,9 +56,7 @@ def matmul_flops(jaxpr: core.Jaxpr, *, loops: bool = True) -> int:
     elif eqn.primitive.name == "conv_general_dilated":
       total += _conv_flops(eqn)
     else:
-      inner = sum(
-        matmul_flops(j, loops=loops) for v in eqn.params.values() for j in _jaxprs(v)
-      )
+      inner = sum(matmul_flops(j, loops=loops) for v in eqn.params.values() for j in _jaxprs(v))
       total += inner * _times(eqn, loops)
   return total
 
