@@ -198,7 +198,7 @@ def _step(report: Report, program: Program) -> Rows:
 
 def _costs(report: Report, times: estimate.Estimate) -> Rows:
   low, high = estimate.MEASURED_SHARE
-  rows = [
+  return [
     (
       "at best",
       f"{times.images_per_sec_per_core:,.0f} images/s/core, model-FLOPs utilisation "
@@ -206,17 +206,16 @@ def _costs(report: Report, times: estimate.Estimate) -> Rows:
     ),
     (
       "whole run",
-      f"{report.total_steps:,} steps: {_number(times.days * 24)} hours, "
+      f"{report.total_steps:,} steps, at best {_number(times.days * 24)} hours, "
       f"{_number(times.core_days)} core-days",
     ),
     (
       "",
-      f"This is a bound: what the paper measured is {100 * low:.0f}–{100 * high:.0f} % of such "
-      f"estimates, at which it would be {_number(times.core_days / high)}–"
-      f"{_number(times.core_days / low)} core-days.",
+      f"A bound: what the paper measured is {100 * low:.0f}–{100 * high:.0f} % of such estimates, "
+      f"which would be {_number(times.core_days / high)} to {_number(times.core_days / low)} core-days",
     ),
+    *(_paper(report, times, report.published) if report.published else []),
   ]
-  return rows + (_paper(report, times, report.published) if report.published else [])
 
 
 def _paper(report: Report, times: estimate.Estimate, row: published.Published) -> Rows:
@@ -241,7 +240,7 @@ def _si(value: float) -> str:
 
 
 def _number(value: float) -> str:
-  return f"{value:,.0f}" if value >= 100 else f"{value:.2g}" if value < 10 else f"{value:.1f}"
+  return f"{value:,.0f}" if value >= 10 else f"{value:.2f}"
 
 
 def _ms(seconds: float) -> str:

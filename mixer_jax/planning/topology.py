@@ -55,7 +55,7 @@ def parse(name: str) -> Topology:
 
 def _known() -> str:
   lines = [
-    f"  {c.name}:{'x'.join('XYZ'[: c.dimensions]):6} {c.cores} core{'s' * (c.cores > 1)} a chip, "
+    f"  {f'{c.name}:' + 'x'.join('XYZ'[: c.dimensions]):<12}{c.cores} core(s) a chip, "
     f"{c.hbm_bytes / chips.GIB:g} GiB, {c.peak_flops / 1e12:g} TFLOP/s"
     for c in chips.TPUS
   ]
@@ -94,12 +94,13 @@ def devices(topology: Topology) -> list[Any]:
   """
   from jax.experimental import topologies  # Late: the environment is prepared before.
 
-  options: dict[str, Any] = dict(topology.chip.options)
-  if options and topology.num_chips > _CHIPS_PER_HOST:
-    options["chips_per_host_bounds"] = (2, 2, 1)
+  one_host = topology.num_chips <= _CHIPS_PER_HOST
   try:
     found = topologies.get_topology_desc(
-      platform="tpu", topology_name=topology.name, **options
+      platform="tpu",
+      topology_name=topology.name,
+      chips_per_host_bounds=(*topology.shape, 1, 1)[:3] if one_host else (2, 2, 1),
+      **dict(topology.chip.options),
     ).devices
   except Exception as e:
     reason = str(e).splitlines()[0]
