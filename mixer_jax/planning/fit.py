@@ -12,8 +12,9 @@ from mixer_jax.planning.program import Program
 
 # Fewer images a device and part leave a TPU's matrix units idle, so recomputation is cheaper.
 _MIN_ROWS = 8
-# At best, recomputing a block leaves its input of the activations, about an eighth and more.
-_REMAT_LEAVES = 1 / 8
+# At best: recomputing blocks leaves their inputs of the activations, sharding the state leaves the
+# activations beside the gradients.
+_REMAT_LEAVES, _SHARDS_LEAVE = 1 / 8, 1 / 2
 # A setting must save this share to count as less memory.
 _WORTH = 0.05
 
@@ -87,7 +88,7 @@ class Space:
     """Yields settings from the cheapest on.
 
     More parts read the parameters more often; more shards move parameters over the links; recomputing
-    takes a third more operations. Parts below eight images come last.
+    takes a quarter more operations. Parts below eight images come last.
     """
     usual = self.accumulations(_MIN_ROWS)
     small = [n for n in self.accumulations() if n not in usual]
@@ -113,23 +114,27 @@ def cheapest(
     argument_bytes: bytes of state and batch on a device with a setting.
     limit_bytes: memory of a device; None: whatever compiles fits.
   """
-  first: Trial | None = None
+  trials: list[Trial] = []
   for setting in space.by_cost():
-    if first is not None and limit_bytes is not None:
-      rest = first.needed_bytes - argument_bytes(first.setting)
-      if argument_bytes(setting) + _least(rest, first.setting, setting) > limit_bytes:
-        continue
-    trial = try_setting(setting)
-    yield trial
-    if trial.fits(limit_bytes):
+    arguments = argument_bytes(setting)
+    least = max((_least(t, argument_bytes(t.setting), setting) for t in trials), default=0)
+    if trials and limit_bytes is not None and arguments + least > limit_bytes:
+      continue
+    trials.append(try_setting(setting))
+    yield trials[-1]
+    if trials[-1].fits(limit_bytes):
       return
-    first = first or trial
 
 
-def _least(rest_bytes: float, before: Setting, after: Setting) -> float:
-  """Returns the least that may remain of what a step needs beside its arguments."""
-  parts = after.grad_accum_steps / before.grad_accum_steps
-  return rest_bytes / parts * (1 if before.remat == after.remat else _REMAT_LEAVES)
+def _least(trial: Trial, argument_bytes: int, other: Setting) -> float:
+  """Returns the least that another setting may need beside its arguments, going by a trial.
+
+  More parts, recomputation and shards make it smaller at best in proportion; less of them, not at all.
+  """
+  parts = max(other.grad_accum_steps / trial.setting.grad_accum_steps, 1)
+  remat = _REMAT_LEAVES if other.remat == "block" != trial.setting.remat else 1
+  shards = _SHARDS_LEAVE if other.fsdp > trial.setting.fsdp else 1
+  return (trial.needed_bytes - argument_bytes) / parts * remat * shards
 
 
 def smallest(space: Space, try_setting: Try) -> Iterator[Trial]:

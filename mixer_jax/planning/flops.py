@@ -76,7 +76,7 @@ def _times(eqn: core.JaxprEqn, loops: bool) -> int:
   if eqn.primitive.name == "scan" and loops:
     return eqn.params["length"]
   if eqn.primitive.name == "shard_map":  # its program is that of one shard
-    return math.prod(eqn.params["mesh"].shape[axis] for axis in eqn.params["manual_axes"])
+    return math.prod(eqn.params["mesh"].shape[axis] for axis in eqn.params["newly_manual_axes"])
   return 1
 
 
