@@ -17,16 +17,17 @@ import sys
 import time
 
 # On v3 32, 512 and 128 cores; of the others sixteen chips.
-TOPOLOGIES = ("v3:4x4", "v3:16x16", "v3:8x8", "v4:2x2x4", "v5e:4x4", "v5p:2x2x4", "v6e:4x4")
-ROWS = (
-  "imagenet:B/16", "jft:H/14", "jft:L/16", "jft:B/16", "imagenet21k:L/16", "imagenet:L/16",
-  "imagenet21k:B/16", "jft:L/32", "jft:B/32", "jft:S/16", "jft:S/32", "imagenet:B/32",
-  "imagenet:L/32", "imagenet21k:B/32", "imagenet21k:L/32",
+TOPOLOGIES = ("v3:4x4", "v5e:4x4", "v6e:4x4", "v4:2x2x4", "v5p:2x2x4", "v3:16x16", "v3:8x8")
+ROWS = (  # the largest first
+  "jft:H/14", "imagenet21k:L/16", "imagenet:B/16", "jft:L/16", "imagenet:L/16", "jft:B/16",
+  "imagenet21k:B/16", "jft:L/32", "jft:B/32", "jft:S/16", "jft:S/32", "imagenet:L/32",
+  "imagenet:B/32", "imagenet21k:L/32", "imagenet21k:B/32",
 )  # fmt: skip
 PLANS = [
   ("imagenet:B/16", "v3:4x4", "cost"),
+  ("jft:H/14", "v3:4x4", "cost"),
   ("imagenet:B/16", "v3:4x4", "memory"),
-  *((row, topology, "cost") for topology in TOPOLOGIES for row in ROWS),
+  *((row, topology, "cost") for row in ROWS for topology in TOPOLOGIES),
 ]
 COLUMNS = (
   "config", "topology", "objective", "cores", "fits", "grad_accum_steps", "remat", "fsdp",

@@ -15,7 +15,7 @@ LAYERS = [
   {"labels", "state", "protocol", "claims"},
   {"step", "checkpoint", "evaluators", "plots"},
   {"experiment"},
-  {"inference"},
+  {"inference", "planning"},
   {"finetune", "evaluation"},
   {"loop"},
   {"transfer"},
