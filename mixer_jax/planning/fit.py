@@ -54,31 +54,26 @@ class Space:
     start: as configured.
     rows_per_device: images of the batch on each device.
     num_devices: of the mesh.
+    can_accumulate: whether the batch may be taken in parts (not with batch statistics).
     can_remat: whether the model has `remat`.
+    can_shard: whether the configuration leaves the mesh open.
   """
 
   start: Setting
   rows_per_device: int
   num_devices: int
+  can_accumulate: bool
   can_remat: bool
+  can_shard: bool
 
   def accumulations(self, min_rows: int = 1) -> list[int]:
     """Returns the numbers of parts from the start's on, doubled as long as the rows divide."""
-    parts = self.start.grad_accum_steps
-    found = [parts]
-    while (
-      self.rows_per_device % (2 * parts) == 0 and self.rows_per_device // (2 * parts) >= min_rows
-    ):
-      parts *= 2
-      found.append(parts)
-    return found
+    most = self.rows_per_device // min_rows if self.can_accumulate else 0
+    return _doubled(self.start.grad_accum_steps, self.rows_per_device, most)
 
   def shards(self) -> list[int]:
     """Returns the sizes of the axis fsdp from the start's on, doubled as long as devices divide."""
-    found = [self.start.fsdp]
-    while self.num_devices % (2 * found[-1]) == 0:
-      found.append(2 * found[-1])
-    return found
+    return _doubled(self.start.fsdp, self.num_devices, self.num_devices if self.can_shard else 0)
 
   def remats(self) -> list[str]:
     both = self.can_remat and self.start.remat == "none"
@@ -99,8 +94,16 @@ class Space:
             yield Setting(n, remat, fsdp)
 
 
+def _doubled(start: int, divisible: int, most: int) -> list[int]:
+  """Returns start, and its doubles up to `most` that divide `divisible`."""
+  found = [start]
+  while 2 * found[-1] <= most and divisible % (2 * found[-1]) == 0:
+    found.append(2 * found[-1])
+  return found
+
+
 Try = Callable[[Setting], Trial]
-Arguments = Callable[[Setting], int]
+Arguments = Callable[[Setting], int | None]
 
 
 def cheapest(
@@ -111,13 +114,16 @@ def cheapest(
   Args:
     space: what to choose from.
     try_setting: compiles one.
-    argument_bytes: bytes of state and batch on a device with a setting.
+    argument_bytes: bytes of state and batch on a device with a setting; None: it cannot be (a rule of
+      the mesh forbids it).
     limit_bytes: memory of a device; None: whatever compiles fits.
   """
   trials: list[Trial] = []
   for setting in space.by_cost():
     arguments = argument_bytes(setting)
-    least = max((_least(t, argument_bytes(t.setting), setting) for t in trials), default=0)
+    if arguments is None:
+      continue
+    least = max((_least(t, argument_bytes(t.setting) or 0, setting) for t in trials), default=0)
     if trials and limit_bytes is not None and arguments + least > limit_bytes:
       continue
     trials.append(try_setting(setting))
@@ -137,7 +143,7 @@ def _least(trial: Trial, argument_bytes: int, other: Setting) -> float:
   return (trial.needed_bytes - argument_bytes) / parts * remat * shards
 
 
-def smallest(space: Space, try_setting: Try) -> Iterator[Trial]:
+def smallest(space: Space, try_setting: Try, argument_bytes: Arguments) -> Iterator[Trial]:
   """Yields trials, each from the best so far: 4 × the parts while that helps, then remat, then fsdp.
 
   The best is the one with the least temporaries; `least_temporaries` finds it among them.
@@ -146,7 +152,10 @@ def smallest(space: Space, try_setting: Try) -> Iterator[Trial]:
   yield best
   for changes in _changes(space):
     for change in changes:
-      trial = try_setting(best.setting._replace(**change))
+      setting = best.setting._replace(**change)
+      if argument_bytes(setting) is None:
+        continue
+      trial = try_setting(setting)
       yield trial
       if _temporaries(trial) > (1 - _WORTH) * _temporaries(best):
         break

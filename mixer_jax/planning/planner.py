@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from mixer_jax import experiment, models
+from mixer_jax.errors import InputError
 from mixer_jax.planning import chips, fit, program, report, topology
 
 
@@ -25,6 +26,7 @@ class Planner:
     self._name = where.name if where else kind
     limit = program.absent_memory_limit if where else program.memory_limit
     self._limit_bytes = limit(self._devices[0])
+    self._argument_bytes: dict[int, int | None] = {}
 
   def find(self, objective: str | None, say: Callable[[str], None]) -> report.Report:
     """Returns the plan of the configuration, or of the best setting that a search finds.
@@ -38,7 +40,7 @@ class Planner:
       trials = [self.attempt(space.start)]
     else:
       search = (
-        fit.smallest(space, self.attempt)
+        fit.smallest(space, self.attempt, self.argument_bytes)
         if objective == "memory"
         else fit.cheapest(space, self.attempt, self.argument_bytes, self._limit_bytes)
       )
@@ -57,8 +59,15 @@ class Planner:
       return fit.Trial(setting, e.needed_bytes, None)
     return fit.Trial(setting, compiled.memory.total, compiled)
 
-  def argument_bytes(self, setting: fit.Setting) -> int:
-    return program.argument_bytes(self._build(setting))
+  def argument_bytes(self, setting: fit.Setting) -> int | None:
+    """Returns the bytes of state and batch on a device, None if the mesh's rules forbid the setting."""
+    if setting.fsdp not in self._argument_bytes:  # nothing else counts
+      try:
+        size = program.argument_bytes(self._build(setting))
+      except InputError:
+        size = None
+      self._argument_bytes[setting.fsdp] = size
+    return self._argument_bytes[setting.fsdp]
 
   def _build(self, setting: fit.Setting) -> experiment.Experiment:
     config = copy.deepcopy(self._config)
@@ -78,7 +87,9 @@ class Planner:
       start=start,
       rows_per_device=exp.options.batch_size // exp.mesh.size,
       num_devices=exp.mesh.size,
+      can_accumulate=not exp.abstract_state.model_state,
       can_remat="remat" in models.optional_fields(config.model.name),
+      can_shard=config.mesh.data == -1,
     )
 
   def _report(self, trial: fit.Trial) -> report.Report:

@@ -24,8 +24,11 @@ def trial_of(s):
 def space(**changes):
   start = fit.Setting(grad_accum_steps=1, remat="none", fsdp=1)
   return fit.Space(
-    **dict(start=start, rows_per_device=128, num_devices=8, can_remat=True) | changes
-  )
+    **dict(
+      start=start, rows_per_device=128, num_devices=8, can_accumulate=True, can_remat=True, can_shard=True,
+    )
+    | changes
+  )  # fmt: skip
 
 
 @pytest.mark.parametrize("limit", [15_000, 9000, 4000, 2500, 2300, 1700, 1200, 800, 700])
@@ -72,11 +75,24 @@ def test_what_is_configured_is_kept():
   assert {s.grad_accum_steps for s in order} == {3, 6, 12}
   assert {s.remat for s in order} == {"block"}
   assert {s.remat for s in space(can_remat=False).by_cost()} == {"none"}
+  assert {s.fsdp for s in space(can_shard=False).by_cost()} == {1}
+  assert {s.grad_accum_steps for s in space(can_accumulate=False).by_cost()} == {1}
+
+
+def test_what_the_rules_of_the_mesh_forbid_is_not_tried():
+  def some(s):
+    return None if s.fsdp > 1 else arguments(s)
+
+  for trials in (
+    fit.cheapest(space(), trial_of, some, 1200),
+    fit.smallest(space(), trial_of, some),
+  ):
+    assert {t.setting.fsdp for t in trials} == {1}
 
 
 @pytest.mark.parametrize("rows", [1, 2, 4, 8, 128])
 def test_smallest_finds_the_least_temporaries(rows):
-  trials = list(fit.smallest(space(rows_per_device=rows), trial_of))
+  trials = list(fit.smallest(space(rows_per_device=rows), trial_of, arguments))
   found = fit.least_temporaries(trials)
   least = min(trial_of(s).program.memory.temporaries for s in space(rows_per_device=rows).by_cost())
   assert found.program.memory.temporaries <= 1.05 * least
