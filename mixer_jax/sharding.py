@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mixer_jax.errors import InputError
@@ -53,8 +54,11 @@ def make_mesh(*, data: int, fsdp: int = 1, devices: Sequence[Any] | None = None)
     )
   if devices is None and jax.process_count() > 1 and copies * fsdp != len(known):
     raise InputError("config.mesh.data must be -1 with several processes: each takes part.")
-  axis_types = (AxisType.Auto,) * len(AXES)
-  return jax.make_mesh((copies, fsdp), AXES, axis_types, devices=known[: copies * fsdp])
+  # jax.make_mesh would refuse an axis that is a part of one of the torus: 2 of v6e:4x4's 4.
+  chosen = mesh_utils.create_device_mesh(
+    (copies, fsdp), known[: copies * fsdp], allow_split_physical_axes=True
+  )
+  return Mesh(chosen, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def make_shardings(mesh: Mesh, abstract_state: Any, rules: tuple[str, ...] = ()) -> Shardings:

@@ -25,7 +25,7 @@ LAYERS = [
   {"labels", "state", "protocol", "claims"},
   {"step", "checkpoint", "evaluators", "plots"},
   {"experiment"},
-  {"inference"},
+  {"inference", "planning"},
   {"finetune", "evaluation"},
   {"workdir"},
   {"loop"},

@@ -1,0 +1,140 @@
+"""Plans every pre-training row of the paper's table 4 on TPU slices, in bfloat16.
+
+    python -m benchmarks.plan_table4 [--results=FILE.csv] [--only=REGEX] [--report]
+
+Needs pip install 'mixer-jax[tpu]' and no TPU. Each plan is a process of its own and takes a minute or more;
+what is in FILE already is not planned again, so the same command continues. --only takes the plans whose
+"CONFIG TOPOLOGY OBJECTIVE" matches, --report prints the table of what is there.
+"""
+
+import argparse
+import csv
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import time
+
+# On v3 32, 512 and 128 cores; of the others sixteen chips.
+TOPOLOGIES = ("v3:4x4", "v5e:4x4", "v6e:4x4", "v4:2x2x4", "v5p:2x2x4", "v3:16x16", "v3:8x8")
+ROWS = (  # the largest first
+  "jft:H/14", "imagenet21k:L/16", "imagenet:B/16", "jft:L/16", "imagenet:L/16", "jft:B/16",
+  "imagenet21k:B/16", "jft:L/32", "jft:B/32", "jft:S/16", "jft:S/32", "imagenet:L/32",
+  "imagenet:B/32", "imagenet21k:L/32", "imagenet21k:B/32",
+)  # fmt: skip
+PLANS = [
+  ("imagenet:B/16", "v3:4x4", "cost"),
+  ("jft:H/14", "v3:4x4", "cost"),
+  ("imagenet:B/16", "v3:4x4", "memory"),
+  *((row, topology, "cost") for row in ROWS for topology in TOPOLOGIES),
+]
+COLUMNS = (
+  "config", "topology", "objective", "cores", "fits", "grad_accum_steps", "remat", "fsdp",
+  "arguments_gib", "temporaries_gib", "needed_gib", "limit_gib", "tflop", "gb_moved", "collectives",
+  "bound_ms", "bound_by", "images_per_sec_per_core", "mfu", "core_days", "paper_core_days",
+  "compile_seconds", "trials", "seconds",
+)  # fmt: skip
+
+
+def plan(config: str, topology: str, objective: str) -> dict[str, object]:
+  """Returns a row of the results; raises RuntimeError if the command failed."""
+  name, _, variant = config.partition(":")
+  begin = time.perf_counter()
+  done = subprocess.run(
+    [
+      sys.executable, "-m", "mixer_jax.tools.plan", f"--config=configs/{name}.py:{variant}",
+      f"--topology={topology}", f"--fit={objective}", "--json", "--config.model.dtype=bfloat16",
+    ],
+    capture_output=True, text=True, check=False,
+  )  # fmt: skip
+  if not done.stdout.startswith("{"):
+    raise RuntimeError(done.stderr.strip()[-500:])
+  trials = sum(line.startswith("--config.") for line in done.stderr.splitlines())
+  facts = row_of(json.loads(done.stdout))
+  return facts | {
+    "config": config,
+    "topology": topology,
+    "objective": objective,
+    "trials": trials,
+    "seconds": round(time.perf_counter() - begin),
+  }
+
+
+def row_of(found: dict) -> dict[str, object]:
+  """Returns the columns that come from a plan's JSON."""
+  program, times, paper = found["program"], found["estimate"], found["published"]
+  row: dict[str, object] = {
+    "cores": found["num_cores"],
+    "fits": found["fits"],
+    "needed_gib": round(found["needed_bytes"] / 2**30, 2),
+    "limit_gib": round(found["limit_bytes"] / 2**30, 2),
+    "paper_core_days": paper["core_days"] if paper else "",
+    **{key: found["settings"][key] for key in ("grad_accum_steps", "remat", "fsdp")},
+  }
+  if program and times:
+    row |= {
+      "arguments_gib": round(program["memory"]["arguments"] / 2**30, 2),
+      "temporaries_gib": round(program["memory"]["temporaries"] / 2**30, 2),
+      "tflop": round(program["flops"] / 1e12, 3),
+      "gb_moved": round(program["bytes_moved"] / 1e9, 2),
+      "collectives": "; ".join(
+        f"{c['count']} {c['kind']} {c['bytes'] / 1e6:.2f} MB" for c in program["collectives"]
+      ),
+      "bound_ms": round(times["seconds"] * 1e3, 2),
+      "bound_by": times["bound_by"],
+      "images_per_sec_per_core": round(times["images_per_sec_per_core"], 1),
+      "mfu": round(times["mfu"], 3),
+      "core_days": round(times["core_days"], 1),
+      "compile_seconds": round(program["compile_seconds"]),
+    }
+  return row
+
+
+def read(path: pathlib.Path) -> list[dict[str, str]]:
+  if not path.exists():
+    return []
+  with path.open(newline="") as f:
+    return list(csv.DictReader(f))
+
+
+def append(path: pathlib.Path, row: dict[str, object]) -> None:
+  new = not path.exists()
+  with path.open("a", newline="") as f:
+    writer = csv.DictWriter(f, COLUMNS)
+    if new:
+      writer.writeheader()
+    writer.writerow(row)
+
+
+def markdown(rows: list[dict[str, str]]) -> str:
+  """Returns the results as a Markdown table."""
+  columns = [c for c in COLUMNS if c not in ("collectives", "trials", "seconds", "cores")]
+  lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+  return "\n".join(lines + ["| " + " | ".join(r[c] for c in columns) + " |" for r in rows])
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+  )
+  parser.add_argument("--results", type=pathlib.Path, default="benchmarks/plan_table4.csv")
+  parser.add_argument("--only", type=re.compile, default=re.compile(""))
+  parser.add_argument("--report", action="store_true")
+  options = parser.parse_args()
+  done = {(r["config"], r["topology"], r["objective"]) for r in read(options.results)}
+  for key in dict.fromkeys(PLANS):
+    if options.report or key in done or not options.only.search(" ".join(key)):
+      continue
+    try:
+      row = plan(*key)
+    except RuntimeError as e:
+      print(*key, "failed:", e, file=sys.stderr, flush=True)
+      continue
+    append(options.results, row)
+    print(*key, row, flush=True)
+  print(markdown(read(options.results)))
+
+
+if __name__ == "__main__":
+  main()

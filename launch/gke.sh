@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Trains on a TPU slice of a GKE cluster as a JobSet (docs/launch.md says what the cluster needs).
+#
+#   launch/gke.sh [--dry-run] NAME IMAGE TOPOLOGY --config=FILE --workdir=gs://BUCKET/DIR …
+#
+# TOPOLOGY as the planner has it: v5e:4x4, v4:2x2x4. --dry-run prints the manifest. The same command, after
+# `kubectl delete jobset NAME`, resumes.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+dry_run=false
+if [[ ${1:-} == --dry-run ]]; then
+  dry_run=true
+  shift
+fi
+if (($# < 4)); then
+  echo "usage: launch/gke.sh [--dry-run] NAME IMAGE TOPOLOGY FLAGS…" >&2
+  exit 2
+fi
+name=$1 image=$2 topology=$3
+shift 3
+if ! [[ $name =~ ^[a-z]([-a-z0-9]{0,30}[a-z0-9])?$ ]]; then
+  echo "error: NAME $name: up to 32 lower-case letters, digits and dashes" >&2
+  exit 2
+fi
+if ! [[ $image =~ ^[-a-zA-Z0-9./:_@]+$ ]]; then
+  echo "error: IMAGE $image is not the name of a container image" >&2
+  exit 2
+fi
+case ${topology%%:*} in
+  v4) accelerator=tpu-v4-podslice ;;
+  v5e) accelerator=tpu-v5-lite-podslice ;;
+  v5p) accelerator=tpu-v5p-slice ;;
+  v6e) accelerator=tpu-v6e-slice ;;
+  tpu7x) accelerator=tpu7x ;;
+  *) accelerator= ;;
+esac
+shape=${topology#*:}
+if ! [[ -n $accelerator && $shape =~ ^[1-9][0-9]*(x[1-9][0-9]*){1,2}$ ]]; then
+  echo "error: TOPOLOGY $topology: v4:XxYxZ, v5e:XxY, v5p:XxYxZ, v6e:XxY or tpu7x:XxYxZ" >&2
+  exit 2
+fi
+chips=$((${shape//x/*}))
+per_host=$((chips < 4 ? chips : 4)) hosts=$(((chips + 3) / 4))
+
+args=
+for flag in "$@"; do
+  quoted=${flag//\\/\\\\}
+  args+="
+                    - \"${quoted//\"/\\\"}\""
+done
+
+manifest=$(<launch/gke_jobset.yaml)
+for field in name image accelerator shape per_host hosts args; do
+  manifest=${manifest//"\${$field}"/"${!field}"}
+done
+if $dry_run; then
+  echo "$manifest"
+else
+  kubectl apply --filename=- <<<"$manifest"
+fi

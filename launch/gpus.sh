@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# Trains on the GPUs of this machine.
+#
+#   launch/gpus.sh [--dry-run] [--processes=N] --config=configs/imagenet.py:B/16 --workdir=DIR …
+#
+# One process drives all GPUs; --processes=N starts N, each with its share of them. The remaining flags
+# are train.py's. SIGTERM and Ctrl-C reach all processes, which save; if one fails, the others are stopped.
+# $GPUS: how many there are; $PORT: of the coordinator; $PYTHON.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+dry_run=false processes=1
+while [[ ${1:-} =~ ^--(dry-run|processes=.*)$ ]]; do
+  case $1 in
+    --dry-run) dry_run=true ;;
+    --processes=*) processes=${1#*=} ;;
+  esac
+  shift
+done
+if ! [[ $processes =~ ^[1-9][0-9]*$ ]]; then
+  echo "error: --processes=$processes is not a number of processes" >&2
+  exit 2
+fi
+python=${PYTHON:-$([[ -x .venv/bin/python ]] && echo .venv/bin/python || echo python3)}
+gpus=${GPUS:-$( (nvidia-smi --list-gpus 2>/dev/null || true) | wc -l)}
+if ((gpus % processes)); then
+  echo "error: $gpus GPUs cannot be shared out among $processes processes" >&2
+  exit 2
+fi
+port=${PORT:-12321}
+
+command_of() { # of process $1; the rest are train.py's flags
+  local id=$1 share=$((gpus / processes)) ids=()
+  shift
+  if ((processes > 1 && share)); then
+    for ((i = id * share; i < (id + 1) * share; i++)); do ids+=("$i"); done
+    command=(env "CUDA_VISIBLE_DEVICES=$(IFS=,; echo "${ids[*]}")")
+  else
+    command=(env)
+  fi
+  command+=("$python" train.py "$@")
+  if ((processes > 1)); then
+    command+=(--distributed "--coordinator=localhost:$port" "--num_processes=$processes"
+      "--process_id=$id")
+  fi
+}
+
+if $dry_run; then
+  for ((id = 0; id < processes; id++)); do
+    command_of "$id" "$@"
+    printf '%q ' "${command[@]}"
+    echo
+  done
+  exit 0
+fi
+if ((processes == 1)); then
+  command_of 0 "$@"
+  exec "${command[@]}"
+fi
+
+# Each child leads a session of its own: Ctrl-C in the terminal must not reach it beside the SIGTERM from
+# here, since a second signal ends train.py at once.
+children=() stopping=false
+stop() {
+  $stopping || kill -TERM "${children[@]}" 2>/dev/null || true
+  stopping=true
+}
+trap stop TERM INT HUP
+for ((id = 0; id < processes; id++)); do
+  command_of "$id" "$@"
+  setsid "${command[@]}" &
+  children+=($!)
+done
+status=0 code=0
+while ((code != 127)); do # none left
+  code=0
+  wait -n || code=$?
+  if ((code && code != 127 && !status)); then
+    status=$code
+    stop
+  fi
+done
+exit $status

@@ -1,0 +1,58 @@
+"""What a configuration needs and would take on a TPU that is not there, or on this machine's devices.
+
+python -m mixer_jax.tools.plan --config=configs/jft.py:H/14 --topology=v3:16x16 [--config.KEY=VALUE]
+
+Compiles the real train step. --topology needs pip install 'mixer-jax[tpu]' and no TPU; without it the
+devices of this machine are planned for. --fit searches for the cheapest setting that fits, --fit=memory
+for the one with the least temporaries. Exit status: 0 it fits, 1 it does not, 2 bad input.
+"""
+
+import sys
+from typing import Any
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from mixer_jax.planning import topology
+from mixer_jax.tools import command
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file.", lock_config=True)
+_TOPOLOGY = flags.DEFINE_string(
+  "topology", None, "TPU slice, v3:16x16; default: the devices of this machine."
+)
+_JSON = flags.DEFINE_bool("json", False, "Print the plan as a JSON object.")
+
+
+class _FitParser(flags.ArgumentParser):
+  """--fit, --fit=memory, --nofit."""
+
+  syntactic_help = "nothing, or memory"
+
+  def parse(self, argument: Any) -> str | None:
+    values = {"true": "cost", "cost": "cost", "memory": "memory", "false": None}
+    if str(argument).lower() not in values:
+      raise ValueError("--fit searches for the cheapest setting; --fit=memory for the smallest")
+    return values[str(argument).lower()]
+
+
+flags.DEFINE_flag(
+  flags.Flag(_FitParser(), None, "fit", None, "Search for a setting that fits.", boolean=True)  # pyright: ignore[reportArgumentType]
+)
+
+
+def main(argv: list[str]) -> None:
+  command.no_arguments(argv)
+  where = topology.parse(_TOPOLOGY.value) if _TOPOLOGY.value else None
+  if where:
+    topology.prepare_environment()
+  from mixer_jax.planning import planner, report  # Late: they import JAX.
+
+  plan = planner.Planner(command.loaded(_CONFIG), where)
+  result = plan.find(flags.FLAGS.fit, say=lambda text: print(text, file=sys.stderr, flush=True))
+  print(report.to_json(result) if _JSON.value else report.table(result))
+  sys.exit(0 if result.fits else 1)
+
+
+if __name__ == "__main__":
+  flags.mark_flag_as_required("config")
+  command.run(app.run, main)

@@ -1,0 +1,92 @@
+"""The planning command: on this machine's devices and, where libtpu is, on a TPU that is not there."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+SMALL = (
+  "--config=configs/quickstart.py", "--config.model.num_blocks=1", "--config.model.stoch_depth=0.0",
+  "--config.mixup_p=0.0", "--config.optimizer.name=momentum",
+)  # fmt: skip
+# By hand: stem, block (norms, token mixing, channel mixing), norm, head.
+PARAMETERS = (
+  (48 * 64 + 64)
+  + (2 * 2 * 64 + 2 * 16 * 32 + 32 + 16 + 2 * 64 * 256 + 256 + 64)
+  + 2 * 64
+  + (64 * 10 + 10)
+)
+needs_libtpu = pytest.mark.skipif(
+  importlib.util.find_spec("libtpu") is None,
+  reason="libtpu is not installed: pip install 'mixer-jax[tpu]'",
+)
+
+
+def run(*arguments):
+  environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+  return subprocess.run(
+    [sys.executable, "-m", "mixer_jax.tools.plan", *SMALL, *arguments],
+    env=environment, capture_output=True, text=True, check=False,
+  )  # fmt: skip
+
+
+def test_this_machine():
+  done = run("--json", "--config.batch_size=32")
+  assert done.returncode == 0, done.stderr
+  found = json.loads(done.stdout)
+  assert found["parameters"] == PARAMETERS
+  assert found["settings"]["batch_size"] == 32
+  assert found["total_steps"] == (54 * 1437) // 32
+  assert found["fits"]
+  assert found["estimate"] is None  # nobody publishes rates of this machine
+  memory = found["program"]["memory"]
+  assert memory["arguments"] >= 4 * 2 * PARAMETERS + 32 * 16 * 16 * 3
+  assert found["needed_bytes"] == memory["total"]
+
+
+@pytest.mark.parametrize(
+  ("flag", "message"),
+  [
+    ("--topology=v3:4", "topology 'v3:4' is unknown. Known"),
+    ("--config.batch_sise=32", "batch_sise"),
+    ("--fit=fast", "--fit searches for the cheapest setting; --fit=memory for the smallest"),
+  ],
+)
+def test_bad_flags(flag, message):
+  done = run(flag)
+  assert done.returncode == 2
+  assert message in done.stderr
+  assert "Traceback" not in done.stderr
+
+
+@needs_libtpu
+def test_a_tpu_that_is_not_there():
+  done = run("--topology=v3:2x2", "--json")
+  assert done.returncode == 0, done.stderr
+  found = json.loads(done.stdout)
+  assert (found["num_devices"], found["num_cores"], found["fits"]) == (8, 8, True)
+  assert 15e9 < found["limit_bytes"] < 16 * 2**30
+  sums = {c["kind"]: c["bytes"] for c in found["program"]["collectives"]}
+  assert 4 * PARAMETERS <= sums["all-reduce"] < 4 * PARAMETERS + 100
+  assert 0 < found["estimate"]["mfu"] < 1
+
+
+@needs_libtpu
+def test_what_does_not_fit_is_said_and_made_to_fit():
+  """A wide and shallow Mixer whose activations, and not its parameters, are too much for 8 GiB."""
+  wide = (
+    "--topology=v2:2x2", "--config.batch_size=524288", "--config.total_epochs=1000.0", "--config.data.num_examples=100000000",
+    "--config.model.channels_mlp_dim=2048",
+  )  # fmt: skip
+  refused = run(*wide)
+  assert refused.returncode == 1
+  assert "DOES NOT FIT" in refused.stdout
+  assert "too much" in refused.stdout
+  found = run(*wide, "--fit", "--json")
+  assert found.returncode == 0, found.stderr
+  plan = json.loads(found.stdout)
+  assert plan["settings"]["grad_accum_steps"] > 1
+  assert plan["needed_bytes"] <= plan["limit_bytes"]
