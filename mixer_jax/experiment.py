@@ -144,6 +144,7 @@ class Experiment:
     abstract_state: shapes and types of the train state.
     shardings: of state, batch and small results on the mesh.
     init_state: jitted () -> TrainState before the first step.
+    init_opt_state: jitted params -> the optimizer's state before the first step.
     train_step: jitted (state, batch) -> (state, metrics); the state is donated.
     eval_step: jitted (params, model_state, batch) -> rows of results, replicated.
     total_steps: steps of the whole run.
@@ -159,6 +160,7 @@ class Experiment:
   abstract_state: state.TrainState
   shardings: sharding.Shardings
   init_state: Callable[[], state.TrainState]
+  init_opt_state: Callable[[Any], Any]
   train_step: Any
   eval_step: Any
   total_steps: int
@@ -254,6 +256,7 @@ def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
       lambda: state.init_state(model, tx, options.image_size, options.seed),
       out_shardings=shardings.state,
     ),
+    init_opt_state=jax.jit(tx.init, out_shardings=shardings.state.opt_state),
     train_step=jax.jit(
       train_step,
       in_shardings=(shardings.state, shardings.batch),
@@ -311,6 +314,11 @@ _RANGES = {
   "model.hidden_dim": (1, math.inf),
   "model.tokens_mlp_dim": (1, math.inf),
   "model.channels_mlp_dim": (1, math.inf),
+  "model.mlp_dim": (1, math.inf),
+  "model.num_heads": (1, math.inf),
+  "model.representation_size": (0, math.inf),
+  "model.width": (1, math.inf),
+  "model.num_groups": (1, math.inf),
   "model.dropout_rate": (0, 1 - _SMALLEST),
   "model.stoch_depth": (0, 1),
   "data.num_examples": (1, math.inf),
@@ -328,6 +336,7 @@ _RANGES = {
   "optimizer.eps": (0, _LARGEST),
   "optimizer.momentum": (0, 1),
   "optimizer.weight_decay": (0, _LARGEST),
+  "optimizer.polyak_decay": (0, 1 - 1e-9),
   "optimizer.clip_norm": (_SMALLEST, _LARGEST),
   "schedule.linear_end": (0, 1),
   "checkpoint.every_steps": (1, math.inf),

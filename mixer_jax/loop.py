@@ -22,6 +22,7 @@ from mixer_jax import (
   experiment,
   inference,
   metrics,
+  optimizer,
   plots,
   profiling,
   sharding,
@@ -262,8 +263,9 @@ class _Run:
     self, step: int, state: TrainState
   ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     begin = time.perf_counter()
+    params = optimizer.averaged(state.params, state.opt_state)
     results, rows = evaluation.evaluate_split(
-      self._exp, state.params, state.model_state, self._eval_source
+      self._exp, params, state.model_state, self._eval_source
     )
     self._evaluated = {step: (results, rows)}
     metrics.say(
@@ -271,7 +273,7 @@ class _Run:
     )
     self._write(step, {f"evaluation/{k}": v for k, v in results.items()})
     if self._fewshot is not None:
-      fewshot = self._fewshot(state.params, state.model_state)
+      fewshot = self._fewshot(params, state.model_state)
       means = "  ".join(f"{k} {v:.4f}" for k, v in fewshot.items() if "_" not in k)
       metrics.say(f"step {step}/{self._exp.total_steps} few-shot: {means}")
       self._write(step, {f"fewshot/{k}": v for k, v in fewshot.items()})

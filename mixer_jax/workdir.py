@@ -77,5 +77,5 @@ def initial_state(exp: experiment.Experiment, directory: epath.Path) -> TrainSta
       return state
     params, line = finetune.initial_params(exp)
     metrics.say(line)
-    return state.replace(params=params)
+    return state.replace(params=params, opt_state=exp.init_opt_state(params))
   return checkpoint.restore(directory, step, exp.abstract_state, exp.shardings.state)
