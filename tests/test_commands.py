@@ -95,35 +95,6 @@ def test_a_full_disk_stops_the_run_and_spares_the_last_checkpoint(undisturbed, t
     subprocess.run(["umount", str(disk)], check=True)
 
 
-@pytest.mark.parametrize(
-  ("arguments", "message"),
-  [
-    (["--config=configs/quickstart.py", "--workdir=W", "--config.lerning_rate=1"], 'Did you mean "learning_rate"'),
-    (["--config=configs/quickstart.py", "--workdir=W", "--config.optimizer.betta=1"], "betta"),
-    (["--config=configs/quickstart.py", "--workdir=W", "--config.batch_size=many"], "batch_size=many"),
-    (["--config=configs/quickstart.py", "--workdir=W", "--config.batch_size=1.5"], "batch_size=1.5"),
-    (["--config=configs/quickstart.py", "--workdir=W", "--confg=1"], "confg"),
-    (["--config=configs/quickstart.py", "--workdir=W", "stray"], "unexpected argument 'stray'"),
-    (["--config=configs/nowhere.py", "--workdir=W"], "configs/nowhere.py"),
-    (["--config=configs/jft.py:B/16,epoch=3", "--workdir=W"], "epoch=3"),
-    (["--config=configs/quickstart.py", "--workdir=W", "--process_id=0"], "need --distributed"),
-    (["--config=configs/quickstart.py", "--workdir=W", "--config.data.data_dir=/dev/null/x"], "cannot be opened or prepared"),
-    (["--config=tests/golden/randaugment_index.json", "--workdir=W"], "error: "),
-    (["--config=configs/quickstart.py"], "--workdir"),
-    (["--workdir=W"], "--config"),
-    (["--config=configs/quickstart.py", "--workdir=W", "--config.mesh.data=3"], "there are 1 devices"),
-    (["--config=configs/imagenet.py:B/16", "--workdir=W", "--config.batch_size=8"], "python -m mixer_jax.tools.prepare"),
-  ],
-)  # fmt: skip
-def test_bad_commands_end_with_one_clear_error(tmp_path, arguments, message):
-  arguments = [a.replace("=W", f"={tmp_path / 'run'}") for a in arguments]
-  status, output = runs.run([sys.executable, "train.py", *arguments])
-  assert status != 0
-  assert message in output, output
-  assert "Traceback" not in output, output
-  assert not (tmp_path / "run").exists()
-
-
 def test_eval_evaluates_a_run(undisturbed):
   for which in ("newest", "best", "20"):
     status, output = runs.run(
@@ -136,16 +107,6 @@ def test_eval_evaluates_a_run(undisturbed):
   )
   assert status == 2
   assert "has no checkpoint 19; there are steps" in output
-
-
-def test_the_embedded_data_set_can_be_prepared_by_command(tmp_path):
-  tool = [sys.executable, "-m", "mixer_jax.tools.prepare"]
-  status, output = runs.run([*tool, "digits", f"--data_dir={tmp_path}"])
-  assert status == 0, output
-  assert f"digits is prepared in {tmp_path}/digits/1.0.0" in output
-  status, output = runs.run([*tool, "digts", f"--data_dir={tmp_path}"])
-  assert status == 2
-  assert "Traceback" not in output
 
 
 def quickstart_reference(tmp_path_factory):
