@@ -28,6 +28,7 @@ HEARTBEAT_SECONDS = 20  # without a sign of life, after which a process counts a
 _PATIENCE_SECONDS = 2 * HEARTBEAT_SECONDS
 _POLL_SECONDS = 2
 _STOPPED = "mixer_jax/stopped/"
+_stopping = threading.Event()  # this process tells its own reason
 # What each process may have its own way: where its host keeps the data, and how it loads them.
 _PRIVATE = (
   "data_dir",
@@ -89,8 +90,7 @@ def _client() -> Any:
 
 def _follow() -> None:
   """Ends this process when another tells that it stops, and says why it did."""
-  while (client := _client()) is not None:
-    time.sleep(_POLL_SECONDS)
+  while (client := _client()) is not None and not _stopping.wait(_POLL_SECONDS):
     try:
       stopped = client.key_value_dir_get(_STOPPED)
     except Exception:  # the coordinator is gone, which JAX notices itself
@@ -105,8 +105,8 @@ def _follow() -> None:
 
 def stop_all(status: int, reason: str) -> None:
   """Ends this process at once and lets the others end with the same status and reason."""
-  client = _client()
-  client.key_value_set(f"{_STOPPED}{jax.process_index()}", f"{status}\n{reason}", True)
+  _stopping.set()
+  _client().key_value_set(f"{_STOPPED}{jax.process_index()}", f"{status}\n{reason}", True)
   if jax.process_index() == 0:  # the others learn it from here
     time.sleep(2 * _POLL_SECONDS)
   os._exit(status)
