@@ -155,10 +155,11 @@ def test_masked_rows_count_for_nothing():
 
 def test_mixup_mixes_neighbours_of_the_whole_batch():
   rng = np.random.default_rng(0)
-  image, label = rng.normal(size=(6, 2, 2, 3)), np.eye(6)
+  pixels, label = rng.integers(0, 256, size=(6, 2, 2, 3)), np.eye(6)
+  image = pixels / 255 * 2 - 1
   shares = []
   for seed in range(200):
-    mixed, labels = step.mixup(jax.random.key(seed), jnp.float32(image), jnp.float32(label), 0.5)
+    mixed, labels = step.mixup(jax.random.key(seed), jnp.uint8(pixels), jnp.float32(label), 0.5)
     a = float(labels[0, 0])
     np.testing.assert_allclose(labels, a * label + (1 - a) * np.roll(label, 1, axis=0), atol=1e-6)
     np.testing.assert_allclose(mixed, a * image + (1 - a) * np.roll(image, 1, axis=0), atol=1e-5)

@@ -81,6 +81,7 @@ def prepare_environment() -> None:
     TPU_SKIP_MDS_QUERY="1",  # else importing JAX waits for the metadata server of Google's cloud
     TPU_ACCELERATOR_TYPE="v3-8",
     TPU_WORKER_HOSTNAMES="localhost",
+    ALLOW_MULTIPLE_LIBTPU_LOAD="1",  # several plans at a time, or one beside a training
     TPU_STDERR_LOG_LEVEL="3",
     TPU_MIN_LOG_LEVEL="3",
   )
