@@ -11,7 +11,7 @@ evaluated by configs/evaluate.py.
 from absl import app, flags
 
 from mixer_jax.errors import InputError
-from mixer_jax.tools import command, model_flags
+from mixer_jax.tools import command, model_flags, process_flags
 
 _DATASET = flags.DEFINE_string(
   "dataset", None, "Name in mixer_jax/data/datasets.py, or directory of a prepared data set."
@@ -24,10 +24,11 @@ _DETAILS = flags.DEFINE_string(
 
 
 def main(argv: list[str]) -> None:
-  from mixer_jax import evaluation  # Late, as in train.py.
-
   command.no_arguments(argv)
   model = model_flags.chosen()
+  process_flags.join()
+  from mixer_jax import distributed, evaluation  # Late, as in train.py.
+
   if model["weights_file"] and model["config"] is None and model["workdir"] is None:
     from configs import evaluate
 
@@ -36,13 +37,15 @@ def main(argv: list[str]) -> None:
     model["config"] = evaluate.make_config(model["weights_file"])
   if _DATA_DIR.value and model["config"] is not None:
     model["config"].data.data_dir = _DATA_DIR.value
-  evaluation.evaluate(
+  arguments = {
     **model,
-    dataset=_DATASET.value,
-    split=_SPLIT.value,
-    data_dir=_DATA_DIR.value,
-    details=_DETAILS.value,
-  )
+    "dataset": _DATASET.value,
+    "split": _SPLIT.value,
+    "data_dir": _DATA_DIR.value,
+    "details": _DETAILS.value,
+  }
+  distributed.agree(arguments)
+  evaluation.evaluate(**arguments)
 
 
 if __name__ == "__main__":

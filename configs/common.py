@@ -116,6 +116,11 @@ def get_config() -> Any:
   # dimension to cut, or "auto", as without a rule (docs/scale.md).
   config.mesh.rules = ()
 
+  # A trace of these steps, in the workdir (docs/scale.md); first_step None: none.
+  config.profile = ConfigDict()
+  config.profile.first_step = placeholder(int)
+  config.profile.num_steps = 3
+
   # What a resumed run may have otherwise than the workdir's configuration.
   config.may_change = (
     "grad_accum_steps",
@@ -127,6 +132,7 @@ def get_config() -> Any:
     "checkpoint",
     "log",
     "mesh",
+    "profile",
     "may_change",
   )
   return config.lock()

@@ -45,6 +45,7 @@ class Options:
   checkpoint: Mapping
   log: Mapping
   mesh: Mapping
+  profile: Mapping
   may_change: tuple[str, ...]
 
 
@@ -125,6 +126,14 @@ class MeshOptions:
   rules: tuple[str, ...]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Profile:
+  """config.profile."""
+
+  first_step: int | None
+  num_steps: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Experiment:
   """All objects of a run.
@@ -139,7 +148,7 @@ class Experiment:
     eval_step: jitted (params, model_state, batch) -> rows of results, replicated.
     total_steps: steps of the whole run.
     train_split, eval_split: what to load, unopened.
-    init, data, evaluation, fewshot, checkpoint, log: the sections of that name.
+    init, data, evaluation, fewshot, checkpoint, log, profile: the sections of that name.
   """
 
   options: Options
@@ -161,6 +170,7 @@ class Experiment:
   fewshot: Fewshot
   checkpoint: Checkpoint
   log: Log
+  profile: Profile
 
 
 def make_mesh(config: Mapping[str, Any], devices: Sequence[Any] | None = None) -> Mesh:
@@ -188,6 +198,7 @@ def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
   fewshot = configuration.call(Fewshot, options.fewshot, "config.fewshot")
   checkpoint = configuration.call(Checkpoint, options.checkpoint, "config.checkpoint")
   log = configuration.call(Log, options.log, "config.log")
+  profile = configuration.call(Profile, options.profile, "config.profile")
   rules = configuration.call(MeshOptions, options.mesh, "config.mesh").rules
   _check_ranges(config)
   _check_batches(options, mesh)
@@ -263,6 +274,7 @@ def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
     fewshot=fewshot,
     checkpoint=checkpoint,
     log=log,
+    profile=profile,
   )
 
 
@@ -323,6 +335,8 @@ _RANGES = {
   "checkpoint.keep_best": (0, math.inf),
   "log.every_steps": (1, math.inf),
   "mesh.fsdp": (1, math.inf),
+  "profile.first_step": (1, math.inf),
+  "profile.num_steps": (1, math.inf),
 }
 
 

@@ -8,53 +8,33 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from mixer_jax import (
   checkpoint,
-  configuration,
+  distributed,
   evaluation,
   experiment,
-  finetune,
   inference,
   metrics,
   plots,
+  profiling,
   sharding,
 )
+from mixer_jax import workdir as workdirs
 from mixer_jax.data import pipeline
-from mixer_jax.errors import DivergedError, InputError, SaveError
+from mixer_jax.distributed import StopSignal
+from mixer_jax.errors import DivergedError, SaveError
 from mixer_jax.state import TrainState
 
 # Steps handed to the device ahead of the one whose loss is looked at: enough to keep it busy, few
 # enough that a signal or a NaN is met soon.
 STEPS_IN_FLIGHT = 2
-
-
-class StopSignal:
-  """Turns SIGTERM and Ctrl-C into a request to save at the next step; a second one ends at once."""
-
-  def __init__(self):
-    self.received: int | None = None
-
-  def install(self) -> "StopSignal":
-    for number in (signal.SIGTERM, signal.SIGINT):
-      signal.signal(number, self._handle)
-    return self
-
-  def _handle(self, number: int, frame: FrameType | None) -> None:
-    del frame
-    if self.received is not None:
-      os._exit(128 + number)
-    self.received = number
-    # print is not safe here: the signal may have interrupted a print.
-    os.write(2, f"{signal.Signals(number).name}: saving, then stopping\n".encode())
 
 
 def train(config: Any, workdir: str, stop: StopSignal | None = None) -> dict[str, float]:
@@ -74,13 +54,14 @@ def train(config: Any, workdir: str, stop: StopSignal | None = None) -> dict[str
     SystemExit: with 128 + signal, after saving, when asked to stop.
   """
   stop = stop or StopSignal()
+  distributed.agree({"config": config, "workdir": workdir})
   exp = experiment.build(config, experiment.make_mesh(config))
   directory = inference.directory_of(workdir)
-  _check_workdir(directory, config, exp.options.may_change)
+  workdirs.check(directory, config, exp.options.may_change)
   sources = exp.train_split.open(), exp.eval_split.open()
-  state = _initial_state(exp, directory)
+  state = workdirs.initial_state(exp, directory)
   fewshot = evaluation.make_fewshot(exp) if exp.fewshot.dataset else None
-  _claim_workdir(directory, config)
+  workdirs.claim(directory, config)
   keep = exp.checkpoint
   checkpointer = checkpoint.Checkpointer(
     directory, keep_newest=keep.keep_newest, keep_best=keep.keep_best
@@ -99,52 +80,6 @@ def train(config: Any, workdir: str, stop: StopSignal | None = None) -> dict[str
   sys.exit(128 + (stop.received or signal.SIGTERM))  # the signal may have met another process
 
 
-def _check_workdir(directory: epath.Path, config: Any, may_change: tuple[str, ...]) -> None:
-  """Raises InputError if the workdir belongs to a run with another configuration."""
-  path = directory / "config.json"
-  try:
-    if not path.exists():
-      return
-  except ImportError as e:
-    raise InputError(
-      f"workdir {directory}: {e}. Install it with pip install 'mixer-jax[gcs]'"
-    ) from e
-  except OSError as e:
-    raise InputError(f"workdir {directory} cannot be read: {e}") from e
-  changed = configuration.differences(configuration.load(path), config, may_change)
-  if changed:
-    listed = "\n  ".join(changed)
-    raise InputError(
-      f"{directory} belongs to a run with another configuration:\n  {listed}\nChoose another "
-      "workdir, or give the configuration that it was started with."
-    )
-
-
-def _claim_workdir(directory: epath.Path, config: Any) -> None:
-  """Creates the workdir and leaves the configuration in it; raises InputError if it cannot."""
-  if jax.process_index():
-    return
-  try:
-    directory.mkdir(parents=True, exist_ok=True)
-    configuration.save(directory / "config.json", config)
-  except OSError as e:
-    raise InputError(f"workdir {directory} is not writable: {e}") from e
-
-
-def _initial_state(exp: experiment.Experiment, directory: epath.Path) -> TrainState:
-  step, damaged = checkpoint.find_intact(directory, quarantine=True)
-  for line in damaged:
-    metrics.say(f"WARNING: {line}; moved to damaged_checkpoints, continuing from step {step}")
-  if step is None:
-    state = exp.init_state()
-    if exp.init.weights is None:
-      return state
-    params, line = finetune.initial_params(exp)
-    metrics.say(line)
-    return state.replace(params=params)
-  return checkpoint.restore(directory, step, exp.abstract_state, exp.shardings.state)
-
-
 def _headline(exp: experiment.Experiment, directory: epath.Path, start_step: int) -> str:
   parameters = sum(x.size for x in jax.tree.leaves(exp.abstract_state.params))
   device = exp.mesh.devices.flat[0]
@@ -158,7 +93,20 @@ def _headline(exp: experiment.Experiment, directory: epath.Path, start_step: int
     f" {exp.eval_split.num_examples:,} images\n"
     f"{exp.mesh.size} × {device.device_kind} in {jax.process_count()} process(es),"
     f" batch {exp.options.batch_size}, {exp.total_steps} steps\n"
+    f"{_placement(exp)}\n"
     f"workdir {directory}: {begin}"
+  )
+
+
+def _placement(exp: experiment.Experiment) -> str:
+  """Returns where the state lives: a line, or a table where the configuration shards parameters."""
+  size = sharding.bytes_per_device(exp.abstract_state, exp.shardings.state)
+  line = f"state of {size / 1e6:,.3f} MB on each device"
+  if exp.mesh.shape.get("fsdp", 1) == 1:
+    return line
+  shards = sharding.table(sharding.describe(exp.abstract_state, exp.shardings))
+  return (
+    f"{line}: {exp.mesh.shape['data']} copies, each on {exp.mesh.shape['fsdp']} devices\n{shards}"
   )
 
 
@@ -197,6 +145,9 @@ class _Run:
     self._skipped = int(self._writer.last("skipped_records", 0)) if self._writer else 0
     self._rows = sharding.local_rows(exp.shardings.batch, exp.options.batch_size)
     self._fewshot = fewshot
+    self._profiler = profiling.StepProfiler(
+      directory, first_step=exp.profile.first_step, num_steps=exp.profile.num_steps
+    )
     self._evaluated: dict[int, tuple[dict[str, float], dict[str, np.ndarray]]] = {}
 
   def train(self, state: TrainState, start_step: int, stop: StopSignal) -> TrainState:
@@ -205,12 +156,15 @@ class _Run:
     with self._batches(start_step) as batches:
       for step in range(start_step + 1, exp.total_steps + 1):
         batch = next(batches)
-        state, step_metrics = exp.train_step(state, self._put(batch))
+        with self._profiler.step(step):
+          state, step_metrics = exp.train_step(state, self._put(batch))
         self._pending.append((step, step_metrics))
+        if line := self._profiler.finish(step, step_metrics):
+          metrics.say(line)
         if step == start_step + 1:
           self._report_compilation(step)
         evaluate = step == exp.total_steps or step % exp.evaluation.every_steps == 0
-        stopping = self._asked_to_stop(step, stop)
+        stopping = stop.asked(step)
         # What was evaluated is saved, so that the best can be kept.
         save = evaluate or step % exp.checkpoint.every_steps == 0 or stopping
         # What is evaluated or saved must be known to be finite.
@@ -271,14 +225,6 @@ class _Run:
   def _put(self, batch: pipeline.Batch) -> dict[str, jax.Array]:
     exp = self._exp
     return sharding.put_batch(batch, exp.shardings.batch, self._rows, exp.options.batch_size)
-
-  def _asked_to_stop(self, step: int, stop: StopSignal) -> bool:
-    """True once a signal came; several processes agree at the log's steps, so that none goes alone."""
-    if jax.process_count() == 1:
-      return stop.received is not None
-    if step % self._exp.log.every_steps:
-      return False
-    return bool(np.any(multihost_utils.process_allgather(np.int32(stop.received is not None))))
 
   def _report_compilation(self, step: int) -> None:
     """Waits for the first step, so that its compilation does not count as speed."""

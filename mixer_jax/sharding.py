@@ -189,15 +189,15 @@ class Placement(NamedTuple):
 
   Attributes:
     name: of the parameters, the blocks' numbers as "*".
-    count: parameters of this name.
+    number: parameters of this name.
     shape: of one.
     cut: dimension that is cut along "fsdp", or WHOLE.
-    params_bytes, state_bytes: per device, of all `count`; of the parameters, and with their optimizer
+    params_bytes, state_bytes: per device, of all `number`; of the parameters, and with their optimizer
       state.
   """
 
   name: str
-  count: int
+  number: int
   shape: tuple[int, ...]
   cut: int
   params_bytes: int
@@ -231,7 +231,7 @@ def describe(abstract_state: Any, shardings: Shardings) -> list[Placement]:
     key = (pattern, x.shape, cut_dimension(s))
     before = found.get(key, Placement(pattern, 0, x.shape, key[2], 0, 0))
     found[key] = before._replace(
-      count=before.count + 1,
+      number=before.number + 1,
       params_bytes=before.params_bytes + size,
       state_bytes=before.state_bytes + state_size,
     )
@@ -242,16 +242,16 @@ def table(placements: Iterable[Placement]) -> str:
   """Returns the placements as text, a line each, with the sums."""
   placements = list(placements)
   width = max(len(p.name) for p in placements)
-  lines = [f"{'parameter':{width}}  count  {'shape':>18}  {'cut':>9}  MB a device  with optimizer"]
+  lines = [f"{'parameter':{width}}  number  {'shape':>18}  {'cut':>9}  MB a device  with optimizer"]
   for p in placements:
     cut = "whole" if p.cut == WHOLE else f"dim {p.cut}"
     lines.append(
-      f"{p.name:{width}}  {p.count:>5}  {p.shape!s:>18}  {cut:>9}  {p.params_bytes / 1e6:>11.3f}"
+      f"{p.name:{width}}  {p.number:>6}  {p.shape!s:>18}  {cut:>9}  {p.params_bytes / 1e6:>11.3f}"
       f"  {p.state_bytes / 1e6:>14.3f}"
     )
   total = (sum(p.params_bytes for p in placements), sum(p.state_bytes for p in placements))
   lines.append(
-    f"{'all':{width}}  {sum(p.count for p in placements):>5}  {'':18}  {'':9}"
+    f"{'all':{width}}  {sum(p.number for p in placements):>6}  {'':18}  {'':9}"
     f"  {total[0] / 1e6:>11.3f}  {total[1] / 1e6:>14.3f}"
   )
   return "\n".join(lines)

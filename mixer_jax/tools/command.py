@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -24,13 +25,19 @@ def run(app_run: Callable[..., Any], main: Callable[[list[str]], Any]) -> None:
   def guarded(argv: list[str]) -> None:
     try:
       main(argv)
-    except InputError as e:
-      _report(e)
-      _exit(2, at_once=False)
-    except (DivergedError, SaveError) as e:
+    except Exception as e:
+      if _others() and not isinstance(e, InputError | DivergedError):
+        _others().wait_for_loss()
+      if not isinstance(e, InputError | DivergedError | SaveError):
+        if not _others():
+          raise
+        traceback.print_exc()
       _report(e)
       # Threads of Orbax may still hold what they could not write, and would say so at their end.
-      _exit(1, at_once=True)
+      _exit(2 if isinstance(e, InputError) else 1, e, at_once=not isinstance(e, InputError))
+    finally:
+      if _others():
+        sys.modules["jax"].distributed.shutdown()
 
   def parse(argv: list[str]) -> list[str]:
     try:
@@ -49,10 +56,21 @@ def run(app_run: Callable[..., Any], main: Callable[[list[str]], Any]) -> None:
   app_run(guarded, flags_parser=parse)
 
 
-def _exit(status: int, at_once: bool) -> None:
-  """Exits; at once where other processes would be waited for that wait for this one."""
+def _others() -> Any:
+  """Returns mixer_jax.distributed in one of several processes, None elsewhere, where it is not needed."""
   jax = sys.modules.get("jax")
-  if at_once or (jax is not None and jax.distributed.is_initialized()):
+  if jax is None or not jax.distributed.is_initialized():
+    return None
+  from mixer_jax import distributed
+
+  return distributed
+
+
+def _exit(status: int, error: Exception, at_once: bool) -> None:
+  """Exits; in one of several processes the others learn why, which wait for this one."""
+  if _others():
+    _others().stop_all(status, _text(error))
+  if at_once:
     os._exit(status)
   sys.exit(status)
 
@@ -69,8 +87,12 @@ def loaded(flag: Any) -> Any:
 
 
 def _report(error: Exception) -> None:
+  print(f"error: {_text(error)}", file=sys.stderr, flush=True)
+
+
+def _text(error: Exception) -> str:
   text = str(error.args[0]) if error.args else repr(error)
   # ml_collections turns what a configuration file raises into the text of a traceback.
   if "Traceback (most recent call last)" in text:
     text = text.strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.InputError: ")
-  print(f"error: {text.strip()}", file=sys.stderr, flush=True)
+  return text.strip()

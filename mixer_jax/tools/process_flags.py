@@ -1,0 +1,52 @@
+"""The flags by which a command becomes one of several processes.
+
+A module apart, because importing it defines the flags.
+"""
+
+import os
+
+from absl import flags
+
+from mixer_jax.errors import InputError
+from mixer_jax.tools import supervisor
+
+_DISTRIBUTED = flags.DEFINE_bool(
+  "distributed", False, "One of several processes; on TPU pods, GKE and Slurm they find each other."
+)
+_COORDINATOR = flags.DEFINE_string(
+  "coordinator", None, "With --distributed: HOST:PORT of process 0."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --distributed: how many.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --distributed: which one, from 0.")
+_JOIN_SECONDS = flags.DEFINE_integer(
+  "join_seconds", 300, "With --distributed: how long the processes wait for each other.", 1
+)
+
+
+def join() -> None:
+  """Joins the other processes, if --distributed says so.
+
+  Raises:
+    InputError: flags that do not go together, or nothing to find the other processes by.
+  """
+  place = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+  if not _DISTRIBUTED.value:
+    if place != (None, None, None):
+      raise InputError("--coordinator, --num_processes and --process_id need --distributed.")
+    return
+  _check(*place)
+  supervisor.supervise(_COORDINATOR.value or "(found by JAX)", _JOIN_SECONDS.value)
+  # JAX's coordination service reports at length what the supervisor says in a line.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  from mixer_jax import distributed  # Late: it imports JAX, which the supervisor does not need.
+
+  distributed.join(*place, _JOIN_SECONDS.value)
+
+
+def _check(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+  if coordinator is not None and not coordinator.rpartition(":")[2].isdecimal():
+    raise InputError(f"--coordinator={coordinator} is not HOST:PORT.")
+  if num_processes is not None and process_id is not None and not 0 <= process_id < num_processes:
+    raise InputError(
+      f"--process_id={process_id} is not one of {num_processes} processes; they count from 0."
+    )

@@ -1,0 +1,95 @@
+"""What each of several processes does in test_multiprocess.py, and the one that they are compared with."""
+
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+from jax.experimental import multihost_utils
+
+from mixer_jax import distributed, evaluation, experiment, sharding
+from mixer_jax.data import pipeline
+from tests.configurations import small_config
+
+STEPS = 20
+# (copies, shards of a copy, accumulation steps) on four devices; test_step.py has more
+MESHES = [(4, 1, 1), (1, 4, 1)]
+RULES = ("head/bias=replicate", "stem/kernel=3", ".*=0")
+
+
+def train(data, fsdp, accum) -> dict[str, Any]:
+  """Trains for 20 steps from a state with a non-zero head; returns what came of it, as whole arrays.
+
+  With momentum SGD without clipping and decay, the trace after the first step is the gradient.
+  """
+  config = small_config(mixup_p=0.0, grad_accum_steps=accum, learning_rate=0.03)
+  config.model.stoch_depth, config.model.num_blocks = 0.0, 1  # compiling takes most of the time
+  config.optimizer.name, config.optimizer.clip_norm = "momentum", None
+  config.optimizer.weight_decay = 0.0
+  config.mesh.data, config.mesh.fsdp = data, fsdp
+  config.mesh.rules = RULES if fsdp > 1 else ()
+  exp = experiment.build(config, experiment.make_mesh(config))
+  state = exp.init_state()
+  shape = state.params["head"]["kernel"].shape
+  head = jax.device_put(
+    np.asarray(jax.random.normal(jax.random.key(1), shape)),
+    exp.shardings.state.params["head"]["kernel"],
+  )
+  params = {**state.params, "head": {**state.params["head"], "kernel": head}}
+  state = state.replace(params=params)
+  rows = sharding.local_rows(exp.shardings.batch, config.batch_size)
+  batches = pipeline.TrainBatches(
+    exp.train_split,
+    exp.train_split.open(),
+    seed=0,
+    batch_size=config.batch_size,
+    rows=rows,
+    total_steps=STEPS,
+  )
+  found: dict[str, Any] = {"losses": []}
+  for step in range(STEPS):
+    batch = sharding.put_batch(batches[step], exp.shardings.batch, rows, config.batch_size)
+    state, metrics = exp.train_step(state, batch)
+    found["losses"].append(float(metrics["loss"]))
+    if step == 0:
+      found |= flat("gradient", state.opt_state[1].trace)
+  found |= flat("params", state.params)
+  found |= {f"bytes/{k}": v for k, v in bytes_by_device(state).items()}
+  results, _ = evaluation.evaluate_split(
+    exp, state.params, state.model_state, exp.eval_split.open()
+  )
+  found |= {f"evaluation/{k}": v for k, v in results.items()}
+  found["read"] = np.array([batches.indices(step) for step in range(STEPS)])
+  return found
+
+
+def flat(prefix, tree):
+  """Returns {prefix/name: whole array}."""
+  whole = multihost_utils.process_allgather(tree, tiled=True)
+  return {
+    f"{prefix}/{k}": np.asarray(v) for k, v in traverse_util.flatten_dict(whole, sep="/").items()
+  }
+
+
+def bytes_by_device(state):
+  """Returns the bytes that params and opt_state really take on this process's first device."""
+  device = jax.local_devices()[0]
+  return {
+    name: sum(
+      shard.data.nbytes
+      for x in jax.tree.leaves(tree)
+      for shard in x.addressable_shards
+      if shard.device == device
+    )
+    for name, tree in (("params", state.params), ("opt_state", state.opt_state))
+  }
+
+
+if __name__ == "__main__":
+  out, coordinator, count, number = sys.argv[1:]
+  distributed.join(coordinator, int(count), int(number), 120)
+  for mesh in MESHES:
+    name = "-".join(map(str, mesh))
+    np.savez(f"{out}/{name}-process{number}.npz", **train(*mesh))
+  jax.distributed.shutdown()

@@ -1,0 +1,41 @@
+"""The trace that config.profile writes."""
+
+import gzip
+import json
+import signal
+
+import jax
+import pytest
+
+from mixer_jax import experiment, loop
+from mixer_jax.errors import InputError
+from tests.configurations import small_config
+from tests.test_loop import StopAfter
+
+
+def test_a_trace_holds_the_named_steps(tmp_path, capsys):
+  config = small_config()
+  config.profile.first_step, config.profile.num_steps = 3, 2
+  with pytest.raises(SystemExit) as stop:
+    loop.train(config, str(tmp_path), StopAfter(5))
+  assert stop.value.code == 128 + signal.SIGTERM
+  assert "traced steps 3 to 4 into" in capsys.readouterr().out
+  (xplane,) = (tmp_path / "plugins" / "profile").glob("*/*.xplane.pb")  # where XProf looks
+  events = [
+    dict(event.stats)
+    for plane in jax.profiler.ProfileData.from_file(str(xplane)).planes
+    for line in plane.lines
+    for event in line.events
+    if event.name == "train"
+  ]
+  assert sorted(e["step_num"] for e in events) == [3, 4]
+  (trace,) = xplane.parent.glob("*.trace.json.gz")
+  names = {e.get("name") for e in json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]}
+  assert "train" in names
+
+
+def test_profile_of_no_step_is_named():
+  config = small_config()
+  config.profile.num_steps = 0
+  with pytest.raises(InputError, match=r"config\.profile\.num_steps is 0"):
+    experiment.build(config, experiment.make_mesh(config))
