@@ -66,7 +66,7 @@ def make(
     program: the compiled step, None if it was refused.
     needed_bytes: of memory on each.
   """
-  image = jax.ShapeDtypeStruct((1, exp.options.image_size, exp.options.image_size, 3), jnp.float32)
+  image = abstract_image(exp)
   state = exp.abstract_state
   forward = flops.forward_flops(exp.model, state.params, image, **state.model_state)
   training = flops.training_flops(exp.model, state.params, image, **state.model_state)
@@ -104,6 +104,11 @@ def make(
       exp.options.image_size,
     ),
   )
+
+
+def abstract_image(exp: Experiment) -> jax.ShapeDtypeStruct:
+  """Returns shape and type of a batch of one image, as the model sees it."""
+  return jax.ShapeDtypeStruct((1, exp.options.image_size, exp.options.image_size, 3), jnp.float32)
 
 
 def _settings(exp: Experiment) -> dict[str, Any]:
