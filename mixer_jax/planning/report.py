@@ -216,8 +216,8 @@ def _costs(report: Report, times: estimate.Estimate) -> Rows:
     ),
     (
       "",
-      f"A bound: what the paper measured is {100 * low:.0f}–{100 * high:.0f} % of such estimates, "
-      f"which would be {_number(times.core_days / high)} to {_number(times.core_days / low)} core-days",
+      f"A bound: what the paper measured is {100 * low:.0f}–{100 * high:.0f} % of such estimates, here "
+      f"{_number(times.core_days / high)} to {_number(times.core_days / low)} core-days",
     ),
     *(_paper(report, times, report.published) if report.published else []),
   ]
@@ -229,9 +229,9 @@ def _paper(report: Report, times: estimate.Estimate, row: published.Published) -
   speed = f"inference {row.inference_images_per_sec:,} images/s/core"
   if on_v3:
     best = times.inference_images_per_sec_per_core
-    cost += f" ({100 * times.core_days / row.core_days:.0f} % of the bound's speed)"
-    speed += f" ({100 * row.inference_images_per_sec / best:.0f} % of its bound, {best:,.0f})"
-  return [("paper, TPU v3", f"{cost}; {speed}")]
+    cost += f": {100 * times.core_days / row.core_days:.0f} % of the bound's speed"
+    speed += f": {100 * row.inference_images_per_sec / best:.0f} % of its bound, {best:,.0f}"
+  return [("paper, TPU v3", cost), ("", speed)]
 
 
 def _bytes(size: float) -> str:
