@@ -203,6 +203,12 @@ def _step(report: Report, program: Program) -> Rows:
 
 def _costs(report: Report, times: estimate.Estimate) -> Rows:
   low, high = estimate.MEASURED_SHARE
+  bound = (
+    f"A bound: what the paper measured is {100 * low:.0f}–{100 * high:.0f} % of such estimates"
+  )
+  if times.core_days >= 0.01:
+    range_ = f"{_number(times.core_days / high)} to {_number(times.core_days / low)}"
+    bound += f", here {range_} core-days"
   return [
     (
       "at best",
@@ -214,11 +220,7 @@ def _costs(report: Report, times: estimate.Estimate) -> Rows:
       f"{report.total_steps:,} steps, at best {_number(times.days * 24)} hours, "
       f"{_number(times.core_days)} core-days",
     ),
-    (
-      "",
-      f"A bound: what the paper measured is {100 * low:.0f}–{100 * high:.0f} % of such estimates, here "
-      f"{_number(times.core_days / high)} to {_number(times.core_days / low)} core-days",
-    ),
+    ("", bound),
     *(_paper(report, times, report.published) if report.published else []),
   ]
 
