@@ -12,6 +12,7 @@ import csv
 import json
 import pathlib
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -33,14 +34,14 @@ COLUMNS = (
   "config", "topology", "objective", "cores", "fits", "grad_accum_steps", "remat", "fsdp",
   "arguments_gib", "temporaries_gib", "needed_gib", "limit_gib", "tflop", "gb_moved", "collectives",
   "bound_ms", "bound_by", "images_per_sec_per_core", "mfu", "core_days", "paper_core_days",
-  "compile_seconds", "trials", "seconds",
+  "compile_seconds", "trials", "seconds", "cpu_seconds",
 )  # fmt: skip
 
 
 def plan(config: str, topology: str, objective: str) -> dict[str, object]:
   """Returns a row of the results; raises RuntimeError if the command failed."""
   name, _, variant = config.partition(":")
-  begin = time.perf_counter()
+  begin, cpu = time.perf_counter(), _cpu_seconds()
   done = subprocess.run(
     [
       sys.executable, "-m", "mixer_jax.tools.plan", f"--config=configs/{name}.py:{variant}",
@@ -58,7 +59,14 @@ def plan(config: str, topology: str, objective: str) -> dict[str, object]:
     "objective": objective,
     "trials": trials,
     "seconds": round(time.perf_counter() - begin),
+    "cpu_seconds": round(_cpu_seconds() - cpu),
   }
+
+
+def _cpu_seconds() -> float:
+  """Returns the processor time of the processes that this one has waited for."""
+  usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+  return usage.ru_utime + usage.ru_stime
 
 
 def row_of(found: dict) -> dict[str, object]:
@@ -109,7 +117,9 @@ def append(path: pathlib.Path, row: dict[str, object]) -> None:
 
 def markdown(rows: list[dict[str, str]]) -> str:
   """Returns the results as a Markdown table."""
-  columns = [c for c in COLUMNS if c not in ("collectives", "trials", "seconds", "cores")]
+  columns = [
+    c for c in COLUMNS if c not in ("collectives", "trials", "seconds", "cpu_seconds", "cores")
+  ]
   lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
   return "\n".join(lines + ["| " + " | ".join(r[c] for c in columns) + " |" for r in rows])
 

@@ -5,6 +5,7 @@ compilation and takes a minute, so what cannot fit by an optimistic estimate is 
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ _MIN_ROWS = 8
 # At best: recomputing blocks leaves their inputs of the activations, sharding the state leaves the
 # activations beside the gradients.
 _REMAT_LEAVES, _SHARDS_LEAVE = 1 / 8, 1 / 2
-# A setting must save this share to count as less memory.
+# A setting must save this share, of memory or operations, to count.
 _WORTH = 0.05
 
 
@@ -107,9 +108,16 @@ Arguments = Callable[[Setting], int | None]
 
 
 def cheapest(
-  space: Space, try_setting: Try, argument_bytes: Arguments, limit_bytes: int | None
+  space: Space,
+  try_setting: Try,
+  argument_bytes: Arguments,
+  limit_bytes: int | None,
+  model_flops: float,
 ) -> Iterator[Trial]:
   """Yields trials in the order of `Space.by_cost` until one fits.
+
+  Where memory is short the compiler recomputes on its own, and smaller parts may be faster. So a trial
+  that fits with more operations than the model has is followed by one more that fits.
 
   Args:
     space: what to choose from.
@@ -117,6 +125,7 @@ def cheapest(
     argument_bytes: bytes of state and batch on a device with a setting; None: it cannot be (a rule of
       the mesh forbids it).
     limit_bytes: memory of a device; None: whatever compiles fits.
+    model_flops: of a step on a device, nothing recomputed.
   """
   trials: list[Trial] = []
   for setting in space.by_cost():
@@ -128,7 +137,8 @@ def cheapest(
       continue
     trials.append(try_setting(setting))
     yield trials[-1]
-    if trials[-1].fits(limit_bytes):
+    fitting = [t for t in trials if t.fits(limit_bytes)]
+    if len(fitting) == 2 or (fitting and _flops(fitting[0]) < (1 + _WORTH) * model_flops):
       return
 
 
@@ -171,6 +181,16 @@ def _changes(space: Space) -> list[list[dict[str, Any]]]:
     [{"remat": remat} for remat in space.remats()[1:]],
     [{"fsdp": fsdp} for fsdp in space.shards()[1:][-1:]],
   ]
+
+
+def least_flops(trials: list[Trial], limit_bytes: int | None) -> Trial:
+  """Returns the trial with the fewest operations among those that fit, else the last."""
+  fitting = [t for t in trials if t.fits(limit_bytes)]
+  return min(fitting, key=_flops) if fitting else trials[-1]
+
+
+def _flops(trial: Trial) -> float:
+  return trial.program.flops if trial.program else math.inf
 
 
 def least_temporaries(trials: list[Trial]) -> Trial:

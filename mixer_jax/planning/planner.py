@@ -8,7 +8,7 @@ import jax
 
 from mixer_jax import experiment, models
 from mixer_jax.errors import InputError
-from mixer_jax.planning import chips, fit, program, report, topology
+from mixer_jax.planning import chips, fit, flops, program, report, topology
 
 
 class Planner:
@@ -37,19 +37,24 @@ class Planner:
     """
     space = self._space()
     if objective is None:
-      trials = [self.attempt(space.start)]
+      return self._report(self.attempt(space.start))
+    if objective == "memory":
+      search = fit.smallest(space, self.attempt, self.argument_bytes)
     else:
-      search = (
-        fit.smallest(space, self.attempt, self.argument_bytes)
-        if objective == "memory"
-        else fit.cheapest(space, self.attempt, self.argument_bytes, self._limit_bytes)
+      search = fit.cheapest(
+        space,
+        self.attempt,
+        self.argument_bytes,
+        self._limit_bytes,
+        self._model_flops(space.start),
       )
-      trials = []
-      for trial in search:
-        say(_line(trial, self._limit_bytes))
-        trials.append(trial)
-    best = fit.least_temporaries(trials) if objective == "memory" else trials[-1]
-    return self._report(best)
+    trials = []
+    for trial in search:
+      say(_line(trial, self._limit_bytes))
+      trials.append(trial)
+    if objective == "memory":
+      return self._report(fit.least_temporaries(trials))
+    return self._report(fit.least_flops(trials, self._limit_bytes))
 
   def attempt(self, setting: fit.Setting) -> fit.Trial:
     """Compiles the step with a setting."""
@@ -68,6 +73,14 @@ class Planner:
         size = None
       self._argument_bytes[setting.fsdp] = size
     return self._argument_bytes[setting.fsdp]
+
+  def _model_flops(self, setting: fit.Setting) -> float:
+    exp = self._build(setting)
+    image = report.abstract_image(exp)
+    per_image = flops.training_flops(
+      exp.model, exp.abstract_state.params, image, **exp.abstract_state.model_state
+    )
+    return per_image * exp.options.batch_size / exp.mesh.size
 
   def _build(self, setting: fit.Setting) -> experiment.Experiment:
     config = copy.deepcopy(self._config)

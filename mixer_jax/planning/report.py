@@ -66,7 +66,7 @@ def make(
     program: the compiled step, None if it was refused.
     needed_bytes: of memory on each.
   """
-  image = jax.ShapeDtypeStruct((1, exp.options.image_size, exp.options.image_size, 3), jnp.float32)
+  image = abstract_image(exp)
   state = exp.abstract_state
   forward = flops.forward_flops(exp.model, state.params, image, **state.model_state)
   training = flops.training_flops(exp.model, state.params, image, **state.model_state)
@@ -104,6 +104,11 @@ def make(
       exp.options.image_size,
     ),
   )
+
+
+def abstract_image(exp: Experiment) -> jax.ShapeDtypeStruct:
+  """Returns shape and type of a batch of one image, as the model sees it."""
+  return jax.ShapeDtypeStruct((1, exp.options.image_size, exp.options.image_size, 3), jnp.float32)
 
 
 def _settings(exp: Experiment) -> dict[str, Any]:
@@ -198,6 +203,12 @@ def _step(report: Report, program: Program) -> Rows:
 
 def _costs(report: Report, times: estimate.Estimate) -> Rows:
   low, high = estimate.MEASURED_SHARE
+  bound = (
+    f"A bound: what the paper measured is {100 * low:.0f}–{100 * high:.0f} % of such estimates"
+  )
+  if times.core_days >= 0.01:
+    range_ = f"{_number(times.core_days / high)} to {_number(times.core_days / low)}"
+    bound += f", here {range_} core-days"
   return [
     (
       "at best",
@@ -209,11 +220,7 @@ def _costs(report: Report, times: estimate.Estimate) -> Rows:
       f"{report.total_steps:,} steps, at best {_number(times.days * 24)} hours, "
       f"{_number(times.core_days)} core-days",
     ),
-    (
-      "",
-      f"A bound: what the paper measured is {100 * low:.0f}–{100 * high:.0f} % of such estimates, "
-      f"which would be {_number(times.core_days / high)} to {_number(times.core_days / low)} core-days",
-    ),
+    ("", bound),
     *(_paper(report, times, report.published) if report.published else []),
   ]
 
@@ -224,9 +231,9 @@ def _paper(report: Report, times: estimate.Estimate, row: published.Published) -
   speed = f"inference {row.inference_images_per_sec:,} images/s/core"
   if on_v3:
     best = times.inference_images_per_sec_per_core
-    cost += f" ({100 * times.core_days / row.core_days:.0f} % of the bound's speed)"
-    speed += f" ({100 * row.inference_images_per_sec / best:.0f} % of its bound, {best:,.0f})"
-  return [("paper, TPU v3", f"{cost}; {speed}")]
+    cost += f": {100 * times.core_days / row.core_days:.0f} % of the bound's speed"
+    speed += f": {100 * row.inference_images_per_sec / best:.0f} % of its bound, {best:,.0f}"
+  return [("paper, TPU v3", cost), ("", speed)]
 
 
 def _bytes(size: float) -> str:

@@ -1,11 +1,13 @@
 """The search against trying everything, on a made-up memory."""
 
+import dataclasses
+
 import pytest
 
 from mixer_jax.planning import fit
 from mixer_jax.planning.program import Memory, Program
 
-STATE, ACTIVATIONS = 1600, 12_800
+STATE, ACTIVATIONS, MODEL = 1600, 12_800, 1e9
 
 
 def arguments(s):
@@ -17,7 +19,7 @@ def trial_of(s):
   sums = 400 if s.grad_accum_steps > 1 else 0
   activations = ACTIVATIONS // s.grad_accum_steps // (4 if s.remat == "block" else 1)
   memory = Memory(arguments=arguments(s), outputs=0, temporaries=activations + sums, code=0)
-  program = Program(memory=memory, flops=1, bytes_moved=1, collectives=[], compile_seconds=0)
+  program = Program(memory=memory, flops=MODEL, bytes_moved=1, collectives=[], compile_seconds=0)
   return fit.Trial(s, memory.total, program)
 
 
@@ -34,7 +36,7 @@ def space(**changes):
 @pytest.mark.parametrize("limit", [15_000, 9000, 4000, 2500, 2300, 1700, 1200, 800, 700])
 def test_cheapest_is_the_first_in_order_that_fits(limit):
   expected = next(s for s in space().by_cost() if trial_of(s).needed_bytes <= limit)
-  trials = list(fit.cheapest(space(), trial_of, arguments, limit))
+  trials = list(fit.cheapest(space(), trial_of, arguments, limit, MODEL))
   assert trials[-1].setting == expected
   assert trials[-1].fits(limit)
   assert not any(t.fits(limit) for t in trials[:-1])
@@ -46,14 +48,31 @@ def test_a_refused_program_does_not_fit_whatever_it_needs():
     t = trial_of(s)
     return t if t.needed_bytes <= 2500 else fit.Trial(s, t.needed_bytes, None)
 
-  trials = list(fit.cheapest(space(), refused, arguments, 2500))
+  trials = list(fit.cheapest(space(), refused, arguments, 2500, MODEL))
   assert trials[-1].program is not None
   assert [t.program for t in trials[:-1]] == [None] * (len(trials) - 1)
   assert not fit.Trial(trials[0].setting, 1, None).fits(2500)
 
 
+def test_what_the_compiler_recomputes_is_weighed_against_smaller_parts():
+  """It squeezes everything into 9000, with a fifth more operations."""
+
+  def squeezed(s):
+    t = trial_of(s)
+    more = dataclasses.replace(t.program, flops=1.2 * MODEL)
+    return t if t.needed_bytes <= 9000 else fit.Trial(s, 9000, more)
+
+  trials = list(fit.cheapest(space(), squeezed, arguments, 9000, MODEL))
+  assert [t.setting.grad_accum_steps for t in trials] == [1, 2]
+  assert all(t.fits(9000) for t in trials)
+  assert fit.least_flops(trials, 9000) == trials[1]
+  alone = list(fit.cheapest(space(), trial_of, arguments, 15_000, MODEL))
+  assert fit.least_flops(alone, 15_000) == alone[0]
+  assert len(alone) == 1
+
+
 def test_nothing_fits():
-  trials = list(fit.cheapest(space(), trial_of, arguments, 300))
+  trials = list(fit.cheapest(space(), trial_of, arguments, 300, MODEL))
   assert trials
   assert not any(t.fits(300) for t in trials)
 
@@ -84,7 +103,7 @@ def test_what_the_rules_of_the_mesh_forbid_is_not_tried():
     return None if s.fsdp > 1 else arguments(s)
 
   for trials in (
-    fit.cheapest(space(), trial_of, some, 1200),
+    fit.cheapest(space(), trial_of, some, 1200, MODEL),
     fit.smallest(space(), trial_of, some),
   ):
     assert {t.setting.fsdp for t in trials} == {1}

@@ -33,9 +33,7 @@ def test_mixer_by_hand():
   assert flops.training_flops(model, params, image) == 3 * expected
 
 
-@pytest.mark.parametrize(
-  ("variant", "gmacs"), [("B/16", 12.62), ("L/16", 44.60), ("S/32", 1.0), ("B/32", 3.24)]
-)
+@pytest.mark.parametrize(("variant", "gmacs"), [("B/16", 12.62), ("S/32", 1.0)])
 def test_published_sizes(variant, gmacs):
   """Multiply-accumulates of the published sizes as timm's benchmark table has them (224 px)."""
   model = models.build("mixer", variant=variant, num_classes=1000)
