@@ -4,6 +4,7 @@ The paper reports inference at the batch size that suits each model best (sectio
 the jitted predict step of inference.py on images that are on the device already: uint8 to logits.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -58,16 +59,17 @@ def measure(config: Any, batch_sizes: Iterable[int] = BATCH_SIZES) -> Throughput
   """
   one = {**config, "batch_size": 1, "grad_accum_steps": 1, "mesh": {"data": 1}}
   exp = experiment.build(one, experiment.make_mesh(one))
-  step = inference.make_predict_step(exp, lambda batch, outputs: outputs["logits"])
+  step = inference.make_predict_step(exp, _logits)
   state = exp.abstract_state
   params, model_state = jax.tree.map(
     lambda x: jnp.zeros(x.shape, x.dtype), (state.params, state.model_state)
   )
   device, size, speeds, slower = exp.mesh.devices.flat[0], exp.options.image_size, {}, 0
   for batch_size in batch_sizes:
-    image = jax.device_put(jnp.zeros((batch_size, size, size, 3), jnp.uint8), exp.shardings.batch)
+    batch = {"image": jnp.zeros((batch_size, size, size, 3), jnp.uint8)}
+    batch = jax.device_put(batch, exp.shardings.batch)
     try:
-      seconds = _seconds(lambda batch={"image": image}: step(params, model_state, batch))  # noqa: B006
+      seconds = _seconds(functools.partial(step, params, model_state, batch))
     except jax.errors.JaxRuntimeError as e:
       if "RESOURCE_EXHAUSTED" not in str(e) and "Out of memory" not in str(e):
         raise
@@ -83,6 +85,11 @@ def measure(config: Any, batch_sizes: Iterable[int] = BATCH_SIZES) -> Throughput
   return Throughput(speeds[best], best, speeds)
 
 
+def _logits(batch: Any, outputs: Any) -> jax.Array:
+  del batch
+  return outputs["logits"]
+
+
 def _seconds(call: Callable[[], Any]) -> float:
   """Returns the median time of a call, compiled before, of as many as fill half a second."""
   jax.block_until_ready(call())
@@ -92,9 +99,9 @@ def _seconds(call: Callable[[], Any]) -> float:
   times = []
   for _ in range(_REPEATS):
     begin = time.perf_counter()
-    for _ in range(count):
-      out = call()
-    jax.block_until_ready(out)
+    for _ in range(count - 1):
+      call()
+    jax.block_until_ready(call())  # devices take their calls in order
     times.append((time.perf_counter() - begin) / count)
   return statistics.median(times)
 

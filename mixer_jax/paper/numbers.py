@@ -10,7 +10,7 @@ Row = dict[str, str]
 @functools.cache
 def rows(name: str) -> tuple[Row, ...]:
   """Returns the rows of `name`.csv: "table1_architectures", "table3_scale", …"""
-  text = (resources.files(__package__) / f"{name}.csv").read_text(encoding="utf-8")
+  text = (resources.files("mixer_jax.paper") / f"{name}.csv").read_text(encoding="utf-8")
   return tuple(csv.DictReader(text.splitlines()))
 
 

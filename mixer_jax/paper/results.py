@@ -8,7 +8,6 @@ what cannot be used is named and left out.
 
 import dataclasses
 import json
-import math
 import os
 import pathlib
 from typing import Any
@@ -130,8 +129,8 @@ def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def _share(record: dict[str, Any], name: str, where: str) -> float:
-  value = record.get(name)
+  value: Any = record.get(name)
   number = isinstance(value, int | float) and not isinstance(value, bool)
-  if not number or not math.isfinite(value) or not 0 <= value <= 1:
+  if not number or not 0 <= value <= 1:  # NaN is in no order
     raise _UnreadableError(f"{where}: {name} is {value!r}, no share from 0 to 1")
   return float(value)

@@ -19,7 +19,6 @@ from mixer_jax.paper.results import Found, Run
 from mixer_jax.paper.sheets import LeftOut
 
 FILES = {"ImageNet": "imagenet.py", "ImageNet-21k": "imagenet21k.py", "JFT-300M": "jft.py"}
-CLASSES = {"ImageNet": "imagenet2012", "ImageNet-21k": "imagenet21k", "JFT-300M": "jft300m"}
 # The seed; where the data lie; what only measures.
 FREE = ("seed", "data.dataset", "data.label", "evaluation", "fewshot")
 
@@ -65,6 +64,10 @@ class Pretraining:
     return ",".join(parts)
 
 
+SUBSET_MODELS = (
+  "Mixer-B/32", "Mixer-L/32", "Mixer-L/16", "ViT-B/32", "ViT-L/32", "ViT-L/16", "BiT-R50x1", "BiT-R152x2",
+)  # fmt: skip
+PERMUTED_MODELS = ("Mixer-B/16", "BiT-R50x1")
 FAMILIES = {"Mixer": "mixer", "ViT": "vit", "BiT": "resnet"}
 """The paper's prefix of a model's name -> models.FAMILIES."""
 
@@ -123,15 +126,34 @@ def total_steps(file: str) -> int:
   return experiment.build({**config, "mesh": {"data": 1}}, experiment.make_mesh({"mesh": {"data": 1}})).total_steps  # fmt: skip
 
 
-def of_tables() -> list[Pretraining]:
-  """Returns the pre-trainings of tables 2 and 3 that this project has a model for."""
-  rows = numbers.rows("table3_scale")
-  found = {
-    Pretraining(r["pretrain"], r["model"], float(r["pretrain_epochs"])): None
-    for r in rows
+def of_figure2() -> list[Pretraining]:
+  """Returns figure 2's, right: random subsets of JFT-300M for as many steps."""
+  subsets = ((3.0, 233.0), (10.0, 70.0), (30.0, 23.0), (100.0, 7.0))
+  return [
+    Pretraining("JFT-300M", model, epochs, subset=percent)
+    for model in SUBSET_MODELS
+    for percent, epochs in subsets
+  ]
+
+
+def of_figure4() -> list[Pretraining]:
+  """Returns figure 4's: both models on each of the three inputs."""
+  return [
+    Pretraining("JFT-300M", model, 7.0, order=order)
+    for model in PERMUTED_MODELS
+    for order in ("", "patches", "pixels")
+  ]
+
+
+@functools.cache
+def everything() -> tuple[Pretraining, ...]:
+  """Returns all pre-trainings of the paper's tables and figures that this project has a model for."""
+  table = [
+    Pretraining(r["pretrain"], r["model"], float(r["pretrain_epochs"]))
+    for r in numbers.rows("table3_scale")
     if r["model"].partition("-")[0] in FAMILIES
-  }
-  return list(found)
+  ]
+  return tuple(dict.fromkeys([*table, *of_figure2(), *of_figure4()]))
 
 
 def differences(saved: Mapping[str, Any], wanted: Any, free: Iterable[str] = FREE) -> list[str]:
@@ -139,8 +161,8 @@ def differences(saved: Mapping[str, Any], wanted: Any, free: Iterable[str] = FRE
   return configuration.differences(saved, wanted, (*wanted.may_change, *free))
 
 
-def match(found: Found, wanted: Iterable[Pretraining]) -> tuple[dict[Pretraining, Run], list[LeftOut]]:
-  """Returns the finished run of each pre-training, and the runs from scratch that are none of them.
+def match(found: Found) -> tuple[dict[Pretraining, Run], list[LeftOut]]:
+  """Returns the finished runs of `everything`, and the runs from scratch that are none of them.
 
   Of several runs of one pre-training the first finished one counts; the others are named.
   """
@@ -149,7 +171,7 @@ def match(found: Found, wanted: Iterable[Pretraining]) -> tuple[dict[Pretraining
   for run in found.runs:
     if (run.config.get("init") or {}).get("weights") is not None:
       continue
-    reason, pretraining = _judge(run, wanted)
+    reason, pretraining = _judge(run)
     if pretraining is not None and pretraining in matched:
       reason = f"{matched[pretraining].path} is of the same configuration and was used"
     if pretraining is None or reason:
@@ -159,10 +181,10 @@ def match(found: Found, wanted: Iterable[Pretraining]) -> tuple[dict[Pretraining
   return matched, left_out
 
 
-def _judge(run: Run, wanted: Iterable[Pretraining]) -> tuple[str, Pretraining | None]:
+def _judge(run: Run) -> tuple[str, Pretraining | None]:
   """Returns (why the run cannot be used, "" if it can; the pre-training that it is)."""
   nearest: tuple[list[str], str] | None = None
-  for pretraining in wanted:
+  for pretraining in everything():
     try:
       changed = differences(run.config, _wanted(pretraining.file, pretraining.order))
     except InputError:  # no such configuration
@@ -193,3 +215,18 @@ def grouped(left_out: Iterable[LeftOut]) -> list[LeftOut]:
     LeftOut(paths[0] if len(paths) == 1 else f"{parent} ({len(paths)} runs)", reason)
     for (parent, reason), paths in groups.items()
   ]
+
+
+def benchmark_config(model: str, image_size: int) -> Any:
+  """Returns ImageNet's configuration with this model, to measure or plan its inference.
+
+  Raises:
+    InputError: not a model of this project.
+  """
+  fields = model_fields(model)
+  config = _module("configs/common.py").get_config(fields["name"])
+  config.image_size = image_size
+  config.model.variant = fields["variant"]
+  config.total_steps = 1
+  config.schedule.warmup_steps = 0
+  return config

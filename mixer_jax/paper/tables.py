@@ -123,8 +123,16 @@ def table3(found: Found) -> Sheet:
   )
 
 
+def models_of(table: str) -> list[tuple[str, int]]:
+  """Returns (model, image size) of the rows of table2 or table3 whose throughput can be measured here."""
+  if table == "table2":
+    return list(_PX448.items())
+  table3_rows = numbers.rows("table3_scale")
+  return list(dict.fromkeys((r["model"], int(r["image_size"])) for r in table3_rows))
+
+
 def _results(found, title, table, keys, metrics, setting, notes) -> Sheet:
-  matched, left_out = rows.match(found, rows.of_tables())
+  matched, left_out = rows.match(found)
   measured = throughput.load(found.directory)
   lines: list[list[Cell]] = []
   missing: list[Missing] = []
@@ -143,13 +151,11 @@ def _results(found, title, table, keys, metrics, setting, notes) -> Sheet:
       missing += [item] if item else []
     lines.append(_line(row, size, source, done, metrics, measured))
   speed = throughput.describe(measured)
-  missing.append(
-    Missing(
-      "throughput of the models that have none here",
-      [f"python -m mixer_jax.tools.paper table3 --results={found.directory} --measure_throughput"],
-      "minutes to hours, by device",
-    )
-  )
+  table_name = title.partition(":")[0].replace(" ", "").lower()
+  if unmeasured := [m for m in models_of(table_name) if throughput.key(*m) not in measured]:
+    command = f"python -m mixer_jax.tools.paper {table_name} --results={found.directory}"
+    what = f"throughput of {len(unmeasured)} models on this device"
+    missing.append(Missing(what, [f"{command} --measure_throughput"], "minutes a model"))
   return Sheet(
     title=title,
     header=(

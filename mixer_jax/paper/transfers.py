@@ -112,7 +112,9 @@ def _matching(found: Found, source: str, setting: Setting) -> tuple[dict[str, Ru
       reason = f"another configuration than {setting.file}: {rows.some(changed)}"
       left_out.append(LeftOut(str(run.path), reason))
     elif run.top1 is None:
-      left_out.append(LeftOut(str(run.path), f"half a run: step {run.last_step} of {wanted.total_steps}"))
+      left_out.append(
+        LeftOut(str(run.path), f"half a run: step {run.last_step} of {wanted.total_steps}")
+      )
     elif asked.name in runs:
       left_out.append(LeftOut(str(run.path), f"{runs[asked.name].path} is the same and was used"))
     else:
@@ -122,7 +124,8 @@ def _matching(found: Found, source: str, setting: Setting) -> tuple[dict[str, Ru
 
 def _same(a: str, b: str) -> bool:
   return a == b or (
-    a not in weights.RELEASED and pathlib.Path(a).expanduser().resolve() == pathlib.Path(b).resolve()
+    a not in weights.RELEASED
+    and pathlib.Path(a).expanduser().resolve() == pathlib.Path(b).resolve()
   )
 
 
