@@ -8,6 +8,7 @@ Axis letters: s tokens, d hidden units, p pixels of a patch's side, c channels.
 import math
 from typing import Any
 
+import cv2
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -116,16 +117,42 @@ def _mosaic(pictures: np.ndarray, columns: int, gap_every: int) -> np.ndarray:
   return canvas
 
 
-def draw_pairs(params: dict[str, Any], blocks: int = 3, most: int = 64) -> Any:
-  """Returns figure 5: the units of the first blocks in pairs of opposite phase, low frequencies first."""
-  names = [f"MixerBlock_{i}" for i in range(blocks) if f"MixerBlock_{i}" in params] or [""]
+def paired_mosaics(
+  params: dict[str, Any], blocks: int = 3, most: int = 64
+) -> list[Float[np.ndarray, "y x 3"]]:
+  """Returns a picture for each of the first blocks: its units in pairs, low frequencies first."""
   mosaics = []
-  for i in range(len(names)):
+  for i in range(max(1, min(blocks, sum(name.startswith("MixerBlock_") for name in params)))):
     units = hidden_units(params, i)
     pairs = opposite_pairs(units)[:most]
     columns = 2 * max(1, round(math.sqrt(len(pairs) / 2)))
-    mosaics.append((f"block {i + 1}", grey_mosaic(units[pairs.ravel()], columns, gap_every=2)))
-  return draw_mosaics(mosaics)
+    mosaics.append(grey_mosaic(units[pairs.ravel()], columns, gap_every=2))
+  return mosaics
+
+
+def filter_mosaic(params: dict[str, Any]) -> Float[np.ndarray, "y x 3"]:
+  """Returns the picture of all filters of the embedding, low frequencies first."""
+  filters = embedding_filters(params)
+  order = np.argsort(frequencies(filters), kind="stable")
+  return colour_mosaic(filters[order], _square(len(filters)))
+
+
+def encode_png(mosaics: list[Float[np.ndarray, "y x 3"]], *, width_px: int = 900) -> bytes:
+  """Returns the pictures beside each other as a PNG, each value a square of whole pixels."""
+  height = max(m.shape[0] for m in mosaics)
+  padded = [
+    np.pad(m, ((0, height - m.shape[0]), (0, 4), (0, 0)), constant_values=1.0) for m in mosaics
+  ]
+  whole = np.concatenate(padded, axis=1)[:, :-4]
+  scale = max(1, round(width_px / whole.shape[1]))
+  levels = np.clip(np.round(255 * whole), 0, 255).astype(np.uint8).repeat(scale, 0).repeat(scale, 1)
+  return cv2.imencode(".png", levels[..., ::-1])[1].tobytes()
+
+
+def draw_pairs(params: dict[str, Any], blocks: int = 3, most: int = 64) -> Any:
+  """Returns figure 5: the units of the first blocks in pairs of opposite phase, low frequencies first."""
+  mosaics = paired_mosaics(params, blocks, most)
+  return draw_mosaics([(f"block {i + 1}", m) for i, m in enumerate(mosaics)])
 
 
 def draw_units(params: dict[str, Any], blocks: int = 2) -> Any:
@@ -141,12 +168,7 @@ def draw_units(params: dict[str, Any], blocks: int = 2) -> Any:
 
 def draw_filters(named_params: dict[str, dict[str, Any]]) -> Any:
   """Returns figure 7: all filters of the embedding, low frequencies first, for each of the models."""
-  mosaics = []
-  for name, params in named_params.items():
-    filters = embedding_filters(params)
-    order = np.argsort(frequencies(filters), kind="stable")
-    mosaics.append((name, colour_mosaic(filters[order], _square(len(filters)))))
-  return draw_mosaics(mosaics)
+  return draw_mosaics([(name, filter_mosaic(params)) for name, params in named_params.items()])
 
 
 def _square(count: int) -> int:
