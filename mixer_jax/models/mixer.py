@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from mixer_jax.errors import InputError
 from mixer_jax.models import layers
 
 
@@ -35,33 +34,6 @@ VARIANTS = {
   "H/14": _variant(32, 14, 1280),
 }
 """Table 1: published size -> fields of `MlpMixer`."""
-
-
-class MlpBlock(nn.Module):
-  """Dense -> GELU (tanh approximation, Flax's default) -> Dense, on the last axis.
-
-  Dropout, when training, follows the GELU and the second Dense, as in the Vision Transformer's MLP.
-  """
-
-  mlp_dim: int
-  dropout_rate: float = 0.0
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(
-    self, x: Float[Array, "b n d"], rows: Int[Array, " b"], *, train: bool = False
-  ) -> Float[Array, "b n d"]:
-    dense: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    y = nn.gelu(nn.Dense(self.mlp_dim, **dense)(x))
-    y = self._dropout(y, rows, train)
-    y = nn.Dense(x.shape[-1], **dense)(y)
-    return self._dropout(y, rows, train)
-
-  def _dropout(self, x: Array, rows: Array, train: bool) -> Array:
-    if not train or self.dropout_rate == 0.0:
-      return x
-    return layers.dropout(x, self.make_rng("dropout"), rows, self.dropout_rate)
 
 
 class MixerBlock(nn.Module):
@@ -89,10 +61,10 @@ class MixerBlock(nn.Module):
     mlp: dict[str, Any] = dict(dropout_rate=self.dropout_rate, **dtypes)
     # Flax's LayerNorm takes its statistics in float32 whatever the compute type.
     y = jnp.swapaxes(nn.LayerNorm(**dtypes)(x), 1, 2)
-    y = MlpBlock(self.tokens_mlp_dim, name="token_mixing", **mlp)(y, rows, train=train)
+    y = layers.MlpBlock(self.tokens_mlp_dim, name="token_mixing", **mlp)(y, rows, train=train)
     x = x + layers.drop_branch(jnp.swapaxes(y, 1, 2), keep_token)
     y = nn.LayerNorm(**dtypes)(x)
-    y = MlpBlock(self.channels_mlp_dim, name="channel_mixing", **mlp)(y, rows, train=train)
+    y = layers.MlpBlock(self.channels_mlp_dim, name="channel_mixing", **mlp)(y, rows, train=train)
     return x + layers.drop_branch(y, keep_channel)
 
 
@@ -148,7 +120,7 @@ class MlpMixer(nn.Module):
     Raises:
       InputError: the patch does not divide the image (the authors' code pads it silently).
     """
-    check_divisible(image.shape[1], image.shape[2], self.patch_size)
+    layers.check_divisible(image.shape[1], image.shape[2], self.patch_size)
     rows = jnp.arange(image.shape[0]) if rows is None else rows
     dtypes: dict[str, Any] = dict(
       dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype)
@@ -184,14 +156,5 @@ class MlpMixer(nn.Module):
     )(x)
 
   def _draw_branches(self, rows: Array) -> Array:
-    rates = self.stoch_depth * jnp.arange(self.num_blocks) / max(self.num_blocks - 1, 1)
+    rates = layers.drop_rates(self.stoch_depth, self.num_blocks)
     return layers.draw_branches(self.make_rng("dropout"), rows, rates)
-
-
-def check_divisible(height_px: int, width_px: int, patch_size: int) -> None:
-  """Raises InputError unless the patch divides both sides of the image."""
-  if height_px % patch_size or width_px % patch_size:
-    raise InputError(
-      f"patch_size {patch_size} does not divide the image of {height_px}x{width_px} pixels; choose "
-      f"sides that are multiples of {patch_size}."
-    )
