@@ -9,6 +9,7 @@ python train.py --config=configs/mini.py:L,model=vit,percent=10 --workdir=DIR
   dataset  name or directory of a prepared data set of small images
   fewshot  data set of the linear few-shot evaluation
   steps    of the run
+  points   evaluations, spread over the run
 """
 
 from typing import Any
@@ -50,7 +51,7 @@ def get_config(arg: str = ""):
 
   given = common.parse_arg(
     arg, variant="L", model="mixer", percent="100", order="", dataset="digits_0_4",
-    fewshot="digits_5_9", steps="400",
+    fewshot="digits_5_9", steps="400", points="1",
   )  # fmt: skip
   config = _model(given)
   order = _choose(_ORDERS, given["order"], "order")
@@ -72,8 +73,7 @@ def get_config(arg: str = ""):
   config.evaluation.num_examples = min(num_test, MOST_EVALUATED)
   config.evaluation.ops = f"decode|resize({IMAGE_SIZE}){order}"
   config.evaluation.batch_size = 500
-  # The course of accuracy is figure 4's.
-  config.evaluation.every_steps = config.total_steps // 5 if given["order"] else config.total_steps
+  config.evaluation.every_steps = config.total_steps // int(given["points"])
 
   config.fewshot.dataset = given["fewshot"]
   config.fewshot.ops = config.evaluation.ops

@@ -76,10 +76,18 @@ def figure2(found: Found) -> Drawn:
   return Drawn(figure, sheet)
 
 
-def five_shot(run: Run) -> float | None:
-  """Returns the last 5-shot accuracy of a run in per cent."""
-  values = run.curve("fewshot/5shot")
+def five_shot(run: Run, pretraining: Pretraining) -> float | None:
+  """Returns the last ImageNet 5-shot accuracy of a run in per cent, None without one."""
+  values = five_shot_curve(run, pretraining)
   return 100 * values[-1][1] if values else None
+
+
+def five_shot_curve(run: Run, pretraining: Pretraining) -> list[tuple[int, float]]:
+  """Returns (step, share) of a run's ImageNet 5-shot accuracy; none if it was measured otherwise."""
+  wanted = rows.wanted(pretraining).fewshot
+  own = run.config.get("fewshot") or {}
+  same = all(own.get(k) == wanted[k] for k in ("train_split", "test_split", "ops"))
+  return run.curve("fewshot/5shot") if same and own.get("dataset") == "imagenet2012" else []
 
 
 def _draw_subsets(axes: Any, runs: dict[Pretraining, Run]) -> list[str]:
@@ -88,7 +96,7 @@ def _draw_subsets(axes: Any, runs: dict[Pretraining, Run]) -> list[str]:
     points = [
       (p.subset, value)
       for p, run in runs.items()
-      if p.model == model and (value := five_shot(run)) is not None
+      if p.model == model and (value := five_shot(run, p)) is not None
     ]
     if points:
       points.sort()
@@ -114,7 +122,7 @@ def _missing_subsets(found: Found, runs: dict[Pretraining, Run]) -> list[Missing
       costs.describe(dataclasses.replace(p, subset=100.0, epochs=7.0)) + ", as many steps",
     )
     for p in rows.of_figure2()
-    if p not in runs or five_shot(runs[p]) is None
+    if p not in runs or five_shot(runs[p], p) is None
   ]
 
 
@@ -205,13 +213,15 @@ def figure4(found: Found, photo: np.ndarray) -> Drawn:
   axes[5].set_axis_off()
   lines, missing = [], []
   for one, model in zip(axes[3:], rows.PERMUTED_MODELS, strict=False):
-    curves = {p.order: runs[p].curve("fewshot/5shot") for p in wanted if p in runs and p.model == model}  # fmt: skip
+    curves = {
+      p.order: five_shot_curve(runs[p], p) for p in wanted if p in runs and p.model == model
+    }
     draw_curves(one, curves)
     one.set(title=model, ylabel="ImageNet 5-shot top-1 %")
   for p in wanted:
-    value = five_shot(runs[p]) if p in runs else None
-    intact = runs.get(dataclasses.replace(p, order=""))
-    base = five_shot(intact) if intact else None
+    value = five_shot(runs[p], p) if p in runs else None
+    original = dataclasses.replace(p, order="")
+    base = five_shot(runs[original], original) if original in runs else None
     lost = 100 * (1 - value / base) if value is not None and base and p.order else None
     paper = {"patches": 0.0 if p.model.startswith("Mixer") else None, "pixels": _LOST[p.model]}
     lines.append(

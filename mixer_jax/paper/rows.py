@@ -51,17 +51,12 @@ class Pretraining:
   @property
   def file(self) -> str:
     """The configuration, as --config takes it."""
-    return f"configs/{FILES[self.dataset]}:{self.argument}"
-
-  @property
-  def argument(self) -> str:
     family, _, variant = self.model.partition("-")
-    parts = [variant, f"epochs={self.epochs:g}"]
-    if family != "Mixer":
-      parts.append(f"model={FAMILIES[family]}")
-    if self.subset != 100:
-      parts.append(f"subset={self.subset:g}")
-    return ",".join(parts)
+    rest = f"epochs={self.epochs:g}" + (f",subset={self.subset:g}" if self.subset != 100 else "")
+    if family == "Mixer":
+      return f"configs/{FILES[self.dataset]}:{variant},{rest}"
+    data = FILES[self.dataset].removesuffix(".py")
+    return f"configs/baselines.py:{variant},model={FAMILIES[family]},data={data},{rest}"
 
 
 SUBSET_MODELS = (
@@ -106,11 +101,12 @@ def load(file: str) -> Any:
 
 
 @functools.cache
-def _wanted(file: str, order: str) -> Any:
-  config = load(file)
-  if order:
+def wanted(pretraining: Pretraining) -> Any:
+  """Returns the configuration of a pre-training."""
+  config = load(pretraining.file)
+  if pretraining.order:
     for section in (config.data, config.evaluation, config.fewshot):
-      section.ops = permuted(section.ops, order)
+      section.ops = permuted(section.ops, pretraining.order)
   return config
 
 
@@ -123,7 +119,8 @@ def permuted(ops: str, order: str) -> str:
 def total_steps(file: str) -> int:
   """Returns the steps of a configuration's whole run."""
   config = load(file)
-  return experiment.build({**config, "mesh": {"data": 1}}, experiment.make_mesh({"mesh": {"data": 1}})).total_steps  # fmt: skip
+  one = {**config, "mesh": {"data": 1}}
+  return experiment.build(one, experiment.make_mesh(one)).total_steps
 
 
 def of_figure2() -> list[Pretraining]:
@@ -156,9 +153,9 @@ def everything() -> tuple[Pretraining, ...]:
   return tuple(dict.fromkeys([*table, *of_figure2(), *of_figure4()]))
 
 
-def differences(saved: Mapping[str, Any], wanted: Any, free: Iterable[str] = FREE) -> list[str]:
+def differences(saved: Mapping[str, Any], asked: Any, free: Iterable[str] = FREE) -> list[str]:
   """Returns a line for each key in which a run's configuration is not the wanted one."""
-  return configuration.differences(saved, wanted, (*wanted.may_change, *free))
+  return configuration.differences(saved, asked, (*asked.may_change, *free))
 
 
 def match(found: Found) -> tuple[dict[Pretraining, Run], list[LeftOut]]:
@@ -186,7 +183,7 @@ def _judge(run: Run) -> tuple[str, Pretraining | None]:
   nearest: tuple[list[str], str] | None = None
   for pretraining in everything():
     try:
-      changed = differences(run.config, _wanted(pretraining.file, pretraining.order))
+      changed = differences(run.config, wanted(pretraining))
     except InputError:  # no such configuration
       continue
     if not changed:
