@@ -41,7 +41,7 @@ def write(found: Found, setting: Setting) -> str:
       "nothing there, and a claim that does not hold here is not refuted."
     ),
     *_examples(setting),
-    *_data_and_scale(found, setting, seen),
+    *_data_and_scale(setting, seen),
     *_permutations(setting, seen),
     *_resolution(setting, seen),
     *_weights(found, setting, seen),
@@ -122,7 +122,7 @@ def _examples(setting: Setting) -> list[str]:
 # --- data and scale --------------------------------------------------------------------------------
 
 
-def _data_and_scale(found: Found, setting: Setting, seen: Seen) -> list[str]:
+def _data_and_scale(setting: Setting, seen: Seen) -> list[str]:
   grid = [Pretrain(m, s, p) for m in MODELS for s in setting.sizes for p in setting.percents]
   count = {(m, s): num_params(m, s, setting) for m in MODELS for s in setting.sizes}
   lines = [
