@@ -146,6 +146,10 @@ def _mixer(model: ConfigDict) -> None:  # "S/32" … "H/14"
   model.channels_mlp_dim = placeholder(int)
   model.dropout_rate = 0.0
   model.stoch_depth = 0.0  # s: the last block drops with s, the first with 0
+  # Ablations of appendix A (docs/baselines.md).
+  model.ablation = "none"  # or, of token mixing, "untied", "grouped", "views"
+  model.channel_groups = 1  # channels joined in "grouped" and "views"
+  model.pyramid = ()  # tokens that leave each block; (): all
 
 
 def _vit(model: ConfigDict) -> None:  # "B/32" … "H/14"

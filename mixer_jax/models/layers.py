@@ -79,6 +79,7 @@ class MlpBlock(nn.Module):
   """
 
   mlp_dim: int
+  out_dim: int | None = None  # None: as wide as the input
   dropout_rate: float = 0.0
   kernel_init: Callable[..., Array] = nn.initializers.lecun_normal()
   bias_init: Callable[..., Array] = nn.initializers.zeros
@@ -88,7 +89,7 @@ class MlpBlock(nn.Module):
   @nn.compact
   def __call__(
     self, x: Float[Array, "b n d"], rows: Int[Array, " b"], *, train: bool = False
-  ) -> Float[Array, "b n d"]:
+  ) -> Float[Array, "b n o"]:
     dense: dict[str, Any] = dict(
       kernel_init=self.kernel_init,
       bias_init=self.bias_init,
@@ -97,5 +98,5 @@ class MlpBlock(nn.Module):
     )
     y = nn.gelu(nn.Dense(self.mlp_dim, **dense)(x))
     y = train_dropout(self, y, rows, self.dropout_rate, train)
-    y = nn.Dense(x.shape[-1], **dense)(y)
+    y = nn.Dense(self.out_dim or x.shape[-1], **dense)(y)
     return train_dropout(self, y, rows, self.dropout_rate, train)

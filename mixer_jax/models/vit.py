@@ -231,7 +231,9 @@ class VisionTransformer(nn.Module):
     dtypes: dict[str, Any] = dict(dtype=jnp.float32, param_dtype=jnp.dtype(self.param_dtype))
     if self.representation_size:
       x = nn.tanh(nn.Dense(self.representation_size, name="pre_logits", **dtypes)(x))
-    self.sow("intermediates", "pre_logits", x)
+    # As self.sow would do it, which refuses a submodule's name.
+    if self.is_mutable_collection("intermediates"):
+      self.put_variable("intermediates", "pre_logits", (x,))
     if not self.num_classes:
       return x
     return nn.Dense(
