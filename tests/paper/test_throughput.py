@@ -22,7 +22,7 @@ def sweep(monkeypatch, seconds):
     return value
 
   monkeypatch.setattr(throughput, "_seconds", fake)
-  monkeypatch.setattr(throughput, "num_cores", lambda device: 2)
+  monkeypatch.setattr(throughput, "num_cores", lambda _: 2)
   return throughput.measure(small_config())
 
 
