@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from mixer_jax import experiment, inference, pictures
+from mixer_jax import experiment, inference, models, pictures
 from mixer_jax.data import ops
 from mixer_jax.errors import InputError
-from mixer_jax.paper import figures, mini, page, verdicts
+from mixer_jax.paper import figures, mini, page, tables, verdicts
 from mixer_jax.paper.mini import MODELS, Pretrain, Seen, Setting, Transfer
 from mixer_jax.paper.results import Found, Run
 
@@ -133,29 +133,23 @@ def _data_and_scale(setting: Setting, seen: Seen) -> list[str]:
     )
     for k in grid
   ]  # fmt: skip
-  figure, (left, right, last) = figures.new_figure(3, width=4.2, height=3.6)
-  for model in MODELS:
-    _lines(left, setting, seen.top1, model)
-    _lines(right, setting, seen.five_shot, model)
-    points = [
-      (count[model, s], seen.top1[k])
-      for s in setting.sizes
-      if (k := Pretrain(model, s, setting.percents[-1])) in seen.top1
-    ]
-    if points:
-      last.plot(*zip(*points, strict=True), "o-", color=_COLOURS[model], label=MODELS[model])
-  left.set(
-    title=f"size {setting.largest}, its own classes", ylabel="top-1 %", xlabel="% of the images"
+  largest = setting.largest
+  panels = (
+    (
+      f"size {largest}, top-1 of its own classes",
+      "% of the images",
+      by_percent(seen.top1, setting),
+    ),
+    (
+      f"size {largest}, 5-shot on the target",
+      "% of the images",
+      by_percent(seen.five_shot, setting),
+    ),
+    ("all images, top-1 of its own classes", "parameters", by_params(seen.top1, setting, count)),
   )
-  right.set(title=f"size {setting.largest}, 5-shot on the target", xlabel="% of the images")
-  last.set(title="all images, its own classes", xlabel="parameters", xscale="log")
-  for axes in (left, right, last):
-    axes.grid(alpha=0.3)
-    if axes.lines:
-      axes.legend(fontsize=8)
   return [
     page.heading("Data and scale (figures 2 and 3 of the paper)"),
-    page.picture(figure, "Accuracy by share of the images and by size, for Mixer, ViT and ResNet"),
+    page.beside(*(_plot(*panel) for panel in panels)),
     page.paragraph(
       f"Every point took {setting.steps} steps. Top-1 is of the pre-trained model's own head, before any "
       f"fine-tuning; 5-shot is linear on its frozen features, on {_name(setting.target)}."
@@ -170,17 +164,35 @@ def _data_and_scale(setting: Setting, seen: Seen) -> list[str]:
 def num_params(model: str, size: str, setting: Setting) -> int:
   """Returns the number of a model's parameters."""
   config = mini.load_config(Pretrain(model, size, setting.percents[-1]).command(setting))
-  exp = experiment.build(config, experiment.make_mesh(config))
-  return sum(x.size for x in jax.tree.leaves(exp.abstract_state.params))
+  module = models.build(**config.model, num_classes=config.num_classes)
+  return tables.count(tables.abstract_variables(module, config.image_size)["params"])
 
 
-def _lines(axes: Any, setting: Setting, values: Any, model: str) -> None:
-  points = [
-    (p, values[k]) for p in setting.percents if (k := Pretrain(model, setting.largest, p)) in values
-  ]
-  if points:
-    axes.plot(*zip(*points, strict=True), "o-", color=_COLOURS[model], label=MODELS[model])
-  axes.set_xscale("log")
+Lines = dict[str, list[tuple[float, float]]]  # model -> points
+
+
+def by_percent(values: Any, setting: Setting) -> Lines:
+  """Returns the largest models' accuracy by share of the images."""
+  keys = {m: [Pretrain(m, setting.largest, p) for p in setting.percents] for m in MODELS}
+  return {m: [(k.percent, values[k]) for k in keys[m] if k in values] for m in MODELS}
+
+
+def by_params(values: Any, setting: Setting, count: dict[tuple[str, str], int]) -> Lines:
+  """Returns accuracy by number of parameters, with all images."""
+  keys = {m: [Pretrain(m, s, setting.percents[-1]) for s in setting.sizes] for m in MODELS}
+  return {m: [(count[m, k.size], values[k]) for k in keys[m] if k in values] for m in MODELS}
+
+
+def _plot(title: str, xlabel: str, lines: Lines) -> str:
+  figure, (axes,) = figures.new_figure(1, width=4.0, height=3.3)
+  for model, points in lines.items():
+    if points:
+      axes.plot(*zip(*points, strict=True), "o-", color=_COLOURS[model], label=MODELS[model])
+  axes.set(title=title, xlabel=xlabel, ylabel="%", xscale="log")
+  axes.grid(alpha=0.3)
+  if axes.lines:
+    axes.legend(fontsize=9)
+  return page.picture(figure, f"{title}, by {xlabel}, of Mixer, ViT and ResNet")
 
 
 # --- permutations ----------------------------------------------------------------------------------
@@ -191,25 +203,29 @@ def _permutations(setting: Setting, seen: Seen) -> list[str]:
     Pretrain("mixer", setting.largest, setting.percents[-1]).command(setting)
   )
   (image, *_), _ = _example_images(setting, 1)
-  figure, axes = figures.new_figure(3, 2, width=3.6, height=3.2)
   shown = figures.permuted_photos(image, setting.image_size, config.model.patch_size)
-  for one, (title, picture) in zip(axes, shown, strict=False):
+  figure, axes = figures.new_figure(3, width=2.6, height=2.8)
+  for one, (title, picture) in zip(axes, shown, strict=True):
     one.imshow(picture, interpolation="nearest")
     one.set_title(title, fontsize=9)
     one.set_axis_off()
-  lines = []
-  for one, model in zip(axes[3:], mini.PERMUTED, strict=False):
+  curves, lines = [], []
+  for model in mini.PERMUTED:
     keys = {
       order: Pretrain(model, setting.largest, setting.percents[-1], order)
       for order in ("", *mini.ORDERS)
     }
+    drawn, (one,) = figures.new_figure(1, width=4.0, height=3.3)
     figures.draw_curves(one, {o: seen.curves.get(k, []) for o, k in keys.items()})
     one.set(title=f"{MODELS[model]}-{setting.largest}", ylabel="top-1 %")
+    curves.append(
+      page.picture(drawn, f"Top-1 of {MODELS[model]} by step, on each of the three inputs")
+    )
     lines.append((MODELS[model], *(_shown(seen.top1.get(k)) for k in keys.values())))
-  axes[5].set_axis_off()
   return [
     page.heading("Permuted images (figure 4 of the paper)"),
-    page.picture(figure, "An image and its two permutations; accuracy of Mixer and ResNet by step"),
+    page.picture(figure, "A test image and its two permutations"),
+    page.beside(*curves),
     page.table(
       ("top-1 %", "original", "patches and their pixels permuted", "all pixels permuted"), lines
     ),
@@ -262,8 +278,13 @@ def _weights(found: Found, setting: Setting, seen: Seen) -> list[str]:
   cosines = [mean_cosine(params) for params in (before, after)]
   return [
     title,
-    page.picture(
-      pictures.draw_pairs(after), "Hidden units of token mixing in pairs of opposite phase"
+    page.beside(
+      *(
+        page.image(
+          pictures.encode_png([mosaic]), f"Hidden units of token mixing in block {i + 1}, in pairs"
+        )
+        for i, mosaic in enumerate(pictures.paired_mosaics(after))
+      )
     ),
     page.paragraph(
       f"Hidden units of token mixing of Mixer-{setting.largest}, trained on all images: each is a picture with a "

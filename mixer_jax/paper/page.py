@@ -13,6 +13,8 @@ body { margin: 0 auto; padding: 1rem; max-width: 64rem; color: #1a1a1a; backgrou
   font: 16px/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
 h1 { font-size: 1.6rem; line-height: 1.2; } h2 { font-size: 1.25rem; margin-top: 2.2rem; }
 img { display: block; max-width: 100%; height: auto; margin: 0.8rem 0; }
+.beside { display: flex; flex-wrap: wrap; gap: 0.8rem; align-items: flex-start; }
+.beside img { flex: 1 1 18rem; width: 18rem; max-width: 26rem; min-width: 0; margin: 0; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 0.9rem; }
 th, td { text-align: left; vertical-align: top; padding: 0.3rem 0.6rem; border-bottom: 1px solid #ddd; }
@@ -79,6 +81,11 @@ def picture(figure: Any, description: str, *, dpi: int = 110) -> str:
 def image(png: bytes, description: str) -> str:
   encoded = base64.b64encode(png).decode()
   return f'<img alt="{html.escape(description)}" src="data:image/png;base64,{encoded}">'
+
+
+def beside(*images: str) -> str:
+  """Returns images in a row, below each other where there is no room."""
+  return f'<div class="beside">{"".join(images)}</div>'
 
 
 def code(value: str) -> str:

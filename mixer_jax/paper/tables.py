@@ -60,8 +60,13 @@ def abstract_params(model: str, num_classes: int | None, image_size: int = _IMAG
     InputError: not a model of this project.
   """
   module = models.build(**rows.model_fields(model), num_classes=num_classes)  # pyright: ignore
+  return abstract_variables(module, image_size)["params"]
+
+
+def abstract_variables(module: Any, image_size: int) -> Any:
+  """Returns the shapes of a Flax module's variables for square images; touches no device."""
   image = jnp.zeros((1, image_size, image_size, 3))
-  return jax.eval_shape(lambda: module.init(jax.random.key(0), image))["params"]
+  return jax.eval_shape(lambda: module.init(jax.random.key(0), image))
 
 
 def count(tree: Any) -> int:

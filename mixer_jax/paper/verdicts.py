@@ -144,7 +144,7 @@ def _pixels(seen: Seen, setting: Setting) -> tuple[str, str]:
     lost[model] = share * value, share * error
   (mixer, mixer_error), (resnet, resnet_error) = lost["mixer"], lost["resnet"]
   found = f"Mixer loses {mixer:.0f} %, ResNet {resnet:.0f} %"
-  return found, verdict([(resnet - mixer, math.hypot(mixer_error, resnet_error))])
+  return found.replace("-", "−"), verdict([(resnet - mixer, math.hypot(mixer_error, resnet_error))])
 
 
 _CLAIMS = (
