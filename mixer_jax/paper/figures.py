@@ -85,9 +85,9 @@ def five_shot(run: Run, pretraining: Pretraining) -> float | None:
 def five_shot_curve(run: Run, pretraining: Pretraining) -> list[tuple[int, float]]:
   """Returns (step, share) of a run's ImageNet 5-shot accuracy; none if it was measured otherwise."""
   wanted = rows.wanted(pretraining).fewshot
-  own = run.config.get("fewshot") or {}
-  same = all(own.get(k) == wanted[k] for k in ("train_split", "test_split", "ops"))
-  return run.curve("fewshot/5shot") if same and own.get("dataset") == "imagenet2012" else []
+  same = all(run.value(f"fewshot.{k}") == wanted[k] for k in ("train_split", "test_split", "ops"))
+  same = same and run.value("fewshot.dataset") == "imagenet2012"
+  return run.curve("fewshot/5shot") if same else []
 
 
 def _draw_subsets(axes: Any, runs: dict[Pretraining, Run]) -> list[str]:

@@ -12,6 +12,7 @@ import os
 import pathlib
 from typing import Any
 
+from mixer_jax import configuration
 from mixer_jax.errors import InputError
 from mixer_jax.paper.sheets import LeftOut
 
@@ -44,6 +45,10 @@ class Run:
   @property
   def last_step(self) -> int:
     return max((r["step"] for r in self.records), default=0)
+
+  def value(self, key: str) -> Any:
+    """Returns the configuration's value of a dotted key, None where a run of other days has none."""
+    return configuration.flatten(self.config).get(key)
 
   def curve(self, name: str) -> list[tuple[int, float]]:
     """Returns (step, value) of all records that have this metric."""
@@ -81,7 +86,7 @@ def scan(directory: pathlib.Path) -> Found:
 
 def _read(path: pathlib.Path) -> Run:
   config = _parse(_text(path / "config.json"), "config.json")
-  if not isinstance(config.get("model"), dict) or not isinstance(config.get("data"), dict):
+  if not all(s in config and isinstance(config[s], dict) for s in ("model", "data")):
     raise _UnreadableError("config.json is no configuration of a run")
   top1 = None
   if (path / "result.json").exists():

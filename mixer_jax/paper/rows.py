@@ -166,7 +166,7 @@ def match(found: Found) -> tuple[dict[Pretraining, Run], list[LeftOut]]:
   matched: dict[Pretraining, Run] = {}
   left_out = []
   for run in found.runs:
-    if (run.config.get("init") or {}).get("weights") is not None:
+    if run.value("init.weights") is not None:
       continue
     reason, pretraining = _judge(run)
     if pretraining is not None and pretraining in matched:

@@ -98,7 +98,7 @@ def _matching(found: Found, source: str, setting: Setting) -> tuple[dict[str, Ru
   runs: dict[str, Run] = {}
   left_out = []
   for run in found.runs:
-    own = (run.config.get("init") or {}).get("weights")
+    own = run.value("init.weights")
     if own is None or not _same(str(own), source):
       continue
     try:
