@@ -119,7 +119,7 @@ def _missing_subsets(found: Found, runs: dict[Pretraining, Run]) -> list[Missing
     Missing(
       f"{p.model}, {p.subset:g} % of JFT-300M for {p.epochs:g} epochs: 5-shot",
       [_train_command(found, p)],
-      costs.describe(dataclasses.replace(p, subset=100.0, epochs=7.0)) + ", as many steps",
+      costs.describe(dataclasses.replace(p, subset=100.0, epochs=7.0), {}) + ", as many steps",
     )
     for p in rows.of_figure2()
     if p not in runs or five_shot(runs[p], p) is None
@@ -228,7 +228,7 @@ def figure4(found: Found, photo: np.ndarray) -> Drawn:
       [p.model, _ORDERS[p.order], Compared(None, value, 2), Compared(paper.get(p.order), lost, 1)]
     )
     if value is None:
-      cost = costs.describe(dataclasses.replace(p, order=""))
+      cost = costs.describe(dataclasses.replace(p, order=""), {})
       missing.append(Missing(f"{p.model}, {_ORDERS[p.order]}", [_train_command(found, p)], cost))
   sheet = Sheet(
     title="Figure 4: permuted inputs, pre-training on JFT-300M",

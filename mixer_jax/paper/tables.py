@@ -139,6 +139,9 @@ def models_of(table: str) -> list[tuple[str, int]]:
 def _results(found, title, table, keys, metrics, setting, notes) -> Sheet:
   matched, left_out = rows.match(found)
   measured = throughput.load(found.directory)
+  planned = list(dict.fromkeys(key[0] for key in keys if key))
+  plans, unusable = costs.load(found.directory, planned)
+  left_out += unusable
   lines: list[list[Cell]] = []
   missing: list[Missing] = []
   for row, key in zip(table, keys, strict=True):
@@ -151,16 +154,18 @@ def _results(found, title, table, keys, metrics, setting, notes) -> Sheet:
         done = transfers.read(found, source, size, setting)
         left_out += done.left_out
       asked = [m for m, column, _ in metrics if row[column]]
-      cost = costs.describe(pretraining)
+      cost = costs.describe(pretraining, plans)
       item = transfers.missing(found, pretraining, source, size, setting, done, asked, cost)
       missing += [item] if item else []
-    lines.append(_line(row, size, source, done, metrics, measured))
+    lines.append(_line(row, key, source, done, metrics, measured, plans))
   speed = throughput.describe(measured)
   table_name = title.partition(":")[0].replace(" ", "").lower()
   if unmeasured := [m for m in models_of(table_name) if throughput.key(*m) not in measured]:
     command = f"python -m mixer_jax.tools.paper {table_name} --results={found.directory}"
     what = f"throughput of {len(unmeasured)} models on this device"
     missing.append(Missing(what, [f"{command} --measure_throughput"], "minutes a model"))
+  if unplanned := costs.missing(found.directory, planned, plans):
+    missing.append(unplanned)
   return Sheet(
     title=title,
     header=(
@@ -168,34 +173,33 @@ def _results(found, title, table, keys, metrics, setting, notes) -> Sheet:
       "images/s/core", "planned for TPU v3", "TPUv3-core-days (planned)", "our weights",
     ),
     rows=lines,
-    notes=(*notes, f"images/s and core of inference, best over batch sizes: the paper's on TPU v3, ours {speed}."),
+    notes=(*notes, f"images/s and core of inference, best over batch sizes: the paper's on TPU v3, ours {speed}.",
+      "Planned: bounds by the chip's published rates (tools.plan), which real runs do not reach."),
     missing=missing,
     left_out=rows.grouped(dict.fromkeys(left_out)),
   )  # fmt: skip
 
 
-def _line(row, size, source, done, metrics, measured) -> list[Cell]:
+def _line(row, key, source, done, metrics, measured, plans) -> list[Cell]:
+  pretraining, size = key or (None, None)
   values: list[Cell] = [
     Compared(number(row[column]), getattr(done, metric) if done else None, 2)
     for metric, column, _ in metrics
   ]
-  known = row["model"].partition("-")[0] in rows.FAMILIES
-  plan = costs.planned_throughput(row["model"], size) if known and size else None
-  speed = measured.get(throughput.key(row["model"], size)) if size else None
-  days = None
-  if known and size and "pretrain_epochs" in row:
-    days = costs.planned_core_days(
-      Pretraining(row["pretrain"], row["model"], float(row["pretrain_epochs"]))
-    )
+  plan = plans.get(pretraining)
+  planned_speed = costs.throughput(plans, row["model"], size)
   return [
     row["pretrain"],
     row["model"],
     str(size or "–"),
     row.get("pretrain_epochs", "–"),
     *values,
-    Compared(number(row["images_per_sec_per_tpuv3_core"]), speed),
-    "–" if plan is None else f"{plan:,.0f}",
-    Compared(number(row["tpuv3_core_days"]), days),
+    Compared(
+      number(row["images_per_sec_per_tpuv3_core"]),
+      measured.get(throughput.key(row["model"], size)) if size else None,
+    ),
+    "–" if planned_speed is None else f"{planned_speed:,.0f}",
+    Compared(number(row["tpuv3_core_days"]), plan.core_days if plan else None),
     source or "–",
   ]
 

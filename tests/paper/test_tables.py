@@ -61,7 +61,7 @@ def test_table4_shows_a_configuration_that_differs():
 def test_nothing_run_shows_no_number_and_the_commands(tmp_path):
   sheet = tables.table3(results.scan(tmp_path / "none"))
   assert all(c.ours is None and c.difference is None for c in compared(sheet))
-  assert len(sheet.missing) == 26 + 1  # every row, and the throughput
+  assert len(sheet.missing) == 26 + 2  # every row, the throughput and the plans
   text = sheets.as_text(sheet)
   assert "after fine-tuning" in text
   file = "configs/jft.py:L/16,epochs=14"
@@ -200,6 +200,28 @@ def test_throughput_is_read_for_this_kind_of_device_alone(tmp_path):
   (tmp_path / "throughput.json").write_text('{"cpu": 3}')
   with pytest.raises(InputError, match="holds no measurements"):
     throughput.load(tmp_path)
+
+
+def test_plans_are_read_for_tpu_v3_alone(tmp_path):
+  estimate = {"core_days": 61.4, "inference_images_per_sec_per_core": 2378.0}
+  good, other = (
+    rows.Pretraining("JFT-300M", "Mixer-B/16", 7.0),
+    rows.Pretraining("JFT-300M", "Mixer-L/16", 7.0),
+  )
+  (tmp_path / "plans").mkdir()
+  for p, devices in ((good, "v3:4x4"), (other, "v5e:4x4")):
+    plan = {"devices": devices, "estimate": estimate}
+    (tmp_path / "plans" / f"{p.name}.json").write_text(json.dumps(plan))
+  sheet = tables.table3(results.scan(tmp_path))
+  days = [r[list(sheet.header).index("TPUv3-core-days (planned)")] for r in sheet.rows]
+  assert [d.texts() for d in days if d.ours is not None] == [["80", "61", "−19"]]
+  speeds = [r[list(sheet.header).index("planned for TPU v3")] for r in sheet.rows]
+  assert [s for s in speeds if s != "–"] == ["2,378"] * 3  # of the same model, whatever its data
+  assert [i.reason for i in sheet.left_out] == ["no plan for TPU v3: ValueError: it is for v5e:4x4"]
+  (plans,) = [m for m in sheet.missing if m.what.startswith("plans of")]
+  assert not any(good.file in c for c in plans.commands)
+  assert any(f"--config={other.file} --topology=v3:16x16 --json" in c for c in plans.commands)
+  assert "planned: at least 61.4 TPUv3-core-days" in sheets.as_text(sheet)
 
 
 def test_jft_rows_are_told_apart_by_epochs():
