@@ -46,13 +46,16 @@ class Transferred:
 
 
 def source_of(pretraining: Pretraining, run: Run | None) -> str | None:
-  """Returns the weights that a pre-training's transfer starts from: the run's, else released ones."""
+  """Returns the weights that a pre-training's transfer starts from: the run's, else released ones.
+
+  Released ViTs and ResNets are other papers', trained otherwise than the rows of this one.
+  """
   if run is not None:
     return str(run.path)
   family, _, variant = pretraining.model.partition("-")
   directory = _RELEASED.get(pretraining.dataset)
   name = f"{directory}/{family}-{variant.replace('/', '_')}"
-  return name if name in weights.RELEASED else None
+  return name if family == "Mixer" and name in weights.RELEASED else None
 
 
 def read(found: Found, source: str, size: int, setting: Setting) -> Transferred:
