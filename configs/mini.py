@@ -18,22 +18,22 @@ from configs import common
 from mixer_jax.errors import InputError
 
 IMAGE_SIZE, PATCH_SIZE = 28, 4
-MOST_EVALUATED = 2000
+MOST_EVALUATED = 1000
 
 _MIXER = {
-  "S": dict(num_blocks=2, hidden_dim=24, tokens_mlp_dim=24, channels_mlp_dim=96),
-  "M": dict(num_blocks=3, hidden_dim=32, tokens_mlp_dim=32, channels_mlp_dim=128),
-  "L": dict(num_blocks=4, hidden_dim=48, tokens_mlp_dim=48, channels_mlp_dim=192),
+  "S": dict(num_blocks=2, hidden_dim=16, tokens_mlp_dim=16, channels_mlp_dim=64),
+  "M": dict(num_blocks=3, hidden_dim=24, tokens_mlp_dim=24, channels_mlp_dim=96),
+  "L": dict(num_blocks=4, hidden_dim=32, tokens_mlp_dim=32, channels_mlp_dim=128),
 }
 _VIT = {
-  "S": dict(num_blocks=2, hidden_dim=24, mlp_dim=96, num_heads=2),
-  "M": dict(num_blocks=3, hidden_dim=32, mlp_dim=128, num_heads=2),
-  "L": dict(num_blocks=4, hidden_dim=48, mlp_dim=192, num_heads=3),
+  "S": dict(num_blocks=2, hidden_dim=16, mlp_dim=64, num_heads=2),
+  "M": dict(num_blocks=3, hidden_dim=24, mlp_dim=96, num_heads=2),
+  "L": dict(num_blocks=4, hidden_dim=32, mlp_dim=128, num_heads=2),
 }
 _RESNET = {
   "S": dict(num_units=(1, 1), width=8, num_groups=4),
-  "M": dict(num_units=(1, 1, 1), width=8, num_groups=4),
-  "L": dict(num_units=(2, 2, 2), width=12, num_groups=4),
+  "M": dict(num_units=(2, 1), width=12, num_groups=4),
+  "L": dict(num_units=(2, 2), width=16, num_groups=4),
 }
 _PATCH = dict(patch_size=PATCH_SIZE)
 MODELS = {
@@ -51,7 +51,7 @@ def get_config(arg: str = ""):
 
   given = common.parse_arg(
     arg, variant="L", model="mixer", percent="100", order="", dataset="digits_0_4",
-    fewshot="digits_5_9", steps="400", points="1",
+    fewshot="digits_5_9", steps="300", points="1",
   )  # fmt: skip
   config = _model(given)
   order = _choose(_ORDERS, given["order"], "order")

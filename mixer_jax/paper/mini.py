@@ -17,7 +17,7 @@ SIZES = ("S", "M", "L")
 ORDERS = ("patches", "pixels")
 PERMUTED = ("mixer", "resnet")
 SEEDS = (0, 1)
-NUM_POINTS = 5  # evaluations of the runs whose course is drawn
+NUM_POINTS = 3  # evaluations of the runs whose course is drawn
 FINETUNE_STEPS, FINETUNE_LR, FINETUNE_BATCH = 60, 0.03, 64
 
 
