@@ -86,6 +86,8 @@ def get_config(model: str = "mixer") -> Any:
   config.optimizer.clip_norm = 1.0  # global norm of the gradients
   # "REGEX=FACTOR" for names of parameters, first match first; ("head/.*=1", ".*=0") trains the head alone.
   config.optimizer.lr_multipliers = ()
+  # Of an average of the parameters (Polyak), which is then what is evaluated and converted; 0: none.
+  config.optimizer.polyak_decay = 0.0
 
   config.schedule = ConfigDict()
   config.schedule.warmup_steps = 10_000

@@ -22,15 +22,14 @@ def make_config(source: str) -> Any:
   from mixer_jax import finetune
 
   origin = finetune.describe(source)
-  config = common.get_config()
-  config.image_size = origin.grid[0] * origin.fields["patch_size"]
+  config = common.get_config(origin.family)
+  config.image_size = origin.image_size
   config.num_classes = origin.fields["num_classes"]
   config.batch_size = 256
   config.total_steps = 1  # nothing is trained
   config.schedule.warmup_steps = 0
   config.loss = "softmax_xent"
-  for name in ("patch_size", "num_blocks", "hidden_dim", "tokens_mlp_dim", "channels_mlp_dim"):
-    config.model[name] = origin.fields[name]
+  config.model.update({k: v for k, v in origin.fields.items() if k != "num_classes"})
   config.evaluation.ops = "decode|resize_small|central_crop"
   config.evaluation.batch_size = 256
   return config

@@ -133,6 +133,7 @@ class Experiment:
     abstract_state: shapes and types of the train state.
     shardings: of state, batch and small results on the mesh.
     init_state: jitted () -> TrainState before the first step.
+    init_opt_state: jitted params -> the optimizer's state before the first step.
     train_step: jitted (state, batch) -> (state, metrics); the state is donated.
     eval_step: jitted (params, model_state, batch) -> rows of results, replicated.
     total_steps: steps of the whole run.
@@ -148,6 +149,7 @@ class Experiment:
   abstract_state: state.TrainState
   shardings: sharding.Shardings
   init_state: Callable[[], state.TrainState]
+  init_opt_state: Callable[[Any], Any]
   train_step: Any
   eval_step: Any
   total_steps: int
@@ -239,6 +241,7 @@ def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
       lambda: state.init_state(model, tx, options.image_size, options.seed),
       out_shardings=shardings.state,
     ),
+    init_opt_state=jax.jit(tx.init, out_shardings=shardings.state.opt_state),
     train_step=jax.jit(
       train_step,
       in_shardings=(shardings.state, shardings.batch),
@@ -317,6 +320,7 @@ _RANGES = {
   "optimizer.eps": (0, _LARGEST),
   "optimizer.momentum": (0, 1),
   "optimizer.weight_decay": (0, _LARGEST),
+  "optimizer.polyak_decay": (0, 1 - 1e-9),
   "optimizer.clip_norm": (_SMALLEST, _LARGEST),
   "schedule.linear_end": (0, 1),
   "checkpoint.every_steps": (1, math.inf),

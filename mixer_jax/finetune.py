@@ -1,5 +1,6 @@
 """Where fine-tuning starts: the parameters of a released model, a file or a run, made to fit."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -10,22 +11,25 @@ from mixer_jax import configuration, experiment, inference, models, weights
 from mixer_jax.errors import InputError
 from mixer_jax.weights import resize
 
-RELEASED_IMAGE_SIZE = 224
-FIELDS = (
-  "patch_size", "num_blocks", "hidden_dim", "tokens_mlp_dim", "channels_mlp_dim", "num_classes",
-)  # fmt: skip
+RELEASED_IMAGE_SIZE = 224  # of a ResNet's file, which does not tell
+# Fields of a module that parameters do not depend on.
+_NOT_OF_PARAMETERS = {
+  "dropout_rate", "stoch_depth", "head_bias_init", "dtype", "param_dtype", "remat", "parent", "name",
+}  # fmt: skip
 
 
 class Origin(NamedTuple):
   """What starting weights were made for.
 
   Attributes:
-    fields: of the model (weights.model_fields).
-    grid: of its tokens, (rows, columns).
+    family: key of models.FAMILIES.
+    fields: of the family's module (weights.model_fields), num_classes included.
+    image_size: side of the images in pixels.
   """
 
+  family: str
   fields: dict[str, Any]
-  grid: resize.Grid
+  image_size: int
 
 
 def describe(source: str) -> Origin:
@@ -35,18 +39,66 @@ def describe(source: str) -> Origin:
     source: see `config.init.weights`.
 
   Raises:
-    InputError: no such weights, or not a Mixer's for square images.
+    InputError: no such weights, or not a known model's for square images.
   """
   if source in weights.RELEASED:
-    fields = weights.RELEASED[source].fields
-    return Origin(fields, weights.token_grid(RELEASED_IMAGE_SIZE, fields["patch_size"]))
+    released = weights.RELEASED[source]
+    return Origin(released.family, released.fields, released.image_size)
   if (path := _config_of_run(source)) is None:
-    return _origin(load(source), source)
+    return _origin_of_file(load(source), source)
+  return _origin_of_run(path)
+
+
+def _origin_of_run(path: epath.Path) -> Origin:
   # Read off the configuration: no device may be touched yet (jax.distributed), and no state restored.
   config = configuration.load(path)
   model = models.build(**{**config["model"], "num_classes": config["num_classes"]})
-  fields = {name: getattr(model, name) for name in FIELDS}
-  return Origin(fields, weights.token_grid(config["image_size"], fields["patch_size"]))
+  names = {field.name for field in dataclasses.fields(model)} - _NOT_OF_PARAMETERS
+  fields = {name: getattr(model, name) for name in sorted(names)}
+  return Origin(config["model"]["name"], fields, config["image_size"])
+
+
+def _origin_of_file(params: dict[str, Any], source: str) -> Origin:
+  family, fields = weights.family(params, source), weights.model_fields(params, source)
+  if "patch_size" not in fields:
+    return Origin(family, fields, RELEASED_IMAGE_SIZE)
+  tokens = weights.num_tokens(params)
+  side = round(tokens**0.5)
+  if side * side != tokens:
+    raise InputError(
+      f"{source} is for {tokens} tokens, which are no square. Convert it first: "
+      "python -m mixer_jax.tools.convert --from_image_size=HEIGHTxWIDTH --image_size=SIDE"
+    )
+  return Origin(family, fields, side * fields["patch_size"])
+
+
+def fields_at(origin: Origin, image_size: int, method: resize.Method = "auto") -> dict[str, Any]:
+  """Returns the fields of the model that weights become at another image size with a new head.
+
+  Args:
+    origin: what they were made for.
+    image_size: side of the images in pixels.
+    method: `config.init.resize`.
+
+  Raises:
+    InputError: the patch does not divide the image, or the method does not fit.
+  """
+  fields = {k: v for k, v in origin.fields.items() if k != "num_classes"}
+  if origin.family == "mixer":
+    fields["tokens_mlp_dim"] = weights.resized_tokens_mlp_dim(
+      fields["tokens_mlp_dim"], *_grids(origin, image_size), method
+    )
+  elif origin.family == "vit":
+    resize.resize_method(*_grids(origin, image_size), method, "vit")
+    fields["representation_size"] = 0  # weights.replace_head
+  return fields
+
+
+def _grids(origin: Origin, image_size: int) -> tuple[resize.Grid, resize.Grid]:
+  """Returns the old and the new grid of tokens."""
+  patch_size = origin.fields["patch_size"]
+  old, new = (weights.token_grid(size, patch_size) for size in (origin.image_size, image_size))
+  return old, new
 
 
 def load(source: str) -> dict[str, Any]:
@@ -64,38 +116,21 @@ def _config_of_run(source: str) -> epath.Path | None:
   return path if path.exists() else None
 
 
-def _origin(params: dict[str, Any], source: str) -> Origin:
-  fields, tokens = weights.model_fields(params, source), weights.num_tokens(params)
-  side = round(tokens**0.5)
-  if side * side != tokens:
-    raise InputError(
-      f"{source} is for {tokens} tokens, which are no square. Convert it first: "
-      "python -m mixer_jax.tools.convert --from_image_size=HEIGHTxWIDTH --image_size=SIDE"
-    )
-  return Origin(fields, (side, side))
-
-
 def initial_params(exp: experiment.Experiment) -> tuple[Any, str]:
   """Returns the parameters that `config.init` asks for, on the devices, and a line on what was done.
 
-  Token mixing is resized to the configuration's image size, the head replaced by zeros if asked for.
+  They are made for the configuration's image size, the head is replaced by zeros if asked for.
 
   Raises:
     InputError: no such weights, or not those of the configuration's model; what differs is listed.
   """
   source = str(exp.init.weights)
   params = load(source)
-  origin = _origin(params, source)
-  patch_size = origin.fields["patch_size"]
-  new_grid = weights.token_grid(exp.options.image_size, patch_size)
-  method = resize.resize_method(origin.grid, new_grid, exp.init.resize)
-  line = f"parameters of {source}"
-  if new_grid != origin.grid:
-    how = "appendix C" if method == "paper" else "interpolation, not the paper's"
-    line += (
-      f", from {origin.grid[0]}x{origin.grid[1]} to {new_grid[0]}x{new_grid[1]} tokens ({how})"
-    )
-  params = weights.resize_tokens(params, origin.grid, new_grid, method)
+  weights.check_family(params, exp.options.model["name"], source)
+  path = _config_of_run(source)
+  origin = _origin_of_file(params, source) if path is None else _origin_of_run(path)
+  params, resized = _resized(params, origin, exp)
+  line = f"parameters of {source}{resized}"
   if exp.init.new_head:
     bias = getattr(exp.model, "head_bias_init", 0.0)
     params = weights.replace_head(params, exp.options.num_classes, bias)
@@ -104,3 +139,24 @@ def initial_params(exp: experiment.Experiment) -> tuple[Any, str]:
   weights.check_match(params, wanted, f"{source} for {exp.options.image_size} px")
   params = jax.tree.map(lambda p, w: np.asarray(p).astype(w.dtype), params, wanted)
   return jax.device_put(params, exp.shardings.state.params), line
+
+
+def _resized(
+  params: dict[str, Any], origin: Origin, exp: experiment.Experiment
+) -> tuple[dict[str, Any], str]:
+  """Returns the parameters for the configuration's image size, and what to say of that."""
+  if "patch_size" not in origin.fields:
+    return params, ""
+  old, new = _grids(origin, exp.options.image_size)
+  method = resize.resize_method(old, new, exp.init.resize, origin.family)
+  if old == new:
+    return params, ""
+  if origin.fields.get("ablation", "none") != "none" or origin.fields.get("pyramid"):
+    raise InputError(
+      f"the token mixing of {exp.init.weights} is one of appendix A's ablations: it stays at "
+      f"{origin.image_size} px."
+    )
+  how = "interpolation" if origin.family == "vit" else "interpolation, not the paper's"
+  how = "appendix C" if method == "paper" else how
+  line = f", from {old[0]}x{old[1]} to {new[0]}x{new[1]} tokens ({how})"
+  return weights.resize_tokens(params, old, new, method), line

@@ -25,6 +25,7 @@ from mixer_jax import (
   finetune,
   inference,
   metrics,
+  optimizer,
   plots,
   sharding,
 )
@@ -141,7 +142,7 @@ def _initial_state(exp: experiment.Experiment, directory: epath.Path) -> TrainSt
       return state
     params, line = finetune.initial_params(exp)
     metrics.say(line)
-    return state.replace(params=params)
+    return state.replace(params=params, opt_state=exp.init_opt_state(params))
   return checkpoint.restore(directory, step, exp.abstract_state, exp.shardings.state)
 
 
@@ -316,8 +317,9 @@ class _Run:
     self, step: int, state: TrainState
   ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     begin = time.perf_counter()
+    params = optimizer.averaged(state.params, state.opt_state)
     results, rows = evaluation.evaluate_split(
-      self._exp, state.params, state.model_state, self._eval_source
+      self._exp, params, state.model_state, self._eval_source
     )
     self._evaluated = {step: (results, rows)}
     metrics.say(
@@ -328,7 +330,7 @@ class _Run:
       with self._reporting():
         plots.save_weights(self._directory, state.params, step)
     if self._fewshot is not None:
-      fewshot = self._fewshot(state.params, state.model_state)
+      fewshot = self._fewshot(params, state.model_state)
       means = "  ".join(f"{k} {v:.4f}" for k, v in fewshot.items() if "_" not in k)
       metrics.say(f"step {step}/{self._exp.total_steps} few-shot: {means}")
       self._write(step, {f"fewshot/{k}": v for k, v in fewshot.items()})

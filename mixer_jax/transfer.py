@@ -68,9 +68,8 @@ def plan(sources: Sequence[str], names: Sequence[str], size: int | None) -> list
   transfers = []
   for source in sources:
     origin = finetune.describe(source)
-    pretrained_size = origin.grid[0] * origin.fields["patch_size"]
     for dataset in protocol.expand(names):
-      px = protocol.size_of(dataset, size, pretrained_size)
+      px = protocol.size_of(dataset, size, origin.image_size)
       transfers.append(protocol.Transfer(source, dataset, px))
   directories = [t.name for t in transfers]
   if len(set(directories)) < len(directories):

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from mixer_jax import checkpoint, configuration, experiment, step, weights
+from mixer_jax import checkpoint, configuration, experiment, optimizer, step, weights
 from mixer_jax.data import sources
 from mixer_jax.errors import InputError
 
@@ -104,7 +104,8 @@ def _load_checkpoint(
     if jax.process_index() == 0:
       print(f"WARNING: {line}; the newest intact one is that of step {chosen}", flush=True)
   state = checkpoint.restore(directory, chosen, exp.abstract_state, exp.shardings.state)
-  return Trained(exp, state.params, state.model_state, f"{directory} step {chosen}", chosen)
+  params = optimizer.averaged(state.params, state.opt_state)
+  return Trained(exp, params, state.model_state, f"{directory} step {chosen}", chosen)
 
 
 def class_names(exp: experiment.Experiment) -> list[str]:

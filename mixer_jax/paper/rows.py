@@ -56,7 +56,7 @@ class Pretraining:
     if family == "Mixer":
       return f"configs/{FILES[self.dataset]}:{variant},{rest}"
     data = FILES[self.dataset].removesuffix(".py")
-    return f"configs/baselines.py:{variant},model={FAMILIES[family]},data={data},{rest}"
+    return f"configs/baselines.py:{self.model},data={data},{rest}"
 
 
 SUBSET_MODELS = (

@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
   params = _load(source)
   fields = weights.model_fields(params, source)
   if _IMAGE_SIZE.value:
-    params = _resized(params, fields["patch_size"] or 0)
+    params = _resized(params, fields, source)
   elif _FROM_IMAGE_SIZE.value or flags.FLAGS["method"].present:
     raise InputError("--from_image_size and --method need --image_size.")
   if _NUM_CLASSES.value:
@@ -55,7 +55,8 @@ def main(argv: list[str]) -> None:
   else:
     timm.save_safetensors(output, timm.to_timm(params))
   sizes = " ".join(f"{k}={v}" for k, v in weights.model_fields(params).items())
-  print(f"{output}: Mixer for {weights.num_tokens(params)} tokens, {sizes}")
+  tokens = f" for {weights.num_tokens(params)} tokens" if "patch_size" in fields else ""
+  print(f"{output}: {weights.FAMILIES[weights.family(params)].title}{tokens}, {sizes}")
 
 
 def _load(source: str) -> dict[str, Any]:
@@ -80,7 +81,10 @@ def _load_run(workdir: epath.Path) -> dict[str, Any]:
   return jax.device_get(trained.params)
 
 
-def _resized(params: dict[str, Any], patch_size: int) -> dict[str, Any]:
+def _resized(params: dict[str, Any], fields: dict[str, Any], source: str) -> dict[str, Any]:
+  if "patch_size" not in fields:
+    raise InputError(f"{source} is a ResNet, whose parameters are those for every image size.")
+  patch_size = fields["patch_size"]
   tokens = weights.num_tokens(params)
   if _FROM_IMAGE_SIZE.value:
     old_grid = weights.token_grid(_size(_FROM_IMAGE_SIZE), patch_size)
@@ -90,8 +94,10 @@ def _resized(params: dict[str, Any], patch_size: int) -> dict[str, Any]:
       raise InputError(f"{tokens} tokens are no square: give --from_image_size=HEIGHTxWIDTH.")
     old_grid = side, side
   new_grid = weights.token_grid(_size(_IMAGE_SIZE), patch_size)
-  method = resize.resize_method(old_grid, new_grid, cast(resize.Method, _METHOD.value))
-  how = "as in appendix C" if method == "paper" else "by interpolation, which is not the paper's"
+  family = weights.family(params)
+  method = resize.resize_method(old_grid, new_grid, cast(resize.Method, _METHOD.value), family)
+  how = "by interpolation" + (", which is not the paper's" if family == "mixer" else "")
+  how = "as in appendix C" if method == "paper" else how
   print(f"from {old_grid[0]}x{old_grid[1]} to {new_grid[0]}x{new_grid[1]} tokens {how}")
   return weights.resize_tokens(params, old_grid, new_grid, method)
 

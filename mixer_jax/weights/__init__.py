@@ -3,6 +3,7 @@
 `load("imagenet21k/Mixer-B_16")` returns nested parameters; `family` and `model_fields` say of which model.
 """
 
+from mixer_jax.weights.families import FAMILIES
 from mixer_jax.weights.npz import load_npz, save_npz
 from mixer_jax.weights.params import (
   check_family,
@@ -17,6 +18,7 @@ from mixer_jax.weights.resize import resize_tokens, resized_tokens_mlp_dim, toke
 from mixer_jax.weights.sources import load
 
 __all__ = [
+  "FAMILIES",
   "RELEASED",
   "check_family",
   "check_match",

@@ -16,7 +16,7 @@ class Family(NamedTuple):
   Attributes:
     name: key of `models.FAMILIES`.
     title: what messages call it.
-    first: a name that only its parameters begin with.
+    first: how only its parameters begin.
     head: module of the classifier.
     head_axes: leading axes of its kernel.
     last_norm: a parameter as wide as what reaches the head, but for a tanh layer.
@@ -26,7 +26,7 @@ class Family(NamedTuple):
 
   name: str
   title: str
-  first: str
+  first: tuple[str, ...]
   head: str
   head_axes: tuple[int, ...]
   last_norm: str
@@ -163,7 +163,7 @@ def _resnet_shapes(flat: Flat, fields: Mapping[str, Any]) -> Shapes:
 _MIXER = Family(
   name="mixer",
   title="Mixer",
-  first="stem/",
+  first=("stem/", "MixerBlock_"),
   head="head",
   head_axes=(),
   last_norm="pre_head_layer_norm/scale",
@@ -173,7 +173,7 @@ _MIXER = Family(
 _VIT = Family(
   name="vit",
   title="Vision Transformer",
-  first="Transformer/",
+  first=("Transformer/",),
   head="head",
   head_axes=(),
   last_norm="Transformer/encoder_norm/scale",
@@ -183,7 +183,7 @@ _VIT = Family(
 _RESNET = Family(
   name="resnet",
   title="BiT ResNet",
-  first="resnet/",
+  first=("resnet/",),
   head="resnet/head/conv2d",
   head_axes=(1, 1),
   last_norm="resnet/group_norm/gamma",

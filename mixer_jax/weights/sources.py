@@ -8,6 +8,7 @@ from etils import epath
 from mixer_jax import configuration
 from mixer_jax.errors import InputError
 from mixer_jax.weights import download, files, npz, timm
+from mixer_jax.weights.families import FAMILIES
 from mixer_jax.weights.params import check_match, family, model_fields
 from mixer_jax.weights.released import BUCKETS, RELEASED, STORAGE
 
@@ -40,7 +41,7 @@ def load(source: str | os.PathLike[str], wanted: dict | None = None) -> dict:
   released = RELEASED.get(str(source))
   if released and (family(params), fields) != (released.family, released.fields):
     raise InputError(
-      f"{source} should be the {released.family} with {released.fields}, but has {fields}. Load it by its address, "
+      f"{source} should be the {FAMILIES[released.family].title} with {released.fields}, but has {fields}. Load it by its address, "
       f"{released.url}, to take it as it is."
     )
   return params

@@ -88,7 +88,7 @@ def test_figure4_draws_both_permutations_beside_the_original(tmp_path):
   commands = [c for m in drawn.sheet.missing for c in m.commands]
   assert len(commands) == 4
   assert sum("permute_patches(16)" in c for c in commands) == 2
-  assert sum("configs/baselines.py:R50x1,model=resnet,data=jft" in c for c in commands) == 3
+  assert sum("configs/baselines.py:BiT-R50x1,data=jft" in c for c in commands) == 3
 
 
 def test_permuted_photos_hold_the_same_pixels():

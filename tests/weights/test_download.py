@@ -315,18 +315,25 @@ def test_redirects_from_https_must_stay_on_it():
 
 
 def test_the_table_is_whole():
-  """Names are places in the bucket; figures have a source; sizes are those of table 1 where it has them."""
-  from mixer_jax.models.mixer import VARIANTS
+  """Names are places in the buckets; figures have a source; sizes are the published ones."""
+  from mixer_jax.models import VARIANTS
 
-  assert len(weights.RELEASED) == 11
+  counts = {"mixer": 11, "vit": 11, "resnet": 18}
+  buckets = {"mixer": "mixer_models", "vit": "vit_models", "resnet": "bit_models"}
   for name, entry in weights.RELEASED.items():
-    assert entry.url == f"https://storage.googleapis.com/mixer_models/{name}.npz"
+    counts[entry.family] -= 1
+    assert entry.url == f"https://storage.googleapis.com/{buckets[entry.family]}/{name}.npz"
     assert (entry.top1 is None) == (entry.source is None)
-    variant = name.rsplit("-", 1)[1].replace("_", "/")
+    variant = name.removesuffix("-224").removesuffix("-ILSVRC2012").rsplit("-", 1)[1]
+    variant = variant.replace("_", "/")
     if variant != "S/8":
-      sizes = {k: v for k, v in entry.fields.items() if k != "num_classes"}
-      assert sizes == VARIANTS[variant]
-    assert entry.fields["num_classes"] == (21843 if "21k" in name else 1000)
+      wanted = dict(VARIANTS[entry.family][variant])
+      if entry.family == "vit":
+        wanted["representation_size"] = 0 if "imagenet2012" in name else wanted["hidden_dim"]
+      assert {k: v for k, v in entry.fields.items() if k != "num_classes"} == wanted
+    of_21k = name.startswith("imagenet21k/") or ("BiT-M" in name and "ILSVRC" not in name)
+    assert entry.fields["num_classes"] == (21843 if of_21k else 1000)
+  assert set(counts.values()) == {0}
 
 
 def test_paths_are_loaded_by_content_and_named_when_they_fail(tmp_path):
