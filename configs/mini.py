@@ -51,7 +51,7 @@ def get_config(arg: str = ""):
 
   given = common.parse_arg(
     arg, variant="L", model="mixer", percent="100", order="", dataset="digits_0_4",
-    fewshot="digits_5_9", steps="300", points="1",
+    fewshot="digits_5_9", steps="240", points="1",
   )  # fmt: skip
   config = _model(given)
   order = _choose(_ORDERS, given["order"], "order")

@@ -18,7 +18,7 @@ from mixer_jax.errors import DivergedError
 from mixer_jax.tools import command
 
 _RESULTS = flags.DEFINE_string("results", "workdir/paper-mini", "Directory of runs and report.")
-_STEPS = flags.DEFINE_integer("steps", 300, "Of a pre-training.", lower_bound=10)
+_STEPS = flags.DEFINE_integer("steps", 240, "Of a pre-training.", lower_bound=10)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data.")
 _REPORT = flags.DEFINE_bool("report", False, "Write the page of what is there, run nothing.")
 
