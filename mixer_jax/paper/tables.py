@@ -1,5 +1,6 @@
 """Tables 1 to 4 of the paper, each beside what this project computes or has run."""
 
+import dataclasses
 import re
 from typing import Any
 
@@ -12,7 +13,7 @@ from mixer_jax.paper import costs, numbers, rows, transfers
 from mixer_jax.paper.numbers import number
 from mixer_jax.paper.results import Found
 from mixer_jax.paper.rows import Pretraining
-from mixer_jax.paper.sheets import Cell, Compared, Missing, Sheet
+from mixer_jax.paper.sheets import NOTHING, Cell, Compared, Missing, Sheet
 
 _IMAGE_SIZE, _NUM_CLASSES = 224, 1000
 AFTER = (
@@ -77,55 +78,70 @@ def count(tree: Any) -> int:
 # --- tables 2 and 3: results -----------------------------------------------------------------------
 
 _PX448 = {"Mixer-L/16": 448, "Mixer-H/14": 448}
-_METRICS = (
-  ("imagenet", "imagenet_top1", "ImageNet top-1 %"),
-  ("real", "real_top1", "ReaL top-1 %"),
-  ("avg5", "avg5_top1", "Avg 5 %"),
-  ("vtab", "vtab1k_19", "VTAB-1k %"),
-)
+_TABLE2_EPOCHS = {"ImageNet-21k": 300.0, "JFT-300M": 14.0}
+_METRICS = {
+  "imagenet": ("imagenet_top1", "ImageNet top-1 %"),
+  "real": ("real_top1", "ReaL top-1 %"),
+  "avg5": ("avg5_top1", "Avg 5 %"),
+  "vtab": ("vtab1k_19", "VTAB-1k %"),
+}
+"""Field of `Transferred` -> column of the CSV file, title."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Results:
+  """A table of results: how its rows are the project's.
+
+  Attributes:
+    name, title: "table2", and what it is.
+    rows: the paper's.
+    keys: for each row its pre-training and the image size of fine-tuning; None: not this project's.
+    metrics: those of `_METRICS` that it has.
+    setting: of fine-tuning.
+    notes: for the reader.
+  """
+
+  name: str
+  title: str
+  rows: tuple[numbers.Row, ...]
+  keys: list[tuple[Pretraining, int] | None]
+  metrics: tuple[str, ...]
+  setting: transfers.Setting
+  notes: tuple[str, ...]
 
 
 def table2(found: Found) -> Sheet:
   """Mixer beside the best of its time, fine-tuned at the larger size."""
-  epochs = {"ImageNet-21k": 300.0, "JFT-300M": 14.0}
+  table = numbers.rows("table2_transfer")
   keys = [
-    (Pretraining(r["pretrain"], r["model"], epochs[r["pretrain"]]), _PX448.get(r["model"]))
-    if r["pretrain"] in epochs and r["model"] in _PX448
+    (Pretraining(r["pretrain"], r["model"], _TABLE2_EPOCHS[r["pretrain"]]), _PX448[r["model"]])
+    if r["pretrain"] in _TABLE2_EPOCHS and r["model"] in _PX448
     else None
-    for r in numbers.rows("table2_transfer")
+    for r in table
   ]
-  return _results(
-    found,
-    "Table 2: transfer, Mixer beside the best published models",
-    numbers.rows("table2_transfer"),
-    keys,
-    _METRICS,
-    transfers.TABLE2,
-    notes=(
-      AFTER,
-      "Ours: at 448 px (appendix C), VTAB-1k at 224 and 448 by task; images squashed to a square, centre crop.",
-      "Rows without a size in pixels are other authors' models, or baselines that this project does not "
-      "fine-tune at the size used there.",
-    ),
+  notes = (
+    AFTER,
+    "Ours: at 448 px (appendix C), VTAB-1k at 224 and 448 by task; images squashed to a square, centre crop.",
+    "Rows without a size in pixels are other authors' models, or baselines that this project does not "
+    "fine-tune at the size used there.",
+  )
+  title = "Table 2: transfer, Mixer beside the best published models"
+  return _sheet(
+    found, _Results("table2", title, table, keys, tuple(_METRICS), transfers.TABLE2, notes)
   )
 
 
 def table3(found: Found) -> Sheet:
   """Mixer, ViT and BiT at all scales."""
   table = numbers.rows("table3_scale")
-  keys = [
+  keys: list[tuple[Pretraining, int] | None] = [
     (Pretraining(r["pretrain"], r["model"], float(r["pretrain_epochs"])), int(r["image_size"]))
     for r in table
   ]
-  return _results(
-    found,
-    "Table 3: Mixer, ViT and BiT over scales and data",
-    table,
-    keys,
-    _METRICS[:3],
-    transfers.TABLE3,
-    notes=(AFTER, "Short side resized, centre crop (configs/finetune_table3.py)."),
-  )
+  notes = (AFTER, "Ours: short side resized, centre crop (configs/finetune_table3.py).")
+  title = "Table 3: Mixer, ViT and BiT over scales and data"
+  metrics = ("imagenet", "real", "avg5")
+  return _sheet(found, _Results("table3", title, table, keys, metrics, transfers.TABLE3, notes))
 
 
 def models_of(table: str) -> list[tuple[str, int]]:
@@ -136,71 +152,78 @@ def models_of(table: str) -> list[tuple[str, int]]:
   return list(dict.fromkeys((r["model"], int(r["image_size"])) for r in table3_rows))
 
 
-def _results(found, title, table, keys, metrics, setting, notes) -> Sheet:
+def _sheet(found: Found, table: _Results) -> Sheet:
   matched, left_out = rows.match(found)
   measured = throughput.load(found.directory)
-  planned = list(dict.fromkeys(key[0] for key in keys if key))
-  plans, unusable = costs.load(found.directory, planned)
+  pretrainings = list(dict.fromkeys(key[0] for key in table.keys if key))
+  plans, unusable = costs.load(found.directory, pretrainings)
   left_out += unusable
-  lines: list[list[Cell]] = []
-  missing: list[Missing] = []
-  for row, key in zip(table, keys, strict=True):
-    pretraining, size = key or (None, None)
-    done, source = None, None
-    if pretraining is not None and size is not None:
-      run = matched.get(pretraining)
-      source = transfers.source_of(pretraining, run)
-      if source is not None:
-        done = transfers.read(found, source, size, setting)
-        left_out += done.left_out
-      asked = [m for m, column, _ in metrics if row[column]]
-      cost = costs.describe(pretraining, plans)
-      item = transfers.missing(found, pretraining, source, size, setting, done, asked, cost)
-      missing += [item] if item else []
-    lines.append(_line(row, key, source, done, metrics, measured, plans))
+  lines, missing = [], []
+  for row, key in zip(table.rows, table.keys, strict=True):
+    done = None
+    if key is not None:
+      job = transfers.Job(found, *key, table.setting, matched.get(key[0]))
+      done = job.read()
+      left_out += done.left_out
+      asked = [m for m in table.metrics if row[_METRICS[m][0]]]
+      missing.append(job.missing(done, asked, costs.describe(key[0], plans)))
+    lines.append(_line(row, key, done, table.metrics, measured, plans))
+  missing += [
+    _unmeasured(found, table.name, measured),
+    costs.missing(found.directory, pretrainings, plans),
+  ]
   speed = throughput.describe(measured)
-  table_name = title.partition(":")[0].replace(" ", "").lower()
-  if unmeasured := [m for m in models_of(table_name) if throughput.key(*m) not in measured]:
-    command = f"python -m mixer_jax.tools.paper {table_name} --results={found.directory}"
-    what = f"throughput of {len(unmeasured)} models on this device"
-    missing.append(Missing(what, [f"{command} --measure_throughput"], "minutes a model"))
-  if unplanned := costs.missing(found.directory, planned, plans):
-    missing.append(unplanned)
   return Sheet(
-    title=title,
+    title=table.title,
     header=(
-      "pre-trained on", "model", "px", "epochs", *(m[2] for m in metrics),
+      "pre-trained on", "model", "px", "epochs", *(_METRICS[m][1] for m in table.metrics),
       "images/s/core", "planned for TPU v3", "TPUv3-core-days (planned)", "our weights",
     ),
     rows=lines,
-    notes=(*notes, f"images/s and core of inference, best over batch sizes: the paper's on TPU v3, ours {speed}.",
-      "Planned: bounds by the chip's published rates (tools.plan), which real runs do not reach."),
-    missing=missing,
+    notes=(
+      *table.notes,
+      f"images/s and core of inference, best over batch sizes: the paper's on TPU v3, ours {speed}.",
+      "Planned: bounds by the chip's published rates (tools.plan), which real runs do not reach.",
+    ),
+    missing=[item for item in missing if item is not None],
     left_out=rows.grouped(dict.fromkeys(left_out)),
   )  # fmt: skip
 
 
-def _line(row, key, source, done, metrics, measured, plans) -> list[Cell]:
+def _unmeasured(found: Found, table: str, measured: dict[str, float]) -> Missing | None:
+  left = [m for m in models_of(table) if throughput.key(*m) not in measured]
+  if not left:
+    return None
+  command = f"python -m mixer_jax.tools.paper {table} --results={found.directory}"
+  what = f"throughput of {len(left)} models on this device"
+  return Missing(what, [f"{command} --measure_throughput"], "minutes a model")
+
+
+def _line(
+  row: numbers.Row,
+  key: tuple[Pretraining, int] | None,
+  done: transfers.Transferred | None,
+  metrics: tuple[str, ...],
+  measured: dict[str, float],
+  plans: costs.Plans,
+) -> list[Cell]:
   pretraining, size = key or (None, None)
   values: list[Cell] = [
-    Compared(number(row[column]), getattr(done, metric) if done else None, 2)
-    for metric, column, _ in metrics
+    Compared(number(row[_METRICS[m][0]]), getattr(done, m) if done else None, 2) for m in metrics
   ]
-  plan = plans.get(pretraining)
+  speed = measured.get(throughput.key(row["model"], size)) if size else None
   planned_speed = costs.throughput(plans, row["model"], size)
+  plan = plans.get(pretraining) if pretraining else None
   return [
     row["pretrain"],
     row["model"],
-    str(size or "–"),
-    row.get("pretrain_epochs", "–"),
+    str(size or NOTHING),
+    row.get("pretrain_epochs", NOTHING),
     *values,
-    Compared(
-      number(row["images_per_sec_per_tpuv3_core"]),
-      measured.get(throughput.key(row["model"], size)) if size else None,
-    ),
-    "–" if planned_speed is None else f"{planned_speed:,.0f}",
+    Compared(number(row["images_per_sec_per_tpuv3_core"]), speed),
+    NOTHING if planned_speed is None else f"{planned_speed:,.0f}",
     Compared(number(row["tpuv3_core_days"]), plan.core_days if plan else None),
-    source or "–",
+    (done.source if done else None) or NOTHING,
   ]
 
 
@@ -236,7 +259,7 @@ def table4() -> Sheet:
 def hyperparameters(config: Any) -> dict[str, str]:
   """Returns table 4's columns of a configuration."""
   found = re.search(r"randaugment\((\d+), *([\d.]+)\)", config.data.ops)
-  layers, magnitude = found.groups() if found else ("0", "–")
+  layers, magnitude = found.groups() if found else ("0", NOTHING)
   values = (
     config.total_epochs, config.learning_rate, config.optimizer.weight_decay, layers, magnitude,
     config.mixup_p, config.model.dropout_rate, config.model.stoch_depth,
@@ -245,11 +268,11 @@ def hyperparameters(config: Any) -> dict[str, str]:
 
 
 def _normal(text: str) -> str:
-  """Returns numbers in one form ("0" and "0.0" are equal), an empty cell as "–"."""
+  """Returns numbers in one form ("0" and "0.0" are equal), an empty cell as `NOTHING`."""
   try:
     return f"{float(text):g}"
   except ValueError:
-    return text or "–"
+    return text or NOTHING
 
 
 TABLES = {"table1": lambda _: table1(), "table2": table2, "table3": table3, "table4": lambda _: table4()}  # fmt: skip

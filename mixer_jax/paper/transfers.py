@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 from mixer_jax import protocol, weights
 from mixer_jax.data import datasets
@@ -35,65 +36,124 @@ class Transferred:
 
   Attributes:
     imagenet, real, avg5, vtab: top-1.
+    source: the weights, None: there are none yet.
     left_out: runs that were found and not used.
   """
 
-  imagenet: float | None
-  real: float | None
-  avg5: float | None
-  vtab: float | None
-  left_out: list[LeftOut]
+  imagenet: float | None = None
+  real: float | None = None
+  avg5: float | None = None
+  vtab: float | None = None
+  source: str | None = None
+  left_out: list[LeftOut] = dataclasses.field(default_factory=list)
 
 
-def source_of(pretraining: Pretraining, run: Run | None) -> str | None:
-  """Returns the weights that a pre-training's transfer starts from: the run's, else released ones.
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """A row of table 2 or 3: a pre-training, fine-tuned at an image size.
 
-  Released ViTs and ResNets are other papers', trained otherwise than the rows of this one.
+  Attributes:
+    found: the results.
+    pretraining: where it starts.
+    size: of the images in pixels; VTAB-1k has its own sizes.
+    setting: the table's.
+    run: the user's own run of that pre-training, if there is one.
   """
-  if run is not None:
-    return str(run.path)
-  family, _, variant = pretraining.model.partition("-")
-  directory = _RELEASED.get(pretraining.dataset)
-  name = f"{directory}/{family}-{variant.replace('/', '_')}"
-  return name if family == "Mixer" and name in weights.RELEASED else None
 
+  found: Found
+  pretraining: Pretraining
+  size: int
+  setting: Setting
+  run: Run | None
 
-def read(found: Found, source: str, size: int, setting: Setting) -> Transferred:
-  """Returns what is known of these weights at this image size (VTAB-1k: at its own sizes)."""
-  runs, left_out = _matching(found, source, setting)
-  results = {name: run.top1 for name, run in runs.items() if run.top1 is not None}
-  five = [protocol.Transfer(source, d, size) for d in protocol.FIVE]
-  vtab = [protocol.Transfer(source, d, protocol.size_of(d, None, 224)) for d in datasets.VTAB]
-  table = protocol.table([*five, *vtab], None, protocol.NUM_SEEDS, results)
-  means = {row.dataset: row.mean for row in table if len(row.top1) == protocol.NUM_SEEDS}
-  reported = [
-    runs[r.name]
-    for r in protocol.test_runs(five[0], None, protocol.NUM_SEEDS, results)
-    if r.name in runs
-  ]
-  real = [_evaluation(run, REAL) for run in reported]
-  done = len(real) == protocol.NUM_SEEDS and all(v is not None for v in real)
-  return Transferred(
-    imagenet=_percent(means.get(IMAGENET)),
-    real=_percent(statistics.mean([v for v in real if v is not None])) if done else None,
-    avg5=_percent(means.get("Avg 5")),
-    vtab=_percent(means.get("VTAB-1k")),
-    left_out=left_out,
-  )
+  @property
+  def source(self) -> str | None:
+    """The weights: the run's, else those that the authors released.
+
+    Released ViTs and ResNets are other papers', trained otherwise than the rows of this one.
+    """
+    if self.run is not None:
+      return str(self.run.path)
+    family, _, variant = self.pretraining.model.partition("-")
+    name = f"{_RELEASED.get(self.pretraining.dataset)}/{family}-{variant.replace('/', '_')}"
+    return name if family == "Mixer" and name in weights.RELEASED else None
+
+  def read(self) -> Transferred:
+    """Returns what is known of these weights."""
+    if (source := self.source) is None:
+      return Transferred()
+    runs, left_out = _matching(self.found, source, self.setting)
+    results = {name: run.top1 for name, run in runs.items() if run.top1 is not None}
+    five = [protocol.Transfer(source, d, self.size) for d in protocol.FIVE]
+    vtab = [protocol.Transfer(source, d, protocol.size_of(d, None, 224)) for d in datasets.VTAB]
+    table = protocol.table([*five, *vtab], None, protocol.NUM_SEEDS, results)
+    means = {row.dataset: row.mean for row in table if len(row.top1) == protocol.NUM_SEEDS}
+    reported = protocol.test_runs(five[0], None, protocol.NUM_SEEDS, results)
+    return Transferred(
+      imagenet=_percent(means.get(IMAGENET)),
+      real=_percent(_mean_evaluation([runs.get(r.name) for r in reported], REAL)),
+      avg5=_percent(means.get("Avg 5")),
+      vtab=_percent(means.get("VTAB-1k")),
+      source=source,
+      left_out=left_out,
+    )
+
+  def missing(self, done: Transferred, asked: Sequence[str], cost: str) -> Missing | None:
+    """Returns the commands that produce what is asked for and not done, None if nothing is.
+
+    Args:
+      done: what is known.
+      asked: fields of `Transferred`.
+      cost: of the pre-training, for the reader.
+    """
+    left = [a for a in asked if getattr(done, a) is None]
+    if not left:
+      return None
+    p = self.pretraining
+    what = f"{p.dataset}, {p.model}, {p.epochs:g} epochs, {self.size} px: {', '.join(left)}"
+    return Missing(what, self._commands(left, done.imagenet is None), cost)
+
+  def _commands(self, left: Sequence[str], no_imagenet: bool) -> list[str]:
+    commands, source = [], self.source
+    if source is None:
+      source = f"{self.found.directory}/pretrain/{self.pretraining.name}"
+      commands.append(f"python train.py --config={self.pretraining.file} --workdir={source}")
+    results = f"{self.found.directory}/{self.setting.directory}"
+    tool = f"python -m mixer_jax.tools.transfer --weights={source} --results={results}"
+    tool += f" --config={self.setting.file}" * (self.setting is not TABLE2)
+    if "avg5" in left:
+      commands.append(f"{tool} --datasets=five --size={self.size}")
+    elif no_imagenet:  # ReaL is measured on ImageNet's runs
+      commands.append(f"{tool} --datasets={IMAGENET} --size={self.size}")
+    if "real" in left:
+      place = protocol.Transfer(source, IMAGENET, self.size).name
+      commands.append(
+        f"for run in {results}/{place}/test-*; do"
+        f" python eval.py --workdir=$run --dataset={REAL} --record; done"
+      )
+    if "vtab" in left:
+      commands.append(f"{tool} --datasets=vtab")
+    return commands
 
 
 def _percent(share: float | None) -> float | None:
   return None if share is None else 100 * share
 
 
-def _evaluation(run: Run, dataset: str) -> float | None:
-  """Returns the last top-1 that the run's final checkpoint had on this data set."""
+def _mean_evaluation(runs: Sequence[Run | None], dataset: str) -> float | None:
+  """Returns the mean over all seeds of the last top-1 of final checkpoints, None unless all have one."""
   values = [
-    e["top1"]
-    for e in run.evaluations
-    if e.get("dataset") == dataset and e.get("step") == run.last_step
+    [
+      e["top1"]
+      for e in run.evaluations
+      if e.get("dataset") == dataset and e.get("step") == run.last_step
+    ]
+    for run in runs
+    if run is not None
   ]
-  return values[-1] if values else None
+  if len(values) < protocol.NUM_SEEDS or not all(values):
+    return None
+  return statistics.mean(v[-1] for v in values)
 
 
 def _matching(found: Found, source: str, setting: Setting) -> tuple[dict[str, Run], list[LeftOut]]:
@@ -115,9 +175,8 @@ def _matching(found: Found, source: str, setting: Setting) -> tuple[dict[str, Ru
       reason = f"another configuration than {setting.file}: {rows.some(changed)}"
       left_out.append(LeftOut(str(run.path), reason))
     elif run.top1 is None:
-      left_out.append(
-        LeftOut(str(run.path), f"half a run: step {run.last_step} of {wanted.total_steps}")
-      )
+      reason = f"half a run: step {run.last_step} of {wanted.total_steps}"
+      left_out.append(LeftOut(str(run.path), reason))
     elif asked.name in runs:
       left_out.append(LeftOut(str(run.path), f"{runs[asked.name].path} is the same and was used"))
     else:
@@ -139,48 +198,10 @@ def _asked(run: Run, source: str) -> protocol.Run:
   return protocol.Run(transfer, float(config["learning_rate"]), int(config["seed"]), judge)
 
 
-def _wanted(asked: protocol.Run, own: str, setting: Setting):
+def _wanted(asked: protocol.Run, own: str, setting: Setting) -> Any:
   t = asked.transfer
   config = rows.load(
     f"{setting.file}:weights={own},dataset={t.dataset},size={t.size},lr={asked.lr},judge={asked.judge}"
   )
   config.seed = asked.seed
   return config
-
-
-def missing(
-  found: Found,
-  pretraining: Pretraining,
-  source: str | None,
-  size: int,
-  setting: Setting,
-  done: Transferred | None,
-  wanted: Sequence[str],
-  cost: str,
-) -> Missing | None:
-  """Returns the commands that produce what is wanted of "imagenet", "real", "avg5", "vtab" and not done."""
-  open_ = [w for w in wanted if done is None or getattr(done, w) is None]
-  if not open_:
-    return None
-  commands = []
-  weights_of = source
-  if weights_of is None:
-    weights_of = f"{found.directory}/pretrain/{pretraining.name}"
-    commands.append(f"python train.py --config={pretraining.file} --workdir={weights_of}")
-  results = f"{found.directory}/{setting.directory}"
-  tool = f"python -m mixer_jax.tools.transfer --weights={weights_of} --results={results}"
-  tool += f" --config={setting.file}" * (setting is not TABLE2)
-  if "avg5" in open_:
-    commands.append(f"{tool} --datasets=five --size={size}")
-  elif "imagenet" in open_ or ("real" in open_ and (done is None or done.imagenet is None)):
-    commands.append(f"{tool} --datasets={IMAGENET} --size={size}")
-  if "real" in open_:
-    place = protocol.Transfer(weights_of, IMAGENET, size).name
-    commands.append(
-      f"for run in {results}/{place}/test-*; do"
-      f" python eval.py --workdir=$run --dataset={REAL} --record; done"
-    )
-  if "vtab" in open_:
-    commands.append(f"{tool} --datasets=vtab")
-  what = f"{pretraining.dataset}, {pretraining.model}, {pretraining.epochs:g} epochs, {size} px"
-  return Missing(f"{what}: {', '.join(open_)}", commands, cost)
