@@ -57,7 +57,8 @@ def measure(config: Any, batch_sizes: Iterable[int] = BATCH_SIZES) -> Throughput
   Raises:
     InputError: not even the first size fits.
   """
-  one = {**config, "batch_size": 1, "grad_accum_steps": 1, "mesh": {"data": 1}}
+  mesh = {**config["mesh"], "data": 1}
+  one = {**config, "batch_size": 1, "grad_accum_steps": 1, "mesh": mesh}
   exp = experiment.build(one, experiment.make_mesh(one))
   step = inference.make_predict_step(exp, _logits)
   state = exp.abstract_state

@@ -119,7 +119,7 @@ def permuted(ops: str, order: str) -> str:
 def total_steps(file: str) -> int:
   """Returns the steps of a configuration's whole run."""
   config = load(file)
-  one = {**config, "mesh": {"data": 1}}
+  one = {**config, "mesh": {**config["mesh"], "data": 1}}
   return experiment.build(one, experiment.make_mesh(one)).total_steps
 
 
