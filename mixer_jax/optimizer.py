@@ -137,7 +137,7 @@ def _average(decay: float) -> optax.GradientTransformation:
     # A copy: a donated state must not have one array twice.
     return PolyakState(jax.tree.map(lambda p: jnp.array(p, jnp.float32, copy=True), params))
 
-  def update(updates: Any, state: PolyakState, params: Any = None) -> tuple[Any, PolyakState]:
+  def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, PolyakState]:
     def average(a: jax.Array, p: jax.Array) -> jax.Array:
       return decay * a + (1.0 - decay) * p.astype(jnp.float32)
 
@@ -149,8 +149,10 @@ def _average(decay: float) -> optax.GradientTransformation:
 
 def averaged(params: Any, opt_state: Any) -> Any:
   """Returns the Polyak average that the optimizer keeps, in the parameters' types; if none, the parameters."""
-  average = optax.tree.get(opt_state, "polyak_average", params)
-  return jax.tree.map(lambda a, p: a.astype(p.dtype), average, params)
+  average = optax.tree.get(opt_state, "polyak_average")
+  return (
+    params if average is None else jax.tree.map(lambda a, p: a.astype(p.dtype), average, params)
+  )
 
 
 def make_optimizer(

@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import common
-from mixer_jax import experiment
+from mixer_jax import experiment, models
 from mixer_jax.errors import InputError
 from tests.conftest import GOLDEN
 
@@ -77,6 +77,64 @@ def test_every_configuration_builds(path):
   assert exp.total_steps == (config.total_steps or images // config.batch_size)
 
 
+def table3(letters):
+  """Yields (data, model, epochs) of the rows of table 3 whose model begins so, at the pre-training's 224 px."""
+  names = {"ImageNet": "imagenet", "ImageNet-21k": "imagenet21k", "JFT-300M": "jft"}
+  with (GOLDEN / "table3_scale.csv").open() as f:
+    for row in csv.DictReader(f):
+      if row["model"].startswith(letters) and row["image_size"] == "224":
+        yield names[row["pretrain"]], row["model"], float(row["pretrain_epochs"])
+
+
+@pytest.mark.parametrize(("data", "model", "epochs"), list(table3(("ViT", "BiT"))))
+def test_baselines_are_table_3s(data, model, epochs):
+  config = get_config("baselines", f"{model},data={data}")
+  like = "B/16" if "-B" in model or "-R50" in model else "L/16"
+  base = get_config(data, like)
+  title, variant = model.split("-", 1)
+  assert (config.model.name, config.model.variant) == (
+    {"ViT": "vit", "BiT": "resnet"}[title],
+    variant,
+  )
+  assert config.total_epochs == epochs
+  assert config.data == base.data
+  assert config.model.head_bias_init == base.model.head_bias_init
+  if title == "ViT":
+    assert config.model.stoch_depth == base.model.stoch_depth
+  if data == "jft":
+    assert config.optimizer.weight_decay == 0.1
+    assert config.learning_rate == {"B": 8e-4, "L": 4e-4, "H": 3e-4}.get(
+      variant[0], 1e-3 if "R50" in variant else 6e-4
+    )
+  else:
+    assert config.mixup_p == base.mixup_p
+    assert config.optimizer.weight_decay == base.optimizer.weight_decay
+
+
+def test_bad_baselines_are_named():
+  for arg in ("ViT-B/61", "B/16", "ViT-B/16,data=cifar10"):
+    with pytest.raises(InputError, match=r"is unknown; known: ViT-B/32, "):
+      get_config("baselines", arg)
+  with pytest.raises(InputError, match="table 4 has no row for 'H/16'"):
+    get_config("baselines", "ViT-H/14,data=imagenet21k")
+  with pytest.raises(InputError, match="model family 'vti' is unknown; known: mixer, vit, resnet"):
+    common.get_config("vti")
+
+
+def test_a_familys_section_is_its_own():
+  for family in ("mixer", "vit", "resnet"):
+    config = good()
+    config.model = common.get_config(family).model
+    with pytest.raises(InputError, match=r"config\.model\.\w+ is missing"):
+      build(config)  # no size is given
+    config.model.variant = {"mixer": "S/32", "vit": "B/32", "resnet": "R50x1"}[family]
+    config.image_size = 32
+    assert build(config).model.__class__ is models.FAMILIES[family]
+  config.model.name = "vit"
+  with pytest.raises(InputError, match=r"config\.model\.representation_size is missing"):
+    build(config)
+
+
 def test_imagenet_has_the_authors_number_of_steps():
   config = get_config("imagenet", "B/16")
   exp = experiment.build(config, experiment.make_mesh(config))
@@ -136,6 +194,10 @@ def build(config):
     ("learning_rate", float("nan"), "must be at most"),
     ("total_epochs", float("inf"), "must be at most"),
     ("model.stoch_depth", 1.5, r"config\.model\.stoch_depth is 1\.5; it must be at most 1"),
+    ("model.ablation", "tied", r"config\.model\.ablation is 'tied'.*one of 'none', 'untied'"),
+    ("model.channel_groups", 4, "channel_groups 4 with ablation 'none'"),
+    ("model.pyramid", (3,), r"pyramid \(3,\) must say how many tokens leave each of the 4 blocks"),
+    ("optimizer.polyak_decay", 1.0, r"config\.optimizer\.polyak_decay is 1\.0; it must be at most"),
     ("model.dropout_rate", None, r"config\.model\.dropout_rate is missing"),
     ("model.hidden_dim", 0, r"config\.model\.hidden_dim is 0; it must be at least 1"),
     ("optimizer.clip_norm", 0.0, "must be at least"),

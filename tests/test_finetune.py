@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from configs import finetune as finetune_config
-from mixer_jax import experiment, finetune, loop, weights
+from mixer_jax import evaluation, experiment, finetune, inference, loop, weights
 from mixer_jax.errors import InputError
-from tests import runs
+from tests import families, runs
 from tests.configurations import small_config
+from tests.families import RESNET, VIT
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +136,96 @@ def test_weights_of_another_model_are_listed(source):
     finetune.initial_params(build(config))
 
 
+BASELINES = {"vit": VIT, "resnet": RESNET}
+
+
+def baseline(family, directory):
+  """Returns the file of a small model at 16 px, no parameter of which is zero, and its parameters."""
+  _, params = families.random_params(family, 16, 16, **BASELINES[family])
+  weights.save_npz(directory / f"{family}.npz", params)
+  return str(directory / f"{family}.npz"), params
+
+
+def test_a_vision_transformer_is_tuned_at_another_size(tmp_path):
+  file, params = baseline("vit", tmp_path)
+  exp = build(tuning(file, 24))
+  got, line = finetune.initial_params(exp)
+  assert "from 4x4 to 6x6 tokens (interpolation), with a new head" in line
+  wanted = weights.resize_tokens(params, (4, 4), (6, 6))
+  jax.tree.map(np.testing.assert_array_equal, got["Transformer"], wanted["Transformer"])
+  assert not any(np.any(x) for x in jax.tree.leaves(got["head"]))
+  with pytest.raises(InputError, match=r"'paper' \(appendix C\) is for a Mixer"):
+    finetune_config.get_config(f"weights={file},dataset=digits_5_9,size=32,resize=paper")
+
+
+def test_a_resnet_is_tuned_at_any_size(tmp_path):
+  file, params = baseline("resnet", tmp_path)
+  config = tuning(file, 21)
+  with pytest.raises(InputError, match="num_groups 32 does not divide width 8"):
+    build(config)  # the file does not tell
+  config.model.num_groups = 4
+  got, line = finetune.initial_params(build(config))
+  assert line == f"parameters of {file}, with a new head"
+  jax.tree.map(np.testing.assert_array_equal, got["resnet"]["block1"], params["resnet"]["block1"])
+
+
+def test_weights_of_another_family_are_named(source, tmp_path):
+  file, _ = baseline("vit", tmp_path)
+  for config, other in ((tuning(source, 16), file), (tuning(file, 16), source)):
+    config.init.weights = other
+    with pytest.raises(InputError, match=r"holds a .*'s parameters .* but a .* are wanted"):
+      finetune.initial_params(build(config))
+
+
+def test_an_ablated_mixer_is_tuned_at_its_own_size(tmp_path):
+  config = small_config(total_steps=3)
+  config.model.ablation, config.model.channel_groups, config.model.pyramid = "views", 4, (16, 8)
+  loop.train(config, str(tmp_path))
+  config = tuning(tmp_path, 16)
+  assert (config.model.ablation, tuple(config.model.pyramid)) == ("views", (16, 8))
+  _, line = finetune.initial_params(build(config))
+  assert line == f"parameters of {tmp_path}, with a new head"
+  with pytest.raises(InputError, match="one of appendix A's ablations: it stays at 16 px"):
+    finetune.initial_params(build(tuning(tmp_path, 24)))
+
+
+def test_the_polyak_average_starts_at_the_weights_and_is_what_is_used(source, tmp_path):
+  config = tuning(source, 16)
+  config.total_steps, config.init.new_head, config.num_classes = 1, False, 10
+  config.data.dataset, config.evaluation.num_examples = "digits", 360
+  config.data.num_examples = 1437
+  config.optimizer.polyak_decay = 0.75
+  results = loop.train(config, str(tmp_path))
+  state = runs.final_state(tmp_path, 1)
+  start = weights.load(source)
+  used = inference.load(workdir=str(tmp_path), config=None)
+  moved = 0.0
+  for path, value in jax.tree_util.tree_leaves_with_path(start):
+    name = jax.tree_util.keystr(path)
+    new = next(v for k, v in state.items() if k.endswith(f"['params']{name}"))
+    average = next(v for k, v in state.items() if "polyak_average" in k and k.endswith(name))
+    np.testing.assert_allclose(average, 0.75 * value + 0.25 * new, atol=1e-6, rtol=0)
+    got = dict(jax.tree_util.tree_leaves_with_path(used.params))[path]
+    np.testing.assert_array_equal(got, average)
+    moved = max(moved, np.abs(new - average).max())
+  assert moved > 1e-4
+  again = evaluation.evaluate(workdir=str(tmp_path), config=None)
+  np.testing.assert_allclose(again["loss"], results["loss"], rtol=1e-5)
+
+
+def test_what_did_not_help_in_fine_tuning():
+  """Appendix A: mixup, Polyak averaging, Inception crop."""
+  arg = "model=B/16,dataset=cifar10,mixup=0.2,polyak=0.9999,crop=inception"
+  config = finetune_config.get_config(arg)
+  assert (config.mixup_p, config.optimizer.polyak_decay) == (0.2, 0.9999)
+  assert config.data.ops == "decode|inception_crop|flip"
+  assert config.evaluation.ops == "decode|resize|central_crop"
+  build(config)
+  plain = finetune_config.get_config("model=B/16,dataset=cifar10")
+  assert (plain.mixup_p, plain.optimizer.polyak_decay) == (0.0, 0.0)
+  assert plain.data.ops == "decode|resize|random_crop|flip"
+
+
 @pytest.mark.parametrize(
   ("arg", "message"),
   [
@@ -144,6 +235,7 @@ def test_weights_of_another_model_are_listed(source):
     ("model=B/16,dataset=imagenet_v2,judge=dev", "has no split 'tune'"),
     ("model=B/16,dataset=cifar10,judge=both", "neither test nor dev"),
     ("model=B/16,dataset=cifar10,size=450", "does not divide"),
+    ("model=B/16,dataset=cifar10,crop=central", "crop=central is neither random nor inception"),
     ("modle=B/16", "'modle=B/16' in the configuration's argument is unknown"),
   ],
 )

@@ -186,7 +186,7 @@ def test_the_polyak_average_is_that_of_the_parameters_after_each_update(golden, 
     optimizer.averaged(last, opt_state), traverse_util.flatten_dict(wanted, sep="/"), 1e-6
   )
   assert np.abs(wanted["head"]["kernel"] - last["head"]["kernel"]).max() > 1e-3
-  assert optimizer.averaged(last, plain_state)["head"]["kernel"] is last["head"]["kernel"]
+  assert optimizer.averaged(last, plain_state) is last
 
 
 def test_the_polyak_average_is_float32_and_given_in_the_parameters_type():

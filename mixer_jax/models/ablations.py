@@ -110,5 +110,5 @@ def check(
     )
   if pyramid and (len(pyramid) != num_blocks or min(pyramid) < 1):
     raise InputError(
-      f"pyramid {tuple(pyramid)} must say how many tokens leave each of the {num_blocks} blocks."
+      f"pyramid {pyramid} must say how many tokens leave each of the {num_blocks} blocks."
     )

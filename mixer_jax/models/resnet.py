@@ -288,10 +288,10 @@ class ResNetV2(nn.Module):
     if self.width % self.num_groups:
       raise InputError(f"num_groups {self.num_groups} does not divide width {self.width}.")
     if min(self.num_units, default=0) < 1:
-      raise InputError(f"num_units {tuple(self.num_units)}: every stage needs a unit.")
+      raise InputError(f"num_units {self.num_units}: every stage needs a unit.")
     outputs, pre_logits, logits = Network(
       self.num_classes,
-      tuple(self.num_units),
+      self.num_units,
       self.width,
       self.num_groups,
       self.head_bias_init,
