@@ -22,14 +22,14 @@ LAYERS = [
     "distributed",
     "profiling",
   },
-  {"labels", "state", "protocol", "claims"},
+  {"labels", "state", "protocol", "claims", "pictures"},
   {"step", "checkpoint", "evaluators", "plots"},
   {"experiment"},
   {"inference", "planning"},
-  {"finetune", "evaluation"},
+  {"finetune", "evaluation", "throughput"},
   {"workdir"},
   {"loop"},
-  {"transfer"},
+  {"transfer", "paper"},
   {"tools"},
 ]  # lowest first
 

@@ -23,12 +23,14 @@ class Trained:
     exp: the experiment that the configuration describes, on all devices.
     params, model_state: of the model, on the devices.
     name: where they come from, for messages.
+    step: of the checkpoint, None for a weights file.
   """
 
   exp: experiment.Experiment
   params: Any
   model_state: Any
   name: str
+  step: int | None = None
 
 
 def load(
@@ -103,7 +105,7 @@ def _load_checkpoint(
       print(f"WARNING: {line}; the newest intact one is that of step {chosen}", flush=True)
   state = checkpoint.restore(directory, chosen, exp.abstract_state, exp.shardings.state)
   params = optimizer.averaged(state.params, state.opt_state)
-  return Trained(exp, params, state.model_state, f"{directory} step {chosen}")
+  return Trained(exp, params, state.model_state, f"{directory} step {chosen}", chosen)
 
 
 def class_names(exp: experiment.Experiment) -> list[str]:
