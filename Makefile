@@ -2,13 +2,17 @@
 PYTHON ?= python3
 VENV ?= .venv
 WORKDIR ?= workdir/quickstart
+MINI ?= workdir/paper-mini
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test campaign lint types format lock clean
+.PHONY: quickstart paper-mini test campaign lint types format lock clean
 
 quickstart: $(VENV)/core  ## train a small Mixer on real images, evaluate it, draw pictures
 	$(BIN)/python train.py --config=configs/quickstart.py --workdir=$(WORKDIR)
 	$(BIN)/python eval.py --workdir=$(WORKDIR)
+
+paper-mini: $(VENV)/core  ## the paper's story on small real images, and a report of it
+	$(BIN)/python -m mixer_jax.tools.paper_mini --results=$(MINI)
 
 test: $(VENV)/dev  ## the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not campaign" --ignore=tests/test_commands.py

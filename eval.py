@@ -1,6 +1,6 @@
 """Evaluates a run or a weights file, exactly: top-1, top-5, loss, and the count of images.
 
-python eval.py --workdir=DIR [--checkpoint=newest|best|STEP] [--weights=FILE.npz] [--details=DIR]
+python eval.py --workdir=DIR [--checkpoint=newest|best|STEP] [--weights=FILE.npz] [--details=DIR] [--record]
 python eval.py --weights=imagenet1k/Mixer-B_16 --dataset=imagenet2012_real
 python eval.py --config=configs/NAME.py --weights=FILE.npz
 
@@ -20,6 +20,9 @@ _SPLIT = flags.DEFINE_string("split", None, "Of --dataset; default: the one that
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps --dataset.")
 _DETAILS = flags.DEFINE_string(
   "details", None, "Directory for the accuracy of each class and the confusions, printed too."
+)
+_RECORD = flags.DEFINE_bool(
+  "record", False, "Add the result to WORKDIR/evaluations.jsonl, for tools.paper."
 )
 
 
@@ -42,6 +45,7 @@ def main(argv: list[str]) -> None:
     split=_SPLIT.value,
     data_dir=_DATA_DIR.value,
     details=_DETAILS.value,
+    record=_RECORD.value,
   )
 
 

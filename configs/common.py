@@ -11,7 +11,15 @@ from ml_collections.config_dict import placeholder
 from mixer_jax.errors import InputError
 
 
-def get_config() -> Any:
+def get_config(model: str = "mixer") -> Any:
+  """Returns the schema with its defaults.
+
+  Args:
+    model: the model family, whose fields are those of config.model: mixer, vit, resnet.
+
+  Raises:
+    InputError: unknown family.
+  """
   config = ConfigDict()
   config.seed = 0  # of parameters, order of the data, and all randomness
   config.image_size = 224  # pixels, square
@@ -24,22 +32,7 @@ def get_config() -> Any:
   config.loss = "sigmoid_xent"  # or "softmax_xent"
   config.mixup_p = 0.0  # of Beta(p, p); 0: no mixup
 
-  config.model = ConfigDict()
-  config.model.name = "mixer"
-  config.model.variant = placeholder(str)  # "S/32" … "H/14", or None and the five sizes
-  config.model.patch_size = placeholder(int)
-  config.model.num_blocks = placeholder(int)
-  config.model.hidden_dim = placeholder(int)
-  config.model.tokens_mlp_dim = placeholder(int)
-  config.model.channels_mlp_dim = placeholder(int)
-  config.model.dropout_rate = 0.0
-  config.model.stoch_depth = 0.0  # s: the last block drops with s, the first with 0
-  config.model.head_bias_init = 0.0
-  # Compute type. On TPU, float32 multiplies in bfloat16 passes, as the authors ran it; "bfloat16" also
-  # halves the activations' memory.
-  config.model.dtype = "float32"
-  config.model.param_dtype = "float32"
-  config.model.remat = "none"  # or "block": less memory, a second forward pass
+  config.model = _model(model)
 
   config.init = ConfigDict()
   # Start from these: name, address or file (docs/weights.md), or the workdir of a run. None: at random.
@@ -126,6 +119,57 @@ def get_config() -> Any:
     "may_change",
   )
   return config.lock()
+
+
+def _model(name: str) -> ConfigDict:
+  """Returns the section of a model family: mixer_jax/models explains every field."""
+  if name not in _FAMILIES:
+    raise InputError(f"model family {name!r} is unknown; known: {', '.join(_FAMILIES)}.")
+  model = ConfigDict()
+  model.name = name
+  model.variant = placeholder(str)  # a published size; or None and every size below
+  _FAMILIES[name](model)
+  model.head_bias_init = 0.0
+  # Compute type. On TPU, float32 multiplies in bfloat16 passes, as the authors ran it; "bfloat16" also
+  # halves the activations' memory.
+  model.dtype = "float32"
+  model.param_dtype = "float32"
+  model.remat = "none"  # or "block": less memory, a second forward pass
+  return model
+
+
+def _mixer(model: ConfigDict) -> None:  # "S/32" … "H/14"
+  model.patch_size = placeholder(int)
+  model.num_blocks = placeholder(int)
+  model.hidden_dim = placeholder(int)
+  model.tokens_mlp_dim = placeholder(int)
+  model.channels_mlp_dim = placeholder(int)
+  model.dropout_rate = 0.0
+  model.stoch_depth = 0.0  # s: the last block drops with s, the first with 0
+  # Ablations of appendix A (docs/baselines.md).
+  model.ablation = "none"  # or, of token mixing, "untied", "grouped", "views"
+  model.channel_groups = 1  # channels joined in "grouped" and "views"
+  model.pyramid = ()  # tokens that leave each block; (): all
+
+
+def _vit(model: ConfigDict) -> None:  # "B/32" … "H/14"
+  model.patch_size = placeholder(int)
+  model.num_blocks = placeholder(int)
+  model.hidden_dim = placeholder(int)
+  model.mlp_dim = placeholder(int)
+  model.num_heads = placeholder(int)
+  model.representation_size = 0  # width of a tanh layer before the head; 0: none
+  model.dropout_rate = 0.0
+  model.stoch_depth = 0.0  # s: the last block drops with s, the first with 0
+
+
+def _resnet(model: ConfigDict) -> None:  # "R50x1" … "R200x3"
+  model.num_units = placeholder(tuple)  # of each stage
+  model.width = placeholder(int)  # 64 × the factor in the name
+  model.num_groups = 32
+
+
+_FAMILIES = {"mixer": _mixer, "vit": _vit, "resnet": _resnet}
 
 
 def parse_arg(arg: str | None, **defaults: str) -> dict[str, str]:

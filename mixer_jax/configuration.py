@@ -77,6 +77,8 @@ def call(fn: Callable[..., T], section: Mapping[str, Any], where: str, **extra: 
       )
     if hints.get(key) is float:
       values[key] = float(value)  # an int is welcome where a float is wanted
+    if typing.get_origin(hints.get(key)) is tuple:
+      values[key] = tuple(value)  # a saved configuration has it as JSON's list
   for key, p in parameters.items():
     if key not in values and p.default is p.empty:
       raise InputError(

@@ -1,5 +1,6 @@
 """Evaluation of a state or of a finished model: exact over any batch size and number of devices."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -55,6 +56,7 @@ def evaluate(
   split: str | None = None,
   data_dir: str | None = None,
   details: str | None = None,
+  record: bool = False,
 ) -> dict[str, float]:
   """Evaluates a checkpoint of a workdir, or a weights file.
 
@@ -68,11 +70,14 @@ def evaluate(
     split: of the data set; None: the one that is reported.
     data_dir: where TFDS keeps it; the configuration's own for its own data.
     details: directory for the accuracy of each class and the confusions, which are printed too.
+    record: add the result to the workdir's evaluations.jsonl, where tools.paper looks for it.
 
   Raises:
     InputError: no such run, checkpoint or file, or parameters that do not fit the model.
   """
   directory = None if details is None else _details_directory(details)
+  if record and (workdir is None or weights_file is not None):
+    raise InputError("--record needs a checkpoint of a run: give --workdir, without --weights.")
   trained = inference.load(
     workdir=workdir,
     config=config,
@@ -92,6 +97,8 @@ def evaluate(
     )
   results, rows = evaluate_split(exp, trained.params, trained.model_state, source)
   metrics.say(f"{trained.name} on {exp.eval_split.dataset} {evaluation_line(exp, results)}")
+  if record and workdir is not None and jax.process_index() == 0:
+    metrics.say(f"recorded: {_record(inference.directory_of(workdir), trained, results)}")
   if (released := weights.RELEASED.get(str(weights_file))) and released.top1:
     crop = f" with {released.crop}" if released.crop else ""
     metrics.say(f"published: ImageNet top-1 {released.top1} %{crop} ({released.source})")
@@ -127,6 +134,26 @@ def _evaluation_on(dataset: str | None, split: str | None, data_dir: str | None)
     "num_examples": num_examples,
     "labels_per_image": entry.labels_per_image,
   }
+
+
+def _record(
+  directory: epath.Path, trained: inference.Trained, results: dict[str, float]
+) -> epath.Path:
+  """Adds a line to the workdir's evaluations.jsonl: what was evaluated, how, and the result."""
+  path, split = directory / "evaluations.jsonl", trained.exp.eval_split
+  line = {
+    "step": trained.step,
+    "dataset": split.dataset,
+    "split": split.split,
+    "ops": trained.exp.evaluation.ops,
+    **results,
+  }
+  before = path.read_text() if path.exists() else ""
+  try:
+    path.write_text(f"{before}{json.dumps(line)}\n")  # object stores cannot append
+  except OSError as e:
+    raise InputError(f"--record: {path} cannot be written: {e}") from e
+  return path
 
 
 def _details_directory(details: str) -> epath.Path:

@@ -324,6 +324,9 @@ class _Run:
       f"step {step}/{self._exp.total_steps} {evaluation.evaluation_line(self._exp, results)}"
     )
     self._write(step, {f"evaluation/{k}": v for k, v in results.items()})
+    if self._exp.log.plots and jax.process_index() == 0:
+      with self._reporting():
+        plots.save_weights(self._directory, state.params, step)
     if self._fewshot is not None:
       fewshot = self._fewshot(state.params, state.model_state)
       means = "  ".join(f"{k} {v:.4f}" for k, v in fewshot.items() if "_" not in k)

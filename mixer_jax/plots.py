@@ -1,12 +1,14 @@
-"""Pictures of a run: learning curves, and a grid of evaluation images with their predictions."""
+"""Pictures of a run: learning curves, evaluation images with their predictions, a Mixer's weights."""
 
 from typing import Any
 
+import jax
 import numpy as np
 from etils import epath
 
-from mixer_jax import metrics
+from mixer_jax import metrics, pictures
 from mixer_jax.data import ops
+from mixer_jax.errors import InputError
 
 
 def save_all(workdir: epath.Path, source: Any, rows: dict[str, np.ndarray]) -> list[epath.Path]:
@@ -28,6 +30,29 @@ def save_all(workdir: epath.Path, source: Any, rows: dict[str, np.ndarray]) -> l
     with (directory / name).open("wb") as f:
       figure.savefig(f, format="png", dpi=120)
     paths.append(directory / name)
+  return paths
+
+
+def save_weights(workdir: epath.Path, params: dict[str, Any], step: int) -> list[epath.Path]:
+  """Writes pictures of a Mixer's weights (the paper's figures 5 and 7) to `workdir/plots`.
+
+  Returns their paths; none for models that have no such weights, or if they are spread over processes.
+  """
+  leaves = jax.tree.leaves(params)
+  if not all(x.is_fully_addressable or x.is_fully_replicated for x in leaves):
+    return []
+  try:
+    images = {
+      "hidden_units": pictures.encode_png(pictures.paired_mosaics(params)),
+      "embedding": pictures.encode_png([pictures.filter_mosaic(params)]),
+    }
+  except InputError:
+    return []
+  directory = workdir / "plots"
+  directory.mkdir(exist_ok=True)
+  paths = [directory / f"{name}_step{step}.png" for name in images]
+  for path, image in zip(paths, images.values(), strict=True):
+    path.write_bytes(image)
   return paths
 
 

@@ -12,13 +12,13 @@ LAYERS = [
   {"errors"},
   {"configuration"},
   {"models", "data", "losses", "optimizer", "sharding", "metrics", "weights"},
-  {"labels", "state", "protocol", "claims"},
+  {"labels", "state", "protocol", "claims", "pictures"},
   {"step", "checkpoint", "evaluators", "plots"},
   {"experiment"},
   {"inference"},
-  {"finetune", "evaluation"},
+  {"finetune", "evaluation", "throughput"},
   {"loop"},
-  {"transfer"},
+  {"transfer", "paper"},
   {"tools"},
 ]  # lowest first
 

@@ -23,12 +23,14 @@ class Trained:
     exp: the experiment that the configuration describes, on all devices.
     params, model_state: of the model, on the devices.
     name: where they come from, for messages.
+    step: of the checkpoint, None for a weights file.
   """
 
   exp: experiment.Experiment
   params: Any
   model_state: Any
   name: str
+  step: int | None = None
 
 
 def load(
@@ -102,7 +104,7 @@ def _load_checkpoint(
     if jax.process_index() == 0:
       print(f"WARNING: {line}; the newest intact one is that of step {chosen}", flush=True)
   state = checkpoint.restore(directory, chosen, exp.abstract_state, exp.shardings.state)
-  return Trained(exp, state.params, state.model_state, f"{directory} step {chosen}")
+  return Trained(exp, state.params, state.model_state, f"{directory} step {chosen}", chosen)
 
 
 def class_names(exp: experiment.Experiment) -> list[str]:

@@ -7,10 +7,14 @@ from flax import linen as nn
 
 from mixer_jax import configuration
 from mixer_jax.errors import InputError
-from mixer_jax.models import mixer
+from mixer_jax.models import mixer, resnet, vit
 
-FAMILIES = {"mixer": mixer.MlpMixer}
-VARIANTS = {"mixer": mixer.VARIANTS}
+FAMILIES = {
+  "mixer": mixer.MlpMixer,
+  "vit": vit.VisionTransformer,
+  "resnet": resnet.ResNetV2,
+}
+VARIANTS = {"mixer": mixer.VARIANTS, "vit": vit.VARIANTS, "resnet": resnet.VARIANTS}
 
 
 def optional_fields(name: str | None) -> list[str]:

@@ -1,18 +1,38 @@
-"""What the model families share: stochastic depth and dropout whose draws belong to the image.
+"""What the model families share: the MLP, and stochastic depth and dropout whose draws belong to the image.
 
 Both draw from a key per image, `fold_in(key, row)`, with `row` the image's position in the whole batch.
 So an image meets the same masks whether the batch is taken at once, split over devices or accumulated
 in parts.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
+
+from mixer_jax.errors import InputError
+
+
+def check_divisible(height_px: int, width_px: int, patch_size: int) -> None:
+  """Raises InputError unless the patch divides both sides of the image."""
+  if height_px % patch_size or width_px % patch_size:
+    raise InputError(
+      f"patch_size {patch_size} does not divide the image of {height_px}x{width_px} pixels; choose "
+      f"sides that are multiples of {patch_size}."
+    )
 
 
 def per_image_keys(key: Array, rows: Int[Array, " b"]) -> Array:
   """Returns a key for each image."""
   return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
+
+
+def drop_rates(stoch_depth: float, num_blocks: int) -> Float[Array, " l"]:
+  """Returns the rate at which each block drops a branch: s·i/(L−1) for block i of L."""
+  return stoch_depth * jnp.arange(num_blocks) / max(num_blocks - 1, 1)
 
 
 def draw_branches(
@@ -43,3 +63,40 @@ def dropout(
   draw = jax.vmap(lambda k: jax.random.bernoulli(k, 1.0 - rate, x.shape[1:]))
   keep = draw(per_image_keys(key, rows))
   return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
+
+
+def train_dropout(
+  module: nn.Module, x: Float[Array, "b ..."], rows: Int[Array, " b"], rate: float, train: bool
+) -> Float[Array, "b ..."]:
+  """Returns `dropout` with the module's next key while training; otherwise the values as they are."""
+  return dropout(x, module.make_rng("dropout"), rows, rate) if train and rate else x
+
+
+class MlpBlock(nn.Module):
+  """Dense -> GELU (tanh approximation, Flax's default) -> Dense, on the last axis.
+
+  Dropout, when training, follows the GELU and the second Dense, as in the Vision Transformer's MLP.
+  """
+
+  mlp_dim: int
+  out_dim: int | None = None  # None: as wide as the input
+  dropout_rate: float = 0.0
+  kernel_init: Callable[..., Array] = nn.initializers.lecun_normal()
+  bias_init: Callable[..., Array] = nn.initializers.zeros
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "b n d"], rows: Int[Array, " b"], *, train: bool = False
+  ) -> Float[Array, "b n o"]:
+    dense: dict[str, Any] = dict(
+      kernel_init=self.kernel_init,
+      bias_init=self.bias_init,
+      dtype=self.dtype,
+      param_dtype=self.param_dtype,
+    )
+    y = nn.gelu(nn.Dense(self.mlp_dim, **dense)(x))
+    y = train_dropout(self, y, rows, self.dropout_rate, train)
+    y = nn.Dense(self.out_dim or x.shape[-1], **dense)(y)
+    return train_dropout(self, y, rows, self.dropout_rate, train)

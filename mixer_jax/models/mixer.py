@@ -10,8 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from mixer_jax.errors import InputError
-from mixer_jax.models import layers
+from mixer_jax.models import ablations, layers
 
 
 def _variant(num_blocks: int, patch_size: int, hidden_dim: int) -> dict[str, int]:
@@ -37,42 +36,19 @@ VARIANTS = {
 """Table 1: published size -> fields of `MlpMixer`."""
 
 
-class MlpBlock(nn.Module):
-  """Dense -> GELU (tanh approximation, Flax's default) -> Dense, on the last axis.
-
-  Dropout, when training, follows the GELU and the second Dense, as in the Vision Transformer's MLP.
-  """
-
-  mlp_dim: int
-  dropout_rate: float = 0.0
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(
-    self, x: Float[Array, "b n d"], rows: Int[Array, " b"], *, train: bool = False
-  ) -> Float[Array, "b n d"]:
-    dense: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    y = nn.gelu(nn.Dense(self.mlp_dim, **dense)(x))
-    y = self._dropout(y, rows, train)
-    y = nn.Dense(x.shape[-1], **dense)(y)
-    return self._dropout(y, rows, train)
-
-  def _dropout(self, x: Array, rows: Array, train: bool) -> Array:
-    if not train or self.dropout_rate == 0.0:
-      return x
-    return layers.dropout(x, self.make_rng("dropout"), rows, self.dropout_rate)
-
-
 class MixerBlock(nn.Module):
   """Mixes across tokens, then across channels; each half is `x + branch(norm(x))`.
 
-  An image whose entry of `keep` is False for a half goes without that branch (stochastic depth).
+  An image whose entry of `keep` is False for a half goes without that branch (stochastic depth). The fields
+  from `ablation` on are MlpMixer's, and `num_tokens` its pyramid's entry for this block; None: s.
   """
 
   tokens_mlp_dim: int
   channels_mlp_dim: int
   dropout_rate: float = 0.0
+  ablation: ablations.Ablation = "none"
+  channel_groups: int = 1
+  num_tokens: int | None = None
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
@@ -83,16 +59,30 @@ class MixerBlock(nn.Module):
     rows: Int[Array, " b"],
     keep: Bool[Array, "b 2"] | None = None,
     train: bool = False,
-  ) -> Float[Array, "b s c"]:
+  ) -> Float[Array, "b t c"]:
     keep_token, keep_channel = (None, None) if keep is None else (keep[:, 0], keep[:, 1])
     dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     mlp: dict[str, Any] = dict(dropout_rate=self.dropout_rate, **dtypes)
     # Flax's LayerNorm takes its statistics in float32 whatever the compute type.
-    y = jnp.swapaxes(nn.LayerNorm(**dtypes)(x), 1, 2)
-    y = MlpBlock(self.tokens_mlp_dim, name="token_mixing", **mlp)(y, rows, train=train)
-    x = x + layers.drop_branch(jnp.swapaxes(y, 1, 2), keep_token)
     y = nn.LayerNorm(**dtypes)(x)
-    y = MlpBlock(self.channels_mlp_dim, name="channel_mixing", **mlp)(y, rows, train=train)
+    if self.ablation == "none":
+      columns = layers.MlpBlock(
+        self.tokens_mlp_dim, out_dim=self.num_tokens, name="token_mixing", **mlp
+      )(jnp.swapaxes(y, 1, 2), rows, train=train)
+      y = jnp.swapaxes(columns, 1, 2)
+    else:
+      y = ablations.TokenMixing(
+        self.ablation,
+        self.channel_groups,
+        self.num_tokens or x.shape[1],
+        self.tokens_mlp_dim,
+        name="token_mixing",
+        **mlp,
+      )(y, rows, train=train)
+    # Another number of tokens has nothing to be added to; the paper does not say what was done.
+    x = x + layers.drop_branch(y, keep_token) if y.shape == x.shape else y
+    y = nn.LayerNorm(**dtypes)(x)
+    y = layers.MlpBlock(self.channels_mlp_dim, name="channel_mixing", **mlp)(y, rows, train=train)
     return x + layers.drop_branch(y, keep_channel)
 
 
@@ -111,6 +101,11 @@ class MlpMixer(nn.Module):
     channels_mlp_dim: hidden width of channel mixing.
     dropout_rate: dropout inside the MLPs while training.
     stoch_depth: s; block i of L drops each branch of an image with probability s·i/(L−1).
+    ablation: of token mixing (appendix A): "untied", "grouped", "views" (models/ablations.py). These have
+      other parameters below `MixerBlock_<i>/token_mixing`.
+    channel_groups: G channels that are joined in "grouped" and "views".
+    pyramid: tokens that leave each block (appendix A); (): as many as enter it. Where their number changes,
+      token mixing has no skip connection and is never dropped.
     head_bias_init: start of the head's bias (its kernel starts at zero).
     dtype: compute type; statistics of LayerNorm, the mean over tokens and the head stay float32.
     param_dtype: type of the parameters.
@@ -125,6 +120,9 @@ class MlpMixer(nn.Module):
   channels_mlp_dim: int
   dropout_rate: float = 0.0
   stoch_depth: float = 0.0
+  ablation: ablations.Ablation = "none"
+  channel_groups: int = 1
+  pyramid: tuple[int, ...] = ()
   head_bias_init: float = 0.0
   dtype: Literal["float32", "bfloat16"] = "float32"
   param_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -146,9 +144,17 @@ class MlpMixer(nn.Module):
       rows: the images' positions in the whole batch, which their draws belong to; default 0 … b−1.
 
     Raises:
-      InputError: the patch does not divide the image (the authors' code pads it silently).
+      InputError: the patch does not divide the image (the authors' code pads it silently), or the options of
+        appendix A do not go together.
     """
-    check_divisible(image.shape[1], image.shape[2], self.patch_size)
+    layers.check_divisible(image.shape[1], image.shape[2], self.patch_size)
+    ablations.check(
+      ablation=self.ablation,
+      channel_groups=self.channel_groups,
+      pyramid=self.pyramid,
+      num_blocks=self.num_blocks,
+      channels=self.hidden_dim,
+    )
     rows = jnp.arange(image.shape[0]) if rows is None else rows
     dtypes: dict[str, Any] = dict(
       dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype)
@@ -165,6 +171,9 @@ class MlpMixer(nn.Module):
         self.tokens_mlp_dim,
         self.channels_mlp_dim,
         dropout_rate=self.dropout_rate,
+        ablation=self.ablation,
+        channel_groups=self.channel_groups,
+        num_tokens=self.pyramid[i] if self.pyramid else None,
         name=f"MixerBlock_{i}",
         **dtypes,
       )(x, rows, None if keep is None else keep[:, i], train)
@@ -184,14 +193,5 @@ class MlpMixer(nn.Module):
     )(x)
 
   def _draw_branches(self, rows: Array) -> Array:
-    rates = self.stoch_depth * jnp.arange(self.num_blocks) / max(self.num_blocks - 1, 1)
+    rates = layers.drop_rates(self.stoch_depth, self.num_blocks)
     return layers.draw_branches(self.make_rng("dropout"), rows, rates)
-
-
-def check_divisible(height_px: int, width_px: int, patch_size: int) -> None:
-  """Raises InputError unless the patch divides both sides of the image."""
-  if height_px % patch_size or width_px % patch_size:
-    raise InputError(
-      f"patch_size {patch_size} does not divide the image of {height_px}x{width_px} pixels; choose "
-      f"sides that are multiples of {patch_size}."
-    )

@@ -1,9 +1,12 @@
-"""The authors' released `.npz` checkpoints: both layouts read, the new one written, without pickle.
+"""The authors' released `.npz` checkpoints: their layouts read, the models' own written, without pickle.
 
-New layout: flat slash names, those of the model. Older layout (big_vision, models/mlp_mixer.py: load):
+The models have the flat slash names of the released files. A Mixer's older layout (big_vision,
+models/mlp_mixer.py: load):
 `embedding` for the stem, `Mixer/encoderblock_<i>`, `Mixer/encoder_norm`, MLPs as kernel1/bias1/
 kernel2/bias2 with superfluous axes of length 1, LayerNorms numbered among all submodules, and the
-whole tree possibly below `opt/target` beside the optimizer's state. bfloat16 is stored as two raw bytes.
+whole tree possibly below `opt/target` beside the optimizer's state. A Vision Transformer written by
+Flax Linen numbers a block's submodules by their kind, and some of BiT's files number the convolutions.
+bfloat16 is stored as two raw bytes.
 
 A file may come from anywhere, so names and sizes are checked in the archive's directory and the arrays'
 headers before anything is unpacked.
@@ -29,13 +32,20 @@ MAX_BYTES = 16 << 30  # unpacked; three times H/14 at three times its resolution
 _MAX_EXPANSION, _ALWAYS_BYTES = 50, 64 << 20
 _MAX_MEMBERS = 10_000
 _OPTIMIZER = "opt/state/"
-_RENAMES = (
-  (r"^opt/target/", ""),
+_TARGET = r"^opt/target/"
+_MIXER_RENAMES = (
   (r"^embedding/", "stem/"),
   (r"^Mixer/encoder_norm/", "pre_head_layer_norm/"),
   (r"^Mixer/encoderblock_(\d+)/", r"MixerBlock_\1/"),
   (r"_mixing_phase_0/(kernel|bias)([12])$", lambda m: f"_mixing/Dense_{int(m[2]) - 1}/{m[1]}"),
 )
+_BASELINE_RENAMES = (
+  (r"^(Transformer/encoderblock_\d+)/LayerNorm_1/", r"\1/LayerNorm_2/"),
+  (r"^(Transformer/encoderblock_\d+)/MultiHeadDotProductAttention_0/",
+   r"\1/MultiHeadDotProductAttention_1/"),
+  (r"^(Transformer/encoderblock_\d+)/MlpBlock_0/", r"\1/MlpBlock_3/"),
+  (r"^(resnet/.*/standardized_conv2d)_\d+/", r"\1/"),
+)  # fmt: skip
 # What NumPy, zipfile and zlib make of files that are damaged or something else.
 _DAMAGE = (
   ValueError, OSError, EOFError, AttributeError, TypeError, KeyError, NotImplementedError,
@@ -53,9 +63,11 @@ def load_npz(path: str | os.PathLike[str]) -> dict[str, Any]:
       no parameters' or given twice, or larger than any model needs.
   """
   flat: dict[str, np.ndarray] = {}
-  for name, value in _read(epath.Path(path)).items():
-    new = name
-    for pattern, replacement in _RENAMES:
+  read = _read(epath.Path(path))
+  baseline = any(re.match(rf"({_TARGET})?(Transformer|resnet)/", name) for name in read)
+  for name, value in read.items():
+    new = re.sub(_TARGET, "", name)
+    for pattern, replacement in _BASELINE_RENAMES if baseline else _MIXER_RENAMES:
       new = re.sub(pattern, replacement, new)
     if new in flat:
       raise InputError(f"{path} has the parameter {new} twice, in the old and the new layout.")

@@ -1,15 +1,18 @@
-"""The authors' released MLP-Mixers by name: where they lie and what they are known to reach.
+"""The authors' released models by name: where they lie and what they are known to reach.
 
-Four come with the paper (arXiv:2105.01601); sam/ with "When Vision Transformers Outperform ResNets …"
+Of the Mixers, four come with the paper (arXiv:2105.01601); sam/ with "When Vision Transformers Outperform ResNets …"
 (arXiv:2106.01548), gsam/ with "Surrogate Gap Minimization …" (arXiv:2203.08065). The names are those of the
 public bucket, without the suffix (vision_transformer, README.md; big_vision, models/mlp_mixer.py; for the
-files in sam/ and gsam/, public code that downloads them). No checksum of theirs has been published.
+files in sam/ and gsam/, public code that downloads them). The Vision Transformers are those of their paper
+(arXiv:2010.11929; vision_transformer, README.md), the ResNets BiT's (arXiv:1912.11370; big_transfer,
+README.md). No checksum of theirs has been published.
 """
 
 import dataclasses
 from typing import Any
 
-BUCKET = "https://storage.googleapis.com/mixer_models/"
+STORAGE = "https://storage.googleapis.com/"
+BUCKETS = ("mixer_models", "vit_models", "bit_models")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +22,9 @@ class Released:
   Attributes:
     url: where it lies.
     pretraining: data set it was trained on.
-    fields: of `models.mixer.MlpMixer`, num_classes included.
+    fields: of the family's module, num_classes included.
+    family: key of `models.FAMILIES`.
+    image_size: that they were last trained at, in pixels.
     top1: of ImageNet's 50 000 validation images in per cent; None: not published for this very file,
       or no publication at hand.
     crop: operations (mixer_jax/data/ops.py) that `top1` was measured with; None: unknown.
@@ -29,6 +34,8 @@ class Released:
   url: str
   pretraining: str
   fields: dict[str, Any]
+  family: str = "mixer"
+  image_size: int = 224
   top1: float | None = None
   crop: str | None = None
   source: str | None = None
@@ -49,13 +56,51 @@ def _released(directory: str, size: str, patch_size: int, **known: Any) -> Relea
     channels_mlp_dim=hidden_dim * 4,
   )
   pretraining = "imagenet21k" if directory == "imagenet21k" else "imagenet2012"
-  url = f"{BUCKET}{directory}/Mixer-{size}_{patch_size}.npz"
+  url = f"{STORAGE}mixer_models/{directory}/Mixer-{size}_{patch_size}.npz"
   return Released(url, pretraining, fields, **known)
+
+
+_VIT_SIZES = {"B": (12, 768, 12), "L": (24, 1024, 16), "H": (32, 1280, 16)}
+
+
+def _vit(directory: str, size: str, patch_size: int, suffix: str = "", **known: Any) -> Released:
+  num_blocks, hidden_dim, num_heads = _VIT_SIZES[size]
+  tuned = directory == "imagenet21k+imagenet2012"
+  fields = dict(
+    patch_size=patch_size,
+    num_blocks=num_blocks,
+    hidden_dim=hidden_dim,
+    mlp_dim=4 * hidden_dim,
+    num_heads=num_heads,
+    representation_size=0 if tuned else hidden_dim,
+    num_classes=1000 if tuned else 21843,
+  )
+  url = f"{STORAGE}vit_models/{directory}/ViT-{size}_{patch_size}{suffix}.npz"
+  image_size = 384 if tuned and not suffix else 224
+  return Released(url, "imagenet21k", fields, family="vit", image_size=image_size, **known)
+
+
+_NUM_UNITS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+
+
+def _bit(kind: str, depth: int, factor: int) -> Released:
+  """BiT-S is trained on ImageNet, BiT-M on ImageNet-21k, BiT-M-…-ILSVRC2012 fine-tuned on ImageNet at 480."""
+  head, _, tuned = kind.partition("-")
+  fields = dict(
+    num_units=_NUM_UNITS[depth],
+    width=64 * factor,
+    num_classes=1000 if tuned or head == "S" else 21843,
+  )
+  url = f"{STORAGE}bit_models/BiT-{head}-R{depth}x{factor}{'-' + tuned if tuned else ''}.npz"
+  pretraining = "imagenet2012" if head == "S" else "imagenet21k"
+  return Released(url, pretraining, fields, family="resnet", image_size=480 if tuned else 224)
 
 
 _TABLE3: dict[str, Any] = dict(
   crop="decode|resize_small(256)|central_crop(224)", source="arXiv:2105.01601, table 3"
 )
+
+_VIT_README = "vision_transformer, README.md of November 2020"
 
 RELEASED = {
   "imagenet1k/Mixer-B_16": _released("imagenet1k", "B", 16, top1=76.44, **_TABLE3),
@@ -71,4 +116,29 @@ RELEASED = {
   "gsam/Mixer-S_32": _released("gsam", "S", 32),
   "gsam/Mixer-B_16": _released("gsam", "B", 16),
   "gsam/Mixer-B_32": _released("gsam", "B", 32),
+  **{
+    f"{directory}/ViT-{size}_{patch_size}": _vit(directory, size, patch_size)
+    for directory, size, patch_size in (
+      ("imagenet21k", "B", 16),
+      ("imagenet21k", "B", 32),
+      ("imagenet21k", "L", 16),
+      ("imagenet21k", "L", 32),
+      ("imagenet21k", "H", 14),
+      ("imagenet21k+imagenet2012", "B", 16),
+      ("imagenet21k+imagenet2012", "B", 32),
+      ("imagenet21k+imagenet2012", "L", 16),
+      ("imagenet21k+imagenet2012", "L", 32),
+    )
+  },
+  "imagenet21k+imagenet2012/ViT-B_16-224": _vit(
+    "imagenet21k+imagenet2012", "B", 16, "-224", top1=81.2, source=_VIT_README
+  ),
+  "imagenet21k+imagenet2012/ViT-L_16-224": _vit(
+    "imagenet21k+imagenet2012", "L", 16, "-224", top1=82.7, source=_VIT_README
+  ),
+  **{
+    f"BiT-{kind[0]}-R{depth}x{factor}{kind[1:]}": _bit(kind, depth, factor)
+    for kind in ("S", "M", "M-ILSVRC2012")
+    for depth, factor in ((50, 1), (50, 3), (101, 1), (101, 3), (152, 2), (152, 4))
+  },
 }

@@ -1,6 +1,6 @@
-"""Another image size for a Mixer: its token-mixing weights made for another grid of tokens.
+"""Another image size: a Mixer's token mixing, or a Vision Transformer's positions, for another grid of tokens.
 
-Two ways. "paper": appendix C, for an image K times as high and as wide. The new token MLP mixes each of
+For Mixer there are two ways. "paper": appendix C, for an image K times as high and as wide. The new token MLP mixes each of
 the K×K tiles of the image by itself, as the old one mixed the whole image: block-diagonal kernels, K²
 times as wide, which fine-tuning then fills. "interpolate": not the paper's; for any grid, up or down,
 square or not. The old token mixing T is kept and framed by resampling, P·T·R: R takes the new tokens to
@@ -9,6 +9,9 @@ of the tokens, with the triangle widened where the grid shrinks. The first kerne
 interpolated as a function over the grid and scaled by the number of old tokens per new one. The second
 kernel and its bias go through P: interpolated, without scale. The hidden units, their number and their
 biases stay. Rows of R and P sum to 1, so constant tokens are treated as before.
+
+A Vision Transformer's position embedding is interpolated as in its authors' code (vit_jax/checkpoint.py:
+load_pretrained): linearly, the corners of the new grid on those of the old one; the class token's stays.
 
 Grids are (rows, columns); tokens are in raster order. Axis letters: s tokens, d hidden units.
 """
@@ -19,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mixer_jax.errors import InputError
-from mixer_jax.weights.params import model_fields, num_tokens
+from mixer_jax.weights.params import family, model_fields, num_tokens
 
 Grid = tuple[int, int]
 Method = Literal["auto", "paper", "interpolate"]
@@ -46,13 +49,17 @@ def token_grid(image_size: int | tuple[int, int], patch_size: int) -> Grid:
 
 
 def resize_method(
-  old_grid: Grid, new_grid: Grid, method: Method = "auto"
+  old_grid: Grid, new_grid: Grid, method: Method = "auto", family: str = "mixer"
 ) -> Literal["paper", "interpolate"]:
-  """Returns what "auto" means: "paper" where the new grid is K times the old one, else "interpolate".
+  """Returns what "auto" means: a Mixer's "paper" where the new grid is K times the old one, else "interpolate".
 
   Raises:
-    InputError: "paper" is asked for where there is no such K; unknown method.
+    InputError: "paper" is asked for where there is no such K or for another family; unknown method.
   """
+  if family != "mixer" and method in ("auto", "interpolate"):
+    return "interpolate"
+  if family != "mixer" and method == "paper":
+    raise InputError("method 'paper' (appendix C) is for a Mixer; use 'interpolate' or 'auto'.")
   factor = new_grid[0] // old_grid[0]
   fits = factor >= 1 and new_grid == (factor * old_grid[0], factor * old_grid[1])
   if method == "auto":
@@ -79,21 +86,27 @@ def resized_tokens_mlp_dim(
 def resize_tokens(
   params: dict[str, Any], old_grid: Grid, new_grid: Grid, method: Method = "auto"
 ) -> dict[str, Any]:
-  """Returns a Mixer's parameters for another grid of tokens; patch size and types stay.
+  """Returns a Mixer's or Vision Transformer's parameters for another grid of tokens; patch size and types stay.
 
-  The new model's `tokens_mlp_dim` is that of `resized_tokens_mlp_dim`; `model_fields` of the result
+  A new Mixer's `tokens_mlp_dim` is that of `resized_tokens_mlp_dim`; `model_fields` of the result
   tells it too.
 
   Args:
-    params: nested parameters of a Mixer.
+    params: nested parameters.
     old_grid: what they are made for.
     new_grid: what they shall be for.
-    method: "paper" (appendix C), "interpolate" (not the paper's), or "auto", see `resize_method`.
+    method: "paper" (appendix C), "interpolate" (for a Mixer not the paper's), or "auto", see `resize_method`.
 
   Raises:
-    InputError: the parameters are not a Mixer's or not for `old_grid`, or the method does not fit the grids.
+    InputError: the parameters are of a model without tokens or not for `old_grid`, or the method does not fit
+      the grids or the model.
   """
-  method = resize_method(old_grid, new_grid, method)
+  model = family(params)
+  if model == "resnet":
+    raise InputError(
+      "a ResNet's parameters are those for every image size; there is nothing to do."
+    )
+  method = resize_method(old_grid, new_grid, method, model)
   model_fields(params)
   if (tokens := num_tokens(params)) != old_grid[0] * old_grid[1]:
     raise InputError(
@@ -101,6 +114,8 @@ def resize_tokens(
     )
   if new_grid == old_grid:
     return params
+  if model == "vit":
+    return _with_positions(params, old_grid, new_grid)
   change = _tiled if method == "paper" else _interpolated
   return {
     name: {**block, "token_mixing": _changed(block["token_mixing"], change, old_grid, new_grid)}
@@ -108,6 +123,27 @@ def resize_tokens(
     else block
     for name, block in params.items()
   }
+
+
+def _with_positions(params: dict[str, Any], old_grid: Grid, new_grid: Grid) -> dict[str, Any]:
+  encoder = params["Transformer"]
+  old = np.asarray(encoder["posembed_input"]["pos_embedding"])
+  patches = old[0, 1:].reshape(*old_grid, -1).astype(np.float32)
+  for axis, size in enumerate(new_grid):
+    patches = _between_corners(patches, size, axis)
+  new = patches.reshape(1, -1, old.shape[-1]).astype(old.dtype)
+  positions = {"pos_embedding": np.concatenate([old[:, :1], new], axis=1)}
+  return {**params, "Transformer": {**encoder, "posembed_input": positions}}
+
+
+def _between_corners(x: np.ndarray, new_size: int, axis: int) -> np.ndarray:
+  """Interpolates an axis linearly at `new_size` places, the first and the last of which stay where they are."""
+  places = np.linspace(0, x.shape[axis] - 1, new_size)
+  low = np.floor(places).astype(int)
+  high = np.minimum(low + 1, x.shape[axis] - 1)
+  share = (places - low).astype(x.dtype)
+  share = share.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
+  return x.take(low, axis) * (1 - share) + x.take(high, axis) * share
 
 
 def _changed(

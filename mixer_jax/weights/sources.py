@@ -8,10 +8,10 @@ from etils import epath
 from mixer_jax import configuration
 from mixer_jax.errors import InputError
 from mixer_jax.weights import download, files, npz, timm
-from mixer_jax.weights.params import check_match, model_fields
-from mixer_jax.weights.released import BUCKET, RELEASED
+from mixer_jax.weights.params import check_match, family, model_fields
+from mixer_jax.weights.released import BUCKETS, RELEASED, STORAGE
 
-_PUBLIC = "gs://mixer_models/"
+_PUBLIC = tuple(f"gs://{name}/" for name in BUCKETS)
 
 
 def load(source: str | os.PathLike[str], wanted: dict | None = None) -> dict:
@@ -19,13 +19,13 @@ def load(source: str | os.PathLike[str], wanted: dict | None = None) -> dict:
 
   Args:
     source: a name in `RELEASED`; an http(s):// address, perhaps with `#sha256=…`; or a path, gs://
-      included. The files may be `.npz` in both of the authors' layouts, or `.safetensors` of timm's
-      MlpMixer; which of them is told by their content.
-    wanted: the parameters of the model that they must fit (arrays or jax.ShapeDtypeStruct); None: any
-      Mixer's will do.
+      included. The files may be `.npz` in the authors' layouts, or `.safetensors` of timm's MlpMixer; which
+      of them is told by their content.
+    wanted: the parameters of the model that they must fit (arrays or jax.ShapeDtypeStruct); None: those of
+      any known family will do.
 
   Raises:
-    InputError: no such name or file, a failed download, or a file that holds no Mixer; says which.
+    InputError: no such name or file, a failed download, or a file that holds no such model; says which.
     SaveError: the cache cannot be written.
   """
   path = locate(source)
@@ -37,9 +37,10 @@ def load(source: str | os.PathLike[str], wanted: dict | None = None) -> dict:
     check_match(params, wanted, str(source))
     return params
   fields = model_fields(params, str(source))
-  if (released := RELEASED.get(str(source))) and fields != released.fields:
+  released = RELEASED.get(str(source))
+  if released and (family(params), fields) != (released.family, released.fields):
     raise InputError(
-      f"{source} should be the Mixer with {released.fields}, but has {fields}. Load it by its address, "
+      f"{source} should be the {released.family} with {released.fields}, but has {fields}. Load it by its address, "
       f"{released.url}, to take it as it is."
     )
   return params
@@ -51,7 +52,7 @@ def locate(source: str | os.PathLike[str]) -> epath.Path:
   if text in RELEASED:
     text = RELEASED[text].url
   elif text.startswith(_PUBLIC):  # readable without a login
-    text = BUCKET + text.removeprefix(_PUBLIC)
+    text = STORAGE + text.removeprefix("gs://")
   if re.match(r"https?://", text):
     return epath.Path(download.fetch(text, check=_check))
   return epath.Path(source).expanduser()

@@ -18,7 +18,7 @@ from flax import traverse_util
 
 from mixer_jax.errors import InputError
 from mixer_jax.weights import files
-from mixer_jax.weights.params import model_fields
+from mixer_jax.weights.params import check_family, model_fields
 
 _IN_BLOCK = (
   ("LayerNorm_0", "norm1"),
@@ -50,7 +50,8 @@ def to_timm(params: dict[str, Any]) -> dict[str, np.ndarray]:
   Raises:
     InputError: the parameters are not a whole Mixer's.
   """
-  num_blocks = model_fields(params)["num_blocks"] or 0
+  check_family(params, "mixer", "this tree")
+  num_blocks = model_fields(params)["num_blocks"]
   names = _names(num_blocks)
   flat: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
   return {names[name]: _to_torch(np.asarray(value)) for name, value in flat.items()}

@@ -1,0 +1,306 @@
+"""BiT ResNet-v2 (Kolesnikov et al., 2020, arXiv:1912.11370), a baseline of the paper.
+
+Pre-activation bottlenecks (He et al., arXiv:1603.05027) with group normalisation and weight standardisation
+instead of batch statistics; the stride is on the 3×3 convolution.
+
+Axis letters: b images, h w pixels or positions, c channels, i o channels in and out, k classes. Parameter
+names are those of the released files (big_transfer, bit_pytorch/models.py: load_from), all below `resnet`.
+"""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from mixer_jax.errors import InputError
+
+_DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
+
+
+def _variant(depth: int, factor: int) -> dict[str, Any]:
+  return dict(num_units=_DEPTHS[depth], width=64 * factor)
+
+
+VARIANTS = {
+  "R50x1": _variant(50, 1),
+  "R50x2": _variant(50, 2),
+  "R50x3": _variant(50, 3),
+  "R101x1": _variant(101, 1),
+  "R101x3": _variant(101, 3),
+  "R152x1": _variant(152, 1),
+  "R152x2": _variant(152, 2),
+  "R152x4": _variant(152, 4),
+  "R200x3": _variant(200, 3),
+}
+"""The paper's table 3 and the released files: size -> fields of `ResNetV2`."""
+
+
+class GroupNorm(nn.Module):
+  """(x − mean)/√(variance + 1e-5)·gamma + beta, over positions and the channels of a group, in float32."""
+
+  num_groups: int
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    channels = x.shape[-1:]
+    gamma = self.param("gamma", nn.initializers.ones, channels, self.param_dtype)
+    beta = self.param("beta", nn.initializers.zeros, channels, self.param_dtype)
+    y = x.astype(jnp.float32).reshape(*x.shape[:3], self.num_groups, -1)
+    y = y - jnp.mean(y, axis=(1, 2, 4), keepdims=True)
+    y = y * jax.lax.rsqrt(jnp.mean(y**2, axis=(1, 2, 4), keepdims=True) + 1e-5)
+    return (y.reshape(x.shape) * gamma + beta).astype(self.dtype)
+
+
+class StdConv(nn.Module):
+  """Convolution without bias whose kernel is standardised for every channel that comes out of it."""
+
+  features: int
+  size: int
+  stride: int = 1
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b y x o"]:
+    shape = self.size, self.size, x.shape[-1], self.features
+    kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, self.param_dtype)
+    kernel = kernel.astype(jnp.float32)
+    kernel = kernel - jnp.mean(kernel, axis=(0, 1, 2))
+    kernel = kernel * jax.lax.rsqrt(jnp.mean(kernel**2, axis=(0, 1, 2)) + 1e-10)
+    pad = (self.size // 2, self.size // 2)
+    return jax.lax.conv_general_dilated(
+      x.astype(self.dtype),
+      kernel.astype(self.dtype),
+      window_strides=(self.stride, self.stride),
+      padding=(pad, pad),
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+class NestedConv(nn.Module):
+  """A StdConv one name deeper, where the files have it."""
+
+  features: int
+  size: int
+  stride: int
+  dtype: Any
+  param_dtype: Any
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b y x o"]:
+    dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    return StdConv(self.features, self.size, self.stride, name="standardized_conv2d", **dtypes)(x)
+
+
+class PreActivation(nn.Module):
+  """GroupNorm -> ReLU -> StdConv. Returns that, and the shortcut past it.
+
+  The shortcut is the input, or, `shortcut_features` wide and at `shortcut_stride`, a projection of the ReLU.
+  """
+
+  features: int
+  size: int
+  stride: int
+  num_groups: int
+  dtype: Any
+  param_dtype: Any
+  shortcut_features: int = 0
+  shortcut_stride: int = 1
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "b h w i"]
+  ) -> tuple[Float[Array, "b y x o"], Float[Array, "b v u p"]]:
+    dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    y = nn.relu(GroupNorm(self.num_groups, name="group_norm", **dtypes)(x))
+    if self.shortcut_features:
+      x = NestedConv(self.shortcut_features, 1, self.shortcut_stride, name="proj", **dtypes)(y)
+    y = StdConv(self.features, self.size, self.stride, name="standardized_conv2d", **dtypes)(y)
+    return y, x
+
+
+class Unit(nn.Module):
+  """Bottleneck: shortcut + 1×1 to `width`, 3×3 at the stride, 1×1 to 4 × `width`."""
+
+  width: int
+  stride: int
+  num_groups: int
+  dtype: Any
+  param_dtype: Any
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b y x o"]:
+    features = 4 * self.width
+    common: dict[str, Any] = dict(
+      num_groups=self.num_groups, dtype=self.dtype, param_dtype=self.param_dtype
+    )
+    reshaped = self.stride != 1 or x.shape[-1] != features
+    y, shortcut = PreActivation(
+      self.width,
+      1,
+      1,
+      shortcut_features=features if reshaped else 0,
+      shortcut_stride=self.stride,
+      name="a",
+      **common,
+    )(x)
+    y, _ = PreActivation(self.width, 3, self.stride, name="b", **common)(y)
+    y, _ = PreActivation(features, 1, 1, name="c", **common)(y)
+    return shortcut + y
+
+
+class Stage(nn.Module):
+  """Units of one width; the first takes the stride."""
+
+  num_units: int
+  width: int
+  stride: int
+  num_groups: int
+  remat: str
+  dtype: Any
+  param_dtype: Any
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b y x o"]:
+    unit = nn.remat(Unit) if self.remat == "block" else Unit
+    for i in range(self.num_units):
+      x = unit(
+        self.width,
+        self.stride if i == 0 else 1,
+        self.num_groups,
+        self.dtype,
+        self.param_dtype,
+        name=f"unit{i + 1:02d}",
+      )(x)
+    return x
+
+
+class Head(nn.Module):
+  """The linear classifier, which the files keep as a 1×1 convolution; float32."""
+
+  num_classes: int
+  bias_init: float
+  param_dtype: Any
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b c"]) -> Float[Array, "b k"]:
+    logits = nn.Conv(
+      self.num_classes,
+      (1, 1),
+      kernel_init=nn.initializers.zeros,
+      bias_init=nn.initializers.constant(self.bias_init),
+      param_dtype=self.param_dtype,
+      name="conv2d",
+    )(x[:, None, None])
+    return logits[:, 0, 0]
+
+
+class Network(nn.Module):
+  """What the files have below `resnet`. Returns every stage's output, `pre_logits`, and logits if it has a head."""
+
+  num_classes: int | None
+  num_units: tuple[int, ...]
+  width: int
+  num_groups: int
+  head_bias_init: float
+  remat: str
+  dtype: Any
+  param_dtype: Any
+
+  @nn.compact
+  def __call__(
+    self, image: Float[Array, "b h w 3"]
+  ) -> tuple[list[Array], Float[Array, "b c"], Float[Array, "b k"] | None]:
+    dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    x = NestedConv(self.width, 7, 2, name="root_block", **dtypes)(image)
+    # Padded with zeros, as the authors do it, where a maximum's own padding is −∞.
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    x = nn.max_pool(x, (3, 3), strides=(2, 2))
+    outputs = []
+    for i, num_units in enumerate(self.num_units):
+      x = Stage(
+        num_units,
+        self.width * 2**i,
+        1 if i == 0 else 2,
+        self.num_groups,
+        self.remat,
+        name=f"block{i + 1}",
+        **dtypes,
+      )(x)
+      outputs.append(x)
+    x = nn.relu(GroupNorm(self.num_groups, name="group_norm", **dtypes)(x))
+    x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+    if not self.num_classes:
+      return outputs, x, None
+    head = Head(self.num_classes, self.head_bias_init, self.param_dtype, name="head")
+    return outputs, x, head(x)
+
+
+class ResNetV2(nn.Module):
+  """7×7 convolution, max pooling -> stages of bottlenecks -> GroupNorm, ReLU -> mean over positions -> head.
+
+  Every stage's output (`block_<i>`) and `pre_logits` are sown: ask for them with
+  `module.apply(variables, image, mutable=["intermediates"])`. It draws nothing while training.
+
+  Attributes:
+    num_classes: width of the head k; None or 0: no head, the module returns `pre_logits`.
+    num_units: bottlenecks of each stage.
+    width: channels inside the first stage's bottlenecks, 64 × the factor in the name; each stage has
+      twice those of the one before it, and 4 × as many come out of it.
+    num_groups: of group normalisation; it divides `width`.
+    head_bias_init: start of the head's bias (its kernel starts at zero).
+    dtype: compute type; both standardisations' statistics, the mean over positions and the head stay float32.
+    param_dtype: type of the parameters.
+    remat: "block" keeps only the units' inputs for the backward pass and recomputes the rest.
+  """
+
+  num_classes: int | None
+  num_units: tuple[int, ...]
+  width: int
+  num_groups: int = 32
+  head_bias_init: float = 0.0
+  dtype: Literal["float32", "bfloat16"] = "float32"
+  param_dtype: Literal["float32", "bfloat16"] = "float32"
+  remat: Literal["none", "block"] = "none"
+
+  @nn.compact
+  def __call__(
+    self,
+    image: Float[Array, "b h w 3"],
+    *,
+    train: bool = False,
+    rows: Int[Array, " b"] | None = None,
+  ) -> Float[Array, "b k"]:
+    """Returns logits, or `pre_logits` (b, c) without a head.
+
+    Args:
+      image: values in [−1, 1], of any size.
+      train, rows: without effect, as nothing is drawn.
+
+    Raises:
+      InputError: the groups do not divide the width, or a stage has no unit.
+    """
+    del train, rows
+    if self.width % self.num_groups:
+      raise InputError(f"num_groups {self.num_groups} does not divide width {self.width}.")
+    if min(self.num_units, default=0) < 1:
+      raise InputError(f"num_units {tuple(self.num_units)}: every stage needs a unit.")
+    outputs, pre_logits, logits = Network(
+      self.num_classes,
+      tuple(self.num_units),
+      self.width,
+      self.num_groups,
+      self.head_bias_init,
+      self.remat,
+      jnp.dtype(self.dtype),
+      jnp.dtype(self.param_dtype),
+      name="resnet",
+    )(image)
+    for i, output in enumerate(outputs):
+      self.sow("intermediates", f"block_{i}", output)
+    self.sow("intermediates", "pre_logits", pre_logits)
+    return pre_logits if logits is None else logits

@@ -1,0 +1,189 @@
+"""Pictures of a Mixer's weights (the paper's figures 5 to 7): what token mixing and the stem look for.
+
+A hidden unit of token mixing has a weight for each of the S tokens: a √S×√S picture. Units are ordered
+from low to high frequency, and paired with the unit nearest to their negative: units of opposite phase.
+Axis letters: s tokens, d hidden units, p pixels of a patch's side, c channels.
+"""
+
+import math
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Int
+
+from mixer_jax.errors import InputError
+
+
+def hidden_units(params: dict[str, Any], block: int) -> Float[np.ndarray, "d g g"]:
+  """Returns the incoming weights of a block's token-mixing units as square pictures.
+
+  Raises:
+    InputError: not a Mixer's parameters, no such block, or tokens that form no square.
+  """
+  try:
+    kernel = params[f"MixerBlock_{block}"]["token_mixing"]["Dense_0"]["kernel"]
+  except (KeyError, TypeError) as e:
+    raise InputError(
+      f"there is no MixerBlock_{block} with token mixing shared by all channels among "
+      f"{', '.join(sorted(params)[:4])}, …: only a Mixer's hidden units can be drawn."
+    ) from e
+  kernel = np.asarray(kernel, np.float32)
+  side = math.isqrt(kernel.shape[0])
+  if kernel.ndim != 2 or side * side != kernel.shape[0]:
+    raise InputError(f"token mixing of shape {kernel.shape} is not of a square of tokens.")
+  return kernel.T.reshape(-1, side, side)
+
+
+def embedding_filters(params: dict[str, Any]) -> Float[np.ndarray, "c p p 3"]:
+  """Returns the stem's filters as RGB pictures; raises InputError if there is no stem of patches."""
+  try:
+    kernel = np.asarray(params["stem"]["kernel"], np.float32)
+    patch, other, colours, _ = kernel.shape
+    if patch != other or colours != 3:
+      raise ValueError(kernel.shape)
+  except (KeyError, TypeError, ValueError) as e:
+    raise InputError(
+      f"there is no stem of RGB patches among {', '.join(sorted(params)[:4])}, …: only a Mixer's "
+      "embedding can be drawn."
+    ) from e
+  return kernel.transpose(3, 0, 1, 2)
+
+
+def frequencies(pictures: Float[np.ndarray, "n h w ..."]) -> Float[np.ndarray, " n"]:
+  """Returns each picture's mean radius in the spectrum, weighted by power, in cycles a pixel.
+
+  The mean of a picture (frequency 0) counts; colours add up.
+  """
+  height, width = pictures.shape[1:3]
+  power = np.abs(np.fft.fft2(pictures, axes=(1, 2))) ** 2
+  power = power.reshape(len(pictures), height, width, -1).sum(-1)
+  radius = np.hypot(*np.meshgrid(np.fft.fftfreq(height), np.fft.fftfreq(width), indexing="ij"))
+  return (power * radius).sum((1, 2)) / np.maximum(power.sum((1, 2)), 1e-30)
+
+
+def opposite_pairs(pictures: Float[np.ndarray, "n h w"]) -> Int[np.ndarray, "m 2"]:
+  """Returns pairs of pictures, each with the one nearest to its negative, from low to high frequency.
+
+  The lowest frequency that is left takes, of those left, the picture whose cosine with it is the most
+  negative; so every picture appears once (of an odd number, the last one in no pair).
+  """
+  flat = pictures.reshape(len(pictures), -1)
+  flat = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-30)
+  cosine = flat @ flat.T
+  left = list(np.argsort(frequencies(pictures), kind="stable"))
+  pairs = []
+  while len(left) > 1:
+    first = left.pop(0)
+    second = left.pop(int(np.argmin(cosine[first, left])))
+    pairs.append((first, second))
+  return np.array(pairs, int).reshape(-1, 2)
+
+
+def grey_mosaic(
+  pictures: Float[np.ndarray, "n h w"], columns: int, *, gap_every: int = 0
+) -> Float[np.ndarray, "y x 3"]:
+  """Returns the pictures side by side: white 0, blue the least and red the greatest, each by its own scale.
+
+  Args:
+    pictures: in reading order.
+    columns: pictures in a line.
+    gap_every: a wider gap after as many pictures, 0: none.
+  """
+  scale = np.maximum(np.abs(pictures).max((1, 2), keepdims=True), 1e-30)
+  value = (pictures / scale)[..., None]
+  warm, cool = np.array([0.70, 0.09, 0.17]), np.array([0.13, 0.40, 0.67])
+  colour = 1 - np.maximum(value, 0) * (1 - warm) - np.maximum(-value, 0) * (1 - cool)
+  return _mosaic(colour, columns, gap_every)
+
+
+def colour_mosaic(
+  pictures: Float[np.ndarray, "n h w 3"], columns: int
+) -> Float[np.ndarray, "y x 3"]:
+  """Returns RGB pictures side by side, each with grey for 0 and its own scale."""
+  scale = np.maximum(np.abs(pictures).max((1, 2, 3), keepdims=True), 1e-30)
+  return _mosaic(0.5 + 0.5 * pictures / scale, columns, 0)
+
+
+def _mosaic(pictures: np.ndarray, columns: int, gap_every: int) -> np.ndarray:
+  count, height, width, _ = pictures.shape
+  lines = -(-count // columns)
+  gaps = [(c // gap_every if gap_every else 0) * 2 for c in range(columns)]
+  canvas = np.ones((lines * (height + 1) + 1, columns * (width + 1) + 1 + gaps[-1], 3))
+  for i, picture in enumerate(pictures):
+    line, column = divmod(i, columns)
+    y, x = line * (height + 1) + 1, column * (width + 1) + 1 + gaps[column]
+    canvas[y : y + height, x : x + width] = picture
+  return canvas
+
+
+def paired_mosaics(
+  params: dict[str, Any], blocks: int = 3, most: int = 64
+) -> list[Float[np.ndarray, "y x 3"]]:
+  """Returns a picture for each of the first blocks: its units in pairs, low frequencies first."""
+  mosaics = []
+  for i in range(max(1, min(blocks, sum(name.startswith("MixerBlock_") for name in params)))):
+    units = hidden_units(params, i)
+    pairs = opposite_pairs(units)[:most]
+    columns = 2 * max(1, round(math.sqrt(len(pairs) / 2)))
+    mosaics.append(grey_mosaic(units[pairs.ravel()], columns, gap_every=2))
+  return mosaics
+
+
+def filter_mosaic(params: dict[str, Any]) -> Float[np.ndarray, "y x 3"]:
+  """Returns the picture of all filters of the embedding, low frequencies first."""
+  filters = embedding_filters(params)
+  order = np.argsort(frequencies(filters), kind="stable")
+  return colour_mosaic(filters[order], _square(len(filters)))
+
+
+def encode_png(mosaics: list[Float[np.ndarray, "y x 3"]], *, width_px: int = 900) -> bytes:
+  """Returns the pictures beside each other as a PNG, each value a square of whole pixels."""
+  height = max(m.shape[0] for m in mosaics)
+  padded = [
+    np.pad(m, ((0, height - m.shape[0]), (0, 4), (0, 0)), constant_values=1.0) for m in mosaics
+  ]
+  whole = np.concatenate(padded, axis=1)[:, :-4]
+  scale = max(1, round(width_px / whole.shape[1]))
+  levels = np.clip(np.round(255 * whole), 0, 255).astype(np.uint8).repeat(scale, 0).repeat(scale, 1)
+  return cv2.imencode(".png", levels[..., ::-1])[1].tobytes()
+
+
+def draw_pairs(params: dict[str, Any], blocks: int = 3, most: int = 64) -> Any:
+  """Returns figure 5: the units of the first blocks in pairs of opposite phase, low frequencies first."""
+  mosaics = paired_mosaics(params, blocks, most)
+  return draw_mosaics([(f"block {i + 1}", m) for i, m in enumerate(mosaics)])
+
+
+def draw_units(params: dict[str, Any], blocks: int = 2) -> Any:
+  """Returns figure 6: all units of the first blocks, low frequencies first."""
+  names = [i for i in range(blocks) if f"MixerBlock_{i}" in params] or [0]
+  mosaics = []
+  for i in names:
+    units = hidden_units(params, i)
+    order = np.argsort(frequencies(units), kind="stable")
+    mosaics.append((f"block {i + 1}", grey_mosaic(units[order], _square(len(units)))))
+  return draw_mosaics(mosaics)
+
+
+def draw_filters(named_params: dict[str, dict[str, Any]]) -> Any:
+  """Returns figure 7: all filters of the embedding, low frequencies first, for each of the models."""
+  return draw_mosaics([(name, filter_mosaic(params)) for name, params in named_params.items()])
+
+
+def _square(count: int) -> int:
+  return math.ceil(math.sqrt(count))
+
+
+def draw_mosaics(mosaics: list[tuple[str, np.ndarray]], *, height_inches: float = 5.0) -> Any:
+  """Returns a figure of titled mosaics beside each other, whose pixels are not smoothed."""
+  from matplotlib.figure import Figure  # Slow to import; without pyplot there is no global state.
+
+  shares = [m.shape[1] / m.shape[0] for _, m in mosaics]
+  figure = Figure(figsize=(height_inches * sum(shares), height_inches + 0.4), layout="constrained")
+  axes = figure.subplots(1, len(mosaics), squeeze=False, width_ratios=shares)[0]
+  for one, (title, mosaic) in zip(axes, mosaics, strict=True):
+    one.imshow(mosaic, interpolation="nearest")
+    one.set_title(title, fontsize=10)
+    one.set_axis_off()
+  return figure

@@ -1,0 +1,158 @@
+"""Images a second and core of inference, best over batch sizes, as in the paper's table 3.
+
+The paper reports inference at the batch size that suits each model best (section 3). What is timed is
+the jitted predict step of inference.py on images that are on the device already: uint8 to logits.
+"""
+
+import functools
+import json
+import os
+import pathlib
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mixer_jax import experiment, inference
+from mixer_jax.errors import InputError
+
+BATCH_SIZES = tuple(2**n for n in range(3, 13))
+FILE = "throughput.json"
+_MIN_SECS, _REPEATS, _SLOWER = 0.5, 3, 2
+
+
+class Throughput(NamedTuple):
+  """Result of a sweep.
+
+  Attributes:
+    images_per_sec_per_core: the best.
+    batch_size: that it was reached with, of one device.
+    by_batch_size: all that were tried.
+  """
+
+  images_per_sec_per_core: float
+  batch_size: int
+  by_batch_size: dict[int, float]
+
+
+def num_cores(device: Any) -> int:
+  """Returns how many cores a device stands for: an accelerator one, a CPU those that may be used."""
+  if device.platform != "cpu":
+    return 1
+  return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def measure(config: Any, batch_sizes: Iterable[int] = BATCH_SIZES) -> Throughput:
+  """Measures a configuration's model on one local device, with parameters of zero.
+
+  The sweep ends where memory does, or after two sizes that were slower than the best.
+
+  Args:
+    config: the configuration; only model, image size and number of classes matter.
+    batch_sizes: ascending.
+
+  Raises:
+    InputError: not even the first size fits.
+  """
+  one = {**config, "batch_size": 1, "grad_accum_steps": 1, "mesh": {"data": 1}}
+  exp = experiment.build(one, experiment.make_mesh(one))
+  step = inference.make_predict_step(exp, _logits)
+  state = exp.abstract_state
+  params, model_state = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, x.dtype), (state.params, state.model_state)
+  )
+  device, size, speeds, slower = exp.mesh.devices.flat[0], exp.options.image_size, {}, 0
+  for batch_size in batch_sizes:
+    batch = {"image": jnp.zeros((batch_size, size, size, 3), jnp.uint8)}
+    batch = jax.device_put(batch, exp.shardings.batch)
+    try:
+      seconds = _seconds(functools.partial(step, params, model_state, batch))
+    except jax.errors.JaxRuntimeError as e:
+      if "RESOURCE_EXHAUSTED" not in str(e) and "Out of memory" not in str(e):
+        raise
+      break
+    speed = batch_size / seconds / num_cores(device)
+    slower = slower + 1 if speed < max(speeds.values(), default=0.0) else 0
+    speeds[batch_size] = speed
+    if slower == _SLOWER:
+      break
+  if not speeds:
+    raise InputError("the model does not fit into the device's memory with the first batch size.")
+  best = max(speeds, key=lambda b: speeds[b])
+  return Throughput(speeds[best], best, speeds)
+
+
+def _logits(batch: Any, outputs: Any) -> jax.Array:
+  del batch
+  return outputs["logits"]
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+  """Returns the median time of a call, compiled before, of as many as fill half a second."""
+  jax.block_until_ready(call())
+  begin = time.perf_counter()
+  jax.block_until_ready(call())
+  count = max(1, round(_MIN_SECS / _REPEATS / max(time.perf_counter() - begin, 1e-6)))
+  times = []
+  for _ in range(_REPEATS):
+    begin = time.perf_counter()
+    for _ in range(count - 1):
+      call()
+    jax.block_until_ready(call())  # devices take their calls in order
+    times.append((time.perf_counter() - begin) / count)
+  return statistics.median(times)
+
+
+# --- what was measured, kept in a results directory ------------------------------------------------
+
+
+def key(model: str, image_size: int) -> str:
+  """Returns the name of a measurement: "Mixer-B/16 224"."""
+  return f"{model} {image_size}"
+
+
+def load(results: pathlib.Path, device_kind: str | None = None) -> dict[str, float]:
+  """Returns {key: images/s and core} of what was measured on this kind of device (default: the local one).
+
+  Raises:
+    InputError: the file is not one of `save`.
+  """
+  everything = _read(results / FILE)
+  measured = everything.get(device_kind or jax.devices()[0].device_kind, {})
+  return {name: float(m["images_per_sec_per_core"]) for name, m in measured.items()}
+
+
+def save(results: pathlib.Path, name: str, result: Throughput) -> None:
+  """Adds a measurement on the local device to the results directory."""
+  path = results / FILE
+  everything = _read(path)
+  kept = result._asdict() | {"by_batch_size": {str(k): v for k, v in result.by_batch_size.items()}}
+  everything.setdefault(jax.devices()[0].device_kind, {})[name] = kept
+  results.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(f"{FILE}.partial")
+  partial.write_text(json.dumps(everything, indent=1) + "\n")
+  partial.replace(path)
+
+
+def _read(path: pathlib.Path) -> dict[str, dict[str, Any]]:
+  if not path.exists():
+    return {}
+  try:
+    everything = json.loads(path.read_text())
+    for measured in everything.values():
+      for m in measured.values():
+        float(m["images_per_sec_per_core"])
+  except (ValueError, AttributeError, KeyError, TypeError) as e:
+    raise InputError(f"{path} holds no measurements ({e}); remove it.") from e
+  return everything
+
+
+def describe(measured: dict[str, float]) -> str:
+  """Returns where `load`'s measurements come from, for a note."""
+  device = jax.devices()[0]
+  cores = num_cores(device)
+  where = f"on {device.device_kind}" + (f" ({cores} cores)" if device.platform == "cpu" else "")
+  return f"measured {where}" if measured else f"not measured {where}"

@@ -1,0 +1,145 @@
+"""The paper's tables and figures beside what has been run here: the paper's numbers, ours, the difference.
+
+python -m mixer_jax.tools.paper table1                                # table1 … table4
+python -m mixer_jax.tools.paper table3 --results=DIR --measure_throughput
+python -m mixer_jax.tools.paper figure4 --results=DIR                 # figure2 … figure4
+python -m mixer_jax.tools.paper figure5 --weights=imagenet21k/Mixer-B_16  # figure5 … figure7
+
+--results is where runs, tools.transfer and `eval.py --record` left their results. What has not been run is
+shown as such, with the command that would. Printed, and written below --output: tables as Markdown and
+CSV, figures as PNG and SVG too. Run it in the project's root: it reads configs/.
+"""
+
+import pathlib
+from typing import Any
+
+from absl import app, flags
+
+from mixer_jax.errors import InputError
+from mixer_jax.tools import command
+
+NAMES = ("table1", "table2", "table3", "table4", "figure2", "figure3", "figure4", "figure5", "figure6", "figure7")  # fmt: skip
+
+_RESULTS = flags.DEFINE_string("results", "results", "Directory of runs and evaluations.")
+_OUTPUT = flags.DEFINE_string("output", None, "Directory to write to; default: RESULTS/paper.")
+_WEIGHTS = flags.DEFINE_list(
+  "weights", [], "Figures 5 to 7: released names, addresses, files or workdirs; figure 7 sets several side by side."
+)  # fmt: skip
+_MEASURE = flags.DEFINE_bool(
+  "measure_throughput",
+  False,
+  "table2, table3: measure the models that have no throughput on this device.",
+)
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) != 2 or argv[1] not in NAMES:
+    given = argv[1] if len(argv) == 2 else f"{len(argv) - 1} names"
+    raise InputError(f"{given!r} is no table or figure; give one of {', '.join(NAMES)}.")
+  name, results = argv[1], pathlib.Path(_RESULTS.value).expanduser()
+  if _WEIGHTS.value and name not in ("figure5", "figure6", "figure7"):
+    raise InputError(f"--weights goes with figure5 to figure7; {name} reads --results.")
+  if _MEASURE.value and name not in ("table2", "table3"):
+    raise InputError(f"--measure_throughput goes with table2 and table3, not {name}.")
+  output = pathlib.Path(_OUTPUT.value or results / "paper").expanduser()
+  sheet, figure = _make(name, results)
+  _show(name, sheet, figure, output)
+
+
+def _make(name: str, results: pathlib.Path) -> tuple[Any, Any]:
+  """Returns the sheet and, for figures, the drawing."""
+  from mixer_jax.paper import figures, tables, weights_figures
+  from mixer_jax.paper import results as results_lib
+
+  if name in weights_figures.FIGURES:
+    params = {w: _mixer(w) for w in _chosen_weights(name, results)}
+    drawn = weights_figures.FIGURES[name](params)
+    return drawn.sheet, drawn.figure
+  found = results_lib.scan(results)
+  if _MEASURE.value:
+    _measure(tables.models_of(name), results)
+  if name in tables.TABLES:
+    return _with_unreadable(tables.TABLES[name](found), found), None
+  drawn = figures.figure4(found, _photo()) if name == "figure4" else figures.FIGURES[name](found)
+  return _with_unreadable(drawn.sheet, found), drawn.figure
+
+
+def _with_unreadable(sheet: Any, found: Any) -> Any:
+  import dataclasses
+
+  return dataclasses.replace(sheet, left_out=[*sheet.left_out, *found.left_out])
+
+
+def _photo() -> Any:
+  from sklearn import datasets
+
+  return datasets.load_sample_image("china.jpg")
+
+
+def _chosen_weights(name: str, results: pathlib.Path) -> list[str]:
+  """Returns --weights, else the run of the paper's own model."""
+  from mixer_jax.paper import results as results_lib
+  from mixer_jax.paper import rows
+
+  if _WEIGHTS.value:
+    return list(_WEIGHTS.value)
+  runs, _ = rows.match(results_lib.scan(results))
+  models = ("Mixer-B/16", "Mixer-B/32") if name == "figure7" else ("Mixer-B/16",)
+  own = [rows.Pretraining("JFT-300M", model, 7.0) for model in models]
+  if not all(p in runs for p in own):
+    commands = "\n".join(
+      f"  python train.py --config={p.file} --workdir={results}/pretrain/{p.name}" for p in own
+    )
+    raise InputError(
+      f"{name} shows weights of the paper's JFT-300M run, which has not been run:\n{commands}\n"
+      "Or give --weights=imagenet21k/Mixer-B_16, a file, or the workdir of a run."
+    )
+  return [str(runs[p].path) for p in own]
+
+
+def _mixer(source: str) -> dict[str, Any]:
+  """Returns a Mixer's parameters; raises InputError for another architecture's."""
+  from mixer_jax import finetune, weights
+
+  params = finetune.load(source)
+  weights.model_fields(params, source)
+  return params
+
+
+def _measure(models: list[tuple[str, int]], results: pathlib.Path) -> None:
+  """Measures the models that have no throughput on this device yet, and keeps each at once."""
+  from mixer_jax import throughput
+  from mixer_jax.paper import rows
+
+  for model, size in models:
+    key = throughput.key(model, size)
+    if key in throughput.load(results):
+      continue
+    print(f"measuring {model} at {size} px", flush=True)
+    config = rows.benchmark_config(model, size)
+    try:
+      throughput.save(results, key, throughput.measure(config))
+    except InputError as e:
+      print(f"{model} at {size} px: {e}", flush=True)
+
+
+def _show(name: str, sheet: Any, figure: Any, output: pathlib.Path) -> None:
+  from mixer_jax.paper import sheets
+
+  print(sheets.as_text(sheet))
+  try:
+    output.mkdir(parents=True, exist_ok=True)
+    written = [output / f"{name}.md", output / f"{name}.csv"]
+    written[0].write_text(sheets.as_markdown(sheet))
+    written[1].write_text(sheets.as_csv(sheet))
+    if figure is not None:
+      for suffix in ("png", "svg"):
+        written.append(output / f"{name}.{suffix}")
+        figure.savefig(written[-1], dpi=150)
+  except OSError as e:
+    raise InputError(f"--output={output} cannot be written: {e}") from e
+  print("written: " + ", ".join(map(str, written)))
+
+
+if __name__ == "__main__":
+  command.run(app.run, main)

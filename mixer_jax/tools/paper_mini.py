@@ -1,0 +1,88 @@
+"""The paper in miniature: pre-trains, transfers and permutes small models on small real images, on a CPU.
+
+python -m mixer_jax.tools.paper_mini --results=workdir/paper-mini
+
+Images: Fashion-MNIST where Debian's package dataset-fashion-mnist is installed, else scikit-learn's digits.
+Writes RESULTS/report.html, one page that needs nothing else. Finished runs are kept: the same command
+goes on. `--report` writes the page of what is there. Run it in the project's root: it reads configs/.
+"""
+
+import os
+import pathlib
+import sys
+import time
+
+from absl import app, flags
+
+from mixer_jax.errors import DivergedError
+from mixer_jax.tools import command
+
+_RESULTS = flags.DEFINE_string("results", "workdir/paper-mini", "Directory of runs and report.")
+_STEPS = flags.DEFINE_integer("steps", 400, "Of a pre-training.", lower_bound=10)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data.")
+_REPORT = flags.DEFINE_bool("report", False, "Write the page of what is there, run nothing.")
+
+
+def main(argv: list[str]) -> None:
+  command.no_arguments(argv)
+  results = pathlib.Path(_RESULTS.value).expanduser()
+  if _DATA_DIR.value:
+    os.environ["TFDS_DATA_DIR"] = _DATA_DIR.value
+  from mixer_jax.paper import mini_report
+  from mixer_jax.paper import results as results_lib
+
+  setting = _setting()
+  results.mkdir(parents=True, exist_ok=True)
+  if not _REPORT.value:
+    _run_all(setting, results)
+  found = results_lib.scan(results)
+  for item in found.left_out:
+    print(f"left out: {item.path}: {item.reason}", file=sys.stderr)
+  path = results / "report.html"
+  path.write_text(mini_report.write(found, setting))
+  print(f"report: {path}")
+
+
+def _setting():
+  """Returns what the story is told on."""
+  from mixer_jax.data import fashion_mnist
+  from mixer_jax.paper import mini
+
+  if fashion_mnist.is_installed():
+    directory = fashion_mnist.prepare(None)
+    return mini.Setting(directory, "digits", (1.0, 10.0, 100.0), _STEPS.value)
+  print("Fashion-MNIST is not installed (apt install dataset-fashion-mnist): digits take its place")
+  return mini.Setting("digits_0_4", "digits_5_9", (10.0, 30.0, 100.0), _STEPS.value)
+
+
+def _run_all(setting, results: pathlib.Path) -> None:
+  """Takes the runs that are not finished, in this process, so that what was compiled serves them all."""
+  import jax
+
+  from mixer_jax import loop
+  from mixer_jax.paper import mini
+  from mixer_jax.paper import results as results_lib
+
+  # Runs that differ in their images alone have the same program.
+  jax.config.update("jax_compilation_cache_dir", str((results / "compiled").absolute()))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+  stop, begin = loop.StopSignal().install(), time.monotonic()
+  keys = [*mini.pretrainings(setting), *mini.transfers(setting)]
+  found = results_lib.scan(results)
+  for i, key in enumerate(keys):
+    config = mini.load_config(mini.command_of(key, setting, results))
+    if mini.finished(found, key.name, config):
+      continue
+    minutes = (time.monotonic() - begin) / 60
+    print(f"== {key.name}: run {i + 1} of {len(keys)}, {minutes:.1f} minutes", flush=True)
+    try:
+      loop.train(config, str(results / key.name), stop)
+    except DivergedError as e:
+      print(f"diverged, left out: {e}", file=sys.stderr)
+    if stop.received is not None:
+      sys.exit(128 + stop.received)
+  print(f"all runs finished after {(time.monotonic() - begin) / 60:.1f} minutes")
+
+
+if __name__ == "__main__":
+  command.run(app.run, main)

@@ -1,0 +1,189 @@
+"""The token mixing of appendix A against loops in NumPy; undone, it leaves the Mixer as it was, to the bit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from mixer_jax import models
+from mixer_jax.errors import InputError
+from mixer_jax.models.mixer import MixerBlock
+from tests import families
+from tests.models.test_baselines import float64, gelu
+
+TINY = dict(
+  num_classes=5, patch_size=4, num_blocks=2, hidden_dim=16, tokens_mlp_dim=12, channels_mlp_dim=24
+)
+TOKENS, CHANNELS, GROUPS = 6, 16, 4
+
+
+class PlainMlp(nn.Module):
+  width: int
+
+  @nn.compact
+  def __call__(self, x):
+    y = nn.gelu(nn.Dense(self.width)(x))
+    return nn.Dense(x.shape[-1])(y)
+
+
+class PlainMixer(nn.Module):
+  """The paper's Mixer and nothing else."""
+
+  @nn.compact
+  def __call__(self, image):
+    x = nn.Conv(16, (4, 4), strides=(4, 4), padding="VALID", name="stem")(image)
+    x = x.reshape(x.shape[0], -1, x.shape[-1])
+    for i in range(2):
+      x = PlainBlock(name=f"MixerBlock_{i}")(x)
+    x = nn.LayerNorm(name="pre_head_layer_norm")(x).mean(1)
+    return nn.Dense(5, kernel_init=nn.initializers.zeros, name="head")(x)
+
+
+class PlainBlock(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    y = jnp.swapaxes(nn.LayerNorm()(x), 1, 2)
+    x = x + jnp.swapaxes(PlainMlp(12, name="token_mixing")(y), 1, 2)
+    return x + PlainMlp(24, name="channel_mixing")(nn.LayerNorm()(x))
+
+
+@pytest.mark.parametrize("undone", [{}, {"pyramid": (6, 6)}], ids=["default", "level pyramid"])
+def test_undone_they_leave_parameters_and_logits_to_the_bit(undone):
+  """Undone, or with a pyramid that keeps all tokens."""
+  image = families.image(2, 8, 12, 3)
+  model = models.build("mixer", **TINY, **undone)
+  init, want = (jax.jit(m.init)(jax.random.key(7), image)["params"] for m in (model, PlainMixer()))
+  jax.tree.map(np.testing.assert_array_equal, init, want)
+  _, params = families.random_params("mixer", 8, 12, **TINY)
+  logits, plain = (jax.jit(m.apply)({"params": params}, image) for m in (model, PlainMixer()))
+  assert np.ptp(plain) > 0.1
+  np.testing.assert_array_equal(logits, plain)
+
+
+def mlp(x, p):
+  """One vector."""
+  hidden = gelu(x @ p["Dense_0"]["kernel"] + p["Dense_0"]["bias"])
+  return hidden @ p["Dense_1"]["kernel"] + p["Dense_1"]["bias"]
+
+
+def untied(x, p):
+  """Column by column, each with the c-th MLP."""
+  columns = [mlp(x[:, c], jax.tree.map(lambda w, c=c: w[c], p["mlp"])) for c in range(CHANNELS)]
+  return np.stack(columns, axis=1)
+
+
+def grouped(x, p):
+  """Neighbouring columns, one below the other, through the one MLP."""
+  out = []
+  for first in range(0, CHANNELS, GROUPS):
+    joined = np.concatenate([x[:, first + g] for g in range(GROUPS)])
+    out += np.split(mlp(joined, p["mlp"]), GROUPS)
+  return np.stack(out, axis=1)
+
+
+def views(x, p):
+  """Each view a table (s, c/G) of its own; their m-th columns are joined."""
+  seen = [x @ p["views"]["kernel"][:, g::GROUPS] for g in range(GROUPS)]
+  out = []
+  for m in range(CHANNELS // GROUPS):
+    out += np.split(mlp(np.concatenate([view[:, m] for view in seen]), p["mlp"]), GROUPS)
+  return np.stack(out, axis=1)
+
+
+def layer_norm(x, p):
+  return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * p[
+    "scale"
+  ] + p["bias"]
+
+
+FORMULAS = {"untied": untied, "grouped": grouped, "views": views}
+
+
+@pytest.mark.parametrize("num_tokens", [None, 3], ids=["level", "pyramid"])
+@pytest.mark.parametrize("ablation", FORMULAS)
+def test_token_mixing_is_that_of_the_appendix(ablation, num_tokens):
+  block = MixerBlock(
+    tokens_mlp_dim=12,
+    channels_mlp_dim=24,
+    ablation=ablation,
+    channel_groups=1 if ablation == "untied" else GROUPS,
+    num_tokens=num_tokens,
+  )
+  x = families.image(2, TOKENS, CHANNELS)
+  shapes = jax.eval_shape(block.init, jax.random.key(0), x, jnp.arange(2))["params"]
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(lambda s: 0.3 * rng.standard_normal(s.shape, np.float32), shapes)
+  got = jax.jit(block.apply)({"params": params}, x, jnp.arange(2))
+  p = float64(params)
+  for one, out in zip(np.asarray(x, np.float64), got, strict=True):
+    mixed = FORMULAS[ablation](layer_norm(one, p["LayerNorm_0"]), p["token_mixing"])
+    one = one + mixed if num_tokens is None else mixed
+    y = np.stack([mlp(token, p["channel_mixing"]) for token in layer_norm(one, p["LayerNorm_1"])])
+    np.testing.assert_allclose(out, one + y, atol=5e-6, rtol=0)
+
+
+def test_each_ablation_has_the_parameters_that_the_appendix_says():
+  """C MLPs instead of one; G·S → G·S; G linear maps more."""
+
+  def count(**fields):
+    model = models.build("mixer", **{**TINY, "num_blocks": 1}, **fields)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 12, 3)))["params"]
+    return sum(x.size for x in jax.tree.leaves(shapes["MixerBlock_0"]["token_mixing"]))
+
+  def mlp_count(tokens, out):
+    return tokens * 12 + 12 + 12 * out + out
+
+  assert count() == mlp_count(6, 6)
+  assert count(ablation="untied") == 16 * mlp_count(6, 6)
+  assert count(ablation="grouped", channel_groups=4) == mlp_count(24, 24)
+  assert count(ablation="views", channel_groups=4) == mlp_count(24, 24) + 4 * 16 * 4
+  assert count(pyramid=(3,)) == mlp_count(6, 3)
+
+
+def test_a_pyramid_narrows_and_its_narrowing_is_never_dropped():
+  fields = {**TINY, "pyramid": (6, 2), "stoch_depth": 1.0}
+  model, params = families.random_params("mixer", 8, 12, **fields)
+  image = families.image(2, 8, 12, 3)
+  rngs = {"dropout": jax.random.key(0)}
+  _, sown = model.apply({"params": params}, image, train=True, rngs=rngs, mutable=["intermediates"])
+  first, last = (sown["intermediates"][f"block_{i}"][0] for i in (0, 1))
+  assert (first.shape, last.shape) == ((2, 6, 16), (2, 2, 16))
+  p = float64(params["MixerBlock_1"])
+  for one, out in zip(np.asarray(first, np.float64), last, strict=True):
+    columns = layer_norm(one, p["LayerNorm_0"]).T
+    mixed = np.stack([mlp(column, p["token_mixing"]) for column in columns], axis=1)
+    np.testing.assert_allclose(out, mixed, atol=5e-6, rtol=0)  # without channel mixing
+
+
+def test_draws_belong_to_the_image():
+  fields = {
+    **TINY, "ablation": "untied", "pyramid": (6, 3), "stoch_depth": 0.5, "dropout_rate": 0.2,
+  }  # fmt: skip
+  model, params = families.random_params("mixer", 8, 12, **fields)
+  image = families.image(4, 8, 12, 3)
+
+  @jax.jit
+  def apply(image, rows):
+    rngs = {"dropout": jax.random.key(5)}
+    return model.apply({"params": params}, image, train=True, rows=rows, rngs=rngs)
+
+  rows = jnp.array([3, 1])
+  whole = apply(image, jnp.arange(4))
+  np.testing.assert_allclose(apply(image[rows], rows), whole[rows], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    (dict(ablation="grouped"), "channel_groups 1 with ablation 'grouped'"),
+    (dict(channel_groups=4), "channel_groups 4 with ablation 'none'"),
+    (dict(ablation="views", channel_groups=3), "a divisor of hidden_dim 16"),
+    (dict(pyramid=(3,)), r"pyramid \(3,\) must say .* each of the 2 blocks"),
+    (dict(pyramid=(3, 0)), r"pyramid \(3, 0\)"),
+    (dict(ablation="tied"), "expected one of 'none', 'untied', 'grouped', 'views'"),
+  ],
+)
+def test_options_that_do_not_go_together_are_named(fields, message):
+  with pytest.raises(InputError, match=message):
+    models.build("mixer", **TINY, **fields).init(jax.random.key(0), jnp.zeros((1, 8, 12, 3)))

@@ -1,0 +1,59 @@
+"""The sweep over batch sizes takes the best, and ends where it gets slower or memory ends."""
+
+import itertools
+
+import jax
+import pytest
+
+from mixer_jax import throughput
+from mixer_jax.errors import InputError
+from tests.configurations import small_config
+
+
+def sweep(monkeypatch, seconds):
+  """Runs a sweep in which batch sizes 8, 16, … take these seconds; an error is raised instead."""
+  times = iter(seconds)
+
+  def fake(call):
+    del call
+    value = next(times)
+    if isinstance(value, Exception):
+      raise value
+    return value
+
+  monkeypatch.setattr(throughput, "_seconds", fake)
+  monkeypatch.setattr(throughput, "num_cores", lambda _: 2)
+  return throughput.measure(small_config())
+
+
+def test_the_best_batch_size_counts_per_core(monkeypatch):
+  # 8, 16, 8 and 12.8 images a second on two cores; after two slower sizes no other is tried.
+  result = sweep(monkeypatch, [1.0, 1.0, 4.0, 5.0])
+  assert result == throughput.Throughput(8.0, 16, {8: 4.0, 16: 8.0, 32: 4.0, 64: 6.4})
+
+
+def test_the_sweep_ends_where_memory_does(monkeypatch):
+  full = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+  result = sweep(monkeypatch, [1.0, 1.0, full])
+  assert (result.batch_size, sorted(result.by_batch_size)) == (16, [8, 16])
+  with pytest.raises(InputError, match="does not fit"):
+    sweep(monkeypatch, [full])
+  with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+    sweep(monkeypatch, [1.0, jax.errors.JaxRuntimeError("INTERNAL: something else")])
+
+
+def test_a_call_is_timed_after_its_compilation(monkeypatch):
+  """By a clock that the calls themselves move: the first takes 100 s, later ones 0.1 s."""
+  clock, cost = [0.0], itertools.chain([100.0], itertools.repeat(0.1))
+  monkeypatch.setattr(throughput.time, "perf_counter", lambda: clock[0])
+
+  def call():
+    clock[0] += next(cost)
+
+  assert throughput._seconds(call) == pytest.approx(0.1)
+
+
+def test_it_runs():
+  result = throughput.measure(small_config(), batch_sizes=(2, 4))
+  assert sorted(result.by_batch_size) == [2, 4]
+  assert result.images_per_sec_per_core == max(result.by_batch_size.values()) > 0
