@@ -1,7 +1,8 @@
-"""Images a second and core of inference, best over batch sizes, as in the paper's table 3.
+"""Images a second and core of inference or training, best over batch sizes, as in the paper's table 3.
 
 The paper reports inference at the batch size that suits each model best (section 3). What is timed is
-the jitted predict step of inference.py on images that are on the device already: uint8 to logits.
+the jitted predict step of inference.py, or the train step, on images that are on the device already:
+uint8 to logits, or to the next state.
 """
 
 import functools
@@ -11,14 +12,15 @@ import pathlib
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from mixer_jax import experiment, inference
 from mixer_jax.errors import InputError
 
+Work = Literal["inference", "training"]
 BATCH_SIZES = tuple(2**n for n in range(3, 13))
 FILE = "throughput.json"
 _MIN_SECS, _REPEATS, _SLOWER = 0.5, 3, 2
@@ -45,32 +47,30 @@ def num_cores(device: Any) -> int:
   return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def measure(config: Any, batch_sizes: Iterable[int] = BATCH_SIZES) -> Throughput:
-  """Measures a configuration's model on one local device, with parameters of zero.
+def measure(
+  config: Any, batch_sizes: Iterable[int] = BATCH_SIZES, work: Work = "inference"
+) -> Throughput:
+  """Measures a configuration's model on one local device, with parameters as they start.
 
   The sweep ends where memory does, or after two sizes that were slower than the best.
 
   Args:
-    config: the configuration; only model, image size and number of classes matter.
+    config: the configuration; its batch size and mesh do not matter.
     batch_sizes: ascending.
+    work: "training": forward, backward, optimizer.
 
   Raises:
     InputError: not even the first size fits.
   """
-  mesh = {**config["mesh"], "data": 1}
-  one = {**config, "batch_size": 1, "grad_accum_steps": 1, "mesh": mesh}
+  parts = config["grad_accum_steps"] if work == "training" else 1
+  one = {**config, "batch_size": parts, "grad_accum_steps": parts, "mesh": _one_device(config)}
   exp = experiment.build(one, experiment.make_mesh(one))
-  step = inference.make_predict_step(exp, _logits)
-  state = exp.abstract_state
-  params, model_state = jax.tree.map(
-    lambda x: jnp.zeros(x.shape, x.dtype), (state.params, state.model_state)
-  )
-  device, size, speeds, slower = exp.mesh.devices.flat[0], exp.options.image_size, {}, 0
+  device, speeds, slower = exp.mesh.devices.flat[0], {}, 0
+  call = make_call(exp, work)
   for batch_size in batch_sizes:
-    batch = {"image": jnp.zeros((batch_size, size, size, 3), jnp.uint8)}
-    batch = jax.device_put(batch, exp.shardings.batch)
     try:
-      seconds = _seconds(functools.partial(step, params, model_state, batch))
+      batch = make_batch(exp, batch_size)
+      seconds = _seconds(functools.partial(call, batch))
     except jax.errors.JaxRuntimeError as e:
       if "RESOURCE_EXHAUSTED" not in str(e) and "Out of memory" not in str(e):
         raise
@@ -84,6 +84,39 @@ def measure(config: Any, batch_sizes: Iterable[int] = BATCH_SIZES) -> Throughput
     raise InputError("the model does not fit into the device's memory with the first batch size.")
   best = max(speeds, key=lambda b: speeds[b])
   return Throughput(speeds[best], best, speeds)
+
+
+def _one_device(config: Any) -> dict[str, Any]:
+  """Returns config.mesh for one device: every axis has the size 1."""
+  return {
+    name: 1 if isinstance(value, int) else value for name, value in dict(config["mesh"]).items()
+  }
+
+
+def make_call(exp: experiment.Experiment, work: Work) -> Callable[[Any], Any]:
+  """Returns what is timed, batch -> arrays: the experiment's own step, which keeps its state to itself."""
+  state = exp.init_state()
+  if work == "inference":
+    step = inference.make_predict_step(exp, _logits)
+    return functools.partial(step, state.params, state.model_state)
+  kept = [state]
+
+  def train(batch: Any) -> Any:
+    kept[0], metrics = exp.train_step(kept[0], batch)
+    return metrics
+
+  return train
+
+
+def make_batch(exp: experiment.Experiment, batch_size: int) -> dict[str, jax.Array]:
+  """Returns a batch of random images on the experiment's devices."""
+  size, rng = exp.options.image_size, np.random.default_rng(0)
+  batch = {
+    "image": rng.integers(0, 256, (batch_size, size, size, 3), np.uint8),
+    "label": rng.integers(0, exp.options.num_classes, batch_size, np.int32),
+    "mask": np.ones(batch_size, np.float32),
+  }
+  return jax.device_put(batch, exp.shardings.batch)
 
 
 def _logits(batch: Any, outputs: Any) -> jax.Array:

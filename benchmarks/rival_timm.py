@@ -1,0 +1,87 @@
+"""The contestants of step.py that run in PyTorch: timm's Mixer, eager or through torch.compile.
+
+Runs in an environment of its own, as a child of step.py: `python rival_timm.py eager|compiled VARIANT DTYPE`.
+The training step is timm's: sigmoid cross-entropy, clipping by the global norm, torch's AdamW.
+"""
+
+import os
+import sys
+from typing import Any
+
+import torch
+import turns
+
+NUM_CLASSES, IMAGE_SIZE, LEARNING_RATE, WEIGHT_DECAY = 1000, 224, 1e-3, 0.1
+
+
+def import_timm() -> Any:
+  """Returns timm; torchvision from the registry is built for CUDA and does not find its operators on CPU."""
+  if torch.version.cuda is None:
+    operators = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+      operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+  import timm
+
+  return timm
+
+
+def normalize(image: torch.Tensor) -> torch.Tensor:
+  return image.float() / 127.5 - 1.0
+
+
+def make_prepare(mode: str, variant: str, dtype: str) -> Any:
+  device = "cuda" if torch.cuda.is_available() else "cpu"
+  name = f"mixer_{variant.replace('/', '').lower()}_{IMAGE_SIZE}"
+  timm = import_timm()
+  autocast = torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16")
+
+  def prepare(work: str, batch_size: int) -> turns.Run:
+    if work == "matmul":
+      x = torch.randn(batch_size, batch_size, device=device)  # its side, here
+      return repeated(lambda: x @ x)
+    model = timm.create_model(name, num_classes=NUM_CLASSES).to(device)
+    forward = torch.compile(model) if mode == "compiled" else model
+    shape = (batch_size, 3, IMAGE_SIZE, IMAGE_SIZE)
+    image = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+    label = torch.arange(batch_size, device=device) % NUM_CLASSES
+
+    def inference() -> None:
+      with torch.inference_mode(), autocast:
+        forward(normalize(image))
+
+    if work == "inference":
+      model.eval()
+      return repeated(inference)
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+
+    def training() -> None:
+      optimizer.zero_grad()
+      with autocast:
+        logits = forward(normalize(image))
+      targets = torch.nn.functional.one_hot(label, NUM_CLASSES).float()
+      loss = torch.nn.functional.binary_cross_entropy_with_logits(
+        logits.float(), targets, reduction="sum"
+      )
+      (loss / batch_size).backward()
+      torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+      optimizer.step()
+
+    return repeated(training)
+
+  def repeated(call: Any) -> turns.Run:
+    def run(calls: int) -> None:
+      for _ in range(calls):
+        call()
+      if device == "cuda":
+        torch.cuda.synchronize()
+
+    return run
+
+  return prepare
+
+
+if __name__ == "__main__":
+  if hasattr(os, "sched_getaffinity"):
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+  turns.serve(make_prepare(*sys.argv[1:]))

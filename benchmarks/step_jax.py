@@ -1,0 +1,86 @@
+"""The contestants of step.py that run in JAX: this project's steps, and the published model's.
+
+Run by step.py as a child: `python -m benchmarks.step_jax ours|published VARIANT DTYPE`.
+"""
+
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import published, turns
+from configs import common
+from mixer_jax import experiment, throughput
+from mixer_jax.models import mixer
+
+NUM_CLASSES, IMAGE_SIZE, LEARNING_RATE, WEIGHT_DECAY = 1000, 224, 1e-3, 0.1
+
+
+def make_config(variant: str, dtype: str) -> Any:
+  """Returns the configuration of one device that is measured."""
+  config = common.get_config()
+  with config.unlocked():
+    config.model.variant, config.model.dtype = variant, dtype
+    config.batch_size, config.total_steps, config.mesh.data = 1, 100_000, 1
+    config.num_classes, config.image_size = NUM_CLASSES, IMAGE_SIZE
+    config.learning_rate, config.optimizer.weight_decay = LEARNING_RATE, WEIGHT_DECAY
+  return config
+
+
+def ours(variant: str, dtype: str) -> Any:
+  config = make_config(variant, dtype)
+  exp = experiment.build(config, experiment.make_mesh(config))
+
+  def prepare(work: str, batch_size: int) -> turns.Run:
+    batch = throughput.make_batch(exp, batch_size)
+    return repeated(throughput.make_call(exp, work), batch)
+
+  return prepare
+
+
+def published_model(variant: str, dtype: str) -> Any:
+  del dtype  # the listing has none
+  model = published.MlpMixer(num_classes=NUM_CLASSES, **mixer.VARIANTS[variant])
+
+  def prepare(work: str, batch_size: int) -> turns.Run:
+    shape = (batch_size, IMAGE_SIZE, IMAGE_SIZE, 3)
+    image = jax.random.randint(jax.random.key(0), shape, 0, 256).astype(jnp.uint8)
+    label = jnp.arange(batch_size) % NUM_CLASSES
+    params = jax.jit(model.init)(jax.random.key(0), published.normalize(image[:1]))["params"]
+    if work == "inference":
+      predict = published.make_predict_step(model)
+      return repeated(lambda image: predict(params, image), image)
+    tx = published.make_optimizer(LEARNING_RATE, WEIGHT_DECAY)
+    step, state = published.make_train_step(model, tx), [params, tx.init(params)]
+
+    def call(image: jax.Array) -> jax.Array:
+      state[0], state[1], loss = step(*state, image, label)
+      return loss
+
+    return repeated(call, image)
+
+  return prepare
+
+
+def repeated(call: Any, argument: Any) -> turns.Run:
+  def run(calls: int) -> None:
+    for _ in range(calls - 1):
+      call(argument)
+    jax.block_until_ready(call(argument))  # devices take their calls in order
+
+  return run
+
+
+def matmul(side: int) -> turns.Run:
+  x = jax.random.normal(jax.random.key(0), (side, side))
+  return repeated(jax.jit(lambda x: x @ x), x)
+
+
+def main(name: str, variant: str, dtype: str) -> None:
+  prepare = {"ours": ours, "published": published_model}[name](variant, dtype)
+  turns.serve(lambda work, size: matmul(size) if work == "matmul" else prepare(work, size))
+
+
+if __name__ == "__main__":
+  main(*sys.argv[1:])

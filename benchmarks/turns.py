@@ -1,0 +1,88 @@
+"""Contestants of a benchmark as child processes that take turns; needs the standard library alone.
+
+A child answers one JSON line for each line of its input. The others wait meanwhile.
+"""
+
+import json
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Run = Callable[[int], None]
+"""Makes so many calls and waits for the last."""
+
+
+def serve(prepare: Callable[[str, int], Run]) -> None:
+  """Answers jobs {"work", "batch_size", "min_secs"} until the input ends.
+
+  Args:
+    prepare: (work, batch size) -> what runs it; called once for each, and warmed up by two calls.
+  """
+  answers, sys.stdout = sys.stdout, sys.stderr  # a library's message is no answer
+  ready: dict[tuple[str, int], Run] = {}
+  for line in sys.stdin:
+    job = json.loads(line)
+    key = job["work"], job["batch_size"]
+    if key not in ready:
+      ready[key] = prepare(*key)
+      ready[key](2)
+    print(json.dumps(_timed(ready[key], job["min_secs"])), file=answers, flush=True)
+
+
+def _timed(run: Run, min_secs: float) -> dict[str, float]:
+  """Returns CPU and wall seconds of one call, of as many as fill `min_secs` of wall time."""
+  cpu, wall, calls, more = time.process_time(), time.perf_counter(), 0, 1
+  while more:
+    run(more)
+    calls, took = calls + more, time.perf_counter() - wall
+    more = max(0, min(calls, round((min_secs - took) / took * calls)))
+  return {
+    "cpu_s": (time.process_time() - cpu) / calls,
+    "wall_s": (time.perf_counter() - wall) / calls,
+    "calls": calls,
+  }
+
+
+class Contestant:
+  """A child process; end it by leaving its `with` block.
+
+  Args:
+    name: what it is called in messages.
+    command: starts it.
+    env: its whole environment.
+    log: file that takes what it writes to stderr.
+  """
+
+  def __init__(self, name: str, command: list[Any], env: Mapping[str, str], log: pathlib.Path):
+    self._name, self._log = name, log
+    with log.open("w") as stderr:
+      self._child = subprocess.Popen(
+        command, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr
+      )
+
+  def __enter__(self) -> "Contestant":
+    return self
+
+  def __exit__(self, *exc: object) -> None:
+    self._child.communicate()  # ends its input, and so the child
+
+  def measure(self, work: str, batch_size: int, min_secs: float) -> dict[str, float]:
+    """Returns {"cpu_s", "wall_s", "calls"} of one turn, in seconds a call.
+
+    Raises:
+      RuntimeError: the child ended instead.
+    """
+    assert self._child.stdin is not None and self._child.stdout is not None
+    job = {"work": work, "batch_size": batch_size, "min_secs": min_secs}
+    try:
+      self._child.stdin.write(json.dumps(job) + "\n")
+      self._child.stdin.flush()
+      answer = self._child.stdout.readline()
+    except BrokenPipeError:
+      answer = ""
+    if not answer:
+      raise RuntimeError(f"{self._name} ended at {work}, batch {batch_size}; see {self._log}")
+    return json.loads(answer)

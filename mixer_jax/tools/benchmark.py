@@ -1,0 +1,63 @@
+"""Throughput of a configuration's model on one local device, training step and inference.
+
+python -m mixer_jax.tools.benchmark --config=configs/imagenet.py:B/16 [--batch_sizes=8,16,32] [--work=training]
+
+Images are on the device already; the steps are those that training and evaluation run. The sweep ends
+where memory does, or after two batch sizes that were slower than the best.
+"""
+
+import json
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from mixer_jax.errors import InputError
+from mixer_jax.tools import command
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration.", lock_config=True)
+_BATCH_SIZES = flags.DEFINE_list(
+  "batch_sizes", None, "Of one device, ascending; default: 8, 16, … 4096."
+)
+_WORK = flags.DEFINE_list("work", ["training", "inference"], "Which of both is measured.")
+_JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of a table.")
+
+
+def main(argv: list[str]) -> None:
+  command.no_arguments(argv)
+  config = command.loaded(_CONFIG)
+  if config is None:
+    raise InputError("--config=FILE says what to measure; configs/ has some.")
+  for work in _WORK.value:
+    if work not in ("training", "inference"):
+      raise InputError(f"--work={work} is neither training nor inference.")
+  sizes = _batch_sizes(_BATCH_SIZES.value)
+  from mixer_jax import throughput  # Late: it starts JAX, which a wrong flag need not wait for.
+
+  results = {}
+  for work in _WORK.value:
+    result = throughput.measure(config, sizes or throughput.BATCH_SIZES, work)
+    results[work] = result._asdict()
+    if not _JSON.value:
+      _print(work, result.by_batch_size, result.batch_size)
+  if _JSON.value:
+    print(json.dumps(results))
+  else:
+    print(throughput.describe({"": 0.0}))
+
+
+def _batch_sizes(texts: list[str] | None) -> list[int] | None:
+  if texts is None:
+    return None
+  if not texts or not all(t.isdecimal() and int(t) for t in texts):
+    raise InputError(f"--batch_sizes={','.join(texts)} must be numbers of images, such as 8,16,32.")
+  return sorted({int(t) for t in texts})
+
+
+def _print(work: str, speeds: dict[int, float], best: int) -> None:
+  print(f"{work:10} {'batch':>6} {'images/s and core':>18}")
+  for batch_size, speed in speeds.items():
+    print(f"{'':10} {batch_size:6} {speed:18.2f}{'  best' if batch_size == best else ''}")
+
+
+if __name__ == "__main__":
+  command.run(app.run, main)
