@@ -56,8 +56,10 @@ def matmul_flops(jaxpr: core.Jaxpr, *, loops: bool = True) -> int:
     elif eqn.primitive.name == "conv_general_dilated":
       total += _conv_flops(eqn)
     else:
-      inner = sum(matmul_flops(j, loops=loops) for v in eqn.params.values() for j in _jaxprs(v))
-      total += inner * _times(eqn, loops)
+      inner = [matmul_flops(j, loops=loops) for v in eqn.params.values() for j in _jaxprs(v)]
+      # Of several branches one runs, such as that of the platform.
+      one = max(inner) if eqn.primitive.name == "cond" else sum(inner)
+      total += one * _times(eqn, loops)
   return total
 
 
