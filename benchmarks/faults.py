@@ -18,6 +18,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -163,6 +164,7 @@ def run_chain(out: pathlib.Path, number: int, seed: int) -> dict:
   rng = random.Random(f"{seed}/{number}")
   lives, mesh = CHAINS[number % 2], number // 2 % 2
   workdir = out / f"chain{number}"
+  shutil.rmtree(workdir, ignore_errors=True)  # of a campaign that was stopped in this chain
   reference = undisturbed(out, lives[-1], mesh)
   events, starts = [], []
   for count in lives[:-1]:

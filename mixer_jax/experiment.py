@@ -206,6 +206,7 @@ def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
   _check_grid(options, model)
   train_split, eval_split = _splits(options, data, evaluation)
   total_steps = _total_steps(options, train_split.num_used)
+  _check_profile(profile, total_steps)
   schedule = configuration.call(
     optimizer.make_schedule,
     options.schedule,
@@ -374,6 +375,14 @@ def _total_steps(options: Options, num_examples: int) -> int:
       f"({options.batch_size}, of {num_examples} examples)."
     )
   return total_steps
+
+
+def _check_profile(profile: Profile, total_steps: int) -> None:
+  if profile.first_step is not None and profile.first_step + profile.num_steps - 1 > total_steps:
+    raise InputError(
+      f"config.profile wants {profile.num_steps} steps from {profile.first_step} on, but the run has "
+      f"{total_steps} steps."
+    )
 
 
 def _splits(

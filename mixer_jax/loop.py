@@ -159,8 +159,7 @@ class _Run:
         with self._profiler.step(step):
           state, step_metrics = exp.train_step(state, self._put(batch))
         self._pending.append((step, step_metrics))
-        if line := self._profiler.finish(step, step_metrics):
-          metrics.say(line)
+        self._finish_trace(step, step_metrics)
         if step == start_step + 1:
           self._report_compilation(step)
         evaluate = step == exp.total_steps or step % exp.evaluation.every_steps == 0
@@ -225,6 +224,12 @@ class _Run:
   def _put(self, batch: pipeline.Batch) -> dict[str, jax.Array]:
     exp = self._exp
     return sharding.put_batch(batch, exp.shardings.batch, self._rows, exp.options.batch_size)
+
+  def _finish_trace(self, step: int, step_metrics: Any) -> None:
+    with self._reporting():
+      line = self._profiler.finish(step, step_metrics)
+    if line is not None:
+      metrics.say(line)
 
   def _report_compilation(self, step: int) -> None:
     """Waits for the first step, so that its compilation does not count as speed."""

@@ -101,9 +101,14 @@ def _segments():
 
 def final_state(workdir, step):
   """Returns the state of a checkpoint as arrays by name, read without the project's own code."""
-  tree = ocp.PyTreeCheckpointer().restore(
-    pathlib.Path(workdir) / "checkpoints" / str(step) / "default"
+  path = pathlib.Path(workdir) / "checkpoints" / str(step) / "default"
+  checkpointer = ocp.PyTreeCheckpointer()
+  # As NumPy arrays, which need none of the devices that wrote them.
+  as_numpy = jax.tree.map(
+    lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+    checkpointer.metadata(path).item_metadata.tree,
   )
+  tree = checkpointer.restore(path, restore_args=as_numpy)
   return {
     jax.tree_util.keystr(k): np.asarray(v) for k, v in jax.tree_util.tree_leaves_with_path(tree)
   }

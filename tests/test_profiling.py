@@ -34,8 +34,15 @@ def test_a_trace_holds_the_named_steps(tmp_path, capsys):
   assert "train" in names
 
 
-def test_profile_of_no_step_is_named():
+@pytest.mark.parametrize(
+  ("first", "count", "message"),
+  [
+    (1, 0, r"config\.profile\.num_steps is 0"),
+    (19, 3, "3 steps from 19 on, but the run has 20 steps"),
+  ],
+)
+def test_traces_that_cannot_be_are_named(first, count, message):
   config = small_config()
-  config.profile.num_steps = 0
-  with pytest.raises(InputError, match=r"config\.profile\.num_steps is 0"):
+  config.profile.first_step, config.profile.num_steps = first, count
+  with pytest.raises(InputError, match=message):
     experiment.build(config, experiment.make_mesh(config))

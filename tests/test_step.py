@@ -64,7 +64,7 @@ def reference():
   return train(build(1), 20)
 
 
-MESHES = [(1, 1, 4), (4, 1, 1), (4, 1, 4), (4, 2, 1), (4, 4, 1), (4, 2, 4), (4, 4, 2)]
+MESHES = [(1, 1, 4), (4, 1, 1), (4, 1, 4), (4, 4, 1), (4, 2, 2)]  # devices, fsdp, accumulation
 
 
 @pytest.mark.parametrize(("num_devices", "fsdp", "accum"), MESHES)
