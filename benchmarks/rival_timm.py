@@ -84,4 +84,4 @@ def make_prepare(mode: str, variant: str, dtype: str) -> Any:
 if __name__ == "__main__":
   if hasattr(os, "sched_getaffinity"):
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-  turns.serve(make_prepare(*sys.argv[1:]))
+  turns.serve(lambda: make_prepare(*sys.argv[1:]))

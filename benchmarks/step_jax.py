@@ -77,10 +77,10 @@ def matmul(side: int) -> turns.Run:
   return repeated(jax.jit(lambda x: x @ x), x)
 
 
-def main(name: str, variant: str, dtype: str) -> None:
+def make_prepare(name: str, variant: str, dtype: str) -> Any:
   prepare = {"ours": ours, "published": published_model}[name](variant, dtype)
-  turns.serve(lambda work, size: matmul(size) if work == "matmul" else prepare(work, size))
+  return lambda work, size: matmul(size) if work == "matmul" else prepare(work, size)
 
 
 if __name__ == "__main__":
-  main(*sys.argv[1:])
+  turns.serve(lambda: make_prepare(*sys.argv[1:]))

@@ -15,13 +15,14 @@ Run = Callable[[int], None]
 """Makes so many calls and waits for the last."""
 
 
-def serve(prepare: Callable[[str, int], Run]) -> None:
+def serve(make: Callable[[], Callable[[str, int], Run]]) -> None:
   """Answers jobs {"work", "batch_size", "min_secs"} until the input ends.
 
   Args:
-    prepare: (work, batch size) -> what runs it; called once for each, and warmed up by two calls.
+    make: returns (work, batch size) -> what runs it, which is called once for each; two calls warm it up.
   """
   answers, sys.stdout = sys.stdout, sys.stderr  # a library's message is no answer
+  prepare = make()
   ready: dict[tuple[str, int], Run] = {}
   for line in sys.stdin:
     job = json.loads(line)

@@ -1,11 +1,13 @@
 """The sweep over batch sizes takes the best, and ends where it gets slower or memory ends."""
 
 import itertools
+import subprocess
+import sys
 
 import jax
 import pytest
 
-from mixer_jax import throughput
+from mixer_jax import experiment, throughput
 from mixer_jax.errors import InputError
 from tests.configurations import small_config
 
@@ -51,6 +53,28 @@ def test_a_call_is_timed_after_its_compilation(monkeypatch):
     clock[0] += next(cost)
 
   assert throughput._seconds(call) == pytest.approx(0.1)
+
+
+def test_what_is_timed_in_training_is_the_experiments_step():
+  """Call by call it returns the metrics of a state that is handed on."""
+  config = small_config()
+  exp = experiment.build(config, experiment.make_mesh(config))
+  batch, call = throughput.make_batch(exp, 4), throughput.make_call(exp, "training")
+  state = exp.init_state()
+  for _ in range(3):
+    state, metrics = exp.train_step(state, batch)
+    assert jax.device_get(call(batch)) == jax.device_get(metrics)
+
+
+def test_the_command_names_what_is_wrong():
+  for flags, message in [
+    ((), "--config=FILE"),
+    (("--config=configs/quickstart.py", "--batch_sizes=8,x"), "--batch_sizes=8,x must be numbers"),
+    (("--config=configs/quickstart.py", "--work=sleep"), "--work=sleep is neither"),
+  ]:
+    command = [sys.executable, "-m", "mixer_jax.tools.benchmark", *flags]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2 and message in result.stderr
 
 
 def test_it_runs():

@@ -1,0 +1,99 @@
+"""The published model that the step is timed beside computes what ours does, forwards and in training."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import published, step, turns
+from mixer_jax import models
+from mixer_jax import step as train
+from mixer_jax.losses import sigmoid_xent
+
+SIZES = dict(patch_size=4, num_blocks=2, hidden_dim=16, tokens_mlp_dim=12, channels_mlp_dim=24)
+
+
+@pytest.fixture(scope="module")
+def batch():
+  rng = np.random.default_rng(0)
+  image = jnp.asarray(rng.integers(0, 256, (3, 16, 16, 3), np.uint8))
+  return image, jnp.asarray([0, 4, 2])
+
+
+def random_params(model, image):
+  params = jax.jit(model.init)(jax.random.key(0), published.normalize(image))["params"]
+  leaves, tree = jax.tree.flatten(params)
+  keys = jax.random.split(jax.random.key(1), len(leaves))
+  return tree.unflatten(
+    [0.3 * jax.random.normal(k, p.shape) for k, p in zip(keys, leaves, strict=True)]
+  )
+
+
+def test_the_published_model_is_ours(batch):
+  image, label = batch
+  theirs = published.MlpMixer(num_classes=5, **SIZES)
+  ours = models.build("mixer", num_classes=5, **SIZES)
+  params = random_params(theirs, image)
+
+  @jax.jit
+  def loss(params):
+    logits = ours.apply({"params": params}, train.value_range(image), train=True)
+    return jnp.mean(sigmoid_xent(logits, jax.nn.one_hot(label, 5)))
+
+  logits = published.make_predict_step(theirs)(params, image)
+  np.testing.assert_allclose(
+    logits, jax.jit(ours.apply)({"params": params}, train.value_range(image)), atol=2e-6
+  )
+  tx = published.make_optimizer(1e-3, 0.1)
+  value, grads = jax.value_and_grad(loss)(params)
+  updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
+  wanted = jax.tree.map(jnp.add, params, updates)
+  copy = jax.tree.map(jnp.copy, params)
+  new, _, theirs_loss = published.make_train_step(theirs, tx)(copy, tx.init(params), image, label)
+  assert float(theirs_loss) == pytest.approx(float(value), abs=2e-6)
+  for tree in (new, wanted):
+    for block in ("MixerBlock_0", "MixerBlock_1"):
+      # A true gradient of zero, whose rounding Adam turns into motion.
+      del tree[block]["token_mixing"]["Dense_1"]["bias"]
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), new, wanted)
+
+
+def test_flops_are_those_of_the_products_that_run():
+  """XLA counts all operations of one block-free and one whole forward pass; products are nearly all."""
+  for variant in ("S/32", "S/16"):
+    model = models.build("mixer", variant=variant, num_classes=step.NUM_CLASSES)
+    image = jax.ShapeDtypeStruct((1, step.IMAGE_SIZE, step.IMAGE_SIZE, 3), jnp.float32)
+    params = jax.eval_shape(model.init, jax.random.key(0), image)
+    cost = jax.jit(model.apply).lower(params, image).cost_analysis()
+    counted = step.model_flops(variant, "inference")
+    assert 0.97 * cost["flops"] < counted < cost["flops"]
+  stem = 2 * 49 * 512 * 3 * 32**2
+  training = step.model_flops("S/32", "training")
+  assert training == 3 * step.model_flops("S/32", "inference") - stem
+
+
+CHILD = """
+import sys, time
+from benchmarks import turns
+def prepare(work, size):
+  print("chatter")
+  def run(calls):
+    if work == "end": sys.exit("no such work")
+    time.sleep(0.01 * size * calls)
+  return run
+turns.serve(lambda: prepare)
+"""
+
+
+def test_a_turn_lasts_as_long_as_wanted_and_a_lost_child_is_named(tmp_path):
+  log = tmp_path / "child.log"
+  command = [sys.executable, "-c", CHILD]
+  with turns.Contestant("child", command, {"PYTHONPATH": str(step.ROOT)}, log) as child:
+    answer = child.measure("sleep", 2, 0.2)
+    assert answer["wall_s"] >= 0.02 > answer["cpu_s"]
+    assert answer["wall_s"] * answer["calls"] >= 0.15
+    with pytest.raises(RuntimeError, match=r"child ended at end, batch 1; see .*child\.log"):
+      child.measure("end", 1, 0.1)
+  assert "chatter" in log.read_text() and "no such work" in log.read_text()
