@@ -91,7 +91,10 @@ def _dense_dot_forward(x: Array, kernel: Array, dimensions: Any, precision: Any)
 
 def _dense_dot_backward(dimensions: Any, precision: Any, residuals: Any, g: Array) -> Any:
   def plain(x: Array, kernel: Array, g: Array) -> Any:
-    return jax.vjp(lambda *xk: jax.lax.dot_general(*xk, dimensions, precision), x, kernel)[1](g)
+    dot = functools.partial(jax.lax.dot_general, dimension_numbers=dimensions, precision=precision)
+    (x_grad,) = jax.linear_transpose(lambda x: dot(x, kernel), x)(g)
+    (kernel_grad,) = jax.linear_transpose(lambda kernel: dot(x, kernel), kernel)(g)
+    return x_grad, kernel_grad
 
   def on_cpu(x: Array, kernel: Array, g: Array) -> Any:
     dot = functools.partial(jnp.dot, precision=precision)
