@@ -252,5 +252,5 @@ def test_what_does_not_fit_is_named():
     weights.resize_tokens(params, (3, 4), (9, 8), "papr")
   with pytest.raises(InputError, match="16 does not divide the image of 250x224"):
     weights.token_grid((250, 224), 16)
-  with pytest.raises(InputError, match="holds no Mixer's parameters"):
+  with pytest.raises(InputError, match="holds none of Mixer's"):
     weights.resize_tokens({"conv": {"kernel": np.zeros(3)}}, (3, 4), (9, 8))
