@@ -92,7 +92,14 @@ class Transfer:
       f"configs/finetune.py:weights={source},dataset={setting.target},size={self.size_px},"
       f"lr={FINETUNE_LR},steps={FINETUNE_STEPS}"
     )
-    changes = {"batch_size": FINETUNE_BATCH, "seed": self.seed, "log.plots": False}
+    changes = {
+      "batch_size": FINETUNE_BATCH,
+      "seed": self.seed,
+      "evaluation.batch_size": 180,
+      "evaluation.every_steps": FINETUNE_STEPS,
+      "checkpoint.every_steps": FINETUNE_STEPS,
+      "log.plots": False,
+    }
     return f"--config={file} " + " ".join(f"--config.{k}={v}" for k, v in changes.items())
 
 

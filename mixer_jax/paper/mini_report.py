@@ -275,7 +275,7 @@ def _weights(found: Found, setting: Setting, seen: Seen) -> list[str]:
   except InputError as e:
     return [title, page.paragraph(f"The checkpoint cannot be read: {e}")]
   after, before = (jax.device_get(p) for p in (trained.params, trained.exp.init_state().params))
-  cosines = [mean_cosine(params) for params in (before, after)]
+  cosines = [f"{mean_cosine(params):+.2f}".replace("-", "−") for params in (before, after)]
   return [
     title,
     page.beside(
@@ -289,8 +289,8 @@ def _weights(found: Found, setting: Setting, seen: Seen) -> list[str]:
     page.paragraph(
       f"Hidden units of token mixing of Mixer-{setting.largest}, trained on all images: each is a picture with a "
       "weight for every patch (red positive, blue negative), ordered from low to high frequency, beside the unit "
-      f"nearest to its negative. Mean cosine of the pairs in block 1: {cosines[1]:+.2f}; before training, of "
-      f"random weights paired in the same way, {cosines[0]:+.2f}. The paper shows pairs of opposite phase."
+      f"nearest to its negative. Mean cosine of the pairs in block 1: {cosines[1]}; before training, of "
+      f"random weights paired in the same way, {cosines[0]}. The paper shows pairs of opposite phase."
     ),
     page.image(
       pictures.encode_png([pictures.filter_mosaic(after)], width_px=500), "Filters of the embedding"
