@@ -91,7 +91,10 @@ def _dense_dot_forward(x: Array, kernel: Array, dimensions: Any, precision: Any)
 
 def _dense_dot_backward(dimensions: Any, precision: Any, residuals: Any, g: Array) -> Any:
   def plain(x: Array, kernel: Array, g: Array) -> Any:
-    return jax.vjp(lambda *xk: jax.lax.dot_general(*xk, dimensions, precision), x, kernel)[1](g)
+    def dot(x: Array, kernel: Array) -> Array:
+      return jax.lax.dot_general(x, kernel, dimensions, precision)
+
+    return jax.vjp(dot, x, kernel)[1](g)
 
   def on_cpu(x: Array, kernel: Array, g: Array) -> Any:
     dot = functools.partial(jnp.dot, precision=precision)
