@@ -4,7 +4,7 @@ Run by step.py as a child: `python -m benchmarks.step_jax ours|published VARIANT
 """
 
 import sys
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -34,14 +34,15 @@ def ours(variant: str, dtype: str) -> Any:
 
   def prepare(work: str, batch_size: int) -> turns.Run:
     batch = throughput.make_batch(exp, batch_size)
-    return repeated(throughput.make_call(exp, work), batch)
+    return repeated(throughput.make_call(exp, cast(throughput.Work, work)), batch)
 
   return prepare
 
 
 def published_model(variant: str, dtype: str) -> Any:
   del dtype  # the listing has none
-  model = published.MlpMixer(num_classes=NUM_CLASSES, **mixer.VARIANTS[variant])
+  sizes: dict[str, Any] = mixer.VARIANTS[variant]
+  model = published.MlpMixer(num_classes=NUM_CLASSES, **sizes)
 
   def prepare(work: str, batch_size: int) -> turns.Run:
     shape = (batch_size, IMAGE_SIZE, IMAGE_SIZE, 3)

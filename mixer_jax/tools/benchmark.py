@@ -7,6 +7,7 @@ where memory does, or after two batch sizes that were slower than the best.
 """
 
 import json
+from typing import cast
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -34,7 +35,8 @@ def main(argv: list[str]) -> None:
   from mixer_jax import throughput  # Late: it starts JAX, which a wrong flag need not wait for.
 
   results = {}
-  for work in _WORK.value:
+  works = cast("list[throughput.Work]", _WORK.value)
+  for work in works:
     result = throughput.measure(config, sizes or throughput.BATCH_SIZES, work)
     results[work] = result._asdict()
     if not _JSON.value:
