@@ -50,3 +50,18 @@ def test_other_devices_compile_what_they_would_without_it():
   assert "optimization_barrier" not in tpu
   assert "optimization_barrier" in ours.lower(lowering_platforms=("cpu",)).as_text()
   assert products(tpu) == products(plain.lower(lowering_platforms=("tpu",)).as_text())
+
+
+def test_a_model_that_is_not_training_can_be_differentiated_forward():
+  """<g, J·v> from the forward mode is <Jᵀ·g, v> from the backward mode."""
+  block = layers.MlpBlock(mlp_dim=12)
+  rng = np.random.default_rng(0)
+  x, v, g = (jnp.asarray(rng.standard_normal((2, 3, 8)), jnp.float32) for _ in range(3))
+  variables = block.init(jax.random.key(0), x, jnp.arange(2))
+
+  def call(x):
+    return block.apply(variables, x, jnp.arange(2))
+
+  forward = jax.jvp(call, (x,), (v,))[1]
+  (backward,) = jax.vjp(call, x)[1](g)
+  np.testing.assert_allclose(jnp.vdot(g, forward), jnp.vdot(backward, v), rtol=1e-5)
