@@ -126,9 +126,9 @@ def test_a_name_is_downloaded_and_must_be_what_it_is_called(server, monkeypatch)
 
 def test_the_public_bucket_needs_no_login(server, monkeypatch):
   behaviour, url = server
-  monkeypatch.setattr(sources, "BUCKET", url.removesuffix("Mixer-B_16.npz"))
+  monkeypatch.setattr(sources, "STORAGE", url.removesuffix("Mixer-B_16.npz"))
   assert_golden(weights.load("gs://mixer_models/imagenet1k/Mixer-B_16.npz"))
-  assert behaviour.requests == [("/models/imagenet1k/Mixer-B_16.npz", None)]
+  assert behaviour.requests == [("/models/mixer_models/imagenet1k/Mixer-B_16.npz", None)]
 
 
 def test_timms_files_are_known_by_their_content(server):
