@@ -232,7 +232,7 @@ def _permutations(setting: Setting, seen: Seen) -> list[str]:
     page.paragraph(
       "Random crops come before the permutation, so that the images stay the same but for the order of "
       "their pixels. With correspondingly permuted initial weights Mixer's losses are equal step for step "
-      "(tests/paper/test_invariance.py); here all runs of a model start from the same weights."
+      "(tests/test_invariance.py); here all runs of a model start from the same weights."
     ),
   ]
 
