@@ -31,6 +31,7 @@ def random_params(model, image):
   )
 
 
+@pytest.mark.campaign
 def test_the_published_model_is_ours(batch):
   image, label = batch
   theirs = published.MlpMixer(num_classes=5, **SIZES)

@@ -177,6 +177,7 @@ def test_weights_of_another_family_are_named(source, tmp_path):
       finetune.initial_params(build(config))
 
 
+@pytest.mark.campaign
 def test_an_ablated_mixer_is_tuned_at_its_own_size(tmp_path):
   config = small_config(total_steps=3)
   config.model.ablation, config.model.channel_groups, config.model.pyramid = "views", 4, (16, 8)

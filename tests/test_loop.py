@@ -66,7 +66,10 @@ def test_events_hold_the_same_numbers(undisturbed):
         np.testing.assert_allclose(found[record["step"], name], value, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("stops", "num_workers"), [((3, 8, 2), 0), ((6,), 1), ((15,), 2)])
+@pytest.mark.parametrize(
+  ("stops", "num_workers"),
+  [((3, 8, 2), 0), pytest.param((6,), 1, marks=pytest.mark.campaign), ((15,), 2)],
+)
 def test_interrupted_runs_end_bit_identical(undisturbed, tmp_path, capsys, stops, num_workers):
   config = small_config()
   config.data.num_workers = num_workers

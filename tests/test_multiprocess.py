@@ -156,6 +156,7 @@ def in_this_process(workdir, steps):
   return {r["step"]: r["loss"] for r in runs.records(workdir) if "loss" in r}
 
 
+@pytest.mark.campaign
 def test_sigterm_to_one_saves_once_and_one_device_goes_on(tmp_path):
   """Two processes with sharded parameters; the notice meets the one that is not the coordinator."""
   rules = f"({', '.join(map(repr, several.RULES))},)"
@@ -175,6 +176,7 @@ def test_sigterm_to_one_saves_once_and_one_device_goes_on(tmp_path):
   np.testing.assert_allclose(list(resumed.values()), list(undisturbed.values()), rtol=1e-4)
 
 
+@pytest.mark.campaign
 def test_a_lost_process_is_named_and_ends_the_others(tmp_path):
   """It is killed together with its supervisor as soon as the processes have met."""
   processes = start_several(command(tmp_path / "run"), count=2)

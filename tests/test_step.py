@@ -67,7 +67,10 @@ def reference():
 MESHES = [(1, 1, 4), (4, 1, 1), (4, 1, 4), (4, 4, 1), (4, 2, 2)]  # devices, fsdp, accumulation
 
 
-@pytest.mark.parametrize(("num_devices", "fsdp", "accum"), MESHES)
+@pytest.mark.parametrize(
+  ("num_devices", "fsdp", "accum"),
+  [m if m[2] > 1 else pytest.param(*m, marks=pytest.mark.campaign) for m in MESHES],
+)
 def test_20_steps_are_the_same_on_devices_sharded_and_accumulated(
   reference, num_devices, fsdp, accum
 ):
@@ -97,7 +100,7 @@ def gradients(num_devices, fsdp, accum, masked):
   return flat(state.opt_state[1].trace)
 
 
-@pytest.mark.parametrize("masked", [(), (0, 5, 15)])
+@pytest.mark.parametrize("masked", [pytest.param((), marks=pytest.mark.campaign), (0, 5, 15)])
 @pytest.mark.parametrize(("num_devices", "fsdp", "accum"), MESHES)
 def test_gradients_of_one_step_are_the_same(num_devices, fsdp, accum, masked):
   wanted, got = gradients(1, 1, 1, masked), gradients(num_devices, fsdp, accum, masked)
@@ -123,6 +126,7 @@ def test_accumulation_reduces_over_devices_once_and_never_gathers_the_batch():
   assert "all-gather(" not in text and "all-to-all(" not in text
 
 
+@pytest.mark.campaign
 def test_any_mesh_will_do(reference):
   """Other axis names, two axes, explicit axes."""
   config = small_config(mixup_p=0.5, grad_accum_steps=2)
