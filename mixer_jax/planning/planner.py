@@ -86,15 +86,12 @@ class Planner:
     config = copy.deepcopy(self._config)
     config.grad_accum_steps = setting.grad_accum_steps
     config.mesh.fsdp = setting.fsdp
-    if "remat" in config.model:
-      config.model.remat = setting.remat
+    config.model.remat = setting.remat
     return experiment.build(config, experiment.make_mesh(config, self._devices))
 
   def _space(self) -> fit.Space:
     config = self._config
-    start = fit.Setting(
-      config.grad_accum_steps, config.model.get("remat") or "none", config.mesh.fsdp
-    )
+    start = fit.Setting(config.grad_accum_steps, config.model.remat, config.mesh.fsdp)
     exp = self._build(start)
     return fit.Space(
       start=start,
