@@ -65,13 +65,16 @@ def wait_for(process, text, timeout=120):
 
 
 def left_behind(process, patience=10):
-  """Returns the processes of the group and the shared-memory segments that do not go within seconds."""
+  """Returns the processes of the group and the shared-memory segments that do not go within seconds.
+
+  Only what is there at every look counts: segments of other runs on the machine come and go.
+  """
   deadline = time.monotonic() + patience
-  while True:
-    found = _group(process.pid) + sorted(set(_segments()) - _BEFORE[process.pid])
-    if not found or time.monotonic() > deadline:
-      return found
+  found = {*_segments()} - _BEFORE[process.pid]
+  while time.monotonic() < deadline and (found or _group(process.pid)):
     time.sleep(0.1)
+    found &= {*_segments()}
+  return _group(process.pid) + sorted(found)
 
 
 def _group(pgid):

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from tests import runs
+from tests.marks import long
 
 
 @pytest.mark.parametrize(
@@ -13,17 +14,17 @@ from tests import runs
     (["--config=configs/quickstart.py", "--workdir=W", "--config.lerning_rate=1"], 'Did you mean "learning_rate"'),
     (["--config=configs/quickstart.py", "--workdir=W", "--config.optimizer.betta=1"], "betta"),
     (["--config=configs/quickstart.py", "--workdir=W", "--config.batch_size=many"], "batch_size=many"),
-    pytest.param(["--config=configs/quickstart.py", "--workdir=W", "--config.batch_size=1.5"], "batch_size=1.5", marks=pytest.mark.campaign),
-    pytest.param(["--config=configs/quickstart.py", "--workdir=W", "--confg=1"], "confg", marks=pytest.mark.campaign),
-    pytest.param(["--config=configs/quickstart.py", "--workdir=W", "stray"], "unexpected argument 'stray'", marks=pytest.mark.campaign),
-    pytest.param(["--config=configs/nowhere.py", "--workdir=W"], "configs/nowhere.py", marks=pytest.mark.campaign),
+    long(["--config=configs/quickstart.py", "--workdir=W", "--config.batch_size=1.5"], "batch_size=1.5"),
+    long(["--config=configs/quickstart.py", "--workdir=W", "--confg=1"], "confg"),
+    long(["--config=configs/quickstart.py", "--workdir=W", "stray"], "unexpected argument 'stray'"),
+    long(["--config=configs/nowhere.py", "--workdir=W"], "configs/nowhere.py"),
     (["--config=configs/jft.py:B/16,epoch=3", "--workdir=W"], "epoch=3"),
-    pytest.param(["--config=configs/quickstart.py", "--workdir=W", "--process_id=0"], "need --distributed", marks=pytest.mark.campaign),
+    long(["--config=configs/quickstart.py", "--workdir=W", "--process_id=0"], "need --distributed"),
     (["--config=configs/quickstart.py", "--workdir=W", "--config.data.data_dir=/dev/null/x"], "cannot be opened or prepared"),
-    pytest.param(["--config=tests/golden/randaugment_index.json", "--workdir=W"], "error: ", marks=pytest.mark.campaign),
+    long(["--config=tests/golden/randaugment_index.json", "--workdir=W"], "error: "),
     (["--config=configs/quickstart.py"], "--workdir"),
     (["--workdir=W"], "--config"),
-    pytest.param(["--config=configs/quickstart.py", "--workdir=W", "--config.mesh.data=3"], "there are 1 devices", marks=pytest.mark.campaign),
+    long(["--config=configs/quickstart.py", "--workdir=W", "--config.mesh.data=3"], "there are 1 devices"),
     (["--config=configs/imagenet.py:B/16", "--workdir=W", "--config.batch_size=8"], "python -m mixer_jax.tools.prepare"),
   ],
 )  # fmt: skip

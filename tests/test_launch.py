@@ -18,7 +18,7 @@ LAUNCH = ROOT / "launch"
 ODD = '--config.data.ops=decode|randaugment(2, "x\\y")$HOME `id` & \'s ${name}${hosts}'
 FLAGS = ["--config=configs/imagenet.py:B/16", "--workdir=gs://bucket/a b", ODD]
 RECORDER = """#!/usr/bin/env bash
-{ printf '%s\\0' "${0##*/}" "$@"; printf '\\n\\0'; } >> "$RECORD"
+{ flock 9; printf '%s\\0' "${0##*/}" "$@"; printf '\\n\\0'; } 9>> "$RECORD.lock" >> "$RECORD"
 echo "$BASHPID ${CUDA_VISIBLE_DEVICES-all}" >> "$RECORD.places"
 """
 

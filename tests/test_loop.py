@@ -12,6 +12,7 @@ from mixer_jax import checkpoint, configuration, evaluation, experiment, loop
 from mixer_jax.errors import DivergedError, InputError
 from tests import runs, tfds_sets
 from tests.configurations import small_config
+from tests.marks import long
 
 
 class StopAfter(loop.StopSignal):
@@ -68,7 +69,7 @@ def test_events_hold_the_same_numbers(undisturbed):
 
 @pytest.mark.parametrize(
   ("stops", "num_workers"),
-  [((3, 8, 2), 0), pytest.param((6,), 1, marks=pytest.mark.campaign), ((15,), 2)],
+  [((3, 8, 2), 0), long((6,), 1), long((15,), 2)],
 )
 def test_interrupted_runs_end_bit_identical(undisturbed, tmp_path, capsys, stops, num_workers):
   config = small_config()
@@ -172,7 +173,7 @@ def break_metrics(step_directory):
   (step_directory / "metrics" / "metrics").write_text('{"top1": ')
 
 
-@pytest.mark.parametrize("damage", [flip, truncate, half_written, break_metrics])
+@pytest.mark.parametrize("damage", [flip, long(truncate), half_written, long(break_metrics)])
 def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(
   undisturbed, tmp_path, capsys, damage
 ):

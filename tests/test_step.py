@@ -11,6 +11,7 @@ from flax import traverse_util
 
 from mixer_jax import experiment, losses, sharding, step
 from tests.configurations import small_config
+from tests.marks import long
 
 # Every parameter is cut but for the head's ten biases and the 4 × 4 × 3 pixels of the stem's kernel.
 SHARDED = ("head/bias=replicate", "stem/kernel=3", ".*=0")
@@ -64,13 +65,11 @@ def reference():
   return train(build(1), 20)
 
 
-MESHES = [(1, 1, 4), (4, 1, 1), (4, 1, 4), (4, 4, 1), (4, 2, 2)]  # devices, fsdp, accumulation
+# Devices, fsdp, accumulation.
+MESHES = [long(1, 1, 4), long(4, 1, 1), (4, 1, 4), long(4, 4, 1), (4, 2, 2)]
 
 
-@pytest.mark.parametrize(
-  ("num_devices", "fsdp", "accum"),
-  [m if m[2] > 1 else pytest.param(*m, marks=pytest.mark.campaign) for m in MESHES],
-)
+@pytest.mark.parametrize(("num_devices", "fsdp", "accum"), MESHES)
 def test_20_steps_are_the_same_on_devices_sharded_and_accumulated(
   reference, num_devices, fsdp, accum
 ):
@@ -100,7 +99,7 @@ def gradients(num_devices, fsdp, accum, masked):
   return flat(state.opt_state[1].trace)
 
 
-@pytest.mark.parametrize("masked", [pytest.param((), marks=pytest.mark.campaign), (0, 5, 15)])
+@pytest.mark.parametrize("masked", [long(()), (0, 5, 15)])
 @pytest.mark.parametrize(("num_devices", "fsdp", "accum"), MESHES)
 def test_gradients_of_one_step_are_the_same(num_devices, fsdp, accum, masked):
   wanted, got = gradients(1, 1, 1, masked), gradients(num_devices, fsdp, accum, masked)

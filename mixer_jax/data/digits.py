@@ -11,7 +11,6 @@ from typing import Any
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
-from sklearn import datasets
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
@@ -36,6 +35,8 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
     del dl_manager  # nothing to download
+    from sklearn import datasets  # takes two seconds, and is needed once
+
     images, labels = datasets.load_digits(return_X_y=True)
     order = np.argsort(labels, kind="stable")
     test = np.zeros(len(labels), bool)
