@@ -79,7 +79,7 @@ def decode_and_crop(
   Args:
     image_size: of the result.
     mode: "exact": the same numbers drawn, the same pixels. "fast": the same crop, of a JPEG decoded
-      at ½, ¼ or ⅛ where the crop is large enough, and resized without the last repairs.
+      at ½, ¼ or ⅛ where the crop is large enough, and resized with rounding instead of truncation.
     area_min, area_max: as for inception_crop.
   """
   area, size = (area_min / 100, area_max / 100), (image_size, image_size)

@@ -149,18 +149,23 @@ class _Loader:
     padded[: len(ids)] = ids
     return padded if most > 1 else padded[0]
 
-  def batch(self, examples: list[dict[str, Any] | None]) -> Batch:
-    """Stacks rows; None is a row with mask 0 that repeats a good one (mixup may reach into it)."""
-    size, most = self._spec.ops.image_size, self._spec.labels_per_image
-    no_label = np.zeros((), np.int32) if most == 1 else np.full(most, -1, np.int32)
-    blank = {"image": np.zeros((size, size, 3), np.uint8), "label": no_label}
-    filler = next((e for e in examples if e is not None), blank)
-    rows = [filler if e is None else e for e in examples]
-    return {
-      "image": np.stack([r["image"] for r in rows]),
-      "label": np.stack([r["label"] for r in rows]),
-      "mask": np.array([e is not None for e in examples], np.float32),
-    }
+  def batch(self, examples: Iterator[dict[str, Any] | None], size: int) -> Batch:
+    """Gathers `size` rows; None is a row with mask 0 that repeats a good one (mixup may reach into it).
+
+    Each is copied as soon as it is there: memory that is kept for a batch's worth of single images is
+    fresh every time, and costs more than the copy.
+    """
+    pixels, most = self._spec.ops.image_size, self._spec.labels_per_image
+    image = np.empty((size, pixels, pixels, 3), np.uint8)
+    label = np.empty((size,) if most == 1 else (size, most), np.int32)
+    mask = np.zeros(size, np.float32)
+    for row, example in enumerate(examples):
+      if example is not None:
+        image[row], label[row], mask[row] = example["image"], example["label"], 1
+    good = int(mask.argmax())
+    image[mask == 0] = image[good] if mask[good] else 0
+    label[mask == 0] = label[good] if mask[good] else (0 if most == 1 else -1)
+    return {"image": image, "label": label, "mask": mask}
 
 
 class TrainBatches:
@@ -191,7 +196,8 @@ class TrainBatches:
     return [(n // self._epoch_size, self._order[n]) for n in numbers]
 
   def __getitem__(self, step: int) -> Batch:
-    return self._loader.batch([self.example(epoch, index) for epoch, index in self.indices(step)])
+    examples = (self.example(epoch, index) for epoch, index in self.indices(step))
+    return self._loader.batch(examples, len(self._rows))
 
 
 class EvalBatches:
@@ -209,12 +215,13 @@ class EvalBatches:
     return -(-self._num_examples // self._batch_size)
 
   def __getitem__(self, i: int) -> Batch:
-    examples = []
-    for row in self._rows:
-      index = i * self._batch_size + int(row)
-      real = row < self._batch_size and index < self._num_examples
-      examples.append(self._loader.load(index, example_rng(0, 0, index)) if real else None)
-    return self._loader.batch(examples)
+    return self._loader.batch((self._example(i, int(row)) for row in self._rows), len(self._rows))
+
+  def _example(self, i: int, row: int) -> dict[str, Any] | None:
+    index = i * self._batch_size + row
+    if row >= self._batch_size or index >= self._num_examples:
+      return None
+    return self._loader.load(index, example_rng(0, 0, index))
 
 
 def iterate(

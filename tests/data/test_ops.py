@@ -124,11 +124,11 @@ def test_bilinear_resizing_is_the_plain_formula(kind):
       np.testing.assert_array_equal(got, plain_bilinear(image[::-1], new_h, new_w), f"{h}×{w}")
 
 
-def test_fast_resizing_is_at_most_one_level_off():
+def test_fast_resizing_rounds_what_the_exact_one_truncates():
   image = np.random.default_rng(0).integers(0, 256, (375, 500, 3), np.uint8)
   off = ops.resize_bilinear_fast(image, 224, 224).astype(int) - plain_bilinear(image, 224, 224)
-  assert np.abs(off).max() == 1
-  assert np.mean(off != 0) < 0.01
+  assert set(np.unique(off)) == {0, 1}
+  assert 0.3 < np.mean(off) < 0.5
   flat = np.full((375, 500, 3), 201, np.uint8)
   np.testing.assert_array_equal(ops.resize_bilinear_fast(flat, 224, 224), flat[:224, :224])
 
