@@ -15,7 +15,6 @@ Image = UInt8[np.ndarray, "h w 3"]
 Resized = UInt8[np.ndarray, "new_h new_w 3"]
 
 
-
 def resize_bilinear(image: Image, height: int, width: int) -> Resized:
   """Bilinear with half-pixel centres and no antialiasing, truncated: TensorFlow's tf.image.resize."""
   if image.shape[:2] == (height, width):
