@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from benchmarks import published, turns
 from configs import common
-from mixer_jax import experiment, throughput
+from mixer_jax import experiment, host_memory, throughput
 from mixer_jax.models import mixer
 
 NUM_CLASSES, IMAGE_SIZE, LEARNING_RATE, WEIGHT_DECAY = 1000, 224, 1e-3, 0.1
@@ -84,4 +84,6 @@ def make_prepare(name: str, variant: str, dtype: str) -> Any:
 
 
 if __name__ == "__main__":
+  if sys.argv[1] == "ours":
+    host_memory.keep()  # as train.py does
   turns.serve(lambda: make_prepare(*sys.argv[1:]))

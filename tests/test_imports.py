@@ -21,6 +21,7 @@ LAYERS = [
     "weights",
     "distributed",
     "profiling",
+    "host_memory",
   },
   {"labels", "state", "protocol", "claims", "pictures"},
   {"step", "checkpoint", "evaluators", "plots"},

@@ -8,6 +8,7 @@ from typing import Any
 
 from absl import flags, logging
 
+from mixer_jax import host_memory
 from mixer_jax.errors import DivergedError, InputError, SaveError
 
 _SAVER = f"{os.sep}orbax{os.sep}"
@@ -48,6 +49,7 @@ def run(app_run: Callable[..., Any], main: Callable[[list[str]], Any]) -> None:
       _report(e)
       sys.exit(2)
 
+  host_memory.keep()
   logging.set_verbosity(logging.WARNING)  # JAX and Orbax say a lot at INFO; --verbosity=0 shows it
   # Orbax logs tracebacks of failed writes in all its threads; the run reports them in one line.
   logging.get_absl_handler().addFilter(
