@@ -26,7 +26,7 @@ import sys
 import time
 
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 from tests import runs
 
@@ -214,6 +214,7 @@ def line(event: dict, chain: dict) -> str:
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"unexpected argument {argv[1]!r}")
+  logging.set_verbosity(logging.ERROR)  # Orbax tells of every checkpoint that is compared
   out = pathlib.Path(_OUT.value).absolute()
   out.mkdir(parents=True, exist_ok=True)
   path = out / f"results-{_SEED.value}.jsonl"
