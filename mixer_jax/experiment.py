@@ -5,133 +5,17 @@ planned and measured is what trains. Derived numbers are computed here, once.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from mixer_jax import configuration, losses, models, optimizer, sharding, state, step
+from mixer_jax import configuration, losses, models, optimizer, sections, sharding, state, step
 from mixer_jax.data import ops, pipeline
 from mixer_jax.errors import InputError
-
-_SMALLEST, _LARGEST = 1e-30, 1e38  # positive and finite, in float32 too
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-  """The configuration's top level. configs/common.py explains every key."""
-
-  seed: int
-  image_size: int
-  num_classes: int
-  batch_size: int
-  total_epochs: int | float | None
-  total_steps: int | None
-  grad_accum_steps: int
-  learning_rate: float
-  loss: Literal["sigmoid_xent", "softmax_xent"]
-  mixup_p: float
-  model: Mapping
-  init: Mapping
-  data: Mapping
-  optimizer: Mapping
-  schedule: Mapping
-  evaluation: Mapping
-  fewshot: Mapping
-  checkpoint: Mapping
-  log: Mapping
-  mesh: Mapping
-  profile: Mapping
-  may_change: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Init:
-  """config.init: where training starts."""
-
-  weights: str | None
-  resize: Literal["auto", "paper", "interpolate"]
-  new_head: bool
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Data:
-  """config.data."""
-
-  dataset: str
-  data_dir: str | None
-  split: str
-  label: str | None
-  labels_per_image: int
-  num_examples: int
-  subset_percent: float
-  subset_seed: int
-  ops: str
-  on_bad_record: Literal["stop", "skip"]
-  num_workers: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Evaluation:
-  """config.evaluation."""
-
-  dataset: str | None
-  split: str
-  label: str | None
-  labels_per_image: int
-  num_examples: int
-  ops: str
-  batch_size: int
-  every_steps: int
-  num_workers: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Fewshot:
-  """config.fewshot."""
-
-  dataset: str | None
-  train_split: str
-  test_split: str
-  ops: str
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-  """config.checkpoint."""
-
-  every_steps: int
-  keep_newest: int
-  keep_best: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Log:
-  """config.log."""
-
-  every_steps: int
-  plots: bool
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MeshOptions:
-  """config.mesh: what sharding.make_mesh and sharding.make_shardings take."""
-
-  data: int
-  fsdp: int
-  rules: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Profile:
-  """config.profile."""
-
-  first_step: int | None
-  num_steps: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +36,7 @@ class Experiment:
     init, data, evaluation, fewshot, checkpoint, log, profile: the sections of that name.
   """
 
-  options: Options
+  options: sections.Options
   mesh: Mesh
   model: nn.Module
   tx: optax.GradientTransformation
@@ -166,18 +50,18 @@ class Experiment:
   total_steps: int
   train_split: pipeline.SplitSpec
   eval_split: pipeline.SplitSpec
-  init: Init
-  data: Data
-  evaluation: Evaluation
-  fewshot: Fewshot
-  checkpoint: Checkpoint
-  log: Log
-  profile: Profile
+  init: sections.Init
+  data: sections.Data
+  evaluation: sections.Evaluation
+  fewshot: sections.Fewshot
+  checkpoint: sections.Checkpoint
+  log: sections.Log
+  profile: sections.Profile
 
 
 def make_mesh(config: Mapping[str, Any], devices: Sequence[Any] | None = None) -> Mesh:
   """Returns the mesh that config.mesh asks for, over the given devices or those there are."""
-  options = configuration.call(MeshOptions, config["mesh"], "config.mesh")
+  options = configuration.call(sections.MeshOptions, config["mesh"], "config.mesh")
   return sharding.make_mesh(data=options.data, fsdp=options.fsdp, devices=devices)
 
 
@@ -191,18 +75,18 @@ def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
   Raises:
     InputError: names the key at fault and the way out.
   """
-  options = configuration.call(Options, config, "config")
+  options = configuration.call(sections.Options, config, "config")
   # With automatic axes, whatever kind the given mesh has: XLA propagates the shardings.
   mesh = Mesh(mesh.devices, mesh.axis_names)
-  init = configuration.call(Init, options.init, "config.init")
-  data = configuration.call(Data, options.data, "config.data")
-  evaluation = configuration.call(Evaluation, options.evaluation, "config.evaluation")
-  fewshot = configuration.call(Fewshot, options.fewshot, "config.fewshot")
-  checkpoint = configuration.call(Checkpoint, options.checkpoint, "config.checkpoint")
-  log = configuration.call(Log, options.log, "config.log")
-  profile = configuration.call(Profile, options.profile, "config.profile")
-  rules = configuration.call(MeshOptions, options.mesh, "config.mesh").rules
-  _check_ranges(config)
+  init = configuration.call(sections.Init, options.init, "config.init")
+  data = configuration.call(sections.Data, options.data, "config.data")
+  evaluation = configuration.call(sections.Evaluation, options.evaluation, "config.evaluation")
+  fewshot = configuration.call(sections.Fewshot, options.fewshot, "config.fewshot")
+  checkpoint = configuration.call(sections.Checkpoint, options.checkpoint, "config.checkpoint")
+  log = configuration.call(sections.Log, options.log, "config.log")
+  profile = configuration.call(sections.Profile, options.profile, "config.profile")
+  rules = configuration.call(sections.MeshOptions, options.mesh, "config.mesh").rules
+  sections.check_ranges(config)
   _check_batches(options, mesh)
   model = models.build(**_model_fields(options))
   _check_grid(options, model)
@@ -282,7 +166,7 @@ def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
   )
 
 
-def _model_fields(options: Options) -> dict[str, Any]:
+def _model_fields(options: sections.Options) -> dict[str, Any]:
   fields = dict(options.model.items())
   if "num_classes" in fields:
     raise InputError("config.model.num_classes is not read by anything. Set config.num_classes.")
@@ -292,7 +176,7 @@ def _model_fields(options: Options) -> dict[str, Any]:
   return fields | {"num_classes": options.num_classes}
 
 
-def _check_grid(options: Options, model: nn.Module) -> None:
+def _check_grid(options: sections.Options, model: nn.Module) -> None:
   size, patch = options.image_size, getattr(model, "patch_size", 1)
   if size % patch:
     raise InputError(
@@ -301,66 +185,7 @@ def _check_grid(options: Options, model: nn.Module) -> None:
     )
 
 
-_RANGES = {
-  "seed": (0, 2**32 - 1),
-  "image_size": (1, 2**14),
-  "num_classes": (1, math.inf),
-  "batch_size": (1, math.inf),
-  "grad_accum_steps": (1, math.inf),
-  "total_epochs": (0, _LARGEST),
-  "learning_rate": (_SMALLEST, _LARGEST),
-  "mixup_p": (0, _LARGEST),
-  "model.patch_size": (1, math.inf),
-  "model.num_blocks": (1, math.inf),
-  "model.hidden_dim": (1, math.inf),
-  "model.tokens_mlp_dim": (1, math.inf),
-  "model.channels_mlp_dim": (1, math.inf),
-  "model.mlp_dim": (1, math.inf),
-  "model.num_heads": (1, math.inf),
-  "model.representation_size": (0, math.inf),
-  "model.width": (1, math.inf),
-  "model.num_groups": (1, math.inf),
-  "model.dropout_rate": (0, 1 - _SMALLEST),
-  "model.stoch_depth": (0, 1),
-  "data.num_examples": (1, math.inf),
-  "data.labels_per_image": (1, math.inf),
-  "data.subset_percent": (_SMALLEST, 100),
-  "data.subset_seed": (0, 2**32 - 1),
-  "data.num_workers": (0, math.inf),
-  "evaluation.num_examples": (1, math.inf),
-  "evaluation.labels_per_image": (1, math.inf),
-  "evaluation.batch_size": (1, math.inf),
-  "evaluation.every_steps": (1, math.inf),
-  "evaluation.num_workers": (0, math.inf),
-  "optimizer.b1": (0, 1 - _SMALLEST),
-  "optimizer.b2": (0, 1 - _SMALLEST),
-  "optimizer.eps": (0, _LARGEST),
-  "optimizer.momentum": (0, 1),
-  "optimizer.weight_decay": (0, _LARGEST),
-  "optimizer.polyak_decay": (0, 1 - 1e-9),
-  "optimizer.clip_norm": (_SMALLEST, _LARGEST),
-  "schedule.linear_end": (0, 1),
-  "checkpoint.every_steps": (1, math.inf),
-  "checkpoint.keep_newest": (1, math.inf),
-  "checkpoint.keep_best": (0, math.inf),
-  "log.every_steps": (1, math.inf),
-  "mesh.fsdp": (1, math.inf),
-  "profile.first_step": (1, math.inf),
-  "profile.num_steps": (1, math.inf),
-}
-
-
-def _check_ranges(config: Mapping[str, Any]) -> None:
-  """Raises InputError for a number outside its range (NaN is outside of all)."""
-  values = configuration.flatten(config)
-  for name, (low, high) in _RANGES.items():
-    value = values.get(name)  # other families have other fields
-    if isinstance(value, int | float) and not low <= value <= high:
-      limit = f"at least {low:g}" if value < low else f"at most {high:g}"
-      raise InputError(f"config.{name} is {value}; it must be {limit}.")
-
-
-def _check_batches(options: Options, mesh: Mesh) -> None:
+def _check_batches(options: sections.Options, mesh: Mesh) -> None:
   parts = mesh.size * options.grad_accum_steps
   if options.batch_size % parts:
     lower, upper = options.batch_size // parts * parts, -(-options.batch_size // parts) * parts
@@ -370,7 +195,7 @@ def _check_batches(options: Options, mesh: Mesh) -> None:
     )
 
 
-def _total_steps(options: Options, num_examples: int) -> int:
+def _total_steps(options: sections.Options, num_examples: int) -> int:
   """Epochs are whole batches drawn from an endless sequence of permutations, so the last is cut."""
   if options.total_steps is not None:
     total_steps = options.total_steps
@@ -386,7 +211,7 @@ def _total_steps(options: Options, num_examples: int) -> int:
   return total_steps
 
 
-def _check_profile(profile: Profile, total_steps: int) -> None:
+def _check_profile(profile: sections.Profile, total_steps: int) -> None:
   if profile.first_step is not None and profile.first_step + profile.num_steps - 1 > total_steps:
     raise InputError(
       f"config.profile wants {profile.num_steps} steps from {profile.first_step} on, but the run has "
@@ -395,13 +220,15 @@ def _check_profile(profile: Profile, total_steps: int) -> None:
 
 
 def _splits(
-  options: Options, data: Data, evaluation: Evaluation
+  options: sections.Options, data: sections.Data, evaluation: sections.Evaluation
 ) -> tuple[pipeline.SplitSpec, pipeline.SplitSpec]:
   common: dict[str, Any] = dict(
     data_dir=data.data_dir, num_classes=options.num_classes, on_bad_record=data.on_bad_record
   )
 
-  def split(section: Data | Evaluation, where: str, **fields: Any) -> pipeline.SplitSpec:
+  def split(
+    section: sections.Data | sections.Evaluation, where: str, **fields: Any
+  ) -> pipeline.SplitSpec:
     return pipeline.SplitSpec(
       split=section.split,
       label=section.label,

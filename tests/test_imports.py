@@ -23,7 +23,7 @@ LAYERS = [
     "profiling",
     "host_memory",
   },
-  {"labels", "state", "protocol", "claims", "pictures"},
+  {"labels", "state", "protocol", "claims", "pictures", "sections"},
   {"step", "checkpoint", "evaluators", "plots"},
   {"experiment"},
   {"inference", "planning"},
