@@ -85,5 +85,5 @@ def make_prepare(name: str, variant: str, dtype: str) -> Any:
 
 if __name__ == "__main__":
   if sys.argv[1] == "ours":
-    host_memory.keep()  # as train.py does
+    host_memory.keep_on_cpu()  # as train.py does
   turns.serve(lambda: make_prepare(*sys.argv[1:]))

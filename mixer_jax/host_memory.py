@@ -1,36 +1,35 @@
-"""How the process keeps its memory where the CPU is the only device."""
+"""Whether the process gives memory that it has freed back to the system."""
 
 import ctypes
 import importlib.metadata
 import importlib.util
 import os
 
-# Parameters of glibc's mallopt(3).
+# Parameters of glibc's mallopt(3). One arena, since those of other threads cannot grow beyond 64 MiB.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
+_SETTINGS = ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 1 << 26))
 
 
 def keep() -> None:
-  """Lets glibc keep freed memory to the end of the process, if JAX can find no accelerator.
+  """Lets glibc keep freed memory to the end of the process; does nothing with another C library.
 
-  XLA takes a step's temporaries anew at each step, on a CPU from malloc. glibc gets so large a piece from
-  the system and gives it back, and every page costs a fault the first time it is touched: a tenth of a step of
-  Mixer-S/16 (docs/speed.md). The process then holds its largest size to its end.
-
-  Must be called before JAX starts its threads, which choose their arenas once. Does nothing where the C
-  library has no mallopt (macOS, musl), or a plugin for an accelerator is installed and JAX_PLATFORMS does not
-  exclude it: many threads of a large host would share one arena for nothing.
+  Large pieces come from the system and go back to it otherwise, and every page costs a fault the first time
+  it is touched. Must be called before threads are started, which choose their arenas once.
   """
   mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-  if mallopt is None or not _only_cpu():
-    return
-  # One arena, since those of other threads cannot grow beyond 64 MiB.
-  for parameter, value in ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 1 << 26)):  # fmt: skip
-    mallopt(parameter, value)
+  if mallopt is not None:
+    for parameter, value in _SETTINGS:
+      mallopt(parameter, value)
 
 
-def _only_cpu() -> bool:
+def keep_on_cpu() -> None:
+  """Does so if the CPU is the only device that JAX can find, and so takes a step's temporaries from malloc.
+
+  They are new at each step: without this a tenth of a step of Mixer-S/16 is page faults (docs/speed.md).
+  With an accelerator, the many threads of its host would share one arena for nothing.
+  """
   platforms = os.environ.get("JAX_PLATFORMS", "")
-  if platforms:
-    return platforms == "cpu"
   plugins = importlib.metadata.entry_points(group="jax_plugins")
-  return not plugins and importlib.util.find_spec("libtpu") is None
+  none_found = not plugins and importlib.util.find_spec("libtpu") is None
+  if platforms == "cpu" or (not platforms and none_found):
+    keep()

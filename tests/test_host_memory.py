@@ -9,7 +9,7 @@ import pytest
 PROGRAM = """
 import resource, threading
 from mixer_jax import host_memory
-host_memory.keep()
+host_memory.keep_on_cpu()
 import numpy as np
 
 def touch():

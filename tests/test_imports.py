@@ -9,7 +9,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = [
-  {"errors"},
+  {"errors", "host_memory"},
   {"configuration"},
   {
     "models",
@@ -21,7 +21,6 @@ LAYERS = [
     "weights",
     "distributed",
     "profiling",
-    "host_memory",
   },
   {"labels", "state", "protocol", "claims", "pictures", "sections"},
   {"step", "checkpoint", "evaluators", "plots"},

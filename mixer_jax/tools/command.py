@@ -49,7 +49,7 @@ def run(app_run: Callable[..., Any], main: Callable[[list[str]], Any]) -> None:
       _report(e)
       sys.exit(2)
 
-  host_memory.keep()
+  host_memory.keep_on_cpu()
   logging.set_verbosity(logging.WARNING)  # JAX and Orbax say a lot at INFO; --verbosity=0 shows it
   # Orbax logs tracebacks of failed writes in all its threads; the run reports them in one line.
   logging.get_absl_handler().addFilter(
