@@ -39,6 +39,7 @@ DEVICES = 4
 STEPS = 150
 HANG_SECONDS = 60
 STARTUP_SECONDS = 12
+JOIN_SECONDS = 40  # a process that is gone before they have met is waited for as long as this
 MESHES = ({}, {"mesh.fsdp": 2, "mesh.rules": "('head/bias=replicate', 'stem/kernel=3', '.*=0')"})
 Processes = list[subprocess.Popen]
 
@@ -73,6 +74,7 @@ def start(out: pathlib.Path, workdir: pathlib.Path, count: int, mesh: dict) -> P
   for i in range(count):
     place = [
       "--distributed", f"--coordinator=localhost:{port}", f"--num_processes={count}", f"--process_id={i}",
+      f"--join_seconds={JOIN_SECONDS}",
     ]  # fmt: skip
     with log_of(workdir, i).open("w") as log:
       processes.append(
