@@ -1,7 +1,7 @@
 """Parts of a JPEG, by TurboJPEG 3's C interface, where a library of it is installed.
 
-libjpeg-turbo decodes the coefficients of a whole file, but transforms only the blocks that a region
-needs, and transforms them to ½, ¼ or ⅛ of the size on request. simplejpeg, which decodes whole images,
+libjpeg-turbo decodes the coefficients down to a region's last row, but transforms only the blocks that the
+region needs, and transforms them to ½, ¼ or ⅛ of the size on request. simplejpeg, which decodes whole images,
 gives the same bytes without it, in more time (docs/decisions/0005-decoder.md).
 """
 
