@@ -10,26 +10,20 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
 _SETTINGS = ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 1 << 26))
 
 
-def keep() -> None:
-  """Lets glibc keep freed memory to the end of the process; does nothing with another C library.
-
-  Large pieces come from the system and go back to it otherwise, and every page costs a fault the first time
-  it is touched. Must be called before threads are started, which choose their arenas once.
-  """
-  mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-  if mallopt is not None:
-    for parameter, value in _SETTINGS:
-      mallopt(parameter, value)
-
-
 def keep_on_cpu() -> None:
-  """Does so if the CPU is the only device that JAX can find, and so takes a step's temporaries from malloc.
+  """Lets glibc keep freed memory to the end of the process, if the CPU is all that JAX can find.
 
-  They are new at each step: without this a tenth of a step of Mixer-S/16 is page faults (docs/speed.md).
-  With an accelerator, the many threads of its host would share one arena for nothing.
+  A step's temporaries are then taken from malloc, anew at each step. So large a piece comes from the system and
+  goes back to it otherwise, and every page costs a fault the first time it is touched: a tenth of a step of
+  Mixer-S/16 (docs/speed.md). With an accelerator, the many threads of its host would share one arena for
+  nothing. Does nothing with another C library than glibc.
+
+  Must be called before threads are started, which choose their arenas once.
   """
   platforms = os.environ.get("JAX_PLATFORMS", "")
   plugins = importlib.metadata.entry_points(group="jax_plugins")
   none_found = not plugins and importlib.util.find_spec("libtpu") is None
-  if platforms == "cpu" or (not platforms and none_found):
-    keep()
+  mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+  if mallopt is not None and (platforms == "cpu" or (not platforms and none_found)):
+    for parameter, value in _SETTINGS:
+      mallopt(parameter, value)

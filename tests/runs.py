@@ -67,11 +67,14 @@ def wait_for(process, text, timeout=120):
 def left_behind(process, patience=10):
   """Returns the processes of the group and the shared-memory segments that do not go within seconds.
 
-  Only what is there at every look counts: segments of other runs on the machine come and go.
+  Segments are looked for when the group has gone, which might still make some. Only what is there at
+  every look counts: those of other runs on the machine come and go.
   """
   deadline = time.monotonic() + patience
+  while _group(process.pid) and time.monotonic() < deadline:
+    time.sleep(0.1)
   found = {*_segments()} - _BEFORE[process.pid]
-  while time.monotonic() < deadline and (found or _group(process.pid)):
+  while found and time.monotonic() < deadline:
     time.sleep(0.1)
     found &= {*_segments()}
   return _group(process.pid) + sorted(found)

@@ -23,7 +23,6 @@ import cv2
 import numpy as np
 from absl import flags, logging
 
-from mixer_jax import host_memory
 from mixer_jax.data import ops as ops_lib
 from mixer_jax.data import sources, synthetic
 from mixer_jax.errors import InputError
@@ -281,7 +280,6 @@ def _init_worker(index: int, count: int) -> None:
     count: of workers.
   """
   del index, count
-  host_memory.keep()  # every batch is as large as the one before
   cv2.setNumThreads(1)
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   signal.signal(signal.SIGTERM, signal.SIG_IGN)
