@@ -13,17 +13,20 @@ from mixer_jax.data import pipeline
 from tests.configurations import small_config
 
 STEPS = 20
-# (copies, shards of a copy, accumulation steps) on four devices; test_step.py has more
-MESHES = [(4, 1, 1), (1, 4, 1)]
 RULES = ("head/bias=replicate", "stem/kernel=3", ".*=0")
 
 
-def train(data, fsdp, accum) -> dict[str, Any]:
+def meshes(num_devices):
+  """Returns (copies, shards of a copy) of all devices, both ways; test_step.py has more."""
+  return [(num_devices, 1), (1, num_devices)]
+
+
+def train(data, fsdp) -> dict[str, Any]:
   """Trains for 20 steps from a state with a non-zero head; returns what came of it, as whole arrays.
 
   With momentum SGD without clipping and decay, the trace after the first step is the gradient.
   """
-  config = small_config(mixup_p=0.0, grad_accum_steps=accum, learning_rate=0.03)
+  config = small_config(learning_rate=0.03)
   config.model.stoch_depth, config.model.num_blocks = 0.0, 1  # compiling takes most of the time
   config.optimizer.name, config.optimizer.clip_norm = "momentum", None
   config.optimizer.weight_decay = 0.0
@@ -89,7 +92,7 @@ def bytes_by_device(state):
 if __name__ == "__main__":
   out, coordinator, count, number = sys.argv[1:]
   distributed.join(coordinator, int(count), int(number), 120)
-  for mesh in MESHES:
+  for mesh in meshes(jax.device_count()):
     name = "-".join(map(str, mesh))
     np.savez(f"{out}/{name}-process{number}.npz", **train(*mesh))
   jax.distributed.shutdown()

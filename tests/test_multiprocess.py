@@ -1,4 +1,4 @@
-"""Two real processes, of two simulated devices each, against one: the same gradients, losses, figures,
+"""Two and four real processes, of two simulated devices each, against one: the same gradients, losses, figures,
 data; and what happens when they differ, are told to stop, or one dies."""
 
 import os
@@ -64,7 +64,7 @@ def outputs(processes, timeout=150):
 @pytest.fixture(scope="module")
 def one():
   """One process, one device."""
-  return several.train(1, 1, 1)
+  return several.train(1, 1)
 
 
 @pytest.fixture(scope="module")
@@ -73,13 +73,11 @@ def two(tmp_path_factory):
   return run_several(tmp_path_factory.mktemp("two"), 2)
 
 
-def run_several(out, count, devices=2):
-  address = free_address()
-  flags = f"{FLAGS} --xla_force_host_platform_device_count={devices}"
-  environment = {**os.environ, **ENVIRONMENT, "XLA_FLAGS": flags}
-  command = [sys.executable, "-m", "tests.several", str(out), address, str(count)]
+def run_several(out, count):
+  command = [sys.executable, "-m", "tests.several", str(out), free_address(), str(count)]
   processes = [
-    subprocess.Popen([*command, str(i)], cwd=runs.ROOT, env=environment) for i in range(count)
+    subprocess.Popen([*command, str(i)], cwd=runs.ROOT, env={**os.environ, **ENVIRONMENT})
+    for i in range(count)
   ]
   try:
     assert [p.wait(timeout=300) for p in processes] == [0] * count
@@ -88,7 +86,7 @@ def run_several(out, count, devices=2):
       p.kill()
   return {
     mesh: [dict(np.load(out / f"{'-'.join(map(str, mesh))}-process{i}.npz")) for i in range(count)]
-    for mesh in several.MESHES
+    for mesh in several.meshes(2 * count)
   }
 
 
@@ -115,7 +113,7 @@ def assert_like_one(found, one, fsdp):
   np.testing.assert_array_equal(rows, one["read"])  # in this order, so none twice
 
 
-@pytest.mark.parametrize("mesh", several.MESHES, ids=str)
+@pytest.mark.parametrize("mesh", several.meshes(4), ids=str)
 def test_two_processes_are_like_one(one, two, mesh):
   """Gradients, losses, evaluation; shards of 1/n of the bytes; each process reads its own rows."""
   assert_like_one(two[mesh], one, mesh[1])
@@ -123,7 +121,7 @@ def test_two_processes_are_like_one(one, two, mesh):
 
 @pytest.mark.campaign
 def test_four_processes_are_like_one(one, tmp_path):
-  for mesh, found in run_several(tmp_path, 4, devices=1).items():
+  for mesh, found in run_several(tmp_path, 4).items():
     assert_like_one(found, one, mesh[1])
 
 

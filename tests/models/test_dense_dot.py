@@ -1,5 +1,7 @@
 """The kernel's gradient in its other layout is the gradient, in MLPs that widen and that narrow."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +28,20 @@ def test_gradients(shape, width):
   np.testing.assert_allclose(x_grad, g @ kernel.T, rtol=1e-12, atol=1e-12)
   by_hand = x.reshape(-1, shape[-1]).T @ g.reshape(-1, width)
   np.testing.assert_allclose(kernel_grad, by_hand, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("width", [64, 512])
+def test_on_cpu_all_products_go_to_the_fast_library(width):
+  """As compiled, each contracts its left factor along the last axis, which YNNPACK asks for."""
+  x, kernel = jnp.ones((4, 49, 128)), jnp.ones((128, width))
+
+  def loss(x, kernel):
+    return jnp.sum(layers.dense_dot(x, kernel, (((2,), (0,)), ((), ())), None) ** 2)
+
+  compiled = jax.jit(jax.grad(loss, (0, 1))).lower(x, kernel).compile().as_text()
+  assert compiled is not None
+  left = re.findall(r" dot\(.*lhs_contracting_dims=\{(\d+)\}", compiled)
+  assert left == ["1"] * 3, compiled
 
 
 def test_other_devices_compile_what_they_would_without_it():
