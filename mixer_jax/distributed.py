@@ -6,8 +6,10 @@ service agrees on the step to stop at.
 
 import hashlib
 import json
+import logging
 import os
 import pathlib
+import re
 import signal
 import socket
 import sys
@@ -22,12 +24,14 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from mixer_jax import configuration
-from mixer_jax.errors import InputError
+from mixer_jax.errors import InputError, MeetingError
 
 HEARTBEAT_SECONDS = 20  # without a sign of life, after which a process counts as lost
 _PATIENCE_SECONDS = 2 * HEARTBEAT_SECONDS
 _POLL_SECONDS = 2
 _STOPPED = "mixer_jax/stopped/"
+# What JAX says where the others' names or a cloud's metadata are not there yet, as in a starting pod.
+_NOT_YET = re.compile(r"Failed to recognize coordinator address|Getting metadata")
 _stopping = threading.Event()  # this process tells its own reason
 # What each process may have its own way: where its host keeps the data, and how it loads them.
 _PRIVATE = (
@@ -51,9 +55,13 @@ def join(
 
   Raises:
     InputError: there is nothing to find the others by, or the coordinator's port is taken.
+    MeetingError: the cluster that JAX asks does not answer, or does not know the coordinator yet.
   """
   if process_id == 0 and coordinator is not None:
     _check_port(coordinator)
+  logger = logging.getLogger("jax._src.distributed")
+  logger.setLevel(logging.INFO)
+  logger.addFilter(lambda record: _say_where(record, wait_seconds))
   try:
     jax.distributed.initialize(
       coordinator,
@@ -62,12 +70,28 @@ def join(
       initialization_timeout=wait_seconds,
       heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
     )
-  except (ValueError, RuntimeError) as e:
+  except (ValueError, RuntimeError, OSError) as e:
+    if isinstance(e, OSError) or _NOT_YET.search(str(e)):
+      raise MeetingError(
+        f"--distributed: the other processes were not found within {wait_seconds} s: {e}"
+      ) from e
     raise InputError(
       f"--distributed: {e} This is no TPU pod, GKE or Slurm job that JAX knows: give --coordinator, "
       "--num_processes and --process_id."
     ) from e
   threading.Thread(target=_follow, daemon=True).start()
+
+
+def _say_where(record: logging.LogRecord, wait_seconds: int) -> bool:
+  """Says which coordinator JAX connects to, instead of JAX; it alone knows where a cluster's is.
+
+  The supervisor (tools/supervisor.py) reads it.
+  """
+  if record.msg.startswith("Connecting to"):
+    place = f"the coordinator {_state().coordinator_address}, for up to {wait_seconds} s"
+    role = "waiting for the others as" if _state().process_id == 0 else "connecting to"
+    print(f"{role} {place}", file=sys.stderr, flush=True)
+  return record.levelno > logging.INFO
 
 
 def _check_port(coordinator: str) -> None:
@@ -81,11 +105,16 @@ def _check_port(coordinator: str) -> None:
     raise InputError(f"--coordinator={coordinator}: cannot listen on port {port!r}: {e}") from e
 
 
-def _client() -> Any:
-  """Returns the client of JAX's key-value store, None in a single process."""
+def _state() -> Any:
+  """Returns what JAX knows of the processes."""
   from jax._src import distributed  # Its only access; Orbax uses it in the same way.
 
-  return distributed.global_state.client
+  return distributed.global_state
+
+
+def _client() -> Any:
+  """Returns the client of JAX's key-value store, None in a single process."""
+  return _state().client
 
 
 def _follow() -> None:
@@ -173,11 +202,9 @@ class StopSignal:
     self.received: int | None = None
 
   def install(self) -> "StopSignal":
-    numbers = (signal.SIGINT,) if jax.distributed.is_initialized() else (
-      signal.SIGTERM, signal.SIGINT,
-    )  # fmt: skip
-    for number in numbers:
-      signal.signal(number, self._handle)
+    signal.signal(signal.SIGINT, self._handle)
+    if jax.process_count() == 1:  # alone, --distributed or not
+      signal.signal(signal.SIGTERM, self._handle)
     return self
 
   def asked(self, step: int) -> bool:
@@ -193,5 +220,5 @@ class StopSignal:
     self.received = number
     # print is not safe here: the signal may have interrupted a print.
     os.write(2, f"{signal.Signals(number).name}: saving, then stopping\n".encode())
-    if jax.distributed.is_initialized():
+    if jax.process_count() > 1:
       signal.raise_signal(signal.SIGTERM)

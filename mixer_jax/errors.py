@@ -11,3 +11,7 @@ class SaveError(RuntimeError):
 
 class DivergedError(RuntimeError):
   """A loss, gradient or parameter became infinite or NaN."""
+
+
+class MeetingError(RuntimeError):
+  """The processes of a run have not found each other; the same command may succeed later."""

@@ -2,16 +2,19 @@
 data; and what happens when they differ, are told to stop, or one dies."""
 
 import os
+import pathlib
 import re
 import signal
 import socket
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
-from mixer_jax import loop
+from mixer_jax import distributed, loop
+from mixer_jax.tools import command as command_module
 from mixer_jax.tools import supervisor
 from tests import runs, several
 from tests.configurations import small_config
@@ -174,6 +177,33 @@ def test_sigterm_to_one_saves_once_and_one_device_goes_on(tmp_path):
   np.testing.assert_allclose(list(resumed.values()), list(undisturbed.values()), rtol=1e-4)
 
 
+def test_sigterm_to_a_run_of_one_process_saves_too(tmp_path):
+  """As on a TPU of one host, which launchers start with --distributed like any other."""
+  (process,) = start_several(command(tmp_path / "run"), count=1)
+  runs.wait_for(process, "step      1/", timeout=150)
+  process.send_signal(signal.SIGTERM)
+  ((status, output),) = outputs([process])
+  assert status == 143, output
+  assert "saved step" in output, output
+
+
+@pytest.mark.campaign
+def test_a_coordinator_that_freezes_is_named(tmp_path):
+  """As its host, or the way to it, would: no connection is closed."""
+  processes = start_several(command(tmp_path / "run"), count=2)
+  said = runs.wait_for(processes[1], "connecting to the coordinator")
+  coordinator = re.search(r"coordinator (\S+),", said)
+  assert coordinator is not None
+  runs.wait_for(processes[0], "step      1/", timeout=150)
+  child = pathlib.Path(f"/proc/{processes[0].pid}/task/{processes[0].pid}/children").read_text()
+  os.kill(int(child), signal.SIGSTOP)
+  ((status, output),) = outputs([processes[1]])
+  processes[0].kill()  # its child with it
+  assert status == supervisor.LOST, output
+  line = f"error: lost process 0, the coordinator {coordinator[1]}: no sign of life"
+  assert output.strip().splitlines()[-1].startswith(line), output
+
+
 @pytest.mark.campaign
 def test_a_lost_process_is_named_and_ends_the_others(tmp_path):
   """It is killed together with its supervisor as soon as the processes have met."""
@@ -204,7 +234,8 @@ def test_a_coordinator_that_does_not_answer_is_named(tmp_path):
   place = ["--distributed", f"--coordinator={address}", "--num_processes=2", "--join_seconds=2"]
   status, output = runs.run([*command(tmp_path / "run"), *place, "--process_id=1"])
   assert status == supervisor.LOST, output
-  (line,) = output.strip().splitlines()
+  waits, line = output.strip().splitlines()
+  assert waits == f"connecting to the coordinator {address}, for up to 2 s"
   assert f"coordinator {address} within 2 s: it does not answer" in line
 
 
@@ -234,6 +265,20 @@ def test_a_taken_port_is_named(tmp_path):
 
 def test_what_is_no_loss_is_not_called_one():
   """An abort that has nothing to do with other processes is shown as it is."""
-  assert (
-    supervisor.explain("F1125 12:00:00.0 1 compiler.cc:1] Check failed: a == b", "a:1", 1) is None
+  output = supervisor.Output(fatal="F1125 12:00:00.0 1 compiler.cc:1] Check failed: a == b")
+  assert supervisor.explain(output, 1) is None
+
+
+def test_a_cluster_that_is_not_ready_yet_is_no_bad_input(monkeypatch, capsys):
+  """A pod's name may be unknown until the pod runs: the same command may succeed later."""
+
+  def initialize(*args, **options):
+    raise RuntimeError("Failed to recognize coordinator address mixer-0:8482")
+
+  monkeypatch.setattr(jax.distributed, "initialize", initialize)
+  with pytest.raises(SystemExit) as ended:
+    command_module.run(lambda main, **_: main([]), lambda _: distributed.join(None, None, None, 3))
+  assert ended.value.code == supervisor.LOST
+  assert "not found within 3 s: Failed to recognize coordinator address mixer-0:8482" in (
+    capsys.readouterr().err
   )

@@ -9,7 +9,8 @@ from typing import Any
 from absl import flags, logging
 
 from mixer_jax import host_memory
-from mixer_jax.errors import DivergedError, InputError, SaveError
+from mixer_jax.errors import DivergedError, InputError, MeetingError, SaveError
+from mixer_jax.tools import supervisor
 
 _SAVER = f"{os.sep}orbax{os.sep}"
 
@@ -21,7 +22,10 @@ def no_arguments(argv: list[str]) -> None:
 
 
 def run(app_run: Callable[..., Any], main: Callable[[list[str]], Any]) -> None:
-  """Runs `main` under absl; exits 2 on bad input, 1 where a run diverged or could not save."""
+  """Runs `main` under absl.
+
+  Exits 2 on bad input, 1 where a run diverged or could not save, 75 where its processes did not meet.
+  """
 
   def guarded(argv: list[str]) -> None:
     try:
@@ -29,13 +33,13 @@ def run(app_run: Callable[..., Any], main: Callable[[list[str]], Any]) -> None:
     except Exception as e:
       if _others() and not isinstance(e, InputError | DivergedError):
         _others().wait_for_loss()
-      if not isinstance(e, InputError | DivergedError | SaveError):
+      if not isinstance(e, InputError | DivergedError | SaveError | MeetingError):
         if not _others():
           raise
         traceback.print_exc()
       _report(e)
       # Threads of Orbax may still hold what they could not write, and would say so at their end.
-      _exit(2 if isinstance(e, InputError) else 1, e, at_once=not isinstance(e, InputError))
+      _exit(_status(e), e, at_once=not isinstance(e, InputError | MeetingError))
     finally:
       if _others():
         sys.modules["jax"].distributed.shutdown()
@@ -56,6 +60,12 @@ def run(app_run: Callable[..., Any], main: Callable[[list[str]], Any]) -> None:
     lambda record: record.name != "asyncio" and not (record.exc_info and _SAVER in record.pathname)
   )
   app_run(guarded, flags_parser=parse)
+
+
+def _status(error: Exception) -> int:
+  if isinstance(error, MeetingError):
+    return supervisor.LOST
+  return 2 if isinstance(error, InputError) else 1
 
 
 def _others() -> Any:

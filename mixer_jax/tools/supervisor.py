@@ -6,6 +6,7 @@ errors on, dies with its child and the child with it.
 """
 
 import ctypes
+import dataclasses
 import os
 import re
 import signal
@@ -16,15 +17,31 @@ from typing import IO
 
 LOST = 75  # exit status: sysexits.h's EX_TEMPFAIL, "the same command may succeed later"
 _MARK = "MIXER_JAX_SUPERVISOR"
+# What mixer_jax/distributed.py prints before it waits.
+_PLACE = re.compile(rb"(waiting for the others as|connecting to) the coordinator (\S+),")
 _FATAL = re.compile(rb"F\d{4} \d\d:\d\d:\d\d|terminate called|Fatal Python error")
 _PR_SET_PDEATHSIG = 1
 
 
-def supervise(coordinator: str, wait_seconds: int) -> None:
+@dataclasses.dataclass
+class Output:
+  """What the child wrote to stderr, as far as it is needed here.
+
+  Attributes:
+    coordinator: HOST:PORT, once the child has said it.
+    is_coordinator: whether the child is process 0.
+    fatal: from a fatal error of the runtime on.
+  """
+
+  coordinator: str = "that was asked for"
+  is_coordinator: bool = False
+  fatal: str = ""
+
+
+def supervise(wait_seconds: int) -> None:
   """Returns in a child of this process that runs the same command; the parent exits like the child.
 
   Args:
-    coordinator: how to call it in messages.
     wait_seconds: how long the processes wait for each other at the start.
   """
   supervisor = os.environ.pop(_MARK, None)
@@ -46,13 +63,13 @@ def supervise(coordinator: str, wait_seconds: int) -> None:
   for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, pass_on)
   assert child.stderr is not None
-  fatal = _forward(child.stderr).decode(errors="replace")
+  output = _forward(child.stderr)
   status = child.wait()
-  line = explain(fatal, coordinator, wait_seconds) if status == -signal.SIGABRT else None
+  line = explain(output, wait_seconds) if status == -signal.SIGABRT else None
   if line is not None:
     print(f"error: {line}", file=sys.stderr, flush=True)
     sys.exit(LOST)
-  sys.stderr.write(fatal)
+  sys.stderr.write(output.fatal)
   sys.exit(status if status >= 0 else 128 - status)
 
 
@@ -64,39 +81,48 @@ def _die_with(supervisor: int) -> None:
     os._exit(LOST)
 
 
-def _forward(errors: IO[bytes]) -> bytes:
-  """Copies lines to stderr as they come; returns what comes from a fatal error on, uncopied."""
-  fatal = b""
+def _forward(errors: IO[bytes]) -> Output:
+  """Copies lines to stderr as they come, up to a fatal error."""
+  output = Output()
   for line in errors:
-    if fatal or _FATAL.match(line):
-      fatal += line
-    else:
-      sys.stderr.buffer.write(line)
-      sys.stderr.buffer.flush()
-  return fatal
+    if output.fatal or _FATAL.match(line):
+      output.fatal += line.decode(errors="replace")
+      continue
+    if place := _PLACE.match(line):
+      output.coordinator = place[2].decode()
+      output.is_coordinator = place[1].startswith(b"waiting")
+    sys.stderr.buffer.write(line)
+    sys.stderr.buffer.flush()
+  return output
 
 
-def explain(fatal: str, coordinator: str, wait_seconds: int) -> str | None:
+def explain(output: Output, wait_seconds: int) -> str | None:
   """Returns in one line why JAX's coordination service ended the process, None if it did not.
 
   Args:
-    fatal: what it wrote.
-    coordinator, wait_seconds: as for `supervise`.
+    output: of the process.
+    wait_seconds: as for `supervise`.
   """
+  fatal, coordinator = output.fatal, output.coordinator
   resume = "the same command resumes"
   if lost := re.search(r"stopped sending heartbeats\):\s*\n((?:\d+[\s,]*)+)", fatal):
     numbers = ", ".join(re.findall(r"\d+", lost[1]))
     return f"lost process {numbers}: no sign of life from it any more; {resume}"
   if "RegisterTask" in fatal:
     if "DEADLINE_EXCEEDED" in fatal or "UNAVAILABLE" in fatal:
+      missing = "" if output.is_coordinator else "it does not answer, or "
       return (
-        f"not all processes met at the coordinator {coordinator} within {wait_seconds} s: it does not "
-        "answer, or another process did not come"
+        f"not all processes met at the coordinator {coordinator} within {wait_seconds} s: {missing}"
+        "another process did not come"
       )
     reason = next(iter(re.findall(r"absl::Status: (.*)", fatal)), "no reason given")
     return f"the coordinator {coordinator} refused this process: {reason}"
   if "Failed to send RPC to coordination service" in fatal:
     return f"lost process 0, the coordinator {coordinator}: its connection is closed; {resume}"
+  if "CoordinationService/Heartbeat" in fatal and not output.is_coordinator:
+    return (
+      f"lost process 0, the coordinator {coordinator}: no sign of life from it any more; {resume}"
+    )
   if "coordination service" in fatal or "distributed service" in fatal:
     return f"lost another process; {resume}"
   return None
