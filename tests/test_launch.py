@@ -88,20 +88,45 @@ def test_slurm(stage):
   assert stage.calls() == []
 
 
-@pytest.mark.parametrize(
-  ("status", "again"), [(0, False), (1, False), (2, False), (75, True), (143, True)]
-)
-def test_slurm_queues_a_stopped_job_again(stage, status, again):
+def batch(stage, status, **more):
+  """Returns the batch script's end and calls, if srun ends with `status`."""
   stage.add("srun", f"exit {status}")
   stage.add("scontrol")
-  done = stage.run("bash", LAUNCH / "train.sbatch", *FLAGS, PYTHON="py", SLURM_JOB_ID="17")
+  slurm = dict(SLURM_JOB_ID="17", SLURM_CPUS_PER_TASK="6", **more)
+  return stage.run("bash", LAUNCH / "train.sbatch", *FLAGS, PYTHON="py", **slurm), stage.calls()
+
+
+@pytest.mark.parametrize(
+  ("status", "again"),
+  [
+    (0, False),
+    (1, False),
+    (2, False),
+    (130, False),
+    (75, True),
+    (134, True),
+    (137, True),
+    (143, True),
+  ],
+)
+def test_slurm_queues_a_stopped_job_again(stage, status, again):
+  done, (first, *rest) = batch(stage, status)
   assert done.returncode == status
-  first, *rest = stage.calls()
-  assert first == ["srun", "--kill-on-bad-exit=0", "py", "train.py", "--distributed", *FLAGS]
+  options = ["--kill-on-bad-exit=0", "--cpus-per-task=6"]
+  assert first == ["srun", *options, "py", "train.py", "--distributed", *FLAGS]
   assert rest == ([["scontrol", "requeue", "17"]] if again else [])
   head = (LAUNCH / "train.sbatch").read_text()
   assert "#SBATCH --signal=TERM@120" in head
   assert "#SBATCH --requeue" in head
+  assert "#SBATCH --cpus-per-task=" in head  # without, Slurm does not set the variable
+
+
+def test_slurm_gives_up(stage):
+  assert batch(stage, 137, SLURM_RESTART_COUNT="99")[1][1:] == [["scontrol", "requeue", "17"]]
+  done, (_, *rest) = batch(stage, 137, SLURM_RESTART_COUNT="100")
+  assert done.returncode == 137
+  assert "after 100 restarts" in done.stderr
+  assert rest == []
 
 
 def test_tpu_pod_setup(stage):
