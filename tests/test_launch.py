@@ -22,6 +22,13 @@ RECORDER = """#!/usr/bin/env bash
 echo "$BASHPID ${CUDA_VISIBLE_DEVICES-all}" >> "$RECORD.places"
 """
 
+READ = (
+  "CUDA_VISIBLE_DEVICES",
+  "JAX_COMPILATION_CACHE_DIR",
+  "SLURM_RESTART_COUNT",
+)  # by the launchers
+UNRECORDED = "#!/usr/bin/env bash\n"
+
 
 class Stage:
   """A directory of stand-ins, first on the path, and what they were called with."""
@@ -30,16 +37,17 @@ class Stage:
     self.path, self.record = path, path / "record"
     (path / "bin").mkdir()
 
-  def add(self, name, then="exit 0", at=None):
+  def add(self, name, then="exit 0", at=None, recorder=RECORDER):
     file = (at or self.path / "bin") / name
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(f"{RECORDER}{then}\n")
+    file.write_text(f"{recorder}{then}\n")
     file.chmod(0o755)
     return file
 
   def environment(self, **more):
     path = f"{self.path / 'bin'}:{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "RECORD": str(self.record), **more}
+    inherited = {name: value for name, value in os.environ.items() if name not in READ}
+    return {**inherited, "PATH": path, "RECORD": str(self.record), **more}
 
   def run(self, *command, cwd="/", **more):
     return subprocess.run(
@@ -175,11 +183,26 @@ def test_tpu_pod_trains_on_every_host_what_was_asked(stage):
 
 
 @pytest.mark.parametrize(
-  ("processes", "places"), [(1, ["all"]), (2, ["0,1", "2,3"]), (4, ["0", "1", "2", "3"])]
+  ("processes", "visible", "places"),
+  [
+    (1, None, ["all"]),
+    (1, "4,5", ["4,5"]),
+    (2, None, ["0,1", "2,3"]),
+    (4, None, ["0", "1", "2", "3"]),
+    (2, "7,6,5,4", ["5,4", "7,6"]),
+    (2, "GPU-8a,GPU-3b", ["GPU-3b", "GPU-8a"]),
+  ],
 )
-def test_gpus(stage, processes, places):
+def test_gpus(stage, processes, visible, places):
   python = str(stage.add("py"))
-  environment = dict(PYTHON=python, GPUS="4", PORT="5")
+  # As it prints GPUs, one of which is divided.
+  listed = "".join(f"GPU {i}: NVIDIA H100 (UUID: GPU-{i})\\n" for i in range(4))
+  stage.add(
+    "nvidia-smi", f"printf '{listed}  MIG 1g.10gb Device 0: (UUID: MIG-1)\\n'", recorder=UNRECORDED
+  )
+  environment = dict(PYTHON=python, PORT="5")
+  if visible:
+    environment["CUDA_VISIBLE_DEVICES"] = visible
   arguments = [f"--processes={processes}", *FLAGS]
   printed = stage.run(LAUNCH / "gpus.sh", "--dry-run", *arguments, **environment)
   assert stage.run("bash", "-c", printed.stdout, cwd=ROOT, **environment).returncode == 0
@@ -202,11 +225,14 @@ def test_gpus(stage, processes, places):
   assert dry == expected
 
 
+TWO = dict(CUDA_VISIBLE_DEVICES="0,1")
+
+
 def test_gpus_stops_the_others_if_one_fails(stage):
   failing = "for a; do [[ $a == --process_id=1 ]] && exit 3; done; sleep 60 & wait"
   python = stage.add("py", f"trap 'kill $!; exit 143' TERM\n{failing}")
   begin = time.monotonic()
-  done = stage.run(LAUNCH / "gpus.sh", "--processes=2", *FLAGS, PYTHON=str(python), GPUS="2")
+  done = stage.run(LAUNCH / "gpus.sh", "--processes=2", *FLAGS, PYTHON=str(python), **TWO)
   assert done.returncode == 3
   assert time.monotonic() - begin < 50
 
@@ -218,7 +244,7 @@ def test_gpus_passes_a_signal_on_once(stage):
   )
   process = subprocess.Popen(
     [LAUNCH / "gpus.sh", "--processes=2", *FLAGS],
-    env=stage.environment(PYTHON=str(python), GPUS="2"), start_new_session=True,
+    env=stage.environment(PYTHON=str(python), **TWO), start_new_session=True,
   )  # fmt: skip
   deadline = time.monotonic() + 20
   while time.monotonic() < deadline and len(_lines(stage.path / "record.places")) < 2:
@@ -236,8 +262,20 @@ def _lines(path):
 @pytest.mark.parametrize("arguments", [["--processes=0"], ["--processes=3"], ["--processes=x"]])
 def test_gpus_cannot_be_shared_out(stage, arguments):
   python = str(stage.add("py"))
-  done = stage.run(LAUNCH / "gpus.sh", *arguments, *FLAGS, PYTHON=python, GPUS="4")
+  visible = dict(CUDA_VISIBLE_DEVICES="0,1,2,3")
+  done = stage.run(LAUNCH / "gpus.sh", *arguments, *FLAGS, PYTHON=python, **visible)
   assert done.returncode == 2
+  assert stage.calls() == []
+
+
+@pytest.mark.parametrize("visible", [{}, {"CUDA_VISIBLE_DEVICES": ""}])
+def test_gpus_that_are_not_there_cannot_be_shared_out(stage, visible):
+  python = str(stage.add("py"))
+  failure = "echo 'NVIDIA-SMI has failed'; exit 9"
+  stage.add("nvidia-smi", failure, recorder=UNRECORDED)
+  done = stage.run(LAUNCH / "gpus.sh", "--processes=2", *FLAGS, PYTHON=python, **visible)
+  assert done.returncode == 2
+  assert "CUDA_VISIBLE_DEVICES=0,1" in done.stderr
   assert stage.calls() == []
 
 
