@@ -161,25 +161,51 @@ def test_tpu_pod_setup(stage):
     subprocess.run(["bash", "-n", "-c", call[8].removeprefix("--command=")], check=True)
 
 
+def on_host(stage, call):
+  """Runs there the command that gcloud would have brought to a host."""
+  return stage.run("bash", "-c", call[8].removeprefix("--command="), cwd=stage.path)
+
+
 def test_tpu_pod_trains_on_every_host_what_was_asked(stage):
   """The command that reaches a host is run there, with a stand-in for its Python."""
   stage.add("gcloud")
   everywhere, first = both(stage, "tpu_pod.sh", "train", "pod", "zone", *FLAGS)
   assert (everywhere[7], first[7]) == ("--worker=all", "--worker=0")
-  stage.add("python", "sleep 30", at=stage.path / "mixer-jax/.venv/bin")
-  command = everywhere[8].removeprefix("--command=")
-  assert stage.run("bash", "-c", command, cwd=stage.path).returncode == 0
+  (stop,) = both(stage, "tpu_pod.sh", "stop", "pod", "zone")
+  stopping = "trap 'echo saved; kill $!; exit 143' TERM\necho started\nsleep 60 & wait"
+  stage.add("python", stopping, at=stage.path / "mixer-jax/.venv/bin")
+  assert on_host(stage, everywhere).returncode == 0
+  log = stage.path / "mixer-jax/train.log"
   deadline = time.monotonic() + 20
-  while not stage.record.exists() and time.monotonic() < deadline:
+  while "started" not in _lines(log) and time.monotonic() < deadline:
     time.sleep(0.05)
   assert stage.calls() == [["python", "train.py", "--distributed", *FLAGS]]
-  again = stage.run("bash", "-c", command, cwd=stage.path)
+  again = on_host(stage, everywhere)
   assert again.returncode == 1
   assert "stop it first" in again.stderr
-  (stop,) = both(stage, "tpu_pod.sh", "stop", "pod", "zone")
-  assert stage.run("bash", "-c", stop[8].removeprefix("--command="), cwd=stage.path).returncode == 0
+  assert on_host(stage, stop).returncode == 0
+  shown = on_host(stage, first)
+  assert (shown.stdout, shown.returncode) == ("started\nsaved\n", 143)
+  assert "exit status 143" in shown.stderr
+  late = on_host(stage, stop)
+  assert late.returncode == 1
+  assert "no training is running" in late.stderr
   assert stage.run(LAUNCH / "tpu_pod.sh", "start", "pod", "zone").returncode == 2
   assert stage.run(LAUNCH / "tpu_pod.sh", "train", "pod", "zone").returncode == 2
+
+
+@pytest.mark.parametrize("status", [0, 75])
+def test_tpu_pod_shows_the_log_until_the_training_ends(stage, status):
+  stage.add("gcloud")
+  cache = dict(JAX_COMPILATION_CACHE_DIR="gs://bucket/the cache")
+  everywhere, first = both(stage, "tpu_pod.sh", "train", "pod", "zone", *FLAGS, **cache)
+  training = f'echo "$JAX_COMPILATION_CACHE_DIR"; sleep 0.3; echo last; exit {status}'
+  stage.add("python", training, at=stage.path / "mixer-jax/.venv/bin")
+  assert on_host(stage, everywhere).returncode == 0
+  shown = on_host(stage, first)
+  assert (shown.stdout, shown.returncode) == ("gs://bucket/the cache\nlast\n", status)
+  stage.add("gcloud", f"[[ $* == *--worker=all* ]] || exit {status}")
+  assert stage.run(LAUNCH / "tpu_pod.sh", "train", "pod", "zone", *FLAGS).returncode == status
 
 
 @pytest.mark.parametrize(
