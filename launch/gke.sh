@@ -27,17 +27,29 @@ if ! [[ $image =~ ^[-a-zA-Z0-9./:_@]+$ ]]; then
   echo "error: IMAGE $image is not the name of a container image" >&2
   exit 2
 fi
-case ${topology%%:*} in
-  v4) accelerator=tpu-v4-podslice ;;
-  v5e) accelerator=tpu-v5-lite-podslice ;;
-  v5p) accelerator=tpu-v5p-slice ;;
-  v6e) accelerator=tpu-v6e-slice ;;
-  tpu7x) accelerator=tpu7x ;;
-  *) accelerator= ;;
+chip=${topology%%:*} shape=${topology#*:}
+flat="1x1 2x2 2x4 4x4 4x8 8x8 8x16 16x16" cube="2x2x1 2x2x2 2x2x4 2x4x4"
+case $chip in
+  v4) accelerator=tpu-v4-podslice shapes=$cube ;;
+  v5e) accelerator=tpu-v5-lite-podslice shapes=$flat ;;
+  v5p) accelerator=tpu-v5p-slice shapes=$cube ;;
+  v6e) accelerator=tpu-v6e-slice shapes=$flat ;;
+  tpu7x) accelerator=tpu7x shapes=$cube ;;
+  *)
+    echo "error: TOPOLOGY $topology: v4:XxYxZ, v5e:XxY, v5p:XxYxZ, v6e:XxY or tpu7x:XxYxZ" >&2
+    exit 2
+    ;;
 esac
-shape=${topology#*:}
-if ! [[ -n $accelerator && $shape =~ ^[1-9][0-9]*(x[1-9][0-9]*){1,2}$ ]]; then
-  echo "error: TOPOLOGY $topology: v4:XxYxZ, v5e:XxY, v5p:XxYxZ, v6e:XxY or tpu7x:XxYxZ" >&2
+offered() { # whether GKE has slices of this shape
+  local x y z
+  [[ $shape =~ ^[1-9][0-9]{0,2}(x[1-9][0-9]{0,2})+$ ]] || return 1
+  [[ " $shapes " != *" $shape "* ]] || return 0
+  IFS=x read -r x y z <<<"$shape"
+  [[ $shapes == "$cube" && $z =~ ^[0-9]+$ ]] && ((x % 4 + y % 4 + z % 4 == 0 && x <= y && y <= z))
+}
+if ! offered; then
+  [[ $shapes == "$flat" ]] || shapes+=", or XxYxZ of multiples of 4, X ≤ Y ≤ Z"
+  echo "error: TOPOLOGY $topology: GKE's slices of $chip are $shapes" >&2
   exit 2
 fi
 chips=$((${shape//x/*}))
