@@ -10,6 +10,7 @@ import time
 
 import pytest
 import yaml
+from jax._src.clusters import cloud_tpu_cluster
 
 from mixer_jax.planning import topology
 
@@ -338,7 +339,12 @@ def test_gke_manifest(stage, name):
     "cloud.google.com/gke-tpu-accelerator": accelerator,
     "cloud.google.com/gke-tpu-topology": name.partition(":")[2],
   }
+  assert not pod.get("hostNetwork")  # whose pods have the node's service account
+  (volume,) = pod["volumes"]
+  assert volume["emptyDir"] == {"medium": "Memory"}
   (container,) = pod["containers"]
+  assert container["volumeMounts"] == [{"name": volume["name"], "mountPath": "/dev/shm"}]
+  assert int(cloud_tpu_cluster.coordinator_port) in [p["containerPort"] for p in container["ports"]]
   assert container["image"] == "gcr.io/p/mixer:1"
   assert container["command"] == ["python", "train.py", "--distributed"]
   assert container["args"] == FLAGS
@@ -350,7 +356,7 @@ def test_gke_manifest(stage, name):
   assert rule["onExitCodes"] == {
     "containerName": container["name"],
     "operator": "In",
-    "values": [2],
+    "values": [1, 2],
   }
   (rule,) = manifest["spec"]["failurePolicy"]["rules"]
   assert (rule["action"], rule["onJobFailureReasons"]) == ("FailJobSet", ["PodFailurePolicy"])
