@@ -1,20 +1,31 @@
 #!/usr/bin/env bash
 # Trains on a TPU slice of a GKE cluster as a JobSet (docs/launch.md says what the cluster needs).
 #
-#   launch/gke.sh [--dry-run] NAME IMAGE TOPOLOGY --config=FILE --workdir=gs://BUCKET/DIR …
+#   launch/gke.sh [--dry-run] [--data-bucket=BUCKET] NAME IMAGE TOPOLOGY \
+#     --config=FILE --config.data.data_dir=/mnt/data --workdir=gs://BUCKET/DIR …
 #
-# TOPOLOGY as the planner has it: v5e:4x4, v4:2x2x4. --dry-run prints the manifest. The same command, after
-# `kubectl delete jobset NAME`, resumes.
+# TOPOLOGY as the planner has it: v5e:4x4, v4:2x2x4. The data's bucket is mounted at /mnt/data. --dry-run
+# prints the manifest. The same command, after `kubectl delete jobset NAME`, resumes.
+# $JAX_COMPILATION_CACHE_DIR reaches the pods.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-dry_run=false
-if [[ ${1:-} == --dry-run ]]; then
-  dry_run=true
+dry_run=false bucket=
+while [[ ${1:-} =~ ^--(dry-run|data-bucket=.*)$ ]]; do
+  case $1 in
+    --dry-run) dry_run=true ;;
+    --data-bucket=*)
+      bucket=${1#*=}
+      if ! [[ $bucket =~ ^[a-z0-9][-_.a-z0-9]*[a-z0-9]$ ]]; then
+        echo "error: $1: the name of a bucket, without gs:// and without a directory" >&2
+        exit 2
+      fi
+      ;;
+  esac
   shift
-fi
+done
 if (($# < 4)); then
-  echo "usage: launch/gke.sh [--dry-run] NAME IMAGE TOPOLOGY FLAGS…" >&2
+  echo "usage: launch/gke.sh [--dry-run] [--data-bucket=BUCKET] NAME IMAGE TOPOLOGY FLAGS…" >&2
   exit 2
 fi
 name=$1 image=$2 topology=$3
@@ -55,15 +66,21 @@ fi
 chips=$((${shape//x/*}))
 per_host=$((chips < 4 ? chips : 4)) hosts=$(((chips + 3) / 4))
 
+quoted() { # for YAML
+  local text=${1//\\/\\\\}
+  echo "\"${text//\"/\\\"}\""
+}
 args=
 for flag in "$@"; do
-  quoted=${flag//\\/\\\\}
   args+="
-                    - \"${quoted//\"/\\\"}\""
+                    - $(quoted "$flag")"
 done
+cache=$(quoted "${JAX_COMPILATION_CACHE_DIR:-}")
 
 manifest=$(<launch/gke_jobset.yaml)
-for field in name image accelerator shape per_host hosts args; do
+[[ -n $bucket ]] || manifest=$(grep --invert-match '# data$' <<<"$manifest")
+[[ -n ${JAX_COMPILATION_CACHE_DIR:-} ]] || manifest=$(grep --invert-match '# cache$' <<<"$manifest")
+for field in name image accelerator shape per_host hosts bucket cache args; do
   manifest=${manifest//"\${$field}"/"${!field}"}
 done
 if $dry_run; then

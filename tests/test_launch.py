@@ -16,7 +16,7 @@ from mixer_jax.planning import topology
 
 ROOT = pathlib.Path(__file__).parents[1]
 LAUNCH = ROOT / "launch"
-ODD = '--config.data.ops=decode|randaugment(2, "x\\y")$HOME `id` & \'s ${name}${hosts}'
+ODD = '--config.data.ops=decode|randaugment(2, "x\\y")$HOME `id` & \'s ${name}${hosts} # data'
 FLAGS = ["--config=configs/imagenet.py:B/16", "--workdir=gs://bucket/a b", ODD]
 RECORDER = """#!/usr/bin/env bash
 { flock 9; printf '%s\\0' "${0##*/}" "$@"; printf '\\n\\0'; } 9>> "$RECORD.lock" >> "$RECORD"
@@ -366,9 +366,52 @@ def test_gke_manifest(stage, name):
   assert yaml.safe_load((stage.path / "record.manifest").read_text()) == manifest
 
 
+def gke_pod(stage, *arguments, **environment):
+  """Returns the annotations and the specification of the dry run's pods."""
+  printed = stage.run(
+    LAUNCH / "gke.sh", "--dry-run", *arguments, "b16", "image", "v5e:4x4", *FLAGS, **environment
+  )
+  assert printed.returncode == 0, printed.stderr
+  (replicated,) = yaml.safe_load(printed.stdout)["spec"]["replicatedJobs"]
+  pod = replicated["template"]["spec"]["template"]
+  assert pod["spec"]["containers"][0]["args"] == FLAGS
+  return pod.get("metadata", {}).get("annotations", {}), pod["spec"]
+
+
+def test_gke_mounts_the_bucket_of_the_data(stage):
+  """As the driver's documentation has it: the pod's annotation, and a volume inside its specification."""
+  annotations, pod = gke_pod(stage, "--data-bucket=some-data.1")
+  assert annotations == {"gke-gcsfuse/volumes": "true"}
+  shm, data = pod["volumes"]
+  assert data["csi"] == {
+    "driver": "gcsfuse.csi.storage.gke.io",
+    "readOnly": True,
+    "volumeAttributes": {"bucketName": "some-data.1", "mountOptions": "implicit-dirs"},
+  }
+  mounts = pod["containers"][0]["volumeMounts"]
+  assert mounts == [
+    {"name": shm["name"], "mountPath": "/dev/shm"},
+    {"name": data["name"], "mountPath": "/mnt/data", "readOnly": True},
+  ]
+  digits = gke_pod(stage, "--data-bucket=2026")[1]["volumes"][1]
+  assert digits["csi"]["volumeAttributes"]["bucketName"] == "2026"
+  assert gke_pod(stage)[0] == {}
+
+
+def test_gke_passes_the_place_of_the_compilation_cache_on(stage):
+  for place in ("gs://bucket/cache", 'gs://bucket/the "cache" \\1'):
+    _, pod = gke_pod(stage, JAX_COMPILATION_CACHE_DIR=place)
+    variable = {"name": "JAX_COMPILATION_CACHE_DIR", "value": place}
+    assert pod["containers"][0]["env"] == [variable]
+  assert "env" not in gke_pod(stage)[1]["containers"][0]
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
+    (["--data-bucket=gs://b", "b16", "image", "v5e:4x4", "--config=c"], "without gs://"),
+    (["--data-bucket=data/tfds", "b16", "image", "v5e:4x4", "--config=c"], "without a directory"),
+    (["--data-bucket=", "b16", "image", "v5e:4x4", "--config=c"], "--data-bucket="),
     (["B16", "image", "v5e:4x4", "--config=c"], "NAME B16"),
     (["b16", "im age", "v5e:4x4", "--config=c"], "IMAGE im age"),
     (["b16", "image", "v3:4x4", "--config=c"], "TOPOLOGY v3:4x4"),
