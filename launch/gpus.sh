@@ -5,7 +5,7 @@
 #
 # One process drives all GPUs; --processes=N starts N, each with its share of them. The remaining flags
 # are train.py's. SIGTERM and Ctrl-C reach all processes, which save; if one fails, the others are stopped.
-# $GPUS: how many there are; $PORT: of the coordinator; $PYTHON.
+# $CUDA_VISIBLE_DEVICES: which GPUs, if not all; $PORT: of the coordinator; $PYTHON.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,26 +22,31 @@ if ! [[ $processes =~ ^[1-9][0-9]*$ ]]; then
   exit 2
 fi
 python=${PYTHON:-$([[ -x .venv/bin/python ]] && echo .venv/bin/python || echo python3)}
-gpus=${GPUS:-$( (nvidia-smi --list-gpus 2>/dev/null || true) | wc -l)}
-if ((gpus % processes)); then
-  echo "error: $gpus GPUs cannot be shared out among $processes processes" >&2
-  exit 2
+if ((processes > 1)); then
+  if [[ -v CUDA_VISIBLE_DEVICES ]]; then
+    IFS=, read -ra gpus <<<"$CUDA_VISIBLE_DEVICES"
+  else
+    mapfile -t gpus < <(nvidia-smi --list-gpus 2>/dev/null | sed -n 's/^GPU \([0-9]*\):.*/\1/p')
+  fi
+  if ((${#gpus[@]} == 0)); then
+    echo "error: found no GPU to share out; say which there are, as in CUDA_VISIBLE_DEVICES=0,1,2,3" >&2
+    exit 2
+  fi
+  share=$((${#gpus[@]} / processes))
+  if ((share * processes != ${#gpus[@]})); then
+    echo "error: ${#gpus[@]} GPUs cannot be shared out among $processes processes" >&2
+    exit 2
+  fi
 fi
 port=${PORT:-12321}
 
 command_of() { # of process $1; the rest are train.py's flags
-  local id=$1 share=$((gpus / processes)) ids=()
+  local id=$1
   shift
-  if ((processes > 1 && share)); then
-    for ((i = id * share; i < (id + 1) * share; i++)); do ids+=("$i"); done
-    command=(env "CUDA_VISIBLE_DEVICES=$(IFS=,; echo "${ids[*]}")")
-  else
-    command=(env)
-  fi
-  command+=("$python" train.py "$@")
+  command=("$python" train.py "$@")
   if ((processes > 1)); then
-    command+=(--distributed "--coordinator=localhost:$port" "--num_processes=$processes"
-      "--process_id=$id")
+    command=(env "CUDA_VISIBLE_DEVICES=$(IFS=,; echo "${gpus[*]:id * share:share}")" "${command[@]}"
+      --distributed "--coordinator=localhost:$port" "--num_processes=$processes" "--process_id=$id")
   fi
 }
 

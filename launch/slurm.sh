@@ -4,7 +4,7 @@
 #   launch/slurm.sh [--dry-run] NODES GPUS_PER_NODE [sbatch's options …] -- --config=FILE --workdir=DIR …
 #
 # What follows "--" are train.py's flags; DIR must be shared by the nodes, or a bucket. The job saves two
-# minutes before its time is up and queues itself again until the training has ended.
+# minutes before its time is up and queues itself again until the training has ended or failed for good.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

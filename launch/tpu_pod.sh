@@ -5,8 +5,8 @@
 #   launch/tpu_pod.sh [--dry-run] train NAME ZONE --config=FILE --workdir=gs://BUCKET/DIR …
 #   launch/tpu_pod.sh [--dry-run] stop  NAME ZONE             SIGTERM: saves, then ends
 #
-# `train` starts the training on every host, where it goes on when this connection ends, and shows host 0's
-# log. The same command resumes.
+# `train` starts the training on every host, where it goes on when this connection ends, shows host 0's log,
+# and ends with it and its exit status. The same command resumes. $JAX_COMPILATION_CACHE_DIR reaches the hosts.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -45,12 +45,23 @@ python3 -m uv pip install --quiet --python .venv/bin/python --editable '.[tpu,gc
       exit 2
     fi
     flags=$(printf '%q ' "$@")
+    cache=
+    if [[ -n ${JAX_COMPILATION_CACHE_DIR:-} ]]; then
+      cache="JAX_COMPILATION_CACHE_DIR=$(printf '%q' "$JAX_COMPILATION_CACHE_DIR") "
+    fi
+    # train.pid is the shell's, which leaves the exit status behind before it ends.
     on all "cd mixer-jax && if [ -f train.pid ] && kill -0 \$(cat train.pid) 2> /dev/null
 then echo 'a training is running here; stop it first' >&2; exit 1; fi
-nohup .venv/bin/python train.py --distributed $flags> train.log 2>&1 < /dev/null & echo \$! > train.pid"
-    on 0 "tail --follow --lines=+1 mixer-jax/train.log"
+rm -f train.status
+(trap '' HUP
+${cache}.venv/bin/python train.py --distributed $flags
+echo \$? > train.status) > train.log 2>&1 < /dev/null & echo \$! > train.pid"
+    on 0 "cd mixer-jax && tail --follow --lines=+1 --pid=\$(cat train.pid) train.log
+status=\$(cat train.status || echo 1)
+echo \"train.py ended with exit status \$status\" >&2
+exit \$status"
     ;;
   stop)
-    on all "kill -TERM \$(cat mixer-jax/train.pid)"
+    on all "pkill -TERM -P \$(cat mixer-jax/train.pid) || { echo 'no training is running here' >&2; exit 1; }"
     ;;
 esac

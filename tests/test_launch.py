@@ -10,17 +10,25 @@ import time
 
 import pytest
 import yaml
+from jax._src.clusters import cloud_tpu_cluster
 
 from mixer_jax.planning import topology
 
 ROOT = pathlib.Path(__file__).parents[1]
 LAUNCH = ROOT / "launch"
-ODD = '--config.data.ops=decode|randaugment(2, "x\\y")$HOME `id` & \'s ${name}${hosts}'
+ODD = '--config.data.ops=decode|randaugment(2, "x\\y")$HOME `id` & \'s ${name}${hosts} # data'
 FLAGS = ["--config=configs/imagenet.py:B/16", "--workdir=gs://bucket/a b", ODD]
 RECORDER = """#!/usr/bin/env bash
 { flock 9; printf '%s\\0' "${0##*/}" "$@"; printf '\\n\\0'; } 9>> "$RECORD.lock" >> "$RECORD"
 echo "$BASHPID ${CUDA_VISIBLE_DEVICES-all}" >> "$RECORD.places"
 """
+
+READ = (
+  "CUDA_VISIBLE_DEVICES",
+  "JAX_COMPILATION_CACHE_DIR",
+  "SLURM_RESTART_COUNT",
+)  # by the launchers
+UNRECORDED = "#!/usr/bin/env bash\n"
 
 
 class Stage:
@@ -30,16 +38,17 @@ class Stage:
     self.path, self.record = path, path / "record"
     (path / "bin").mkdir()
 
-  def add(self, name, then="exit 0", at=None):
+  def add(self, name, then="exit 0", at=None, recorder=RECORDER):
     file = (at or self.path / "bin") / name
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(f"{RECORDER}{then}\n")
+    file.write_text(f"{recorder}{then}\n")
     file.chmod(0o755)
     return file
 
   def environment(self, **more):
     path = f"{self.path / 'bin'}:{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "RECORD": str(self.record), **more}
+    inherited = {name: value for name, value in os.environ.items() if name not in READ}
+    return {**inherited, "PATH": path, "RECORD": str(self.record), **more}
 
   def run(self, *command, cwd="/", **more):
     return subprocess.run(
@@ -88,20 +97,45 @@ def test_slurm(stage):
   assert stage.calls() == []
 
 
-@pytest.mark.parametrize(
-  ("status", "again"), [(0, False), (1, False), (2, False), (75, True), (143, True)]
-)
-def test_slurm_queues_a_stopped_job_again(stage, status, again):
+def batch(stage, status, **more):
+  """Returns the batch script's end and calls, if srun ends with `status`."""
   stage.add("srun", f"exit {status}")
   stage.add("scontrol")
-  done = stage.run("bash", LAUNCH / "train.sbatch", *FLAGS, PYTHON="py", SLURM_JOB_ID="17")
+  slurm = dict(SLURM_JOB_ID="17", SLURM_CPUS_PER_TASK="6", **more)
+  return stage.run("bash", LAUNCH / "train.sbatch", *FLAGS, PYTHON="py", **slurm), stage.calls()
+
+
+@pytest.mark.parametrize(
+  ("status", "again"),
+  [
+    (0, False),
+    (1, False),
+    (2, False),
+    (130, False),
+    (75, True),
+    (134, True),
+    (137, True),
+    (143, True),
+  ],
+)
+def test_slurm_queues_a_stopped_job_again(stage, status, again):
+  done, (first, *rest) = batch(stage, status)
   assert done.returncode == status
-  first, *rest = stage.calls()
-  assert first == ["srun", "--kill-on-bad-exit=0", "py", "train.py", "--distributed", *FLAGS]
+  options = ["--kill-on-bad-exit=0", "--cpus-per-task=6"]
+  assert first == ["srun", *options, "py", "train.py", "--distributed", *FLAGS]
   assert rest == ([["scontrol", "requeue", "17"]] if again else [])
   head = (LAUNCH / "train.sbatch").read_text()
   assert "#SBATCH --signal=TERM@120" in head
   assert "#SBATCH --requeue" in head
+  assert "#SBATCH --cpus-per-task=" in head  # without, Slurm does not set the variable
+
+
+def test_slurm_gives_up(stage):
+  assert batch(stage, 137, SLURM_RESTART_COUNT="99")[1][1:] == [["scontrol", "requeue", "17"]]
+  done, (_, *rest) = batch(stage, 137, SLURM_RESTART_COUNT="100")
+  assert done.returncode == 137
+  assert "after 100 restarts" in done.stderr
+  assert rest == []
 
 
 def test_tpu_pod_setup(stage):
@@ -128,33 +162,74 @@ def test_tpu_pod_setup(stage):
     subprocess.run(["bash", "-n", "-c", call[8].removeprefix("--command=")], check=True)
 
 
+def on_host(stage, call):
+  """Runs there the command that gcloud would have brought to a host."""
+  return stage.run("bash", "-c", call[8].removeprefix("--command="), cwd=stage.path)
+
+
 def test_tpu_pod_trains_on_every_host_what_was_asked(stage):
   """The command that reaches a host is run there, with a stand-in for its Python."""
   stage.add("gcloud")
   everywhere, first = both(stage, "tpu_pod.sh", "train", "pod", "zone", *FLAGS)
   assert (everywhere[7], first[7]) == ("--worker=all", "--worker=0")
-  stage.add("python", "sleep 30", at=stage.path / "mixer-jax/.venv/bin")
-  command = everywhere[8].removeprefix("--command=")
-  assert stage.run("bash", "-c", command, cwd=stage.path).returncode == 0
+  (stop,) = both(stage, "tpu_pod.sh", "stop", "pod", "zone")
+  stopping = "trap 'echo saved; kill $!; exit 143' TERM\necho started\nsleep 60 & wait"
+  stage.add("python", stopping, at=stage.path / "mixer-jax/.venv/bin")
+  assert on_host(stage, everywhere).returncode == 0
+  log = stage.path / "mixer-jax/train.log"
   deadline = time.monotonic() + 20
-  while not stage.record.exists() and time.monotonic() < deadline:
+  while "started" not in _lines(log) and time.monotonic() < deadline:
     time.sleep(0.05)
   assert stage.calls() == [["python", "train.py", "--distributed", *FLAGS]]
-  again = stage.run("bash", "-c", command, cwd=stage.path)
+  again = on_host(stage, everywhere)
   assert again.returncode == 1
   assert "stop it first" in again.stderr
-  (stop,) = both(stage, "tpu_pod.sh", "stop", "pod", "zone")
-  assert stage.run("bash", "-c", stop[8].removeprefix("--command="), cwd=stage.path).returncode == 0
+  assert on_host(stage, stop).returncode == 0
+  shown = on_host(stage, first)
+  assert (shown.stdout, shown.returncode) == ("started\nsaved\n", 143)
+  assert "exit status 143" in shown.stderr
+  late = on_host(stage, stop)
+  assert late.returncode == 1
+  assert "no training is running" in late.stderr
   assert stage.run(LAUNCH / "tpu_pod.sh", "start", "pod", "zone").returncode == 2
   assert stage.run(LAUNCH / "tpu_pod.sh", "train", "pod", "zone").returncode == 2
 
 
+@pytest.mark.parametrize("status", [0, 75])
+def test_tpu_pod_shows_the_log_until_the_training_ends(stage, status):
+  stage.add("gcloud")
+  cache = dict(JAX_COMPILATION_CACHE_DIR="gs://bucket/the cache")
+  everywhere, first = both(stage, "tpu_pod.sh", "train", "pod", "zone", *FLAGS, **cache)
+  training = f'echo "$JAX_COMPILATION_CACHE_DIR"; sleep 0.3; echo last; exit {status}'
+  stage.add("python", training, at=stage.path / "mixer-jax/.venv/bin")
+  assert on_host(stage, everywhere).returncode == 0
+  shown = on_host(stage, first)
+  assert (shown.stdout, shown.returncode) == ("gs://bucket/the cache\nlast\n", status)
+  stage.add("gcloud", f"[[ $* == *--worker=all* ]] || exit {status}")
+  assert stage.run(LAUNCH / "tpu_pod.sh", "train", "pod", "zone", *FLAGS).returncode == status
+
+
 @pytest.mark.parametrize(
-  ("processes", "places"), [(1, ["all"]), (2, ["0,1", "2,3"]), (4, ["0", "1", "2", "3"])]
+  ("processes", "visible", "places"),
+  [
+    (1, None, ["all"]),
+    (1, "4,5", ["4,5"]),
+    (2, None, ["0,1", "2,3"]),
+    (4, None, ["0", "1", "2", "3"]),
+    (2, "7,6,5,4", ["5,4", "7,6"]),
+    (2, "GPU-8a,GPU-3b", ["GPU-3b", "GPU-8a"]),
+  ],
 )
-def test_gpus(stage, processes, places):
+def test_gpus(stage, processes, visible, places):
   python = str(stage.add("py"))
-  environment = dict(PYTHON=python, GPUS="4", PORT="5")
+  # As it prints GPUs, one of which is divided.
+  listed = "".join(f"GPU {i}: NVIDIA H100 (UUID: GPU-{i})\\n" for i in range(4))
+  stage.add(
+    "nvidia-smi", f"printf '{listed}  MIG 1g.10gb Device 0: (UUID: MIG-1)\\n'", recorder=UNRECORDED
+  )
+  environment = dict(PYTHON=python, PORT="5")
+  if visible:
+    environment["CUDA_VISIBLE_DEVICES"] = visible
   arguments = [f"--processes={processes}", *FLAGS]
   printed = stage.run(LAUNCH / "gpus.sh", "--dry-run", *arguments, **environment)
   assert stage.run("bash", "-c", printed.stdout, cwd=ROOT, **environment).returncode == 0
@@ -177,11 +252,14 @@ def test_gpus(stage, processes, places):
   assert dry == expected
 
 
+TWO = dict(CUDA_VISIBLE_DEVICES="0,1")
+
+
 def test_gpus_stops_the_others_if_one_fails(stage):
   failing = "for a; do [[ $a == --process_id=1 ]] && exit 3; done; sleep 60 & wait"
   python = stage.add("py", f"trap 'kill $!; exit 143' TERM\n{failing}")
   begin = time.monotonic()
-  done = stage.run(LAUNCH / "gpus.sh", "--processes=2", *FLAGS, PYTHON=str(python), GPUS="2")
+  done = stage.run(LAUNCH / "gpus.sh", "--processes=2", *FLAGS, PYTHON=str(python), **TWO)
   assert done.returncode == 3
   assert time.monotonic() - begin < 50
 
@@ -193,7 +271,7 @@ def test_gpus_passes_a_signal_on_once(stage):
   )
   process = subprocess.Popen(
     [LAUNCH / "gpus.sh", "--processes=2", *FLAGS],
-    env=stage.environment(PYTHON=str(python), GPUS="2"), start_new_session=True,
+    env=stage.environment(PYTHON=str(python), **TWO), start_new_session=True,
   )  # fmt: skip
   deadline = time.monotonic() + 20
   while time.monotonic() < deadline and len(_lines(stage.path / "record.places")) < 2:
@@ -211,8 +289,20 @@ def _lines(path):
 @pytest.mark.parametrize("arguments", [["--processes=0"], ["--processes=3"], ["--processes=x"]])
 def test_gpus_cannot_be_shared_out(stage, arguments):
   python = str(stage.add("py"))
-  done = stage.run(LAUNCH / "gpus.sh", *arguments, *FLAGS, PYTHON=python, GPUS="4")
+  visible = dict(CUDA_VISIBLE_DEVICES="0,1,2,3")
+  done = stage.run(LAUNCH / "gpus.sh", *arguments, *FLAGS, PYTHON=python, **visible)
   assert done.returncode == 2
+  assert stage.calls() == []
+
+
+@pytest.mark.parametrize("visible", [{}, {"CUDA_VISIBLE_DEVICES": ""}])
+def test_gpus_that_are_not_there_cannot_be_shared_out(stage, visible):
+  python = str(stage.add("py"))
+  failure = "echo 'NVIDIA-SMI has failed'; exit 9"
+  stage.add("nvidia-smi", failure, recorder=UNRECORDED)
+  done = stage.run(LAUNCH / "gpus.sh", "--processes=2", *FLAGS, PYTHON=python, **visible)
+  assert done.returncode == 2
+  assert "CUDA_VISIBLE_DEVICES=0,1" in done.stderr
   assert stage.calls() == []
 
 
@@ -220,7 +310,9 @@ GKE = {
   "v4:2x2x4": ("tpu-v4-podslice", 4),
   "v5e:4x4": ("tpu-v5-lite-podslice", 4),
   "v5e:1x1": ("tpu-v5-lite-podslice", 1),
+  "v5e:2x4": ("tpu-v5-lite-podslice", 2),
   "v5p:2x2x2": ("tpu-v5p-slice", 2),
+  "v5p:8x16x16": ("tpu-v5p-slice", 512),
   "v6e:8x8": ("tpu-v6e-slice", 16),
   "tpu7x:2x2x1": ("tpu7x", 1),
 }
@@ -247,7 +339,12 @@ def test_gke_manifest(stage, name):
     "cloud.google.com/gke-tpu-accelerator": accelerator,
     "cloud.google.com/gke-tpu-topology": name.partition(":")[2],
   }
+  assert not pod.get("hostNetwork")  # whose pods have the node's service account
+  (volume,) = pod["volumes"]
+  assert volume["emptyDir"] == {"medium": "Memory"}
   (container,) = pod["containers"]
+  assert container["volumeMounts"] == [{"name": volume["name"], "mountPath": "/dev/shm"}]
+  assert int(cloud_tpu_cluster.coordinator_port) in [p["containerPort"] for p in container["ports"]]
   assert container["image"] == "gcr.io/p/mixer:1"
   assert container["command"] == ["python", "train.py", "--distributed"]
   assert container["args"] == FLAGS
@@ -259,7 +356,7 @@ def test_gke_manifest(stage, name):
   assert rule["onExitCodes"] == {
     "containerName": container["name"],
     "operator": "In",
-    "values": [2],
+    "values": [1, 2],
   }
   (rule,) = manifest["spec"]["failurePolicy"]["rules"]
   assert (rule["action"], rule["onJobFailureReasons"]) == ("FailJobSet", ["PodFailurePolicy"])
@@ -269,13 +366,66 @@ def test_gke_manifest(stage, name):
   assert yaml.safe_load((stage.path / "record.manifest").read_text()) == manifest
 
 
+def gke_pod(stage, *arguments, **environment):
+  """Returns the annotations and the specification of the dry run's pods."""
+  printed = stage.run(
+    LAUNCH / "gke.sh", "--dry-run", *arguments, "b16", "image", "v5e:4x4", *FLAGS, **environment
+  )
+  assert printed.returncode == 0, printed.stderr
+  (replicated,) = yaml.safe_load(printed.stdout)["spec"]["replicatedJobs"]
+  pod = replicated["template"]["spec"]["template"]
+  assert pod["spec"]["containers"][0]["args"] == FLAGS
+  return pod.get("metadata", {}).get("annotations", {}), pod["spec"]
+
+
+def test_gke_mounts_the_bucket_of_the_data(stage):
+  """As the driver's documentation has it: the pod's annotation, and a volume inside its specification."""
+  annotations, pod = gke_pod(stage, "--data-bucket=some-data.1")
+  assert annotations == {"gke-gcsfuse/volumes": "true"}
+  shm, data = pod["volumes"]
+  assert data["csi"] == {
+    "driver": "gcsfuse.csi.storage.gke.io",
+    "readOnly": True,
+    "volumeAttributes": {"bucketName": "some-data.1", "mountOptions": "implicit-dirs"},
+  }
+  mounts = pod["containers"][0]["volumeMounts"]
+  assert mounts == [
+    {"name": shm["name"], "mountPath": "/dev/shm"},
+    {"name": data["name"], "mountPath": "/mnt/data", "readOnly": True},
+  ]
+  digits = gke_pod(stage, "--data-bucket=2026")[1]["volumes"][1]
+  assert digits["csi"]["volumeAttributes"]["bucketName"] == "2026"
+  assert gke_pod(stage)[0] == {}
+
+
+def test_gke_passes_the_place_of_the_compilation_cache_on(stage):
+  for place in ("gs://bucket/cache", 'gs://bucket/the "cache" \\1'):
+    _, pod = gke_pod(stage, JAX_COMPILATION_CACHE_DIR=place)
+    variable = {"name": "JAX_COMPILATION_CACHE_DIR", "value": place}
+    assert pod["containers"][0]["env"] == [variable]
+  assert "env" not in gke_pod(stage)[1]["containers"][0]
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
+    (["--data-bucket=gs://b", "b16", "image", "v5e:4x4", "--config=c"], "without gs://"),
+    (["--data-bucket=data/tfds", "b16", "image", "v5e:4x4", "--config=c"], "without a directory"),
+    (["--data-bucket=", "b16", "image", "v5e:4x4", "--config=c"], "--data-bucket="),
     (["B16", "image", "v5e:4x4", "--config=c"], "NAME B16"),
     (["b16", "im age", "v5e:4x4", "--config=c"], "IMAGE im age"),
     (["b16", "image", "v3:4x4", "--config=c"], "TOPOLOGY v3:4x4"),
-    (["b16", "image", "v5e:4", "--config=c"], "TOPOLOGY v5e:4"),
+    (
+      ["b16", "image", "v5e:4", "--config=c"],
+      "TOPOLOGY v5e:4: GKE's slices of v5e are 1x1 2x2 2x4",
+    ),
+    (["b16", "image", "v5e:3x3", "--config=c"], "TOPOLOGY v5e:3x3: GKE's slices"),
+    (["b16", "image", "v5e:2x2x2", "--config=c"], "TOPOLOGY v5e:2x2x2: GKE's slices"),
+    (["b16", "image", "v6e:2x2 2x4", "--config=c"], "TOPOLOGY v6e:2x2 2x4: GKE's slices"),
+    (["b16", "image", "v4:4x4", "--config=c"], "2x4x4, or XxYxZ of multiples of 4"),
+    (["b16", "image", "v5p:8x4x4", "--config=c"], "TOPOLOGY v5p:8x4x4: GKE's slices"),
+    (["b16", "image", "tpu7x:2x2x8", "--config=c"], "TOPOLOGY tpu7x:2x2x8: GKE's slices"),
+    (["b16", "image", "v4:4x4x4x4", "--config=c"], "TOPOLOGY v4:4x4x4x4: GKE's slices"),
     (["b16", "image", "v5e:4x$(id)", "--config=c"], "TOPOLOGY v5e:4x"),
     (["b16", "image", "v5e:4x4"], "usage"),
   ],
