@@ -31,6 +31,8 @@ def normalize(image: torch.Tensor) -> torch.Tensor:
 
 def make_prepare(mode: str, variant: str, dtype: str) -> Any:
   device = "cuda" if torch.cuda.is_available() else "cpu"
+  if device == "cuda":
+    torch.set_float32_matmul_precision("high")  # TensorFloat-32, JAX's default
   name = f"mixer_{variant.replace('/', '').lower()}_{IMAGE_SIZE}"
   timm = import_timm()
   autocast = torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16")

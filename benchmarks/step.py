@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import pathlib
+import shutil
 import statistics
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from typing import Any
 
 from benchmarks import turns
 from mixer_jax.models import mixer
+from mixer_jax.planning import chips
 
 RIVAL_PACKAGES = ("torch==2.13.0", "torchvision==0.28.0", "timm==1.0.31")
 ROOT = pathlib.Path(__file__).parents[1]
@@ -31,14 +33,6 @@ CONTESTANTS = ("ours", "published", "eager", "compiled")
 WORKS = ("inference", "training")
 IMAGE_SIZE, NUM_CLASSES = 224, 1000
 MATMUL = 2048  # side of the matrices whose product measures the peak of a CPU
-
-# Peak FLOP/s of dense products by (part of the device's name, dtype): the makers' data sheets. "float32" on
-# a GPU means TensorFloat-32, which JAX uses for it by default.
-PEAKS = {
-  ("H200", "bfloat16"): 989e12, ("H200", "float32"): 495e12,
-  ("H100", "bfloat16"): 989e12, ("H100", "float32"): 495e12,
-  ("A100", "bfloat16"): 312e12, ("A100", "float32"): 156e12,
-}  # fmt: skip
 
 
 def main() -> None:
@@ -141,7 +135,8 @@ def start(args: argparse.Namespace, name: str) -> turns.Contestant:
   if args.device == "cpu":
     env |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": threads}
   else:
-    env |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # the others need memory, too
+    # Not the CPU, where JAX finds no GPU; and the others need memory, too.
+    env |= {"JAX_PLATFORMS": "cuda", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
   if name in ("ours", "published"):
     command = [sys.executable, "-m", "benchmarks.step_jax", name]
     env["PYTHONPATH"] = str(ROOT)
@@ -157,12 +152,13 @@ def peak_flops(
 ) -> tuple[float, str]:
   """Returns the peak in FLOP/s and where it is from."""
   if args.device == "gpu":
+    if not shutil.which("nvidia-smi"):
+      raise SystemExit("--device=gpu: there is no nvidia-smi, so no NVIDIA GPU to measure on.")
     query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
     device = subprocess.run(query, check=True, capture_output=True, text=True).stdout.split("\n")[0]
-    for (part, dtype), peak in PEAKS.items():
-      if part in device and dtype == args.dtype:
-        return peak, f"data sheet of {device}"
-    raise SystemExit(f"the peak of {device} is not known; add it to PEAKS.")
+    if chip := chips.find(device.strip()):
+      return chip.flops(args.dtype), f"data sheet of {device}"
+    raise SystemExit(f"the peak of {device} is not known; add it to mixer_jax/planning/chips.py.")
   seconds = {
     name: min(child.measure("matmul", MATMUL, args.min_secs)[f"{args.by}_s"] for _ in range(3))
     for name, child in children.items()

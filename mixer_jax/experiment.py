@@ -188,10 +188,11 @@ def _check_grid(options: sections.Options, model: nn.Module) -> None:
 def _check_batches(options: sections.Options, mesh: Mesh) -> None:
   parts = mesh.size * options.grad_accum_steps
   if options.batch_size % parts:
-    lower, upper = options.batch_size // parts * parts, -(-options.batch_size // parts) * parts
+    upper = -(-options.batch_size // parts) * parts
+    around = " or ".join(f"{n}" for n in (upper - parts, upper) if n)
     raise InputError(
       f"config.batch_size {options.batch_size} is not divisible by {mesh.size} devices × "
-      f"{options.grad_accum_steps} accumulation steps; {lower or upper} or {upper} would be."
+      f"{options.grad_accum_steps} accumulation steps; {around} would be."
     )
 
 

@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import math
-import os
 import signal
 import sys
 import time
@@ -31,6 +30,7 @@ from mixer_jax import workdir as workdirs
 from mixer_jax.data import pipeline
 from mixer_jax.distributed import StopSignal
 from mixer_jax.errors import DivergedError, SaveError
+from mixer_jax.planning import host
 from mixer_jax.state import TrainState
 
 # Steps handed to the device ahead of the one whose loss is looked at: enough to keep it busy, few
@@ -113,9 +113,7 @@ def _placement(exp: experiment.Experiment) -> str:
 
 def _num_cores(mesh: Mesh) -> int:
   """Cores that core-hours count: accelerator devices, or the CPU cores that this process may use."""
-  if mesh.devices.flat[0].platform != "cpu":
-    return mesh.size
-  return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+  return host.num_cores() if mesh.devices.flat[0].platform == "cpu" else mesh.size
 
 
 class _Run:
@@ -154,6 +152,8 @@ class _Run:
   def train(self, state: TrainState, start_step: int, stop: StopSignal) -> TrainState:
     """Takes the steps from `start_step` to the end, or to the one after a signal."""
     exp = self._exp
+    if line := self._profiler.missed(start_step):
+      metrics.say(line)
     with self._batches(start_step) as batches:
       for step in range(start_step + 1, exp.total_steps + 1):
         batch = next(batches)

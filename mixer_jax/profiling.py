@@ -28,6 +28,15 @@ class StepProfiler:
     self._last = None if self._first is None else self._first + num_steps - 1
     self._local: str | None = None  # where the profiler writes, while it does
 
+  def missed(self, start_step: int) -> str | None:
+    """Returns what to tell the user if the step after `start_step` is too late for the trace."""
+    if self._first is None or self._first > start_step:
+      return None
+    return (
+      f"profile.first_step={self._first} was taken before: nothing is traced. The next step is "
+      f"{start_step + 1}."
+    )
+
   @contextlib.contextmanager
   def step(self, step: int) -> Iterator[None]:
     """Names the step in the trace; the trace begins before the first one that is traced."""

@@ -7,7 +7,6 @@ uint8 to logits, or to the next state.
 
 import functools
 import json
-import os
 import pathlib
 import statistics
 import time
@@ -19,6 +18,7 @@ import numpy as np
 
 from mixer_jax import experiment, inference
 from mixer_jax.errors import InputError
+from mixer_jax.planning import host
 
 Work = Literal["inference", "training"]
 BATCH_SIZES = tuple(2**n for n in range(3, 13))
@@ -42,13 +42,11 @@ class Throughput(NamedTuple):
 
 def num_cores(device: Any) -> int:
   """Returns how many cores a device stands for: an accelerator one, a CPU those that may be used."""
-  if device.platform != "cpu":
-    return 1
-  return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+  return host.num_cores() if device.platform == "cpu" else 1
 
 
 def measure(
-  config: Any, batch_sizes: Iterable[int] = BATCH_SIZES, work: Work = "inference"
+  config: Any, batch_sizes: Iterable[int] | None = None, work: Work = "inference"
 ) -> Throughput:
   """Measures a configuration's model on one local device, with parameters as they start.
 
@@ -56,13 +54,19 @@ def measure(
 
   Args:
     config: the configuration; its batch size and mesh do not matter.
-    batch_sizes: ascending.
+    batch_sizes: ascending; None: those of `BATCH_SIZES` that the configuration's parts divide.
     work: "training": forward, backward, optimizer.
 
   Raises:
-    InputError: not even the first size fits.
+    InputError: not even the first size fits, or training's grad_accum_steps does not divide one.
   """
   parts = config["grad_accum_steps"] if work == "training" else 1
+  if batch_sizes is None:
+    batch_sizes = [b for b in BATCH_SIZES if b % parts == 0]
+  elif odd := [b for b in batch_sizes if b % parts]:
+    raise InputError(
+      f"batch size {odd[0]} cannot be taken in grad_accum_steps={parts} equal parts; choose multiples of {parts}."
+    )
   one = {**config, "batch_size": parts, "grad_accum_steps": parts, "mesh": _one_device(config)}
   exp = experiment.build(one, experiment.make_mesh(one))
   device, speeds, slower = exp.mesh.devices.flat[0], {}, 0

@@ -6,8 +6,9 @@ import signal
 
 import jax
 import pytest
+from etils import epath
 
-from mixer_jax import experiment, loop
+from mixer_jax import experiment, loop, profiling
 from mixer_jax.errors import InputError
 from tests.configurations import small_config
 from tests.test_loop import StopAfter
@@ -46,3 +47,10 @@ def test_traces_that_cannot_be_are_named(first, count, message):
   config.profile.first_step, config.profile.num_steps = first, count
   with pytest.raises(InputError, match=message):
     experiment.build(config, experiment.make_mesh(config))
+
+
+def test_a_trace_that_a_resumed_run_is_too_late_for_is_said():
+  profiler = profiling.StepProfiler(epath.Path("run"), first_step=3, num_steps=2)
+  assert profiler.missed(2) is None
+  assert "profile.first_step=3 was taken before: nothing is traced" in (profiler.missed(3) or "")
+  assert profiling.StepProfiler(epath.Path("run"), first_step=None, num_steps=1).missed(3) is None

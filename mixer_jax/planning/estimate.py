@@ -55,6 +55,7 @@ class Estimate:
 def make(
   *,
   chip: chips.Chip,
+  dtype: str,
   num_devices: int,
   flops: float,
   bytes_moved: float,
@@ -67,12 +68,13 @@ def make(
   """Returns the estimate for a run on `num_devices` devices of this chip.
 
   Args:
+    dtype: of the products.
     flops, bytes_moved, collectives: of a step on one device.
     batch_size: of all devices.
     training_flops_per_image, forward_flops_per_image: of the model, by its matrix products.
   """
-  peak = chip.peak_flops / chip.devices
-  num_cores = num_devices * chip.cores_per_device
+  peak = chip.flops(dtype) / chip.devices
+  num_cores = chip.num_cores(num_devices)
   compute = flops / peak
   memory = bytes_moved / (chip.hbm_bytes_per_sec / chip.devices)
   sent = sum(_SENT[c.kind] * c.bytes for c in collectives)
@@ -86,7 +88,7 @@ def make(
     seconds=seconds,
     images_per_sec_per_core=batch_size / seconds / num_cores,
     mfu=training_flops_per_image * batch_size / (num_devices * peak * seconds),
-    inference_images_per_sec_per_core=peak / chip.cores_per_device / forward_flops_per_image,
+    inference_images_per_sec_per_core=chip.flops(dtype) / chip.cores / forward_flops_per_image,
     days=days,
     core_days=days * num_cores,
   )

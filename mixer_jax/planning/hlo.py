@@ -26,6 +26,8 @@ _FREE = {
 _ARRAY = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\](\{[^{}]*\})?")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([^\s=]+) = (.*)")
 _CALLED = re.compile(r"\b(?:calls|to_apply|body|condition)=%?([\w.-]+)")
+# The TPU compiler makes a reduce-scatter of a computation of this name around an all-reduce.
+_TPU_REDUCE_SCATTER = "all-reduce-scatter"
 _NOT_HBM = re.compile(r"S\([1-9]\d*\)")  # memory spaces other than 0: on-chip
 
 
@@ -149,6 +151,8 @@ def collectives(module: Module) -> list[Collective]:
     lines = module.computations.get(name, {})
     for line in lines.values():
       kind = line.operation.removesuffix("-done")
+      if kind == "all-reduce" and name.startswith(_TPU_REDUCE_SCATTER):
+        kind = "reduce-scatter"
       if kind in COLLECTIVES:
         counts[kind] += times
         sizes[kind] += times * _moved(line, lines)

@@ -8,7 +8,7 @@ import jax
 
 from mixer_jax import experiment, models
 from mixer_jax.errors import InputError
-from mixer_jax.planning import chips, fit, flops, program, report, topology
+from mixer_jax.planning import chips, fit, flops, host, program, report, topology
 
 
 class Planner:
@@ -22,7 +22,7 @@ class Planner:
     self._config = config
     self._devices = topology.devices(where) if where else jax.devices()
     kind = self._devices[0].device_kind
-    self._chip = where.chip if where else chips.find(kind)
+    self._chip = where.chip if where else _local_chip(self._devices)
     self._name = where.name if where else kind
     limit = program.absent_memory_limit if where else program.memory_limit
     self._limit_bytes = limit(self._devices[0])
@@ -111,6 +111,12 @@ class Planner:
       program=trial.program,
       needed_bytes=trial.needed_bytes,
     )
+
+
+def _local_chip(devices: list[Any]) -> chips.Chip | None:
+  if devices[0].platform == "cpu":
+    return host.measured_chip(len(devices))
+  return chips.find(devices[0].device_kind)
 
 
 def _line(trial: fit.Trial, limit_bytes: int | None) -> str:

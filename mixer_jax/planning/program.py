@@ -11,7 +11,7 @@ from jax.errors import JaxRuntimeError
 
 from mixer_jax import sharding
 from mixer_jax.experiment import Experiment
-from mixer_jax.planning import flops, hlo
+from mixer_jax.planning import flops, hlo, host
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = r"([\d.]+)([KMGT]?)B?"
@@ -127,6 +127,8 @@ def _memory(stats: Any) -> Memory:
 
 def memory_limit(device: Any) -> int | None:
   """Returns the bytes that a program may take on a device of this machine, None if it does not say."""
+  if device.platform == "cpu":  # its devices share the machine's
+    return host.memory_bytes() // jax.local_device_count()
   return (device.memory_stats() or {}).get("bytes_limit")
 
 

@@ -26,6 +26,7 @@ class Report:
     program: the compiled step; None: it does not fit and could not be compiled.
     needed_bytes, limit_bytes: memory of a device that is needed and that there is; None: not known.
     estimate: None: unknown rates, or nothing compiled.
+    rates: where those of the devices are from: "published", "measured here", "unknown".
     total_steps: of the run.
     published: the paper's row, None if there is none.
   """
@@ -40,6 +41,7 @@ class Report:
   needed_bytes: int
   limit_bytes: int | None
   estimate: estimate.Estimate | None
+  rates: str
   total_steps: int
   published: published.Published | None
 
@@ -75,6 +77,7 @@ def make(
     and chip
     and estimate.make(
       chip=chip,
+      dtype=_settings(exp)["dtype"],
       num_devices=exp.mesh.size,
       flops=program.flops,
       bytes_moved=program.bytes_moved,
@@ -88,7 +91,7 @@ def make(
   return Report(
     devices=devices,
     num_devices=exp.mesh.size,
-    num_cores=exp.mesh.size * (chip.cores_per_device if chip else 1),
+    num_cores=chip.num_cores(exp.mesh.size) if chip else exp.mesh.size,
     settings=_settings(exp),
     parameters=sum(x.size for x in jax.tree.leaves(state.params)),
     training_flops_per_image=training,
@@ -96,6 +99,7 @@ def make(
     needed_bytes=needed_bytes,
     limit_bytes=limit_bytes,
     estimate=times or None,
+    rates=chip.rates if chip else "unknown",
     total_steps=exp.total_steps,
     published=published.find(
       exp.data.dataset,
@@ -198,17 +202,10 @@ def _step(report: Report, program: Program) -> Rows:
   times = report.estimate
   links = "" if times.link_seconds is None else f", links {_ms(times.link_seconds)}"
   seconds = f"compute {_ms(times.compute_seconds)}, memory {_ms(times.memory_seconds)}{links}"
-  return [*rows, ("roofline", f"{seconds}: bound by {times.bound_by}")]
+  return [*rows, ("roofline", f"{seconds} (rates {report.rates}): bound by {times.bound_by}")]
 
 
 def _costs(report: Report, times: estimate.Estimate) -> Rows:
-  low, high = estimate.MEASURED_SHARE
-  bound = (
-    f"A bound: what the paper measured is {100 * low:.0f}–{100 * high:.0f} % of such estimates"
-  )
-  if times.core_days >= 0.01:
-    range_ = f"{_number(times.core_days / high)} to {_number(times.core_days / low)}"
-    bound += f", here {range_} core-days"
   return [
     (
       "at best",
@@ -220,9 +217,18 @@ def _costs(report: Report, times: estimate.Estimate) -> Rows:
       f"{report.total_steps:,} steps, at best {_number(times.days * 24)} hours, "
       f"{_number(times.core_days)} core-days",
     ),
-    ("", bound),
+    *(_bound(times) if report.rates == "published" else []),
     *(_paper(report, times, report.published) if report.published else []),
   ]
+
+
+def _bound(times: estimate.Estimate) -> Rows:
+  low, high = estimate.MEASURED_SHARE
+  text = f"A bound: what the paper measured is {100 * low:.0f}–{100 * high:.0f} % of such estimates"
+  if times.core_days >= 0.01:
+    range_ = f"{_number(times.core_days / high)} to {_number(times.core_days / low)}"
+    text += f", here {range_} core-days"
+  return [("", text)]
 
 
 def _paper(report: Report, times: estimate.Estimate, row: published.Published) -> Rows:

@@ -13,7 +13,6 @@ from typing import Any
 from mixer_jax.errors import InputError
 from mixer_jax.planning import chips
 
-_MAX_CHIPS = 2**14
 _CHIPS_PER_HOST = 4
 
 
@@ -43,19 +42,22 @@ def parse(name: str) -> Topology:
   if chip is None or not re.fullmatch(r"\d{1,4}(x\d{1,4})+", text):
     raise InputError(f"topology {name!r} is unknown. {_known()}")
   shape = tuple(int(n) for n in text.split("x"))
-  if len(shape) != chip.dimensions:
-    example = "x".join(["4"] * chip.dimensions)
+  largest = "x".join(map(str, chip.largest))
+  if len(shape) != len(chip.largest):
+    example = "x".join(["4"] * len(chip.largest))
     raise InputError(
-      f"topology {name!r}: TPU {generation} has {chip.dimensions} axes, as in {generation}:{example}."
+      f"topology {name!r}: TPU {generation} has {len(chip.largest)} axes, as in {generation}:{example}."
     )
-  if not 0 < math.prod(shape) <= _MAX_CHIPS:
-    raise InputError(f"topology {name!r}: must have 1 to {_MAX_CHIPS:,} chips.")
+  if not all(0 < n <= most for n, most in zip(sorted(shape), chip.largest, strict=True)):
+    raise InputError(
+      f"topology {name!r}: a slice of TPU {generation} has at least one and at most {largest} chips."
+    )
   return Topology(name, chip, shape)
 
 
 def _known() -> str:
   lines = [
-    f"  {f'{c.name}:' + 'x'.join('XYZ'[: c.dimensions]):<12}{c.cores} core(s) a chip, "
+    f"  {f'{c.name}:' + 'x'.join('XYZ'[: len(c.largest)]):<12}{c.cores} core(s) a chip, "
     f"{c.hbm_bytes / chips.GIB:g} GiB, {c.peak_flops / 1e12:g} TFLOP/s"
     for c in chips.TPUS
   ]

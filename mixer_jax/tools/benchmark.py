@@ -16,9 +16,7 @@ from mixer_jax.errors import InputError
 from mixer_jax.tools import command
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration.", lock_config=True)
-_BATCH_SIZES = flags.DEFINE_list(
-  "batch_sizes", None, "Of one device, ascending; default: 8, 16, … 4096."
-)
+_BATCH_SIZES = flags.DEFINE_list("batch_sizes", None, "Of one device; default: 8, 16, … 4096.")
 _WORK = flags.DEFINE_list("work", ["training", "inference"], "Which of both is measured.")
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of a table.")
 
@@ -37,7 +35,7 @@ def main(argv: list[str]) -> None:
   results = {}
   works = cast("list[throughput.Work]", _WORK.value)
   for work in works:
-    result = throughput.measure(config, sizes or throughput.BATCH_SIZES, work)
+    result = throughput.measure(config, sizes, work)
     results[work] = result._asdict()
     if not _JSON.value:
       _print(work, result.by_batch_size, result.batch_size)

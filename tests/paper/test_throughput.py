@@ -44,6 +44,17 @@ def test_the_sweep_ends_where_memory_does(monkeypatch):
     sweep(monkeypatch, [1.0, jax.errors.JaxRuntimeError("INTERNAL: something else")])
 
 
+def test_batches_are_those_that_the_parts_divide(monkeypatch):
+  monkeypatch.setattr(
+    throughput, "_seconds", lambda call: jax.block_until_ready(call()) is not None
+  )
+  config = small_config(grad_accum_steps=3)
+  with pytest.raises(InputError, match=r"batch size 8 .* grad_accum_steps=3 .* multiples of 3"):
+    throughput.measure(config, [6, 8], "training")
+  assert list(throughput.measure(config, [6], "training").by_batch_size) == [6]
+  assert list(throughput.measure(config, [8]).by_batch_size) == [8]  # inference has no parts
+
+
 def test_a_call_is_timed_after_its_compilation(monkeypatch):
   """By a clock that the calls themselves move: the first takes 100 s, later ones 0.1 s."""
   clock, cost = [0.0], itertools.chain([100.0], itertools.repeat(0.1))

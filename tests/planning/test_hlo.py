@@ -102,6 +102,26 @@ def test_text_of_the_tpu_compiler():
   assert hlo.uncounted_loop_bytes(module) == 3 * 2 * 4 * 8 * 128
 
 
+def test_a_reduce_scatter_of_the_tpu_compiler():
+  """It keeps the all-reduce in a computation that each device takes its shard from."""
+  module = hlo.parse("""\
+HloModule jit_step, is_scheduled=true
+
+%all-reduce-scatter.1 (p: bf16[1280,5120]) -> bf16[320,5120] {
+  %p = bf16[1280,5120]{1,0:T(8,128)(2,1)} parameter(0)
+  %all-reduce.7 = bf16[1280,5120]{1,0:T(8,128)(2,1)} all-reduce(%p), channel_id=3, to_apply=%add
+  %i = s32[]{:T(256)} partition-id()
+  ROOT %shard = bf16[320,5120]{1,0:T(8,128)(2,1)} dynamic-slice(%all-reduce.7, %i, %zero)
+}
+
+ENTRY %main (in: bf16[1280,5120]) -> bf16[320,5120] {
+  %in = bf16[1280,5120]{1,0:T(8,128)(2,1)} parameter(0)
+  ROOT %f = bf16[320,5120]{1,0:T(8,128)(2,1)} fusion(%in), kind=kCustom, calls=%all-reduce-scatter.1
+}
+""")
+  assert hlo.collectives(module) == [hlo.Collective("reduce-scatter", 1, 2 * 1280 * 5120)]
+
+
 @pytest.mark.parametrize(
   ("text", "size"),
   [

@@ -13,7 +13,7 @@ from mixer_jax.planning import chips, published, topology
 def test_tpus_agree_with_jax(chip):
   """JAX's table is per core and differs by up to 14 % (v3's rate); a factor of two would show."""
   version = pltpu.ChipVersion("7x" if chip.name == "tpu7x" else chip.name)
-  info = pltpu.get_tpu_info_for_chip(version, chip.cores_per_device)
+  info = pltpu.get_tpu_info_for_chip(version, chip.num_cores(1))
   assert chip.cores == version.num_physical_tensor_cores_per_chip
   for own, theirs in (
     (chip.peak_flops, info.bf16_ops_per_second),
@@ -63,13 +63,23 @@ def test_unknown_topologies_list_those_known(name):
   [
     ("v3:4x4x4", "v3 has 2 axes, as in v3:4x4"),
     ("v4:4x4", "v4 has 3 axes, as in v4:4x4x4"),
-    ("v3:0x4", "1 to 16,384 chips"),
-    ("v3:9999x9999", "1 to 16,384 chips"),
+    ("v3:0x4", "at least one and at most 32x32 chips"),
+    ("v3:32x64", "at least one and at most 32x32 chips"),
+    ("v5e:16x32", "at least one and at most 16x16 chips"),
+    ("v5p:32x4x4", "at least one and at most 16x20x28 chips"),
   ],
 )
 def test_impossible_topologies(name, message):
   with pytest.raises(InputError, match=message):
     topology.parse(name)
+
+
+def test_rates_go_by_the_type_of_the_products():
+  """An H100 multiplies float32 as TensorFloat-32, at half the rate; a TPU as bfloat16."""
+  gpu, tpu = chips.find("NVIDIA H100 80GB HBM3"), chips.find("TPU v3")
+  assert gpu and tpu
+  assert 2 * gpu.flops("float32") == gpu.flops("bfloat16") == 989.4e12
+  assert tpu.flops("float32") == tpu.flops("bfloat16")
 
 
 def test_without_libtpu_the_extra_is_named(monkeypatch):
