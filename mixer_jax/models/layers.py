@@ -100,11 +100,12 @@ def _dense_dot_backward(dimensions: Any, precision: Any, residuals: Any, g: Arra
     dot = functools.partial(jnp.dot, precision=precision)
     barrier = jax.lax.optimization_barrier
     rows, grads = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
-    # Of both factors the narrower one is transposed; the barriers keep XLA from undoing it.
+    # Of both factors the narrower one is transposed; the barriers keep XLA from undoing it, and the last
+    # from doing it anew for each use.
     if kernel.shape[0] <= kernel.shape[1]:
       kernel_grad = dot(barrier(rows.T), grads)
     else:
-      kernel_grad = barrier(dot(barrier(grads.T), rows)).T
+      kernel_grad = barrier(barrier(dot(barrier(grads.T), rows)).T)
     return dot(g, kernel.T), kernel_grad
 
   return jax.lax.platform_dependent(*residuals, g, cpu=on_cpu, default=plain)
