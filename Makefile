@@ -15,7 +15,7 @@ paper-mini: $(VENV)/core  ## the paper's story on small real images, and a repor
 	$(BIN)/python -m mixer_jax.tools.paper_mini --results=$(MINI)
 
 test: $(VENV)/dev  ## the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=20 -m "not campaign"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20 -m "not campaign"
 
 campaign: $(VENV)/dev  ## the long repeats: runs killed and resumed again and again
 	$(BIN)/python -m pytest -m campaign -s

@@ -28,7 +28,20 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+# Files that take a minute or more: first, so that no worker waits for another at the end.
+_LONG = (
+  "test_multiprocess",
+  "test_commands",
+  "test_transfer",
+  "test_loop",
+  "test_step",
+  "test_finetune",
+)
 GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+def pytest_collection_modifyitems(items):
+  items.sort(key=lambda item: item.path.stem not in _LONG)
 
 
 def subtree(archive, prefix):

@@ -66,7 +66,7 @@ def reference():
 
 
 # Devices, fsdp, accumulation.
-MESHES = [long(1, 1, 4), long(4, 1, 1), (4, 1, 4), long(4, 4, 1), (4, 2, 2)]
+MESHES = [long(1, 1, 4), long(4, 1, 1), long(4, 1, 4), long(4, 4, 1), (4, 2, 2)]
 
 
 @pytest.mark.parametrize(("num_devices", "fsdp", "accum"), MESHES)
