@@ -30,7 +30,8 @@ def main(argv: list[str]) -> None:
   command.no_arguments(argv)
   model = model_flags.chosen()
   process_flags.join()
-  from mixer_jax import distributed, evaluation  # Late, as in train.py.
+  from mixer_jax.inference import evaluate  # Late, as in train.py.
+  from mixer_jax.parallel import distributed  # Late, as in train.py.
 
   if model["weights_file"] and model["config"] is None and model["workdir"] is None:
     from configs import evaluate
@@ -49,7 +50,7 @@ def main(argv: list[str]) -> None:
     "record": _RECORD.value,
   }
   distributed.agree(arguments)
-  evaluation.evaluate(**arguments)
+  evaluate.evaluate(**arguments)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def main(argv: list[str]) -> None:
   command.no_arguments(argv)
   process_flags.join()
   # Late: worker processes import this file anew and need neither JAX nor the loop.
-  from mixer_jax import loop
+  from mixer_jax.training import loop
 
   stop = loop.StopSignal().install()
   loop.train(command.loaded(_CONFIG), _WORKDIR.value, stop)

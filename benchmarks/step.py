@@ -25,7 +25,7 @@ from typing import Any
 
 from benchmarks import turns
 from mixer_jax.models import mixer
-from mixer_jax.planning import chips
+from mixer_jax.tools.planning import chips
 
 RIVAL_PACKAGES = ("torch==2.13.0", "torchvision==0.28.0", "timm==1.0.31")
 ROOT = pathlib.Path(__file__).parents[1]

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 
 from benchmarks import published, turns
 from configs import common
-from mixer_jax import experiment, host_memory, throughput
 from mixer_jax.models import mixer
+from mixer_jax.tools import host_memory, throughput
+from mixer_jax.training import experiment
 
 NUM_CLASSES, IMAGE_SIZE, LEARNING_RATE, WEIGHT_DECAY = 1000, 224, 1e-3, 0.1
 

@@ -15,7 +15,7 @@ import statistics
 from typing import Any
 
 from configs import finetune, quickstart
-from mixer_jax import loop
+from mixer_jax.training import loop
 
 PRETRAIN_SIZE = 16
 

@@ -19,9 +19,9 @@ def get_config(arg: str = "weights=imagenet1k/Mixer-B_16"):
 def make_config(source: str) -> Any:
   """Returns the configuration of weights: a released name, an address or a file (docs/weights.md)."""
   # Late, because it imports all of JAX.
-  from mixer_jax import finetune
+  from mixer_jax.training import init_from
 
-  origin = finetune.describe(source)
+  origin = init_from.describe(source)
   config = common.get_config(origin.family)
   config.image_size = origin.image_size
   config.num_classes = origin.fields["num_classes"]

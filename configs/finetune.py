@@ -8,7 +8,7 @@ python train.py --workdir=DIR --config=configs/finetune.py:model=B/16,dataset=ci
            of a prepared data set
   size     of the images in pixels; default: that of pre-training. K times that is appendix C's enlargement,
            any other size is interpolation
-  lr       peak learning rate; the paper's grid is in mixer_jax/protocol.py
+  lr       peak learning rate; the paper's grid is in mixer_jax/tools/sweep/protocol.py
   steps    default: the paper's for the data set
   resize   auto, paper (appendix C), interpolate
   data_dir where TFDS keeps its data
@@ -52,13 +52,13 @@ OTHER_STEPS = 500
 
 def get_config(arg: str = ""):
   # Late, because they import all of JAX.
-  from mixer_jax import finetune
   from mixer_jax.data import sources
+  from mixer_jax.training import init_from
   from mixer_jax.weights import resize
 
   given = common.parse_arg(arg, **DEFAULTS)
   source = _weights(given)
-  origin = finetune.describe(source)
+  origin = init_from.describe(source)
   config = common.get_config(origin.family)
   config.image_size = int(given["size"] or origin.image_size)
 
@@ -68,7 +68,7 @@ def get_config(arg: str = ""):
   config.init.weights = source
   config.init.resize = given["resize"]
   method = cast(resize.Method, given["resize"])
-  config.model.update(finetune.fields_at(origin, config.image_size, method))
+  config.model.update(init_from.fields_at(origin, config.image_size, method))
 
   config.data.data_dir = given["data_dir"] or None
   dataset = sources.describe(given["dataset"], config.data.data_dir)

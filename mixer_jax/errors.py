@@ -15,3 +15,7 @@ class DivergedError(RuntimeError):
 
 class MeetingError(RuntimeError):
   """The processes of a run have not found each other; the same command may succeed later."""
+
+
+class BadRecordError(ValueError):
+  """A record that cannot be used: unreadable, no whole image, or an impossible label."""

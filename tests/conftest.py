@@ -18,7 +18,15 @@ import jaxtyping
 
 _CHECKED = [
   f"mixer_jax.{m}"
-  for m in ("models", "losses", "labels", "step", "data.ops", "data.decode", "data.geometry")
+  for m in (
+    "models",
+    "losses",
+    "labels",
+    "training.step",
+    "data.ops",
+    "data.decode",
+    "data.geometry",
+  )
 ]
 jaxtyping.install_import_hook(_CHECKED, "beartype.beartype")
 
@@ -32,10 +40,10 @@ from flax import traverse_util
 _LONG = (
   "test_multiprocess",
   "test_commands",
-  "test_transfer",
+  "test_worker",
   "test_loop",
   "test_step",
-  "test_finetune",
+  "test_init_from",
 )
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 

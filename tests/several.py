@@ -8,8 +8,9 @@ import numpy as np
 from flax import traverse_util
 from jax.experimental import multihost_utils
 
-from mixer_jax import distributed, evaluation, experiment, sharding
 from mixer_jax.data import pipeline
+from mixer_jax.parallel import distributed, sharding
+from mixer_jax.training import evaluation, experiment
 from tests.configurations import small_config
 
 STEPS = 20

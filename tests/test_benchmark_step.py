@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks import published, step, turns
 from mixer_jax import models
-from mixer_jax import step as train
 from mixer_jax.losses import sigmoid_xent
+from mixer_jax.training import step as train
 
 SIZES = dict(patch_size=4, num_blocks=2, hidden_dim=16, tokens_mlp_dim=12, channels_mlp_dim=24)
 

@@ -9,8 +9,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import common
-from mixer_jax import experiment, models
+from mixer_jax import models
 from mixer_jax.errors import InputError
+from mixer_jax.training import experiment
 from tests.conftest import GOLDEN
 
 FILES = {"ImageNet": "imagenet", "ImageNet-21k": "imagenet21k", "JFT-300M": "jft"}

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from jax._src.clusters import cloud_tpu_cluster
 
-from mixer_jax.planning import topology
+from mixer_jax.tools.planning import topology
 
 ROOT = pathlib.Path(__file__).parents[1]
 LAUNCH = ROOT / "launch"

@@ -13,7 +13,7 @@ import simplejpeg
 from jaxtyping import UInt8
 
 from mixer_jax.data import turbojpeg
-from mixer_jax.data.sources import BadRecordError
+from mixer_jax.errors import BadRecordError
 
 Image = UInt8[np.ndarray, "h w 3"]
 Part = UInt8[np.ndarray, "part_h part_w 3"]

@@ -25,8 +25,7 @@ from mixer_jax.data.geometry import (
   resize_small_shape,
   sample_box,
 )
-from mixer_jax.data.sources import BadRecordError
-from mixer_jax.errors import InputError
+from mixer_jax.errors import BadRecordError, InputError
 
 Example = dict[str, Any]
 Op = Callable[[Example, np.random.Generator], Example]

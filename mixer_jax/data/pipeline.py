@@ -25,7 +25,7 @@ from absl import flags, logging
 
 from mixer_jax.data import ops as ops_lib
 from mixer_jax.data import sources, synthetic
-from mixer_jax.errors import InputError
+from mixer_jax.errors import BadRecordError, InputError
 
 Batch = dict[str, np.ndarray]
 PREFETCH = 2  # batches ready ahead of the step, in each worker or, without workers, in this process
@@ -126,7 +126,7 @@ class _Loader:
     try:
       example = self._spec.ops(self._source[index], rng)
       return example | {"label": self._checked_label(np.asarray(example["label"]))}
-    except sources.BadRecordError as e:
+    except BadRecordError as e:
       message = f"bad record {index} of {self._source.name}: {e}"
       if self._spec.on_bad_record == "stop":
         raise InputError(
@@ -140,11 +140,11 @@ class _Loader:
     """Returns int32 (), or (labels_per_image,) padded with −1; raises BadRecordError."""
     ids, most = np.atleast_1d(label), self._spec.labels_per_image
     for i in ids[(ids < 0) | (ids >= self._spec.num_classes)]:
-      raise sources.BadRecordError(f"label {i} is not in 0..{self._spec.num_classes - 1}")
+      raise BadRecordError(f"label {i} is not in 0..{self._spec.num_classes - 1}")
     if len(ids) > most:
-      raise sources.BadRecordError(f"has {len(ids)} labels; labels_per_image says at most {most}")
+      raise BadRecordError(f"has {len(ids)} labels; labels_per_image says at most {most}")
     if most == 1 and len(ids) == 0:
-      raise sources.BadRecordError("has no label")
+      raise BadRecordError("has no label")
     padded = np.full(most, -1, np.int32)
     padded[: len(ids)] = ids
     return padded if most > 1 else padded[0]

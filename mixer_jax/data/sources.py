@@ -18,13 +18,9 @@ from etils import epath
 
 from mixer_jax import configuration
 from mixer_jax.data import buckets, datasets
-from mixer_jax.errors import InputError
+from mixer_jax.errors import BadRecordError, InputError
 
 EMBEDDED = ("digits", "digits_0_4", "digits_5_9")
-
-
-class BadRecordError(ValueError):
-  """A record that cannot be used: unreadable, no whole image, or an impossible label."""
 
 
 def _first_line(error: Exception) -> str:

@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import Int
 
 from mixer_jax.data import ops, pipeline, sources
-from mixer_jax.errors import InputError
+from mixer_jax.errors import BadRecordError, InputError
 from mixer_jax.evaluators import fewshot, rows
 
 
@@ -115,7 +115,7 @@ def read_labels(source: sources.Source, *, on_bad_record: str) -> Int[np.ndarray
       if np.ndim(label):
         raise InputError(f"few-shot needs data with one label an image; {source.name} has several.")
       labels[i] = label
-    except sources.BadRecordError as e:
+    except BadRecordError as e:
       if on_bad_record == "stop":
         raise InputError(f"bad record {i} of {source.name}: {e}") from e
   return labels

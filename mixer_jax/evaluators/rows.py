@@ -7,8 +7,8 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from mixer_jax import sharding
 from mixer_jax.data import pipeline, sources
+from mixer_jax.parallel import sharding
 
 Rows = dict[str, Any]
 

@@ -3,17 +3,11 @@
 from mixer_jax.inference.trained import (
   Trained,
   class_names,
-  directory_of,
   load,
-  make_features_step,
-  make_predict_step,
 )
 
 __all__ = [
   "Trained",
   "class_names",
-  "directory_of",
   "load",
-  "make_features_step",
-  "make_predict_step",
 ]

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixer_jax import step
 from mixer_jax.errors import InputError, SaveError
 from mixer_jax.inference import trained as trained_lib
+from mixer_jax.training import step
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # one file serves all
 ONNX_OPSET = 20  # the first with GELU; the lowest serves most runtimes

@@ -4,15 +4,18 @@ What evaluation, prediction, few-shot and export share.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 from etils import epath
 
-from mixer_jax import checkpoint, configuration, experiment, optimizer, step, weights
+from mixer_jax import configuration, weights
 from mixer_jax.data import sources
 from mixer_jax.errors import InputError
+from mixer_jax.training import experiment, optimizer
+from mixer_jax.workdir import checkpoint
+from mixer_jax.workdir import directory as workdirs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +56,7 @@ def load(
   Raises:
     InputError: no such run, checkpoint or file, or parameters that do not fit the model.
   """
-  directory = None if workdir is None else directory_of(workdir)
+  directory = None if workdir is None else workdirs.path_of(workdir)
   if directory is not None:
     config = _evaluation_of(configuration.load(directory / "config.json"), config)
   elif config is None:
@@ -67,12 +70,6 @@ def load(
   if directory is not None:
     return _load_checkpoint(exp, directory, which)
   raise InputError("give --workdir, or --weights together with --config.")
-
-
-def directory_of(workdir: str) -> epath.Path:
-  """Returns the workdir's path; Orbax wants local ones absolute."""
-  path = epath.Path(workdir).expanduser()
-  return path if "://" in workdir else path.absolute()
 
 
 def _evaluation_of(own: dict[str, Any], config: Any | None) -> dict[str, Any]:
@@ -121,44 +118,3 @@ def class_names(exp: experiment.Experiment) -> list[str]:
   except InputError:  # a data set that TFDS does not know: the model is usable without it
     names = []
   return names + [str(i) for i in range(len(names), num_classes)]
-
-
-def make_predict_step(
-  exp: experiment.Experiment, output: Callable[[dict[str, Any], dict[str, Any]], Any]
-) -> Any:
-  """Returns the jitted predict_step(params, model_state, batch), replicated on all devices.
-
-  Args:
-    exp: the experiment.
-    output: (batch, outputs of the model: logits (b, k) and pre_logits (b, c)) -> what is returned;
-      what it does not use is not computed.
-  """
-
-  def predict_step(params: Any, model_state: Any, batch: dict[str, Any]) -> Any:
-    logits, sown = exp.model.apply(
-      {"params": params, **model_state},
-      step.value_range(batch["image"]),
-      mutable=["intermediates"],
-    )
-    (pre_logits,) = sown["intermediates"]["pre_logits"]
-    return output(batch, {"logits": logits, "pre_logits": pre_logits})
-
-  state = exp.shardings.state
-  return jax.jit(
-    predict_step,
-    in_shardings=(state.params, state.model_state, exp.shardings.batch),
-    out_shardings=exp.shardings.replicated,
-  )
-
-
-def make_features_step(exp: experiment.Experiment) -> Any:
-  """Returns the jitted (params, model_state, batch) -> rows of pre_logits, label and mask."""
-
-  def rows(batch: dict[str, Any], outputs: dict[str, Any]) -> dict[str, Any]:
-    return {
-      "pre_logits": outputs["pre_logits"],
-      "label": batch["label"],
-      "mask": batch["mask"],
-    }
-
-  return make_predict_step(exp, rows)

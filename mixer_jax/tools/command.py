@@ -8,9 +8,8 @@ from typing import Any
 
 from absl import flags, logging
 
-from mixer_jax import host_memory
 from mixer_jax.errors import DivergedError, InputError, MeetingError, SaveError
-from mixer_jax.tools import supervisor
+from mixer_jax.tools import host_memory, supervisor
 
 _SAVER = f"{os.sep}orbax{os.sep}"
 
@@ -69,11 +68,11 @@ def _status(error: Exception) -> int:
 
 
 def _others() -> Any:
-  """Returns mixer_jax.distributed in one of several processes, None elsewhere, where it is not needed."""
+  """Returns mixer_jax.parallel.distributed in one of several processes, None elsewhere, where it is not needed."""
   jax = sys.modules.get("jax")
   if jax is None or not jax.distributed.is_initialized():
     return None
-  from mixer_jax import distributed
+  from mixer_jax.parallel import distributed
 
   return distributed
 

@@ -21,8 +21,8 @@ _OPS = flags.DEFINE_string(
 def main(argv: list[str]) -> None:
   command.no_arguments(argv)
   trained = model_flags.load()
-  from mixer_jax import inference
   from mixer_jax.evaluators import fewshot, fewshot_task
+  from mixer_jax.training import experiment
 
   exp = trained.exp
   task = fewshot_task.open_task(
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
     f" ({len(task.test_source)} images)",
     flush=True,
   )
-  step = inference.make_features_step(exp)
+  step = experiment.make_features_step(exp)
   values = dict(
     fewshot_task.evaluate(
       task,

@@ -48,8 +48,8 @@ def main(argv: list[str]) -> None:
 
 def _make(name: str, results: pathlib.Path) -> tuple[Any, Any]:
   """Returns the sheet and, for figures, the drawing."""
-  from mixer_jax.paper import figures, tables, weights_figures
-  from mixer_jax.paper import results as results_lib
+  from mixer_jax.tools.paper_tables import figures, tables, weights_figures
+  from mixer_jax.tools.paper_tables import results as results_lib
 
   if name in weights_figures.FIGURES:
     params = {w: _mixer(w) for w in _chosen_weights(name, results)}
@@ -78,8 +78,8 @@ def _photo() -> Any:
 
 def _chosen_weights(name: str, results: pathlib.Path) -> list[str]:
   """Returns --weights, else the run of the paper's own model."""
-  from mixer_jax.paper import results as results_lib
-  from mixer_jax.paper import rows
+  from mixer_jax.tools.paper_tables import results as results_lib
+  from mixer_jax.tools.paper_tables import rows
 
   if _WEIGHTS.value:
     return list(_WEIGHTS.value)
@@ -99,17 +99,18 @@ def _chosen_weights(name: str, results: pathlib.Path) -> list[str]:
 
 def _mixer(source: str) -> dict[str, Any]:
   """Returns a Mixer's parameters; raises InputError for another architecture's."""
-  from mixer_jax import finetune, weights
+  from mixer_jax import weights
+  from mixer_jax.training import init_from
 
-  params = finetune.load(source)
+  params = init_from.load(source)
   weights.model_fields(params, source)
   return params
 
 
 def _measure(models: list[tuple[str, int]], results: pathlib.Path) -> None:
   """Measures the models that have no throughput on this device yet, and keeps each at once."""
-  from mixer_jax import throughput
-  from mixer_jax.paper import rows
+  from mixer_jax.tools import throughput
+  from mixer_jax.tools.paper_tables import rows
 
   for model, size in models:
     key = throughput.key(model, size)
@@ -124,7 +125,7 @@ def _measure(models: list[tuple[str, int]], results: pathlib.Path) -> None:
 
 
 def _show(name: str, sheet: Any, figure: Any, output: pathlib.Path) -> None:
-  from mixer_jax.paper import sheets
+  from mixer_jax.tools.paper_tables import sheets
 
   print(sheets.as_text(sheet))
   try:

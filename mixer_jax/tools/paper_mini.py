@@ -28,8 +28,8 @@ def main(argv: list[str]) -> None:
   results = pathlib.Path(_RESULTS.value).expanduser()
   if _DATA_DIR.value:
     os.environ["TFDS_DATA_DIR"] = _DATA_DIR.value
-  from mixer_jax.paper import mini_report
-  from mixer_jax.paper import results as results_lib
+  from mixer_jax.tools.paper_tables import mini_report
+  from mixer_jax.tools.paper_tables import results as results_lib
 
   setting = _setting()
   results.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
 def _setting():
   """Returns what the story is told on."""
   from mixer_jax.data import fashion_mnist
-  from mixer_jax.paper import mini
+  from mixer_jax.tools.paper_tables import mini
 
   if fashion_mnist.is_installed():
     directory = fashion_mnist.prepare(None)
@@ -59,9 +59,9 @@ def _run_all(setting, results: pathlib.Path) -> None:
   """Takes the runs that are not finished, in this process, so that what was compiled serves them all."""
   import jax
 
-  from mixer_jax import loop
-  from mixer_jax.paper import mini
-  from mixer_jax.paper import results as results_lib
+  from mixer_jax.tools.paper_tables import mini
+  from mixer_jax.tools.paper_tables import results as results_lib
+  from mixer_jax.training import loop
 
   # Runs that differ in their images alone have the same program.
   jax.config.update("jax_compilation_cache_dir", str((results / "compiled").absolute()))

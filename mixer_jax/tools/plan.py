@@ -13,8 +13,8 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
-from mixer_jax.planning import topology
 from mixer_jax.tools import command
+from mixer_jax.tools.planning import topology
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file.", lock_config=True)
 _TOPOLOGY = flags.DEFINE_string(
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
   where = topology.parse(_TOPOLOGY.value) if _TOPOLOGY.value else None
   if where:
     topology.prepare_environment()
-  from mixer_jax.planning import planner, report  # Late: they import JAX.
+  from mixer_jax.tools.planning import planner, report  # Late: they import JAX.
 
   plan = planner.Planner(command.loaded(_CONFIG), where)
   result = plan.find(flags.FLAGS.fit, say=lambda text: print(text, file=sys.stderr, flush=True))

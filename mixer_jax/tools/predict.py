@@ -26,24 +26,24 @@ def main(argv: list[str]) -> None:
   if len(argv) < 2:
     raise InputError("give image files, directories or globs: predict --workdir=DIR PHOTO.jpg")
   from mixer_jax import inference
-  from mixer_jax.inference import images
+  from mixer_jax.inference import predict
 
-  output = images.check_output(_OUTPUT.value) if _OUTPUT.value else None
+  output = predict.check_output(_OUTPUT.value) if _OUTPUT.value else None
   trained = model_flags.load()
   names = (
-    images.read_class_names(_CLASS_NAMES.value, trained.exp.options.num_classes)
+    predict.read_class_names(_CLASS_NAMES.value, trained.exp.options.num_classes)
     if _CLASS_NAMES.value
     else inference.class_names(trained.exp)
   )
-  predictions, paths = [], images.find_images(argv[1:])
-  for one in images.predict(trained, paths, names, top=_TOP.value, batch_size=_BATCH_SIZE.value):
+  predictions, paths = [], predict.find_images(argv[1:])
+  for one in predict.predict(trained, paths, names, top=_TOP.value, batch_size=_BATCH_SIZE.value):
     predictions.append(one)
     if "error" in one:
       print(f"bad image {one['file']}: {one['error']}", file=sys.stderr, flush=True)
     else:
-      print(images.format_text(one), flush=True)
+      print(predict.format_text(one), flush=True)
   if output is not None:
-    images.save(output, predictions)
+    predict.save(output, predictions)
   bad = sum("error" in one for one in predictions)
   print(f"{len(paths) - bad} of {len(paths)} images predicted" + (f", {bad} bad" if bad else ""))
   if bad:

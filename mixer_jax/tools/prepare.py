@@ -18,9 +18,9 @@ import sys
 from absl import app, flags
 
 from mixer_jax.data import sources
-from mixer_jax.data.preparation import archives, engine, folders, images, shards, tables, tfrecords
 from mixer_jax.errors import InputError
 from mixer_jax.tools import command
+from mixer_jax.tools.preparation import archives, engine, folders, images, shards, tables, tfrecords
 
 _FROM_FOLDER = flags.DEFINE_string("from_folder", None, "Folder with a folder per class.")
 _FROM_TSV = flags.DEFINE_string("from_tsv", None, "Table of path<TAB>label[,label…].")

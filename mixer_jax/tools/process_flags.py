@@ -39,7 +39,9 @@ def join() -> None:
   supervisor.supervise(_JOIN_SECONDS.value)
   # JAX's coordination service reports at length what the supervisor says in a line.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-  from mixer_jax import distributed  # Late: it imports JAX, which the supervisor does not need.
+  from mixer_jax.parallel import (
+    distributed,  # Late: it imports JAX, which the supervisor does not need.
+  )
 
   distributed.join(*place, _JOIN_SECONDS.value)
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from absl import app, flags
 
-from mixer_jax import protocol, transfer
 from mixer_jax.errors import InputError
 from mixer_jax.tools import command
+from mixer_jax.tools.sweep import protocol, worker
 
 _WEIGHTS = flags.DEFINE_list(
   "weights", None, "Released names, addresses, files, workdirs.", required=True
@@ -40,13 +40,13 @@ _REPORT = flags.DEFINE_bool("report", False, "Print the table of what is there, 
 
 def main(argv: list[str]) -> None:
   command.no_arguments(argv)
-  options = transfer.Options(
-    transfers=transfer.plan(_WEIGHTS.value or [], _DATASETS.value or [], _SIZE.value),
+  options = worker.Options(
+    transfers=worker.plan(_WEIGHTS.value or [], _DATASETS.value or [], _SIZE.value),
     results=pathlib.Path(_RESULTS.value).expanduser().absolute(),
     lrs=_learning_rates(),
     seeds=_SEEDS.value,
   )
-  transfer.run_protocol(options, _load_get_config(_CONFIG.value), report_only=_REPORT.value)
+  worker.run_protocol(options, _load_get_config(_CONFIG.value), report_only=_REPORT.value)
 
 
 def _learning_rates() -> list[float] | None:
@@ -57,7 +57,7 @@ def _learning_rates() -> list[float] | None:
     raise InputError(f"--lrs={','.join(given or [])}: {e}") from e
 
 
-def _load_get_config(path: str) -> transfer.MakeConfig:
+def _load_get_config(path: str) -> worker.MakeConfig:
   """Returns run -> configuration, by the file's get_config."""
   spec = importlib.util.spec_from_file_location("transfer_config", path)
   if spec is None or spec.loader is None or not pathlib.Path(path).is_file():

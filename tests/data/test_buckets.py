@@ -7,7 +7,7 @@ import pytest
 
 from mixer_jax.data import buckets
 from mixer_jax.errors import InputError
-from tests.data import preparation_sets as sets
+from tests.tools.preparation import preparation_sets as sets
 
 
 def test_local_directories_pass():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mixer_jax.data import decode, turbojpeg
-from mixer_jax.data.sources import BadRecordError
+from mixer_jax.errors import BadRecordError
 from tests.conftest import GOLDEN
 
 BOMB_PX = 50_000

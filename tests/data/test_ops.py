@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mixer_jax import step
-from mixer_jax.data import ops, randaugment, sources
-from mixer_jax.errors import InputError
+from mixer_jax.data import ops, randaugment
+from mixer_jax.errors import BadRecordError, InputError
+from mixer_jax.training import step
 from tests.conftest import GOLDEN
 
 EXACT = [
@@ -194,7 +194,7 @@ def test_png_is_decoded_exactly_and_grey_becomes_rgb():
   ids=["empty", "text", "gif", "cut jpeg", "cut end of jpeg", "cut png"],
 )  # fmt: skip
 def test_what_is_no_whole_image_is_refused(data):
-  with pytest.raises(sources.BadRecordError):
+  with pytest.raises(BadRecordError):
     ops.decode_image(data)
 
 
@@ -202,7 +202,7 @@ def test_damaged_png_is_refused():
   pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
   data = bytearray(cv2.imencode(".png", pixels)[1].tobytes())
   data[len(data) // 2] ^= 0x10
-  with pytest.raises(sources.BadRecordError):
+  with pytest.raises(BadRecordError):
     ops.decode_image(bytes(data))
 
 

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mixer_jax import inference, step
 from mixer_jax.data import sources
-from mixer_jax.errors import InputError
+from mixer_jax.errors import BadRecordError, InputError
 from mixer_jax.evaluators import fewshot, fewshot_task
+from mixer_jax.training import experiment, step
 from tests import tfds_sets
 from tests.inference.conftest import make_trained
 
@@ -42,7 +42,7 @@ def test_the_accuracies_are_those_of_all_features(task, num_devices):
   train = sources.open_source(dataset="digits", data_dir=None, split="train", label=None)
   x, y = _features(trained, task.train_split, train)
   x_test, y_test = _features(trained, task.test_split, task.test_source)
-  features_step = inference.make_features_step(trained.exp)
+  features_step = experiment.make_features_step(trained.exp)
   values = dict(
     fewshot_task.evaluate(
       task,
@@ -72,7 +72,7 @@ def test_bad_training_records_stop_or_are_never_drawn(tmp_path, task):
 
     def __getitem__(self, i):
       if i == 2:
-        raise sources.BadRecordError("damaged")
+        raise BadRecordError("damaged")
       return super().__getitem__(i)
 
   assert fewshot_task.read_labels(Unreadable(4), on_bad_record="skip").tolist() == [0, 1, -1, 3]

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from mixer_jax import experiment, inference
+from mixer_jax import inference
+from mixer_jax.training import experiment
 from tests.configurations import small_config
 
 

@@ -10,9 +10,9 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from mixer_jax import step
 from mixer_jax.errors import InputError, SaveError
 from mixer_jax.inference import export
+from mixer_jax.training import step
 from tests.inference.conftest import make_trained
 
 ONNX = [name for name in ("jax2onnx", "onnx", "onnxruntime") if not importlib.util.find_spec(name)]

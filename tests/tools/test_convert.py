@@ -10,9 +10,11 @@ from absl import flags
 from absl.testing import flagsaver
 from etils import epath
 
-from mixer_jax import checkpoint, configuration, experiment, models, weights
+from mixer_jax import configuration, models, weights
 from mixer_jax.errors import InputError
 from mixer_jax.tools import convert
+from mixer_jax.training import experiment
+from mixer_jax.workdir import checkpoint
 from tests import runs
 from tests.configurations import small_config
 from tests.conftest import GOLDEN

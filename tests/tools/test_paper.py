@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from mixer_jax import pictures, weights
+from mixer_jax import weights
+from mixer_jax.figures import hidden_units
 from tests import runs
 from tests.conftest import GOLDEN
 
@@ -47,7 +48,7 @@ def test_figure5_of_a_weights_file_is_written_as_png_and_svg(tmp_path):
   drawn = cv2.imread(str(tmp_path / "figure5.png"))[..., ::-1].reshape(-1, 3)
   drawn = np.unique(drawn, axis=0) / 255
   shown = np.concatenate(
-    [m.reshape(-1, 3) for m in pictures.paired_mosaics(weights.load_npz(file))]
+    [m.reshape(-1, 3) for m in hidden_units.paired_mosaics(weights.load_npz(file))]
   )
   # Every weight's colour is in the picture.
   distance = [np.abs(drawn - colour).max(1).min() for colour in np.unique(shown, axis=0)[::10]]

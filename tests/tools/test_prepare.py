@@ -15,7 +15,7 @@ from mixer_jax.data import ops, pipeline
 from mixer_jax.errors import InputError
 from mixer_jax.tools import prepare
 from tests import runs
-from tests.data import preparation_sets as sets
+from tests.tools.preparation import preparation_sets as sets
 
 COMMAND = [sys.executable, "-m", "mixer_jax.tools.prepare"]
 

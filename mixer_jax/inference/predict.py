@@ -1,0 +1,191 @@
+"""Predictions for image files, which come from anywhere: bad ones are named, the others predicted."""
+
+import csv
+import glob
+import io
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+
+from mixer_jax.data import decode, ops
+from mixer_jax.errors import BadRecordError, InputError
+from mixer_jax.inference import trained as trained_lib
+from mixer_jax.parallel import sharding
+from mixer_jax.training import experiment
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # what is looked for in directories
+MAX_FILE_BYTES = 1 << 28
+MAX_ASPECT = 100  # resizing the short side of a line to 256 pixels would
+
+Prediction = dict[str, Any]  # "file", and "predictions" or "error"
+
+
+def find_images(arguments: Sequence[str]) -> list[str]:
+  """Returns the paths that files, directories (with all below them) and globs stand for, each once.
+
+  What stands for nothing is returned as it is, to be reported as missing.
+  """
+  paths: list[str] = []
+  for argument in arguments:
+    if os.path.isdir(argument):
+      files = sorted(p for p in pathlib.Path(argument).rglob("*") if p.suffix.lower() in SUFFIXES)
+      paths += [str(p) for p in files if p.is_file()] or [argument]
+    elif os.path.exists(argument):
+      paths.append(argument)
+    else:
+      paths += sorted(glob.glob(argument, recursive=True)) or [argument]
+  return list(dict.fromkeys(paths))
+
+
+def load_image(path: str, pipeline: ops.Pipeline) -> UInt8[np.ndarray, "h w 3"]:
+  """Returns the pre-processed image; raises BadRecordError if it is no usable image file."""
+  try:
+    if os.path.isdir(path):
+      raise BadRecordError(f"no image ({', '.join(SUFFIXES)}) in this directory")
+    if not os.path.isfile(path):
+      raise BadRecordError("no such file")
+    if os.path.getsize(path) > MAX_FILE_BYTES:
+      raise BadRecordError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
+    data = pathlib.Path(path).read_bytes()
+  except OSError as e:
+    raise BadRecordError(e.strerror or str(e)) from e
+  header = decode.read_header(data)
+  height, width = header.height, header.width
+  if max(height, width) > MAX_ASPECT * min(height, width):
+    raise BadRecordError(f"{height}x{width} pixels: sides differ by more than {MAX_ASPECT} times")
+  try:
+    return pipeline({"image": data, "label": 0}, np.random.default_rng(0))["image"]
+  except InputError as e:  # too small for the configuration's crop
+    raise BadRecordError(str(e)) from e
+
+
+def make_top_step(exp: experiment.Experiment, top: int) -> Any:
+  """Returns the jitted (params, model_state, batch) -> (probabilities, classes), (b, top) each.
+
+  Probabilities are those that the configuration's loss trains: sigmoids, or a softmax.
+  """
+  activation = {"sigmoid_xent": jax.nn.sigmoid, "softmax_xent": jax.nn.softmax}[exp.options.loss]
+
+  def output(batch: Any, outputs: Any) -> Any:
+    del batch
+    return jax.lax.top_k(activation(outputs["logits"]), min(top, exp.options.num_classes))
+
+  return experiment.make_predict_step(exp, output)
+
+
+def predict(
+  trained: trained_lib.Trained,
+  paths: Sequence[str],
+  class_names: Sequence[str],
+  *,
+  top: int,
+  batch_size: int,
+) -> Iterator[Prediction]:
+  """Yields a prediction, or an error, for each file, in order.
+
+  Args:
+    trained: the model; images meet its configuration's evaluation pre-processing.
+    paths: files.
+    class_names: of all classes.
+    top: classes for each image.
+    batch_size: images computed at once; all batches have this size, so that one program serves them.
+  """
+  exp = trained.exp
+  size = -(-min(batch_size, len(paths)) // exp.mesh.size) * exp.mesh.size
+  blank = np.zeros((exp.options.image_size, exp.options.image_size, 3), np.uint8)
+  top_step = make_top_step(exp, top)
+
+  def load(path: str) -> np.ndarray | BadRecordError:
+    try:
+      return load_image(path, exp.eval_split.ops)
+    except BadRecordError as e:
+      return e
+
+  with ThreadPoolExecutor() as threads:
+    for start in range(0, len(paths), size):
+      part = paths[start : start + size]
+      loaded = list(threads.map(load, part))
+      images = [blank if isinstance(x, BadRecordError) else x for x in loaded]
+      images += [blank] * (size - len(part))
+      batch = sharding.put_batch(
+        {"image": np.stack(images)}, exp.shardings.batch, np.arange(size), size
+      )
+      rows = zip(
+        part,
+        loaded,
+        *map(np.asarray, top_step(trained.params, trained.model_state, batch)),
+        strict=False,
+      )
+      for path, image, probabilities, classes in rows:
+        if isinstance(image, BadRecordError):
+          yield {"file": _shown(path), "error": str(image)}
+        else:
+          named = [
+            {"class": int(c), "name": class_names[c], "probability": float(p)}
+            for c, p in zip(classes, probabilities, strict=True)
+          ]
+          yield {"file": _shown(path), "predictions": named}
+
+
+def _shown(path: str) -> str:
+  """Returns the path as text that any terminal and file can take."""
+  text = os.fsencode(path).decode("utf-8", "backslashreplace")
+  return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def read_class_names(path: str, num_classes: int) -> list[str]:
+  """Returns the lines of a file; raises InputError unless there is one for each class."""
+  try:
+    if os.path.getsize(path) > MAX_FILE_BYTES:
+      raise InputError(f"--class_names={path} is larger than {MAX_FILE_BYTES >> 20} MiB.")
+    names = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+  except (OSError, UnicodeDecodeError) as e:
+    raise InputError(f"--class_names={path} cannot be read: {e}") from e
+  if len(names) != num_classes:
+    raise InputError(
+      f"--class_names={path} has {len(names)} lines; the model has {num_classes} classes."
+    )
+  return names
+
+
+def format_text(prediction: Prediction) -> str:
+  """Returns the lines for the terminal."""
+  lines = [f"  {p['probability']:.4f}  {p['name']}" for p in prediction["predictions"]]
+  return "\n".join([prediction["file"], *lines])
+
+
+def format_file(predictions: Sequence[Prediction], suffix: str) -> str:
+  """Returns the contents of a .json file (everything), or a .csv one (a line for each class named)."""
+  if suffix == ".json":
+    return json.dumps(predictions, indent=1, ensure_ascii=False) + "\n"
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator="\n")
+  writer.writerow(("file", "rank", "class", "name", "probability"))
+  for one in predictions:
+    for rank, p in enumerate(one.get("predictions", ()), 1):
+      writer.writerow((one["file"], rank, p["class"], p["name"], p["probability"]))
+  return text.getvalue()
+
+
+def check_output(path: str) -> pathlib.Path:
+  """Returns the path; raises InputError unless a .csv or .json file can be written there."""
+  output = pathlib.Path(path)
+  if output.suffix not in (".csv", ".json"):
+    raise InputError(f"--output={path} must end with .csv or .json.")
+  if not os.access(output.parent, os.W_OK):
+    raise InputError(f"--output={path}: {output.parent} is not a directory that can be written to.")
+  return output
+
+
+def save(output: pathlib.Path, predictions: Sequence[Prediction]) -> None:
+  """Writes the file, all of it or nothing."""
+  partial = output.with_name(f"{output.name}.partial")
+  partial.write_text(format_file(predictions, output.suffix), encoding="utf-8")
+  partial.replace(output)

@@ -1,0 +1,224 @@
+"""Several processes as one run: they agree on what they run, stop together and tell why.
+
+JAX does the work: `jax.distributed` finds the processes and notices which is lost, its preemption
+service agrees on the step to stop at.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import pathlib
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from mixer_jax import configuration
+from mixer_jax.errors import InputError, MeetingError
+
+HEARTBEAT_SECONDS = 20  # without a sign of life, after which a process counts as lost
+_PATIENCE_SECONDS = 2 * HEARTBEAT_SECONDS
+_POLL_SECONDS = 2
+_STOPPED = "mixer_jax/stopped/"
+# What JAX says where the others' names or a cloud's metadata are not there yet, as in a starting pod.
+_NOT_YET = re.compile(r"Failed to recognize coordinator address|Getting metadata")
+_stopping = threading.Event()  # this process tells its own reason
+# What each process may have its own way: where its host keeps the data, and how it loads them.
+_PRIVATE = (
+  "data_dir",
+  "config.data.data_dir",
+  "config.data.num_workers",
+  "config.evaluation.num_workers",
+)
+
+
+def join(
+  coordinator: str | None, num_processes: int | None, process_id: int | None, wait_seconds: int
+) -> None:
+  """Joins the other processes.
+
+  Args:
+    coordinator: HOST:PORT of process 0, the number of processes and this one's; None, all three: found
+      by JAX (TPU pods, GKE, Slurm).
+    num_processes, process_id: see `coordinator`.
+    wait_seconds: how long to wait for the others. After that JAX aborts (tools/supervisor.py).
+
+  Raises:
+    InputError: there is nothing to find the others by, or the coordinator's port is taken.
+    MeetingError: the cluster that JAX asks does not answer, or does not know the coordinator yet.
+  """
+  if process_id == 0 and coordinator is not None:
+    _check_port(coordinator)
+  logger = logging.getLogger("jax._src.distributed")
+  logger.setLevel(logging.INFO)
+  logger.addFilter(lambda record: _say_where(record, wait_seconds))
+  try:
+    jax.distributed.initialize(
+      coordinator,
+      num_processes,
+      process_id,
+      initialization_timeout=wait_seconds,
+      heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+    )
+  except (ValueError, RuntimeError, OSError) as e:
+    if isinstance(e, OSError) or _NOT_YET.search(str(e)):
+      raise MeetingError(
+        f"--distributed: the other processes were not found within {wait_seconds} s: {e}"
+      ) from e
+    raise InputError(
+      f"--distributed: {e} This is no TPU pod, GKE or Slurm job that JAX knows: give --coordinator, "
+      "--num_processes and --process_id."
+    ) from e
+  threading.Thread(target=_follow, daemon=True).start()
+
+
+def _say_where(record: logging.LogRecord, wait_seconds: int) -> bool:
+  """Says which coordinator JAX connects to, instead of JAX; it alone knows where a cluster's is.
+
+  The supervisor (tools/supervisor.py) reads it.
+  """
+  if record.msg.startswith("Connecting to"):
+    place = f"the coordinator {_state().coordinator_address}, for up to {wait_seconds} s"
+    role = "waiting for the others as" if _state().process_id == 0 else "connecting to"
+    print(f"{role} {place}", file=sys.stderr, flush=True)
+  return record.levelno > logging.INFO
+
+
+def _check_port(coordinator: str) -> None:
+  """Raises InputError if the coordinator cannot listen; JAX would crash."""
+  port = coordinator.rpartition(":")[2]
+  try:
+    with socket.socket(socket.AF_INET) as probe:
+      probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+      probe.bind(("", int(port)))
+  except (OSError, ValueError, OverflowError) as e:
+    raise InputError(f"--coordinator={coordinator}: cannot listen on port {port!r}: {e}") from e
+
+
+def _state() -> Any:
+  """Returns what JAX knows of the processes."""
+  from jax._src import distributed  # Its only access; Orbax uses it in the same way.
+
+  return distributed.global_state
+
+
+def _client() -> Any:
+  """Returns the client of JAX's key-value store, None in a single process."""
+  return _state().client
+
+
+def _follow() -> None:
+  """Ends this process when another tells that it stops, and says why it did."""
+  while (client := _client()) is not None and not _stopping.wait(_POLL_SECONDS):
+    try:
+      stopped = client.key_value_dir_get(_STOPPED)
+    except Exception:  # the coordinator is gone, which JAX notices itself
+      return
+    for key, value in stopped:
+      number = key.rpartition("/")[2]
+      if number != str(jax.process_index()):
+        status, reason = value.split("\n", 1)
+        print(f"error: process {number} stopped: {reason}", file=sys.stderr, flush=True)
+        os._exit(int(status))
+
+
+def stop_all(status: int, reason: str) -> None:
+  """Ends this process at once and lets the others end with the same status and reason."""
+  _stopping.set()
+  _client().key_value_set(f"{_STOPPED}{jax.process_index()}", f"{status}\n{reason}", True)
+  if jax.process_index() == 0:  # the others learn it from here
+    time.sleep(2 * _POLL_SECONDS)
+  os._exit(status)
+
+
+def wait_for_loss() -> None:
+  """Waits for JAX to notice a lost process, if there is one, and to end this one.
+
+  What a lost process first causes here is an error of the step or of a save that does not name it.
+  """
+  time.sleep(_PATIENCE_SECONDS)
+
+
+def agree(what: Mapping[str, Any]) -> None:
+  """Compares what the processes are to run, and the code they run it with.
+
+  Args:
+    what: nested; plain values.
+
+  Raises:
+    InputError: on all processes, if one differs from process 0; names it and shows what differs.
+  """
+  if jax.process_count() == 1:
+    return
+  mine = {**what, "host": socket.gethostname(), "jax": jax.__version__, "code": _code_version()}
+  text = json.dumps(configuration.flatten(mine)).encode()
+  runs = [json.loads(t) for t in _gather(text)]
+  lines = []
+  for number, run in enumerate(runs):
+    differing = configuration.differences(runs[0], run, (*_PRIVATE, "host"))
+    if differing:
+      lines.append(f"process {number} on {run['host']}, instead of process 0's:")
+      lines += [f"  {line}" for line in differing]
+  if lines:
+    raise InputError("the processes were not given the same:\n" + "\n".join(lines))
+
+
+def _gather(text: bytes) -> list[bytes]:
+  """Returns the texts of all processes."""
+  sizes = np.ravel(multihost_utils.process_allgather(np.int32(len(text))))
+  padded = np.zeros(max(sizes), np.uint8)
+  padded[: len(text)] = np.frombuffer(text, np.uint8)
+  rows = multihost_utils.process_allgather(padded)
+  return [bytes(row[:size]) for row, size in zip(rows, sizes, strict=True)]
+
+
+def _code_version() -> str:
+  """Returns a hash of this package's code."""
+  root = pathlib.Path(__file__).parents[1]
+  digest = hashlib.sha256()
+  for path in sorted(root.rglob("*.py")):
+    digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+  return digest.hexdigest()[:16]
+
+
+class StopSignal:
+  """Turns SIGTERM and Ctrl-C into a request to save at the next step; a second one ends at once.
+
+  In one of several processes SIGTERM belongs to JAX's preemption service, which agrees with the
+  others on the step; Ctrl-C is passed on to it.
+  """
+
+  def __init__(self):
+    self.received: int | None = None
+
+  def install(self) -> "StopSignal":
+    signal.signal(signal.SIGINT, self._handle)
+    if jax.process_count() == 1:  # alone, --distributed or not
+      signal.signal(signal.SIGTERM, self._handle)
+    return self
+
+  def asked(self, step: int) -> bool:
+    """Returns whether to stop after this step; the same in all processes. To be called at every step."""
+    if jax.process_count() == 1:
+      return self.received is not None
+    return multihost_utils.reached_preemption_sync_point(step)
+
+  def _handle(self, number: int, frame: FrameType | None) -> None:
+    del frame
+    if self.received is not None:
+      os._exit(128 + number)
+    self.received = number
+    # print is not safe here: the signal may have interrupted a print.
+    os.write(2, f"{signal.Signals(number).name}: saving, then stopping\n".encode())
+    if jax.process_count() > 1:
+      signal.raise_signal(signal.SIGTERM)

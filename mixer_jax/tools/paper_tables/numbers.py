@@ -1,0 +1,21 @@
+"""The paper's tables as data: the CSV files beside this module. An empty cell was not reported."""
+
+import csv
+import functools
+from importlib import resources
+
+Row = dict[str, str]
+
+
+@functools.cache
+def rows(name: str) -> tuple[Row, ...]:
+  """Returns the rows of `name`.csv: "table1_architectures", "table3_scale", …"""
+  text = (resources.files("mixer_jax.tools.paper_tables") / f"{name}.csv").read_text(
+    encoding="utf-8"
+  )
+  return tuple(csv.DictReader(text.splitlines()))
+
+
+def number(text: str) -> float | None:
+  """Returns the cell's number, None for an empty one."""
+  return float(text) if text else None

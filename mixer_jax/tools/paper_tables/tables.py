@@ -1,0 +1,279 @@
+"""Tables 1 to 4 of the paper, each beside what this project computes or has run."""
+
+import dataclasses
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mixer_jax import models, weights
+from mixer_jax.tools import throughput
+from mixer_jax.tools.paper_tables import costs, numbers, rows, transfers
+from mixer_jax.tools.paper_tables.numbers import number
+from mixer_jax.tools.paper_tables.results import Found
+from mixer_jax.tools.paper_tables.rows import Pretraining
+from mixer_jax.tools.paper_tables.sheets import NOTHING, Cell, Compared, Missing, Sheet
+
+_IMAGE_SIZE, _NUM_CLASSES = 224, 1000
+AFTER = (
+  "ImageNet top-1 and ReaL are after fine-tuning on ImageNet, the paper's and ours; ours are means of "
+  "three seeds at the learning rate that the development split chose."
+)
+
+
+# --- table 1: architectures ------------------------------------------------------------------------
+
+
+def table1() -> Sheet:
+  """Computed from the models' abstract parameters; nothing has to be run."""
+  lines = []
+  for row in numbers.rows("table1_architectures"):
+    params = abstract_params("Mixer-" + row["model"], _NUM_CLASSES)
+    fields = weights.model_fields(params)
+    exact, without_head = count(params), count({k: v for k, v in params.items() if k != "head"})
+    ours = {
+      "num_blocks": fields["num_blocks"],
+      "patch_size": fields["patch_size"],
+      "hidden_dim": fields["hidden_dim"],
+      "sequence_length": weights.num_tokens(params),
+      "channels_mlp_dim": fields["channels_mlp_dim"],
+      "tokens_mlp_dim": fields["tokens_mlp_dim"],
+      "params_millions_no_head": round(without_head / 1e6),
+      "params_exact_1000_class_head": exact,
+    }
+    lines.append([row["model"], *(Compared(number(row[k]), v) for k, v in ours.items())])
+  return Sheet(
+    title="Table 1: the sizes of Mixer",
+    header=(
+      "model", "blocks", "patch", "hidden dim", "tokens", "channels MLP", "tokens MLP",
+      "parameters without head, M", "parameters with 1000-class head",
+    ),
+    rows=lines,
+    notes=("Counted from the models' own parameters, abstractly, at 224 px. No ImageNet figures.",),
+  )  # fmt: skip
+
+
+def abstract_params(model: str, num_classes: int | None, image_size: int = _IMAGE_SIZE) -> Any:
+  """Returns the shapes of a model's parameters, by the paper's name; touches no device.
+
+  Raises:
+    InputError: not a model of this project.
+  """
+  module = models.build(**rows.model_fields(model), num_classes=num_classes)  # pyright: ignore
+  return abstract_variables(module, image_size)["params"]
+
+
+def abstract_variables(module: Any, image_size: int) -> Any:
+  """Returns the shapes of a Flax module's variables for square images; touches no device."""
+  image = jnp.zeros((1, image_size, image_size, 3))
+  return jax.eval_shape(lambda: module.init(jax.random.key(0), image))
+
+
+def count(tree: Any) -> int:
+  """Returns the number of values of a tree of arrays or shapes."""
+  return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(tree))
+
+
+# --- tables 2 and 3: results -----------------------------------------------------------------------
+
+_PX448 = {"Mixer-L/16": 448, "Mixer-H/14": 448}
+_TABLE2_EPOCHS = {"ImageNet-21k": 300.0, "JFT-300M": 14.0}
+_METRICS = {
+  "imagenet": ("imagenet_top1", "ImageNet top-1 %"),
+  "real": ("real_top1", "ReaL top-1 %"),
+  "avg5": ("avg5_top1", "Avg 5 %"),
+  "vtab": ("vtab1k_19", "VTAB-1k %"),
+}
+"""Field of `Transferred` -> column of the CSV file, title."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Results:
+  """A table of results: how its rows are the project's.
+
+  Attributes:
+    name, title: "table2", and what it is.
+    rows: the paper's.
+    keys: for each row its pre-training and the image size of fine-tuning; None: not this project's.
+    metrics: those of `_METRICS` that it has.
+    setting: of fine-tuning.
+    notes: for the reader.
+  """
+
+  name: str
+  title: str
+  rows: tuple[numbers.Row, ...]
+  keys: list[tuple[Pretraining, int] | None]
+  metrics: tuple[str, ...]
+  setting: transfers.Setting
+  notes: tuple[str, ...]
+
+
+def table2(found: Found) -> Sheet:
+  """Mixer beside the best of its time, fine-tuned at the larger size."""
+  table = numbers.rows("table2_transfer")
+  keys = [
+    (Pretraining(r["pretrain"], r["model"], _TABLE2_EPOCHS[r["pretrain"]]), _PX448[r["model"]])
+    if r["pretrain"] in _TABLE2_EPOCHS and r["model"] in _PX448
+    else None
+    for r in table
+  ]
+  notes = (
+    AFTER,
+    "Ours: at 448 px (appendix C), VTAB-1k at 224 and 448 by task; images squashed to a square, centre crop.",
+    "Rows without a size in pixels are other authors' models, or baselines that this project does not "
+    "fine-tune at the size used there.",
+  )
+  title = "Table 2: transfer, Mixer beside the best published models"
+  return _sheet(
+    found, _Results("table2", title, table, keys, tuple(_METRICS), transfers.TABLE2, notes)
+  )
+
+
+def table3(found: Found) -> Sheet:
+  """Mixer, ViT and BiT at all scales."""
+  table = numbers.rows("table3_scale")
+  keys: list[tuple[Pretraining, int] | None] = [
+    (Pretraining(r["pretrain"], r["model"], float(r["pretrain_epochs"])), int(r["image_size"]))
+    for r in table
+  ]
+  notes = (AFTER, "Ours: short side resized, centre crop (configs/finetune_table3.py).")
+  title = "Table 3: Mixer, ViT and BiT over scales and data"
+  metrics = ("imagenet", "real", "avg5")
+  return _sheet(found, _Results("table3", title, table, keys, metrics, transfers.TABLE3, notes))
+
+
+def models_of(table: str) -> list[tuple[str, int]]:
+  """Returns (model, image size) of the rows of table2 or table3 whose throughput can be measured here."""
+  if table == "table2":
+    return list(_PX448.items())
+  table3_rows = numbers.rows("table3_scale")
+  return list(dict.fromkeys((r["model"], int(r["image_size"])) for r in table3_rows))
+
+
+def _sheet(found: Found, table: _Results) -> Sheet:
+  matched, left_out = rows.match(found)
+  measured = throughput.load(found.directory)
+  pretrainings = list(dict.fromkeys(key[0] for key in table.keys if key))
+  plans, unusable = costs.load(found.directory, pretrainings)
+  left_out += unusable
+  lines, missing = [], []
+  for row, key in zip(table.rows, table.keys, strict=True):
+    done = None
+    if key is not None:
+      job = transfers.Job(found, *key, table.setting, matched.get(key[0]))
+      done = job.read()
+      left_out += done.left_out
+      asked = [m for m in table.metrics if row[_METRICS[m][0]]]
+      missing.append(job.missing(done, asked, costs.describe(key[0], plans)))
+    lines.append(_line(row, key, done, table.metrics, measured, plans))
+  missing += [
+    _unmeasured(found, table.name, measured),
+    costs.missing(found.directory, pretrainings, plans),
+  ]
+  speed = throughput.describe(measured)
+  return Sheet(
+    title=table.title,
+    header=(
+      "pre-trained on", "model", "px", "epochs", *(_METRICS[m][1] for m in table.metrics),
+      "images/s/core", "planned for TPU v3", "TPUv3-core-days (planned)", "our weights",
+    ),
+    rows=lines,
+    notes=(
+      *table.notes,
+      f"images/s and core of inference, best over batch sizes: the paper's on TPU v3, ours {speed}.",
+      "Planned: bounds by the chip's published rates (tools.plan), which real runs do not reach.",
+    ),
+    missing=[item for item in missing if item is not None],
+    left_out=rows.grouped(dict.fromkeys(left_out)),
+  )  # fmt: skip
+
+
+def _unmeasured(found: Found, table: str, measured: dict[str, float]) -> Missing | None:
+  left = [m for m in models_of(table) if throughput.key(*m) not in measured]
+  if not left:
+    return None
+  command = f"python -m mixer_jax.tools.paper {table} --results={found.directory}"
+  what = f"throughput of {len(left)} models on this device"
+  return Missing(what, [f"{command} --measure_throughput"], "minutes a model")
+
+
+def _line(
+  row: numbers.Row,
+  key: tuple[Pretraining, int] | None,
+  done: transfers.Transferred | None,
+  metrics: tuple[str, ...],
+  measured: dict[str, float],
+  plans: costs.Plans,
+) -> list[Cell]:
+  pretraining, size = key or (None, None)
+  values: list[Cell] = [
+    Compared(number(row[_METRICS[m][0]]), getattr(done, m) if done else None, 2) for m in metrics
+  ]
+  speed = measured.get(throughput.key(row["model"], size)) if size else None
+  planned_speed = costs.throughput(plans, row["model"], size)
+  plan = plans.get(pretraining) if pretraining else None
+  return [
+    row["pretrain"],
+    row["model"],
+    str(size or NOTHING),
+    row.get("pretrain_epochs", NOTHING),
+    *values,
+    Compared(number(row["images_per_sec_per_tpuv3_core"]), speed),
+    NOTHING if planned_speed is None else f"{planned_speed:,.0f}",
+    Compared(number(row["tpuv3_core_days"]), plan.core_days if plan else None),
+    (done.source if done else None) or NOTHING,
+  ]
+
+
+# --- table 4: hyper-parameters ---------------------------------------------------------------------
+
+_VARIANTS = {"S": ("S/32", "S/16"), "B": ("B/32", "B/16"), "L": ("L/32", "L/16"), "H": ("H/14",)}
+_COLUMNS = (
+  "epochs", "learning_rate", "weight_decay", "randaugment_layers", "randaugment_magnitude",
+  "mixup_p", "dropout", "stochastic_depth",
+)  # fmt: skip
+
+
+def table4() -> Sheet:
+  """Read off the configurations themselves."""
+  lines = []
+  for row in numbers.rows("table4_pretraining"):
+    file = f"configs/{rows.FILES[row['dataset']]}"
+    args = list(_VARIANTS[row["model"].removeprefix("Mixer-")])
+    # The row "7 or 14" is the file's default and an argument.
+    args += [f"{args[-1]},epochs={e}" for e in row["epochs"].split(" or ")[1:]]
+    read = [hyperparameters(rows.load(f"{file}:{arg}")) for arg in args]
+    ours = {name: " or ".join(dict.fromkeys(r[name] for r in read)) for name in _COLUMNS}
+    cells = [Compared(_normal(row[name]), ours[name]) for name in _COLUMNS]
+    lines.append([row["model"], row["dataset"], *cells, f"{file}:{args[0]}"])
+  return Sheet(
+    title="Table 4: hyper-parameters of pre-training",
+    header=("model", "data set", *(c.replace("_", " ") for c in _COLUMNS), "configuration"),
+    rows=lines,
+    notes=("Read off the configurations, every patch size of a row. No ImageNet figures.",),
+  )
+
+
+def hyperparameters(config: Any) -> dict[str, str]:
+  """Returns table 4's columns of a configuration."""
+  found = re.search(r"randaugment\((\d+), *([\d.]+)\)", config.data.ops)
+  layers, magnitude = found.groups() if found else ("0", NOTHING)
+  values = (
+    config.total_epochs, config.learning_rate, config.optimizer.weight_decay, layers, magnitude,
+    config.mixup_p, config.model.dropout_rate, config.model.stoch_depth,
+  )  # fmt: skip
+  return {k: _normal(str(v)) for k, v in zip(_COLUMNS, values, strict=True)}
+
+
+def _normal(text: str) -> str:
+  """Returns numbers in one form ("0" and "0.0" are equal), an empty cell as `NOTHING`."""
+  try:
+    return f"{float(text):g}"
+  except ValueError:
+    return text or NOTHING
+
+
+TABLES = {"table1": lambda _: table1(), "table2": table2, "table3": table3, "table4": lambda _: table4()}  # fmt: skip

@@ -1,0 +1,161 @@
+"""The real train step, compiled for devices that need not be there, and what the compiler says of it."""
+
+import dataclasses
+import re
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.errors import JaxRuntimeError
+
+from mixer_jax.parallel import sharding
+from mixer_jax.tools.planning import flops, hlo, host
+from mixer_jax.training.experiment import Experiment
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_SIZE = r"([\d.]+)([KMGT]?)B?"
+_OVERFLOWS = (
+  re.compile(rf"Used {_SIZE} of {_SIZE}"),
+  re.compile(rf"\({_SIZE}\) exceeds available \w+ \({_SIZE}\)"),
+)
+
+
+class DoesNotFitError(RuntimeError):
+  """The program needs `needed_bytes` of memory of the `limit_bytes` that there are on a device."""
+
+  def __init__(self, needed_bytes: int, limit_bytes: int):
+    super().__init__(f"needs {needed_bytes:,} bytes of {limit_bytes:,}")
+    self.needed_bytes = needed_bytes
+    self.limit_bytes = limit_bytes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Memory:
+  """Bytes on one device.
+
+  Attributes:
+    arguments: the state and a batch; the new state takes the old one's place.
+    outputs: what does not take the place of an argument.
+    temporaries: activations, gradients, whole copies of sharded parameters.
+    code: the program itself.
+  """
+
+  arguments: int
+  outputs: int
+  temporaries: int
+  code: int
+
+  @property
+  def total(self) -> int:
+    return self.arguments + self.outputs + self.temporaries + self.code
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Program:
+  """A compiled train step.
+
+  Attributes:
+    memory: on one device.
+    flops: operations of a step on one device, recomputation and everything beside the matrix products
+      included.
+    bytes_moved: to and from the memory of one device in a step.
+    collectives: of a step.
+    compile_seconds: what the compiler took.
+  """
+
+  memory: Memory
+  flops: float
+  bytes_moved: float
+  collectives: list[hlo.Collective]
+  compile_seconds: float
+
+
+def compile_step(exp: Experiment) -> Program:
+  """Compiles the train step of the experiment for the devices of its mesh.
+
+  Raises:
+    DoesNotFitError: the compiler knows the devices' memory, and it is too small.
+  """
+  traced = exp.train_step.trace(exp.abstract_state, abstract_batch(exp))
+  lowered = traced.lower()
+  begin = time.perf_counter()
+  try:
+    compiled = lowered.compile()
+  except JaxRuntimeError as e:
+    raise _overflow(e) from e
+  seconds = time.perf_counter() - begin
+  module = hlo.parse(compiled.as_text())
+  cost = compiled.cost_analysis()
+  counted, once = (flops.matmul_flops(traced.jaxpr.jaxpr, loops=loops) for loops in (True, False))
+  return Program(
+    memory=_memory(compiled.memory_analysis()),
+    flops=cost.get("flops", 0.0) + (counted - once) / exp.mesh.size,
+    bytes_moved=cost.get("bytes accessed", 0.0) + hlo.uncounted_loop_bytes(module),
+    collectives=hlo.collectives(module),
+    compile_seconds=seconds,
+  )
+
+
+def abstract_batch(exp: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
+  """Returns the shapes and types of a global batch, as the loader makes it."""
+  rows, size = exp.options.batch_size, exp.options.image_size
+  most = exp.train_split.labels_per_image
+  return {
+    "image": jax.ShapeDtypeStruct((rows, size, size, 3), jnp.uint8),
+    "label": jax.ShapeDtypeStruct((rows, most) if most > 1 else (rows,), jnp.int32),
+    "mask": jax.ShapeDtypeStruct((rows,), jnp.float32),
+  }
+
+
+def argument_bytes(exp: Experiment) -> int:
+  """Returns the bytes on one device of the state and a batch, without compiling anything."""
+  batch = abstract_batch(exp)
+  return sharding.bytes_per_device(
+    exp.abstract_state, exp.shardings.state
+  ) + sharding.bytes_per_device(batch, dict.fromkeys(batch, exp.shardings.batch))
+
+
+def _memory(stats: Any) -> Memory:
+  return Memory(
+    arguments=stats.argument_size_in_bytes,
+    outputs=max(stats.output_size_in_bytes - stats.alias_size_in_bytes, 0),
+    temporaries=stats.temp_size_in_bytes,
+    code=stats.generated_code_size_in_bytes,
+  )
+
+
+def memory_limit(device: Any) -> int | None:
+  """Returns the bytes that a program may take on a device of this machine, None if it does not say."""
+  if device.platform == "cpu":  # its devices share the machine's
+    return host.memory_bytes() // jax.local_device_count()
+  return (device.memory_stats() or {}).get("bytes_limit")
+
+
+def absent_memory_limit(device: Any) -> int | None:
+  """Returns the same for a device that is not there, from what the compiler refuses; takes no time."""
+  place = jax.sharding.SingleDeviceSharding(device)
+  too_large = jax.ShapeDtypeStruct((2**40,), jnp.uint8)
+  try:
+    jax.jit(lambda x: x + 1, in_shardings=place).lower(too_large).compile()
+  except JaxRuntimeError as e:
+    refusal = _overflow(e)
+    return refusal.limit_bytes if isinstance(refusal, DoesNotFitError) else None
+  return None
+
+
+def _overflow(error: Exception) -> Exception:
+  """Returns the compiler's refusal with its numbers, or the error itself if it is another one."""
+  sizes = parse_overflow(str(error))
+  return DoesNotFitError(*sizes) if sizes else error
+
+
+def parse_overflow(message: str) -> tuple[int, int] | None:
+  """Returns the bytes wanted and the bytes there are, from the TPU compiler's message, if it is one."""
+  if "RESOURCE_EXHAUSTED" not in message:
+    return None
+  for pattern in _OVERFLOWS:
+    if match := pattern.search(message):
+      wanted, unit, limit, limit_unit = match.groups()
+      return int(float(wanted) * _UNITS[unit]), int(float(limit) * _UNITS[limit_unit])
+  return None

@@ -1,0 +1,196 @@
+"""Writes a data set shard by shard in processes: resumable, and visible only when it is whole.
+
+All is written next to where it will be, in VERSION.incomplete: shards, each atomically, and what each
+holds in `finished/`. A run that is cut off, however, is gone on with by the same plan. The directory is
+renamed when everything is there.
+"""
+
+import collections
+import contextlib
+import fcntl
+import json
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mixer_jax.errors import InputError
+from mixer_jax.tools.preparation import shards, workers
+
+_FACTS = ("splits", "classes", "num_bad", "num_ignored")  # of Prepared, kept in SUMMARY
+SUMMARY, QUARANTINE = "preparation.json", "quarantine.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+  """A prepared data set.
+
+  Attributes:
+    directory: of the data set.
+    splits: {split: number of examples}.
+    classes: {split: {class name: number of images}}.
+    num_bad: images or records left out, listed in quarantine.jsonl.
+    num_ignored: files that are no images, listed there too.
+    again: it was there already.
+  """
+
+  directory: pathlib.Path
+  splits: dict[str, int]
+  classes: dict[str, dict[str, int]]
+  num_bad: int
+  num_ignored: int
+  again: bool = False
+
+
+def prepare(
+  plan: shards.Plan, data_dir: str, *, num_workers: int, verify: bool,
+  skip_bad: bool, report: Callable[[str], None] = print,
+) -> Prepared:  # fmt: skip
+  """Writes the data set into data_dir/name/version, going on where an earlier run was cut off.
+
+  Args:
+    plan: what to write.
+    data_dir: TFDS's directory of data sets.
+    num_workers: processes; 0: this one.
+    verify: each image is decoded, and bad if that fails; else it is copied unseen.
+    skip_bad: leave bad images out; else they keep the data set from being finished.
+    report: told the progress, a line at a time.
+
+  Raises:
+    InputError: bad images without `skip_bad`; another data set is there; no room; another process at work.
+  """
+  if "://" in data_dir:
+    raise InputError(f"{data_dir} is no local directory: prepare into one, and copy the result.")
+  directory = pathlib.Path(data_dir).expanduser().absolute() / plan.name / plan.version
+  arguments = {"fingerprint": plan.fingerprint, "verify": verify}
+  with _lock(directory):
+    if directory.exists():
+      return _already_prepared(directory, arguments)
+    work = directory.with_name(f"{directory.name}.incomplete")
+    _begin(work, arguments)
+    done = [s for shard in plan.shards() if (s := shards.finished(work, shard)) is not None]
+    if not skip_bad:
+      done = [s for s in done if not s["bad"]]  # they may have been repaired
+    _check_room(work, plan.num_bytes - sum(s["num_bytes"] for s in done))
+    there = {s["file"] for s in done}
+    left = (shard for shard in plan.shards() if shard.file not in there)
+    progress = workers.Progress(plan, done, report)
+    done += workers.write(left, work, verify, num_workers, progress)
+    return _finish(plan, work, directory, done, arguments, skip_bad)
+
+
+def _already_prepared(directory: pathlib.Path, arguments: dict[str, Any]) -> Prepared:
+  try:
+    summary = json.loads((directory / SUMMARY).read_text())
+  except (OSError, ValueError):
+    summary = {}
+  if not arguments.items() <= summary.items():
+    raise InputError(
+      f"{directory} is there already, prepared from other images or with other arguments. Give another "
+      "--name or --data_dir, or remove it."
+    )
+  _clean(directory)
+  return Prepared(directory=directory, again=True, **{key: summary[key] for key in _FACTS})
+
+
+@contextlib.contextmanager
+def _lock(directory: pathlib.Path) -> Iterator[None]:
+  """Lets one process at a time prepare a data set; the lock goes with the process that holds it."""
+  try:
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with (directory.parent / f".{directory.name}.lock").open("w") as f:
+      try:
+        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError as e:
+        raise InputError(f"another process is preparing {directory}.") from e
+      yield
+  except OSError as e:
+    raise InputError(f"{directory} cannot be written: {e}") from e
+
+
+def _begin(work: pathlib.Path, arguments: dict[str, Any]) -> None:
+  """Makes the directory, or finds it as the same plan left it."""
+  work.mkdir(exist_ok=True)
+  path = work / "plan.json"
+  if not path.exists():
+    shards.save_json(path, arguments)
+    return
+  try:
+    same = json.loads(path.read_text()) == arguments
+  except ValueError:
+    same = False
+  if not same:
+    raise InputError(
+      f"{work} was begun from other images or with other arguments. Give those again to go on with it, "
+      "another --name or --data_dir, or remove it."
+    )
+
+
+def _check_room(work: pathlib.Path, needed: int) -> None:
+  free = shutil.disk_usage(work).free
+  if needed > free:
+    raise InputError(
+      f"{work} has room for {free / 1e9:.1f} GB; {needed / 1e9:.1f} GB are needed. Give another --data_dir."
+    )
+
+
+def _finish(
+  plan: shards.Plan, work: pathlib.Path, directory: pathlib.Path, done: list[dict[str, Any]],
+  arguments: dict[str, Any], skip_bad: bool,
+) -> Prepared:  # fmt: skip
+  """Describes what was written and makes it visible; raises InputError if bad images are in the way."""
+  done = sorted(done, key=lambda s: (s["split"], s["index"]))
+  bad = [b for s in done for b in s["bad"]]
+  _save_quarantine(work / QUARANTINE, bad, plan.ignored)
+  if bad and not skip_bad:
+    listed = "".join(f"\n  {b['record']}: {b['reason']}" for b in bad[:10])
+    more = f"\n  … and {len(bad) - 10:,} more" if len(bad) > 10 else ""
+    raise InputError(
+      f"{len(bad):,} of {sum(plan.num_examples.values()):,} images cannot be used:{listed}{more}\n"
+      f"All are listed in {work / QUARANTINE}. Repair them and give the same command again, or leave them "
+      "out with --on_bad_record=skip: the shards that are done are kept."
+    )
+  lengths: dict[str, list[int]] = collections.defaultdict(list)
+  num_bytes: collections.Counter[str] = collections.Counter()
+  counts: dict[str, collections.Counter[int]] = collections.defaultdict(collections.Counter)
+  for summary in done:
+    lengths[summary["split"]].append(summary["num_examples"])
+    num_bytes[summary["split"]] += summary["num_bytes"]
+    counts[summary["split"]].update({int(k): n for k, n in summary["classes"].items()})
+  if empty := [split for split in lengths if not sum(lengths[split])]:
+    raise InputError(f"no image of the split {empty[0]!r} is good: see {work / QUARANTINE}.")
+  prepared = Prepared(
+    directory=directory,
+    splits={split: sum(lengths[split]) for split in plan.num_examples},
+    classes={split: _by_name(plan.classes, counts[split]) for split in plan.num_examples},
+    num_bad=len(bad),
+    num_ignored=len(plan.ignored),
+  )
+  facts = {key: getattr(prepared, key) for key in _FACTS}
+  shards.save_json(work / SUMMARY, arguments | facts)
+  plan.describe(work, {s: lengths[s] for s in plan.num_examples}, dict(num_bytes))
+  work.rename(directory)
+  _clean(directory)
+  return prepared
+
+
+def _clean(directory: pathlib.Path) -> None:
+  """Removes what only the preparation needs; after the renaming, so that until then it can go on."""
+  shutil.rmtree(directory / "finished", ignore_errors=True)
+  (directory / "plan.json").unlink(missing_ok=True)
+
+
+def _by_name(classes: Sequence[str], counts: collections.Counter[int]) -> dict[str, int]:
+  names = dict(enumerate(classes))
+  return {names.get(i, str(i)): counts[i] for i in sorted({*names, *counts})}
+
+
+def _save_quarantine(
+  path: pathlib.Path, bad: list[dict[str, str]], ignored: Sequence[tuple[str, str]]
+) -> None:
+  with path.open("w") as f:
+    for record in bad:
+      f.write(json.dumps(record) + "\n")
+    for name, why in ignored:
+      f.write(json.dumps({"ignored": name, "reason": why}) + "\n")

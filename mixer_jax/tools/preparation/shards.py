@@ -1,0 +1,181 @@
+"""Writing a shard: read, verify, count; whole or not at all."""
+
+import collections
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from mixer_jax.errors import BadRecordError, InputError
+
+MAX_EXAMPLE_BYTES = 1 << 29  # of an encoded image or a record: what is larger is not read
+_COUNT_EVERY = 16  # examples
+OPTIONS = "group_size:1"  # as TFDS writes: each record can be read alone
+
+
+class Example(NamedTuple):
+  """An example that is ready to be written: its encoded image, class indices and serialized form."""
+
+  image: bytes
+  labels: list[int]
+  serialized: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+  """A shard to be written; picklable.
+
+  Attributes:
+    file: its name.
+    split, index: which it is.
+  """
+
+  file: str
+  split: str
+  index: int
+
+  def __len__(self) -> int:
+    """Returns how many examples there should be."""
+    raise NotImplementedError
+
+  def examples(self) -> Iterator[tuple[str, Callable[[], Example]]]:
+    """Yields (name, load); `load` returns the example or raises BadRecordError."""
+    raise NotImplementedError
+
+
+class Plan:
+  """What is to be written.
+
+  Attributes:
+    name, version: of the data set, and below data_dir of its directory.
+    classes: names by index; empty where the data set has none.
+    multi_label: whether the labels are several.
+    labels_per_image: the most that an image has, None: unknown.
+    num_examples: of each split, before bad ones are left out.
+    num_bytes: about.
+    ignored: (path, why) of files that are no images.
+    fingerprint: equal for equal plans.
+  """
+
+  name: str
+  version: str
+  classes: Sequence[str]
+  multi_label: bool
+  labels_per_image: int | None
+  num_examples: dict[str, int]
+  num_bytes: int
+  ignored: Sequence[tuple[str, str]]
+  fingerprint: str
+
+  def shards(self) -> Iterator[Shard]:
+    raise NotImplementedError
+
+  def describe(
+    self, directory: pathlib.Path, lengths: dict[str, list[int]], num_bytes: dict[str, int]
+  ) -> None:
+    """Writes the description of the data set, dataset_info.json last.
+
+    Args:
+      directory: where to.
+      lengths: of each split's shards.
+      num_bytes: of each split.
+    """
+    raise NotImplementedError
+
+
+def write(
+  shard: Shard, directory: pathlib.Path, verify: bool, count: Callable[[int], None]
+) -> dict[str, Any]:
+  """Writes a shard into a directory, and what it holds into `finished/`, each atomically.
+
+  Args:
+    shard: what to write.
+    directory: where to.
+    verify: decode each image.
+    count: called with the number of examples done since the last call.
+
+  Returns:
+    {"file", "split", "index", "num_examples", "num_bytes", "file_bytes", "classes", "bad"}: `classes`
+    are counts by class index, `bad` a list of {"split", "record", "reason"}.
+
+  Raises:
+    InputError: the disk is full, or cannot be written.
+  """
+  partial = directory / f"{shard.file}.partial"
+  try:
+    summary = _write_records(shard, partial, verify, count)
+    summary["file_bytes"] = partial.stat().st_size
+    _sync(partial)
+    partial.rename(directory / shard.file)
+    save_json(summary_path(directory, shard), summary)
+  except (OSError, RuntimeError) as e:  # ArrayRecord raises RuntimeError
+    raise InputError(
+      f"{directory / shard.file} could not be written: {e}. Make room there and give the same command "
+      "again: finished shards are kept."
+    ) from e
+  return summary
+
+
+def _write_records(
+  shard: Shard, path: pathlib.Path, verify: bool, count: Callable[[int], None]
+) -> dict[str, Any]:
+  from array_record.python import array_record_module
+
+  from mixer_jax.data import decode
+
+  writer = array_record_module.ArrayRecordWriter(str(path), OPTIONS)
+  classes: collections.Counter[int] = collections.Counter()
+  bad, num_examples, num_bytes = [], 0, 0
+  for number, (name, load) in enumerate(shard.examples(), 1):
+    if number % _COUNT_EVERY == 0:
+      count(_COUNT_EVERY)
+    try:
+      example = load()
+      if verify:
+        decode.decode_image(example.image)
+    except BadRecordError as e:
+      bad.append({"split": shard.split, "record": name, "reason": str(e)})
+      continue
+    writer.write(example.serialized)
+    classes.update(example.labels)
+    num_examples += 1
+    num_bytes += len(example.serialized)
+  writer.close()
+  count((num_examples + len(bad)) % _COUNT_EVERY)
+  return {
+    "file": shard.file, "split": shard.split, "index": shard.index, "num_examples": num_examples,
+    "num_bytes": num_bytes, "classes": dict(classes), "bad": bad,
+  }  # fmt: skip
+
+
+def summary_path(directory: pathlib.Path, shard: Shard) -> pathlib.Path:
+  return directory / "finished" / f"{shard.split}-{shard.index:05d}.json"
+
+
+def finished(directory: pathlib.Path, shard: Shard) -> dict[str, Any] | None:
+  """Returns the summary of a shard that an earlier run finished, None if there is none."""
+  try:
+    summary = json.loads(summary_path(directory, shard).read_text())
+    whole = (directory / shard.file).stat().st_size == summary["file_bytes"]
+  except (OSError, ValueError, KeyError):
+    return None
+  return summary if whole and summary["file"] == shard.file else None
+
+
+def save_json(path: pathlib.Path, value: Any) -> None:
+  """Writes JSON so that a killed run leaves the whole file or none."""
+  path.parent.mkdir(exist_ok=True)
+  partial = path.with_name(f"{path.name}.partial")
+  partial.write_text(json.dumps(value, indent=1) + "\n")
+  _sync(partial)
+  partial.rename(path)
+
+
+def _sync(path: pathlib.Path) -> None:
+  fd = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(fd)
+  finally:
+    os.close(fd)

@@ -1,0 +1,167 @@
+"""The transfer protocol at work: runs of a shared directory are taken, trained and put into a table.
+
+What is to be run is protocol.py's, who runs it lease.py's.
+"""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from etils import epath
+
+from mixer_jax import configuration
+from mixer_jax.errors import DivergedError, InputError
+from mixer_jax.tools.sweep import protocol
+from mixer_jax.training import experiment, init_from, loop
+from mixer_jax.workdir import lease
+
+MakeConfig = Callable[[protocol.Run], Any]
+POLL_SECS = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What is asked for.
+
+  Attributes:
+    transfers: cells of the table.
+    results: directory of runs and tables.
+    lrs: learning rates, None: the paper's for each data set.
+    seeds: runs that are reported.
+  """
+
+  transfers: list[protocol.Transfer]
+  results: pathlib.Path
+  lrs: list[float] | None = None
+  seeds: int = protocol.NUM_SEEDS
+
+
+def run_protocol(options: Options, make_config: MakeConfig, *, report_only: bool = False) -> None:
+  """Takes runs until all are finished, and prints the table; see tools/transfer.py.
+
+  Args:
+    options: what is asked for.
+    make_config: a run's configuration.
+    report_only: run nothing, print the table of what is there.
+
+  Raises:
+    InputError: bad configuration or data, before the first step; or results of other settings.
+  """
+  if not report_only:
+    for t in options.transfers:
+      _check(protocol.grid_runs(t, options.lrs)[0], make_config)
+    work(options, make_config)
+  found = finished(options.results)
+  _check_settings(options, found, make_config)
+  rows = protocol.table(options.transfers, options.lrs, options.seeds, found)
+  report(rows, options.results)
+
+
+def plan(sources: Sequence[str], names: Sequence[str], size: int | None) -> list[protocol.Transfer]:
+  """Returns the cells of the table for weights and data sets, groups expanded.
+
+  Raises:
+    InputError: unknown weights, a data set twice, or names that would share a directory.
+  """
+  transfers = []
+  for source in sources:
+    origin = init_from.describe(source)
+    for dataset in protocol.expand(names):
+      px = protocol.size_of(dataset, size, origin.image_size)
+      transfers.append(protocol.Transfer(source, dataset, px))
+  directories = [t.name for t in transfers]
+  if len(set(directories)) < len(directories):
+    raise InputError(f"two of the weights or data sets would share a directory: {directories}")
+  return transfers
+
+
+def _check(run: protocol.Run, make_config: MakeConfig) -> None:
+  """Builds the runs' experiments and opens their data, so that what is wrong is met before the first step."""
+  for judge in ("dev", "test"):
+    config = make_config(dataclasses.replace(run, judge=judge))
+    exp = experiment.build(config, experiment.make_mesh(config))
+    exp.train_split.open()
+    exp.eval_split.open()
+
+
+def _check_settings(options: Options, found: dict[str, float], make_config: MakeConfig) -> None:
+  """Raises InputError if a finished run of the table was made with other settings than are asked for."""
+  results = options.results
+  for t in options.transfers:
+    for run in protocol.grid_runs(t, options.lrs) + protocol.test_runs(
+      t, options.lrs, options.seeds, found
+    ):
+      if run.name in found:
+        config = make_config(run)
+        saved = configuration.load(epath.Path(results / run.name / "config.json"))
+        if changed := configuration.differences(saved, config, config.may_change):
+          raise InputError(
+            f"{results / run.name} was run with other settings:\n  " + "\n  ".join(changed)
+            + "\nGive those, or another --results."
+          )  # fmt: skip
+
+
+def work(options: Options, make_config: MakeConfig) -> None:
+  """Takes runs until all are finished, by this process or others; a signal ends it after saving."""
+  stop = loop.StopSignal().install()
+  results = options.results
+  while runs := protocol.open_runs(
+    options.transfers, options.lrs, options.seeds, found := finished(results)
+  ):
+    _check_settings(options, found, make_config)
+    if not any(_take(run, results / run.name, make_config, stop) for run in runs):
+      print(f"waiting for {len(runs)} runs of other processes", flush=True)
+      for _ in range(int(POLL_SECS / 0.2)):
+        _exit_if_asked(stop)
+        time.sleep(0.2)
+
+
+def _exit_if_asked(stop: loop.StopSignal) -> None:
+  if stop.received is not None:
+    sys.exit(128 + stop.received)
+
+
+def _take(
+  run: protocol.Run, directory: pathlib.Path, make_config: MakeConfig, stop: loop.StopSignal
+) -> bool:
+  """Returns whether the run could be had, and is finished now."""
+  _exit_if_asked(stop)
+  with lease.claimed(directory) as mine:
+    if not mine or (directory / "result.json").exists():
+      return mine
+    print(f"== {run.name}", flush=True)
+    kept: dict[str, Any] = {"lr": run.lr, "seed": run.seed}
+    try:
+      measured = loop.train(make_config(run), str(directory), stop)
+      kept |= {"top1": measured["top1"], "count": measured["count"], "diverged": False}
+    except DivergedError as e:
+      print(f"diverged, counted as 0: {e}", flush=True)
+      kept |= {"top1": 0.0, "count": 0, "diverged": True}
+    partial = directory / "result.json.partial"
+    partial.write_text(json.dumps(kept) + "\n")
+    partial.replace(directory / "result.json")
+    if run.judge == "dev":  # only its figure is needed; the reported runs keep theirs
+      shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+  return True
+
+
+def finished(results: pathlib.Path) -> dict[str, float]:
+  """Returns {name of the run: top-1} of all finished runs in the directory."""
+  found = {}
+  for path in results.glob("*/*/*/*/result.json"):
+    found[str(path.parent.relative_to(results))] = float(json.loads(path.read_text())["top1"])
+  return found
+
+
+def report(rows: list[protocol.Row], results: pathlib.Path) -> None:
+  """Prints the table, and writes it to table.csv and table.md."""
+  results.mkdir(parents=True, exist_ok=True)
+  (results / "table.csv").write_text(protocol.as_csv(rows))
+  (results / "table.md").write_text(protocol.as_markdown(rows))
+  print(protocol.as_text(rows))
+  print(f"{results / 'table.csv'}, {results / 'table.md'}")

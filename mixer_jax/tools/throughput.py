@@ -1,0 +1,196 @@
+"""Images a second and core of inference or training, best over batch sizes, as in the paper's table 3.
+
+The paper reports inference at the batch size that suits each model best (section 3). What is timed is
+the jitted predict step of experiment.py, or the train step, on images that are on the device already:
+uint8 to logits, or to the next state.
+"""
+
+import functools
+import json
+import pathlib
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from mixer_jax.errors import InputError
+from mixer_jax.parallel import cores
+from mixer_jax.training import experiment
+
+Work = Literal["inference", "training"]
+BATCH_SIZES = tuple(2**n for n in range(3, 13))
+FILE = "throughput.json"
+_MIN_SECS, _REPEATS, _SLOWER = 0.5, 3, 2
+
+
+class Throughput(NamedTuple):
+  """Result of a sweep.
+
+  Attributes:
+    images_per_sec_per_core: the best.
+    batch_size: that it was reached with, of one device.
+    by_batch_size: all that were tried.
+  """
+
+  images_per_sec_per_core: float
+  batch_size: int
+  by_batch_size: dict[int, float]
+
+
+def num_cores(device: Any) -> int:
+  """Returns how many cores a device stands for: an accelerator one, a CPU those that may be used."""
+  return cores.num_cores() if device.platform == "cpu" else 1
+
+
+def measure(
+  config: Any, batch_sizes: Iterable[int] | None = None, work: Work = "inference"
+) -> Throughput:
+  """Measures a configuration's model on one local device, with parameters as they start.
+
+  The sweep ends where memory does, or after two sizes that were slower than the best.
+
+  Args:
+    config: the configuration; its batch size and mesh do not matter.
+    batch_sizes: ascending; None: those of `BATCH_SIZES` that the configuration's parts divide.
+    work: "training": forward, backward, optimizer.
+
+  Raises:
+    InputError: not even the first size fits, or training's grad_accum_steps does not divide one.
+  """
+  parts = config["grad_accum_steps"] if work == "training" else 1
+  if batch_sizes is None:
+    batch_sizes = [b for b in BATCH_SIZES if b % parts == 0]
+  elif odd := [b for b in batch_sizes if b % parts]:
+    raise InputError(
+      f"batch size {odd[0]} cannot be taken in grad_accum_steps={parts} equal parts; choose multiples of {parts}."
+    )
+  one = {**config, "batch_size": parts, "grad_accum_steps": parts, "mesh": _one_device(config)}
+  exp = experiment.build(one, experiment.make_mesh(one))
+  device, speeds, slower = exp.mesh.devices.flat[0], {}, 0
+  call = make_call(exp, work)
+  for batch_size in batch_sizes:
+    try:
+      batch = make_batch(exp, batch_size)
+      seconds = _seconds(functools.partial(call, batch))
+    except jax.errors.JaxRuntimeError as e:
+      if "RESOURCE_EXHAUSTED" not in str(e) and "Out of memory" not in str(e):
+        raise
+      break
+    speed = batch_size / seconds / num_cores(device)
+    slower = slower + 1 if speed < max(speeds.values(), default=0.0) else 0
+    speeds[batch_size] = speed
+    if slower == _SLOWER:
+      break
+  if not speeds:
+    raise InputError("the model does not fit into the device's memory with the first batch size.")
+  best = max(speeds, key=lambda b: speeds[b])
+  return Throughput(speeds[best], best, speeds)
+
+
+def _one_device(config: Any) -> dict[str, Any]:
+  """Returns config.mesh for one device: every axis has the size 1."""
+  return {
+    name: 1 if isinstance(value, int) else value for name, value in dict(config["mesh"]).items()
+  }
+
+
+def make_call(exp: experiment.Experiment, work: Work) -> Callable[[Any], Any]:
+  """Returns what is timed, batch -> arrays: the experiment's own step, which keeps its state to itself."""
+  state = exp.init_state()
+  if work == "inference":
+    step = experiment.make_predict_step(exp, _logits)
+    return functools.partial(step, state.params, state.model_state)
+  kept = [state]
+
+  def train(batch: Any) -> Any:
+    kept[0], metrics = exp.train_step(kept[0], batch)
+    return metrics
+
+  return train
+
+
+def make_batch(exp: experiment.Experiment, batch_size: int) -> dict[str, jax.Array]:
+  """Returns a batch of random images on the experiment's devices."""
+  size, rng = exp.options.image_size, np.random.default_rng(0)
+  batch = {
+    "image": rng.integers(0, 256, (batch_size, size, size, 3), np.uint8),
+    "label": rng.integers(0, exp.options.num_classes, batch_size, np.int32),
+    "mask": np.ones(batch_size, np.float32),
+  }
+  return jax.device_put(batch, exp.shardings.batch)
+
+
+def _logits(batch: Any, outputs: Any) -> jax.Array:
+  del batch
+  return outputs["logits"]
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+  """Returns the median time of a call, compiled before, of as many as fill half a second."""
+  jax.block_until_ready(call())
+  begin = time.perf_counter()
+  jax.block_until_ready(call())
+  count = max(1, round(_MIN_SECS / _REPEATS / max(time.perf_counter() - begin, 1e-6)))
+  times = []
+  for _ in range(_REPEATS):
+    begin = time.perf_counter()
+    for _ in range(count - 1):
+      call()
+    jax.block_until_ready(call())  # devices take their calls in order
+    times.append((time.perf_counter() - begin) / count)
+  return statistics.median(times)
+
+
+# --- what was measured, kept in a results directory ------------------------------------------------
+
+
+def key(model: str, image_size: int) -> str:
+  """Returns the name of a measurement: "Mixer-B/16 224"."""
+  return f"{model} {image_size}"
+
+
+def load(results: pathlib.Path, device_kind: str | None = None) -> dict[str, float]:
+  """Returns {key: images/s and core} of what was measured on this kind of device (default: the local one).
+
+  Raises:
+    InputError: the file is not one of `save`.
+  """
+  everything = _read(results / FILE)
+  measured = everything.get(device_kind or jax.devices()[0].device_kind, {})
+  return {name: float(m["images_per_sec_per_core"]) for name, m in measured.items()}
+
+
+def save(results: pathlib.Path, name: str, result: Throughput) -> None:
+  """Adds a measurement on the local device to the results directory."""
+  path = results / FILE
+  everything = _read(path)
+  kept = result._asdict() | {"by_batch_size": {str(k): v for k, v in result.by_batch_size.items()}}
+  everything.setdefault(jax.devices()[0].device_kind, {})[name] = kept
+  results.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(f"{FILE}.partial")
+  partial.write_text(json.dumps(everything, indent=1) + "\n")
+  partial.replace(path)
+
+
+def _read(path: pathlib.Path) -> dict[str, dict[str, Any]]:
+  if not path.exists():
+    return {}
+  try:
+    everything = json.loads(path.read_text())
+    for measured in everything.values():
+      for m in measured.values():
+        float(m["images_per_sec_per_core"])
+  except (ValueError, AttributeError, KeyError, TypeError) as e:
+    raise InputError(f"{path} holds no measurements ({e}); remove it.") from e
+  return everything
+
+
+def describe(measured: dict[str, float]) -> str:
+  """Returns where `load`'s measurements come from, for a note."""
+  device = jax.devices()[0]
+  cores = num_cores(device)
+  where = f"on {device.device_kind}" + (f" ({cores} cores)" if device.platform == "cpu" else "")
+  return f"measured {where}" if measured else f"not measured {where}"

@@ -1,0 +1,72 @@
+"""Evaluation of a state: exact over any batch size and number of devices."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from mixer_jax.evaluators import classification, fewshot_task
+from mixer_jax.evaluators import rows as rows_lib
+from mixer_jax.training import experiment
+
+
+def evaluation_line(exp: experiment.Experiment, results: dict[str, float]) -> str:
+  """Returns the printed line of an evaluation, with the count of images and of skipped records."""
+  skipped = exp.eval_split.num_examples - int(results["count"])
+  reason = (
+    "bad records" if exp.eval_split.labels_per_image == 1 else "images without a label, or bad,"
+  )
+  return (
+    f"evaluation {exp.eval_split.split}: top-1 {results['top1']:.4f}  top-5 {results['top5']:.4f}"
+    f"  loss {results['loss']:.4f}  over {results['count']} images"
+    + (f" ({skipped} {reason} skipped)" if skipped else "")
+  )
+
+
+def evaluate_split(
+  exp: experiment.Experiment, params: Any, model_state: Any, source: Any
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+  """Evaluates the evaluation split; see classification.evaluate for what it returns."""
+  batches = rows_lib.device_batches(
+    exp.eval_split,
+    source,
+    batch_size=exp.evaluation.batch_size,
+    batch_sharding=exp.shardings.batch,
+    num_workers=exp.evaluation.num_workers,
+  )
+  return classification.evaluate(
+    lambda batch: exp.eval_step(params, model_state, batch),
+    batches,
+    batch_size=exp.evaluation.batch_size,
+  )
+
+
+def make_fewshot(exp: experiment.Experiment) -> Callable[[Any, Any], dict[str, float]]:
+  """Opens the data of config.fewshot and returns (params, model_state) -> few-shot accuracies by name.
+
+  Raises:
+    InputError: the data cannot be opened, or have several labels an image.
+  """
+  options = exp.fewshot
+  task = fewshot_task.open_task(
+    exp.eval_split,
+    dataset=str(options.dataset),
+    data_dir=exp.data.data_dir,
+    train_split=options.train_split,
+    test_split=options.test_split,
+    image_ops=options.ops,
+    where="config.fewshot.ops",
+  )
+  features = experiment.make_features_step(exp)
+
+  def evaluate_fewshot(params: Any, model_state: Any) -> dict[str, float]:
+    values = fewshot_task.evaluate(
+      task,
+      lambda batch: features(params, model_state, batch),
+      batch_size=exp.evaluation.batch_size,
+      batch_sharding=exp.shardings.batch,
+      num_workers=exp.evaluation.num_workers,
+    )
+    return dict(values)
+
+  return evaluate_fewshot

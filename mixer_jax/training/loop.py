@@ -1,0 +1,298 @@
+"""The run: resume, step, log, evaluate, save."""
+
+import collections
+import contextlib
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+
+from mixer_jax.data import pipeline
+from mixer_jax.errors import DivergedError, SaveError
+from mixer_jax.figures import curves
+from mixer_jax.parallel import cores, distributed, sharding
+from mixer_jax.parallel.distributed import StopSignal
+from mixer_jax.training import evaluation, experiment, init_from, optimizer, profiling
+from mixer_jax.training.state import TrainState
+from mixer_jax.workdir import checkpoint, metrics
+from mixer_jax.workdir import directory as workdirs
+
+# Steps handed to the device ahead of the one whose loss is looked at: enough to keep it busy, few
+# enough that a signal or a NaN is met soon.
+STEPS_IN_FLIGHT = 2
+
+
+def train(config: Any, workdir: str, stop: StopSignal | None = None) -> dict[str, float]:
+  """Trains from the newest checkpoint in the workdir, or from the start, to the end.
+
+  Args:
+    config: the configuration.
+    workdir: directory of the run, local, shared or gs://.
+    stop: where signals arrive; None: none are looked for.
+
+  Returns:
+    The metrics of the last evaluation.
+
+  Raises:
+    InputError: bad configuration, data or workdir; before any training wherever that can be known.
+    DivergedError: NaN; the newest checkpoint is from before it.
+    SystemExit: with 128 + signal, after saving, when asked to stop.
+  """
+  stop = stop or StopSignal()
+  distributed.agree({"config": config, "workdir": workdir})
+  exp = experiment.build(config, experiment.make_mesh(config))
+  directory = workdirs.path_of(workdir)
+  workdirs.check(directory, config, exp.options.may_change)
+  sources = exp.train_split.open(), exp.eval_split.open()
+  state = init_from.initial_state(exp, directory)
+  fewshot = evaluation.make_fewshot(exp) if exp.fewshot.dataset else None
+  workdirs.create(directory, config)
+  keep = exp.checkpoint
+  checkpointer = checkpoint.Checkpointer(
+    directory, keep_newest=keep.keep_newest, keep_best=keep.keep_best
+  )
+  start_step = int(state.step)
+  metrics.say(_headline(exp, directory, start_step))
+  run = _Run(exp, directory, checkpointer, sources, fewshot, start_step)
+  try:
+    state = run.train(state, start_step, stop)
+    checkpointer.wait()
+    if int(state.step) == exp.total_steps:
+      return run.finish(state)
+  finally:
+    run.close()
+  metrics.say(f"saved step {int(state.step)} in {directory}; the same command resumes")
+  sys.exit(128 + (stop.received or signal.SIGTERM))  # the signal may have met another process
+
+
+def _headline(exp: experiment.Experiment, directory: epath.Path, start_step: int) -> str:
+  parameters = sum(x.size for x in jax.tree.leaves(exp.abstract_state.params))
+  device = exp.mesh.devices.flat[0]
+  begin = f"resuming at step {start_step}" if start_step else "starting"
+  used = exp.train_split.num_used
+  subset = f" ({used:,} of them used)" if used < exp.data.num_examples else ""
+  return (
+    f"{exp.model.__class__.__name__} with {parameters:,} parameters, {exp.options.image_size} px\n"
+    f"data {exp.data.dataset} {exp.data.split}: {exp.data.num_examples:,} images{subset};"
+    f" evaluation {exp.eval_split.dataset} {exp.eval_split.split}:"
+    f" {exp.eval_split.num_examples:,} images\n"
+    f"{exp.mesh.size} × {device.device_kind} in {jax.process_count()} process(es),"
+    f" batch {exp.options.batch_size}, {exp.total_steps} steps\n"
+    f"{_placement(exp)}\n"
+    f"workdir {directory}: {begin}"
+  )
+
+
+def _placement(exp: experiment.Experiment) -> str:
+  """Returns where the state lives: a line, or a table where the configuration shards parameters."""
+  size = sharding.bytes_per_device(exp.abstract_state, exp.shardings.state)
+  line = f"state of {size / 1e6:,.3f} MB on each device"
+  if exp.mesh.shape.get("fsdp", 1) == 1:
+    return line
+  shards = sharding.table(sharding.describe(exp.abstract_state, exp.shardings))
+  return (
+    f"{line}: {exp.mesh.shape['data']} copies, each on {exp.mesh.shape['fsdp']} devices\n{shards}"
+  )
+
+
+def _num_cores(mesh: Mesh) -> int:
+  """Cores that core-hours count: accelerator devices, or the CPU cores that this process may use."""
+  return cores.num_cores() if mesh.devices.flat[0].platform == "cpu" else mesh.size
+
+
+class _Run:
+  """The moving parts of one call of `train`."""
+
+  def __init__(
+    self,
+    exp: experiment.Experiment,
+    directory: epath.Path,
+    checkpointer: checkpoint.Checkpointer,
+    sources: tuple[Any, Any],
+    fewshot: Callable[[Any, Any], dict[str, float]] | None,
+    start_step: int,
+  ):
+    self._exp, self._directory, self._checkpointer = exp, directory, checkpointer
+    self._train_source, self._eval_source = sources
+    with self._reporting():
+      first = jax.process_index() == 0
+      self._writer = metrics.MetricWriter(directory, start_step) if first else None
+    self._progress = metrics.Progress(
+      start_step=start_step,
+      total_steps=exp.total_steps,
+      batch_size=exp.options.batch_size,
+      num_cores=_num_cores(exp.mesh),
+      core_hours=self._writer.last("core_hours", 0.0) if self._writer else 0.0,
+    )
+    self._pending: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
+    self._skipped = int(self._writer.last("skipped_records", 0)) if self._writer else 0
+    self._rows = sharding.local_rows(exp.shardings.batch, exp.options.batch_size)
+    self._fewshot = fewshot
+    self._profiler = profiling.StepProfiler(
+      directory, first_step=exp.profile.first_step, num_steps=exp.profile.num_steps
+    )
+    self._evaluated: dict[int, tuple[dict[str, float], dict[str, np.ndarray]]] = {}
+
+  def train(self, state: TrainState, start_step: int, stop: StopSignal) -> TrainState:
+    """Takes the steps from `start_step` to the end, or to the one after a signal."""
+    exp = self._exp
+    if line := self._profiler.missed(start_step):
+      metrics.say(line)
+    with self._batches(start_step) as batches:
+      for step in range(start_step + 1, exp.total_steps + 1):
+        batch = next(batches)
+        with self._profiler.step(step):
+          state, step_metrics = exp.train_step(state, self._put(batch))
+        self._pending.append((step, step_metrics))
+        self._finish_trace(step, step_metrics)
+        if step == start_step + 1:
+          self._report_compilation(step)
+        evaluate = step == exp.total_steps or step % exp.evaluation.every_steps == 0
+        stopping = stop.asked(step)
+        # What was evaluated is saved, so that the best can be kept.
+        save = evaluate or step % exp.checkpoint.every_steps == 0 or stopping
+        # What is evaluated or saved must be known to be finite.
+        self._drain(0 if save else STEPS_IN_FLIGHT)
+        if evaluate:
+          self._evaluate(step, state)
+        if save:
+          self._save(step, state)
+        self._checkpointer.check()
+        if stopping:
+          break
+    return state
+
+  def finish(self, state: TrainState) -> dict[str, float]:
+    """Reports the finished run: last metrics, pictures, where everything is."""
+    step = int(state.step)
+    results, rows = self._evaluated.get(step) or self._evaluate(step, state)
+    best = checkpoint.best_step(self._directory)
+    lines = [
+      f"finished: top-1 {results['top1']:.4f}  top-5 {results['top5']:.4f}  loss {results['loss']:.4f}"
+      f"  over {results['count']} images of {self._exp.eval_split.dataset} {self._exp.eval_split.split}",
+      f"  checkpoints  {self._directory / 'checkpoints'} (steps {checkpoint.steps(self._directory)},"
+      f" best {best})",
+      f"  metrics      {self._directory / 'metrics.jsonl'}, TensorBoard: {self._directory / 'events'}",
+    ]
+    if self._exp.log.plots and jax.process_index() == 0:
+      with self._reporting():
+        paths = curves.save_all(self._directory, self._eval_source, rows)
+      lines.append(f"  pictures     {', '.join(str(p) for p in paths)}")
+    metrics.say("\n".join(lines))
+    return results
+
+  def close(self) -> None:
+    """Closes files; what could not be written was raised before.
+
+    After an error, one of several processes does not wait for the others, which wait for it.
+    """
+    if jax.process_count() > 1 and sys.exc_info()[0] is not None:
+      return
+    with contextlib.suppress(SaveError):
+      self._checkpointer.close()
+    if self._writer is not None:
+      with contextlib.suppress(OSError):
+        self._writer.close()
+
+  def _batches(self, start_step: int) -> pipeline.ClosingIterator:
+    exp = self._exp
+    batches = pipeline.TrainBatches(
+      exp.train_split,
+      self._train_source,
+      seed=exp.options.seed,
+      batch_size=exp.options.batch_size,
+      rows=self._rows,
+      total_steps=exp.total_steps,
+    )
+    return pipeline.iterate(batches, start=start_step, num_workers=exp.data.num_workers)
+
+  def _put(self, batch: pipeline.Batch) -> dict[str, jax.Array]:
+    exp = self._exp
+    return sharding.put_batch(batch, exp.shardings.batch, self._rows, exp.options.batch_size)
+
+  def _finish_trace(self, step: int, step_metrics: Any) -> None:
+    with self._reporting():
+      line = self._profiler.finish(step, step_metrics)
+    if line is not None:
+      metrics.say(line)
+
+  def _report_compilation(self, step: int) -> None:
+    """Waits for the first step, so that its compilation does not count as speed."""
+    jax.block_until_ready(self._pending[-1][1])
+    seconds = self._progress.measure(step)["seconds"]
+    metrics.say(f"first step after {seconds:.1f} s (compilation included)")
+
+  def _drain(self, keep: int) -> None:
+    """Looks at the metrics of finished steps, all but the newest `keep`; logs those that are due."""
+    while len(self._pending) > keep:
+      step, on_device = self._pending.popleft()
+      values = {k: float(v) for k, v in jax.device_get(on_device).items()}
+      bad = [k for k, v in values.items() if not math.isfinite(v)]
+      if bad:
+        self._checkpointer.wait()
+        raise DivergedError(
+          f"step {step}: {', '.join(bad)} is not finite; {checkpoint.last_good(self._directory)}."
+        )
+      self._skipped += int(values.pop("skipped"))
+      if step % self._exp.log.every_steps == 0 or step == self._exp.total_steps:
+        self._log(step, values)
+
+  def _log(self, step: int, values: dict[str, float]) -> None:
+    values |= self._progress.measure(step)
+    values.pop("seconds")
+    if self._skipped:
+      values["skipped_records"] = self._skipped
+    metrics.say(
+      metrics.progress_line(step, self._exp.total_steps, values)
+      + (f"  skipped {self._skipped} records" if self._skipped else "")
+    )
+    self._write(step, values)
+
+  def _evaluate(
+    self, step: int, state: TrainState
+  ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    begin = time.perf_counter()
+    params = optimizer.averaged(state.params, state.opt_state)
+    results, rows = evaluation.evaluate_split(
+      self._exp, params, state.model_state, self._eval_source
+    )
+    self._evaluated = {step: (results, rows)}
+    metrics.say(
+      f"step {step}/{self._exp.total_steps} {evaluation.evaluation_line(self._exp, results)}"
+    )
+    self._write(step, {f"evaluation/{k}": v for k, v in results.items()})
+    if self._exp.log.plots and jax.process_index() == 0:
+      with self._reporting():
+        curves.save_weights(self._directory, state.params, step)
+    if self._fewshot is not None:
+      fewshot = self._fewshot(params, state.model_state)
+      means = "  ".join(f"{k} {v:.4f}" for k, v in fewshot.items() if "_" not in k)
+      metrics.say(f"step {step}/{self._exp.total_steps} few-shot: {means}")
+      self._write(step, {f"fewshot/{k}": v for k, v in fewshot.items()})
+    self._progress.pause(time.perf_counter() - begin)
+    return results, rows
+
+  def _write(self, step: int, values: dict[str, float]) -> None:
+    with self._reporting():
+      if self._writer is not None:
+        self._writer.write(step, values)
+
+  @contextlib.contextmanager
+  def _reporting(self) -> Iterator[None]:
+    try:
+      yield
+    except OSError as e:
+      raise SaveError(checkpoint.save_failure(self._directory, e)) from e
+
+  def _save(self, step: int, state: TrainState) -> None:
+    begin = time.perf_counter()
+    results = self._evaluated.get(step)
+    self._checkpointer.save(step, state, results[0]["top1"] if results else None)
+    self._progress.pause(time.perf_counter() - begin)

@@ -1,0 +1,285 @@
+"""Two and four real processes, of two simulated devices each, against one: the same gradients, losses, figures,
+data; and what happens when they differ, are told to stop, or one dies."""
+
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from mixer_jax.parallel import distributed
+from mixer_jax.tools import command as command_module
+from mixer_jax.tools import supervisor
+from mixer_jax.training import loop
+from tests import runs, several
+from tests.configurations import small_config
+from tests.training.test_loop import StopAfter
+
+# Compiling takes most of the time of such short runs; what is compiled need not be fast.
+FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+ENVIRONMENT = {
+  "XLA_FLAGS": f"{FLAGS} --xla_force_host_platform_device_count=2",
+  "JAX_PLATFORMS": "cpu",
+  "OMP_NUM_THREADS": "1",
+}
+
+
+def free_address():
+  with socket.socket() as s:
+    s.bind(("localhost", 0))
+    return f"localhost:{s.getsockname()[1]}"
+
+
+def start_several(args, count, own=None):
+  """Starts `count` processes of a run; `own` are arguments of the last alone."""
+  address = free_address()
+  return [
+    runs.start(
+      [
+        *args,
+        "--distributed",
+        f"--coordinator={address}",
+        f"--num_processes={count}",
+        f"--process_id={i}",
+        *((own or []) if i == count - 1 else []),
+      ],
+      **ENVIRONMENT,
+    )
+    for i in range(count)
+  ]
+
+
+def outputs(processes, timeout=150):
+  """Returns [(exit status, output)] of processes that end by themselves."""
+  try:
+    found = [p.communicate(timeout=timeout)[0] for p in processes]
+  finally:
+    for p in processes:
+      p.kill()
+  return [(p.returncode, output) for p, output in zip(processes, found, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def one():
+  """One process, one device."""
+  return several.train(1, 1)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+  """What each of two processes found, by mesh: {mesh: [process 0's, process 1's]}."""
+  return run_several(tmp_path_factory.mktemp("two"), 2)
+
+
+def run_several(out, count):
+  command = [sys.executable, "-m", "tests.several", str(out), free_address(), str(count)]
+  processes = [
+    subprocess.Popen([*command, str(i)], cwd=runs.ROOT, env={**os.environ, **ENVIRONMENT})
+    for i in range(count)
+  ]
+  try:
+    assert [p.wait(timeout=300) for p in processes] == [0] * count
+  finally:
+    for p in processes:
+      p.kill()
+  return {
+    mesh: [dict(np.load(out / f"{'-'.join(map(str, mesh))}-process{i}.npz")) for i in range(count)]
+    for mesh in several.meshes(2 * count)
+  }
+
+
+def assert_like_one(found, one, fsdp):
+  for part in found:
+    for name in [k for k in one if k.startswith("gradient/")]:
+      # The true gradient of this bias is zero, so its rounding is measured against the others.
+      zero = name.endswith("token_mixing/Dense_1/bias")
+      largest = max(np.abs(v).max() for k, v in one.items() if k.startswith("gradient/"))
+      scale = largest if zero else np.abs(one[name]).max()
+      np.testing.assert_allclose(part[name], one[name], atol=1e-5 * scale, rtol=0, err_msg=name)
+    np.testing.assert_allclose(part["losses"], one["losses"], rtol=1e-5)
+    assert part["evaluation/count"] == 360
+    for name in ("top1", "top5"):
+      assert part[f"evaluation/{name}"] == one[f"evaluation/{name}"]
+    np.testing.assert_allclose(part["evaluation/loss"], one["evaluation/loss"], rtol=1e-5)
+    whole = 4 * 10  # the head's biases, the only parameter that is not cut
+    for name in ("bytes/params", "bytes/opt_state"):
+      counter = 4 if name == "bytes/opt_state" else 0  # optax counts the steps
+      cut = one[name] - whole - counter
+      assert part[name] - whole - counter == cut / fsdp, (name, part[name], one[name])
+  rows = np.concatenate([part["read"] for part in found], axis=1)
+  assert rows.shape == one["read"].shape
+  np.testing.assert_array_equal(rows, one["read"])  # in this order, so none twice
+
+
+@pytest.mark.parametrize("mesh", several.meshes(4), ids=str)
+def test_two_processes_are_like_one(one, two, mesh):
+  """Gradients, losses, evaluation; shards of 1/n of the bytes; each process reads its own rows."""
+  assert_like_one(two[mesh], one, mesh[1])
+
+
+@pytest.mark.campaign
+def test_four_processes_are_like_one(one, tmp_path):
+  for mesh, found in run_several(tmp_path, 4).items():
+    assert_like_one(found, one, mesh[1])
+
+
+def command(workdir, **flags):
+  """A run that does not end by itself in the time of a test."""
+  return runs.command(
+    workdir,
+    **{
+      "total_steps": 100_000,
+      "model.num_blocks": 1,
+      "model.stoch_depth": 0.0,
+      "checkpoint.every_steps": 1000,
+      "evaluation.every_steps": 100_000,
+      "log.every_steps": 1,
+      **flags,
+    },
+  )
+
+
+def in_this_process(workdir, steps):
+  """Goes on with such a run for some steps on one device; returns the losses by step."""
+  config = small_config(total_steps=100_000)
+  config.model.num_blocks, config.model.stoch_depth = 1, 0.0
+  config.evaluation.every_steps = 100_000
+  config.checkpoint.every_steps, config.log.every_steps = 1000, 1
+  config.learning_rate = 0.003  # the quickstart's
+  config.evaluation.batch_size = 360
+  with pytest.raises(SystemExit):
+    loop.train(config, str(workdir), StopAfter(steps - 1))
+  return {r["step"]: r["loss"] for r in runs.records(workdir) if "loss" in r}
+
+
+@pytest.mark.campaign
+def test_sigterm_to_one_saves_once_and_one_device_goes_on(tmp_path):
+  """Two processes with sharded parameters; the notice meets the one that is not the coordinator."""
+  rules = f"({', '.join(map(repr, several.RULES))},)"
+  processes = start_several(
+    command(tmp_path / "run", **{"mesh.fsdp": 2, "mesh.rules": rules}), count=2
+  )
+  seen = runs.wait_for(processes[0], "step      1/", timeout=150)
+  assert re.search(r"head/kernel +1 +\(16, 10\) +dim 0", seen), seen
+  processes[1].send_signal(signal.SIGTERM)
+  ended = outputs(processes)
+  assert [status for status, _ in ended] == [143, 143], ended
+  stop = int(re.search(r"saved step (\d+) in .*the same command resumes", ended[0][1])[1])
+  assert [int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()] == [stop]
+  resumed = in_this_process(tmp_path / "run", 20)
+  assert sorted(resumed) == list(range(1, stop + 21))
+  undisturbed = in_this_process(tmp_path / "one", stop + 20)
+  np.testing.assert_allclose(list(resumed.values()), list(undisturbed.values()), rtol=1e-4)
+
+
+def test_sigterm_to_a_run_of_one_process_saves_too(tmp_path):
+  """As on a TPU of one host, which launchers start with --distributed like any other."""
+  (process,) = start_several(command(tmp_path / "run"), count=1)
+  runs.wait_for(process, "step      1/", timeout=150)
+  process.send_signal(signal.SIGTERM)
+  ((status, output),) = outputs([process])
+  assert status == 143, output
+  assert "saved step" in output, output
+
+
+@pytest.mark.campaign
+def test_a_coordinator_that_freezes_is_named(tmp_path):
+  """As its host, or the way to it, would: no connection is closed."""
+  processes = start_several(command(tmp_path / "run"), count=2)
+  said = runs.wait_for(processes[1], "connecting to the coordinator")
+  coordinator = re.search(r"coordinator (\S+),", said)
+  assert coordinator is not None
+  runs.wait_for(processes[0], "step      1/", timeout=150)
+  child = pathlib.Path(f"/proc/{processes[0].pid}/task/{processes[0].pid}/children").read_text()
+  os.kill(int(child), signal.SIGSTOP)
+  ((status, output),) = outputs([processes[1]])
+  processes[0].kill()  # its child with it
+  assert status == supervisor.LOST, output
+  line = f"error: lost process 0, the coordinator {coordinator[1]}: no sign of life"
+  assert output.strip().splitlines()[-1].startswith(line), output
+
+
+@pytest.mark.campaign
+def test_a_lost_process_is_named_and_ends_the_others(tmp_path):
+  """It is killed together with its supervisor as soon as the processes have met."""
+  processes = start_several(command(tmp_path / "run"), count=2)
+  runs.wait_for(processes[1], "Rank 1 is connected")
+  processes[1].kill()
+  (status, output), _ = outputs(processes)
+  assert status == supervisor.LOST, output
+  last = output.strip().splitlines()[-1]
+  assert last.startswith("error: lost process 1: no sign of life"), output
+  assert "Check failure" not in output, output
+  assert runs.left_behind(processes[0]) == []
+
+
+def test_another_configuration_is_refused_by_all(tmp_path):
+  own = ["--config.learning_rate=0.5", "--config.data.num_workers=1"]
+  for status, output in outputs(start_several(command(tmp_path / "run"), count=2, own=own)):
+    assert status == 2, output
+    assert "process 1 on" in output, output
+    assert "config.learning_rate: 0.003 -> 0.5" in output, output
+    assert "num_workers" not in output, output
+    assert "Traceback" not in output, output
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_coordinator_that_does_not_answer_is_named(tmp_path):
+  address = free_address()
+  place = ["--distributed", f"--coordinator={address}", "--num_processes=2", "--join_seconds=2"]
+  status, output = runs.run([*command(tmp_path / "run"), *place, "--process_id=1"])
+  assert status == supervisor.LOST, output
+  waits, line = output.strip().splitlines()
+  assert waits == f"connecting to the coordinator {address}, for up to 2 s"
+  assert f"coordinator {address} within 2 s: it does not answer" in line
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["--coordinator=here", "--num_processes=2", "--process_id=1"], "--coordinator=here is not HOST:PORT"),
+    (["--coordinator=a:1", "--num_processes=2", "--process_id=2"], "--process_id=2 is not one of 2"),
+  ],
+)  # fmt: skip
+def test_places_that_cannot_be_are_named(tmp_path, arguments, message):
+  status, output = runs.run([*command(tmp_path / "run"), "--distributed", *arguments])
+  assert status == 2
+  assert message in output, output
+
+
+def test_a_taken_port_is_named(tmp_path):
+  with socket.socket() as taken:
+    taken.bind(("", 0))
+    taken.listen()
+    address = f"localhost:{taken.getsockname()[1]}"
+    place = ["--distributed", f"--coordinator={address}", "--num_processes=2", "--process_id=0"]
+    status, output = runs.run([*command(tmp_path / "run"), *place])
+  assert status == 2, output
+  assert f"--coordinator={address}: cannot listen on port" in output
+
+
+def test_what_is_no_loss_is_not_called_one():
+  """An abort that has nothing to do with other processes is shown as it is."""
+  output = supervisor.Output(fatal="F1125 12:00:00.0 1 compiler.cc:1] Check failed: a == b")
+  assert supervisor.explain(output, 1) is None
+
+
+def test_a_cluster_that_is_not_ready_yet_is_no_bad_input(monkeypatch, capsys):
+  """A pod's name may be unknown until the pod runs: the same command may succeed later."""
+
+  def initialize(*args, **options):
+    raise RuntimeError("Failed to recognize coordinator address mixer-0:8482")
+
+  monkeypatch.setattr(jax.distributed, "initialize", initialize)
+  with pytest.raises(SystemExit) as ended:
+    command_module.run(lambda main, **_: main([]), lambda _: distributed.join(None, None, None, 3))
+  assert ended.value.code == supervisor.LOST
+  assert "not found within 3 s: Failed to recognize coordinator address mixer-0:8482" in (
+    capsys.readouterr().err
+  )

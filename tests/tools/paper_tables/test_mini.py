@@ -1,0 +1,202 @@
+"""The miniature: its verdicts, its runs, and one page that a browser shows whole, wide and narrow."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+from etils import epath
+
+from mixer_jax.errors import InputError
+from mixer_jax.figures import page
+from mixer_jax.tools.paper_tables import mini, mini_report, results, verdicts
+from mixer_jax.tools.paper_tables.mini import Pretrain, Setting, Transfer
+from mixer_jax.training import experiment
+from mixer_jax.workdir import checkpoint
+from tests.tools.paper_tables import made
+
+SETTING = Setting("digits_0_4", "digits_5_9", (10.0, 100.0), 40, sizes=("S", "M"))
+
+
+def everything(top1, count=2000):
+  """Returns what was seen, with these accuracies and otherwise 50 %."""
+  keys = [*mini.pretrainings(SETTING), *mini.transfers(SETTING)]
+  pretrained = [k for k in keys if isinstance(k, Pretrain)]
+  return mini.Seen(
+    top1={k: top1.get(k, 50.0) for k in keys},
+    five_shot=dict.fromkeys(pretrained, 40.0),
+    count=dict.fromkeys(keys, count),
+    curves={},
+    speed={k: 150.0 if k.model == "mixer" else 100.0 for k in pretrained},
+  )
+
+
+def verdict_of(seen, text):
+  (claim,) = [c for c in verdicts.judge(seen, SETTING) if text in c.claim]
+  return claim.verdict
+
+
+def test_noise_is_the_binomial_standard_error():
+  assert verdicts.noise(50.0, 2500) == pytest.approx(1.0)
+  assert 0 < verdicts.noise(100.0, 2500) < verdicts.noise(99.0, 2500)
+
+
+@pytest.mark.parametrize(
+  ("differences", "expected"),
+  [
+    ([(3.0, 1.0), (2.1, 1.0)], "holds"),
+    ([(3.0, 1.0), (1.9, 1.0)], "within noise"),
+    ([(3.0, 1.0), (-1.9, 1.0)], "within noise"),
+    ([(3.0, 1.0), (-2.1, 1.0)], "does not hold"),
+  ],
+)
+def test_verdicts(differences, expected):
+  assert verdicts.verdict(differences) == expected
+
+
+def test_claims_are_judged_by_the_right_runs():
+  def pre(model, size, percent, order=""):
+    return Pretrain(model, size, percent, order)
+
+  level = everything({})
+  for text in (
+    "Larger",
+    "few images",
+    "gains more",
+    "ViT of the same",
+    "twice the res",
+    "All pixels",
+  ):
+    assert verdict_of(level, text) == "within noise", text
+  assert verdict_of(level, "faster") == "holds"
+  assert verdict_of(everything({pre("mixer", "M", 100): 60.0}), "Larger") == "holds"
+  assert verdict_of(everything({pre("mixer", "M", 100): 40.0}), "Larger") == "does not hold"
+  assert verdict_of(everything({pre("mixer", "S", 10): 60.0}), "few images") == "holds"
+  assert verdict_of(everything({pre("mixer", "M", 10): 30.0}), "gains more") == "holds"
+  assert verdict_of(everything({pre("vit", "M", 10): 30.0}), "gains more") == "does not hold"
+  assert verdict_of(everything({pre("vit", "M", 100): 60.0}), "ViT of the same") == "holds"
+  doubled = {Transfer("mixer", 56, seed): 60.0 for seed in mini.SEEDS}
+  assert verdict_of(everything(doubled), "twice the res") == "holds"
+  permuted = {pre("mixer", "M", 100, "pixels"): 40.0, pre("resnet", "M", 100, "pixels"): 20.0}
+  assert verdict_of(everything(permuted), "All pixels") == "holds"
+  resnet = {pre("resnet", "M", 100, "patches"): 30.0}
+  assert verdict_of(everything(resnet), "Patches") == "holds"
+  assert verdict_of(everything(resnet | {pre("mixer", "M", 100, "patches"): 40.0}), "Patches") == (
+    "does not hold"
+  )
+
+
+def test_a_claim_whose_runs_are_missing_says_so():
+  seen = everything({})
+  del seen.top1[Pretrain("vit", "M", 100.0)]
+  assert verdict_of(seen, "ViT of the same") == "not run"
+  assert verdict_of(seen, "Larger") != "not run"
+
+
+def write_run(directory, key, top1):
+  """Writes a finished run of the miniature by hand."""
+  config = mini.load_config(mini.command_of(key, SETTING, directory))
+  records = [
+    {"step": config.total_steps, "loss": 1.0, "images_per_sec": 1000.0, "core_hours": 0.01},
+    {"step": config.total_steps, "evaluation/top1": top1, "evaluation/count": 181},
+    {"step": config.total_steps, "fewshot/5shot": top1 / 2},
+  ]
+  made.run(directory / key.name, config, records)
+  return config
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory):
+  """Returns (found, page) of a hand-made results directory, with one real checkpoint."""
+  directory = tmp_path_factory.mktemp("mini")
+  for i, key in enumerate(mini.pretrainings(SETTING)):
+    config = write_run(directory, key, 0.5 + i / 100)
+    if (key.model, key.size, key.percent, key.order) == ("mixer", "M", 100.0, ""):
+      exp = experiment.build(config, experiment.make_mesh(config))
+      saver = checkpoint.Checkpointer(epath.Path(directory / key.name), keep_newest=1, keep_best=0)
+      saver.save(config.total_steps, exp.init_state().replace(step=config.total_steps), None)
+      saver.wait()
+      saver.close()
+  write_run(directory, Transfer("mixer", 28, 0), 0.9)
+  found = results.scan(directory)
+  return found, mini_report.write(found, SETTING)
+
+
+def test_the_page_shows_what_runs_left_and_what_was_not_run(story):
+  found, text = story
+  seen = mini.read(found, SETTING)
+  assert len(seen.top1) == len(mini.pretrainings(SETTING)) + 1
+  for key in mini.pretrainings(SETTING):
+    assert f'<td data-title="top-1 %">{seen.top1[key]:.1f}</td>' in text or key.order
+    assert html.escape(key.command(SETTING)) in text
+  assert "– (90.0)" in text  # one of two seeds: no mean
+  assert f'<td data-title="verdict" class="not-run">{verdicts.NOT_RUN}</td>' in text
+  assert text.count('class="not-run"') == 1  # fine-tuning alone is missing
+
+
+def test_the_page_needs_nothing_else(story):
+  _, text = story
+  assert not re.search(
+    r"<script|<link(?! rel=\"icon\" href=\"data:)|@import|url\(|src=\"(?!data:)", text
+  )
+  assert len(re.findall(r"<img ", text)) >= 5
+  assert not re.search(r'<img(?! alt="[^"]{10,}")', text)
+
+
+def test_another_runs_results_are_refused(tmp_path):
+  key = Pretrain("mixer", "S", 10.0)
+  config = write_run(tmp_path, key, 0.5)
+  found = results.scan(tmp_path)
+  assert mini.finished(found, key.name, config) is not None
+  config.learning_rate = 0.1
+  with pytest.raises(InputError, match="another configuration: learning_rate"):
+    mini.finished(found, key.name, config)
+
+
+def test_half_a_run_is_not_finished(tmp_path):
+  key = Pretrain("mixer", "S", 10.0)
+  config = mini.load_config(key.command(SETTING))
+  made.run(tmp_path / key.name, config, [{"step": 20, "evaluation/top1": 0.5}])
+  assert mini.finished(results.scan(tmp_path), key.name, config) is None
+
+
+def test_text_is_escaped():
+  assert "<b>" not in page.table(("<b>",), [("<b>",)]) + page.code("<b>") + page.image(b"", "<b>")
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_a_browser_shows_it_whole(story, tmp_path, width):
+  """In a frame of this width, because a window has a least width: all images, no error, no overflow."""
+  if (browser := shutil.which("chromium")) is None:
+    pytest.skip("chromium is not installed")
+  (tmp_path / "frame.html").write_text(
+    f"""<!doctype html><title>frame</title><iframe id=f style="width:{width}px;height:900px;border:0"
+    srcdoc="{html.escape(story[1])}"></iframe><script>
+    onload = () => {{
+      const page = document.getElementById("f").contentDocument, root = page.documentElement;
+      const images = [...page.images];
+      document.title = "result:" + JSON.stringify({{
+        images: images.length, whole: images.filter(i => i.complete && i.naturalWidth > 0).length,
+        width: root.clientWidth, content: root.scrollWidth,
+        smallest: Math.min(...[...page.querySelectorAll("p,td,h1")].map(
+          e => parseFloat(page.defaultView.getComputedStyle(e).fontSize))),
+      }});
+    }}</script>"""
+  )
+  done = subprocess.run(
+    [
+      browser, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile",
+      "--window-size=1400,1000", "--enable-logging=stderr", "--virtual-time-budget=5000", "--dump-dom",
+      (tmp_path / "frame.html").as_uri(),
+    ],
+    capture_output=True, text=True, timeout=120,
+  )  # fmt: skip
+  found = re.search(r"<title>result:(.*?)</title>", done.stdout)
+  assert found, done.stderr[-2000:]
+  seen = json.loads(html.unescape(found[1]))
+  assert seen["images"] == seen["whole"] >= 5
+  assert seen["content"] <= seen["width"] <= width
+  assert seen["smallest"] >= 12
+  assert "CONSOLE" not in done.stderr

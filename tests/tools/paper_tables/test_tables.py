@@ -1,0 +1,234 @@
+"""Tables: equal to the paper where they are computed; means of what runs left, and nothing else."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from configs import finetune, finetune_table3, imagenet, jft, quickstart
+from mixer_jax.errors import InputError
+from mixer_jax.tools import throughput
+from mixer_jax.tools.paper_tables import numbers, results, rows, sheets, tables
+from mixer_jax.tools.paper_tables.sheets import Compared
+from tests.conftest import GOLDEN
+from tests.tools.paper_tables import made
+
+GRID = {0.003: 0.7, 0.01: 0.8, 0.03: 0.75, 0.06: 0.1}
+B16 = "imagenet21k/Mixer-B_16"
+
+
+def compared(sheet):
+  return [cell for row in sheet.rows for cell in row if isinstance(cell, Compared)]
+
+
+def cell(sheet, row, column):
+  (line,) = [r for r in sheet.rows if [str(c) for c in r[: len(row)]] == list(row)]
+  return line[list(sheet.header).index(column)]
+
+
+def test_the_shipped_numbers_are_the_papers():
+  for name in ("table1_architectures", "table4_pretraining"):
+    with (GOLDEN / f"{name}.csv").open() as f:
+      assert list(numbers.rows(name)) == list(csv.DictReader(f))
+  counts = {"table2_transfer": 10, "table3_scale": 26, "finetune_grid": 6}
+  assert {name: len(numbers.rows(name)) for name in counts} == counts
+
+
+def test_table1_equals_the_paper_to_the_digit():
+  cells = compared(tables.table1())
+  assert len(cells) == 7 * 8
+  assert all(c.paper == c.ours and c.difference == 0 for c in cells)
+
+
+def test_table4_equals_the_paper():
+  cells = compared(tables.table4())
+  assert len(cells) == 8 * 8
+  assert all(c.texts()[2] == "equal" for c in cells), [c.texts() for c in cells]
+
+
+def test_table4_shows_a_configuration_that_differs():
+  config = imagenet.get_config("B/16")
+  config.learning_rate, config.data.ops = 0.002, "decode|inception_crop|randaugment(3, 9)"
+  read = tables.hyperparameters(config)
+  assert (read["learning_rate"], read["randaugment_layers"], read["randaugment_magnitude"]) == (
+    "0.002",
+    "3",
+    "9",
+  )
+
+
+def test_nothing_run_shows_no_number_and_the_commands(tmp_path):
+  sheet = tables.table3(results.scan(tmp_path / "none"))
+  assert all(c.ours is None and c.difference is None for c in compared(sheet))
+  assert len(sheet.missing) == 26 + 2  # every row, the throughput and the plans
+  text = sheets.as_text(sheet)
+  assert "after fine-tuning" in text
+  file = "configs/jft.py:L/16,epochs=14"
+  assert f"python train.py --config={file} --workdir={tmp_path}/none/pretrain/" in text
+  assert rows.load(file).total_epochs == 14.0  # the command's configuration is there
+  assert "paper: 450 TPUv3-core-days" in text
+  assert "--weights=imagenet21k/Mixer-B_16" in text  # released: nothing to pre-train
+
+
+def test_table3_takes_means_over_seeds_at_the_best_rate(tmp_path):
+  made.transfer(
+    tmp_path / "table3", B16, "imagenet2012", 224, GRID, (0.80, 0.81, 0.82), real=(0.85, 0.86, 0.88)
+  )
+  sheet = tables.table3(results.scan(tmp_path))
+  row = ("ImageNet-21k", "Mixer-B/16", "224")
+  top1 = cell(sheet, row, "ImageNet top-1 %")
+  assert (top1.paper, top1.ours) == (80.64, pytest.approx(81.0))
+  assert top1.texts() == ["80.64", "81.00", "+0.36"]
+  assert cell(sheet, row, "ReaL top-1 %").texts() == ["85.80", "86.33", "+0.53"]
+  assert cell(sheet, row, "Avg 5 %").ours is None
+  assert sum(c.ours is not None for c in compared(sheet)) == 2
+  assert not sheet.left_out
+  (missing,) = [m for m in sheet.missing if m.what.startswith("ImageNet-21k, Mixer-B/16")]
+  assert missing.what.endswith(": avg5")
+  assert len(missing.commands) == 1 and "--datasets=five" in missing.commands[0]
+
+
+def test_average_of_five_is_of_all_five(tmp_path):
+  for i, dataset in enumerate(
+    ("imagenet2012", "cifar10", "cifar100", "oxford_iiit_pet", "oxford_flowers102")
+  ):
+    made.transfer(tmp_path, B16, dataset, 224, GRID, (0.5 + i / 10,) * 3)
+  sheet = tables.table3(results.scan(tmp_path))
+  average = cell(sheet, ("ImageNet-21k", "Mixer-B/16", "224"), "Avg 5 %")
+  assert average.texts() == ["92.50", "70.00", "−22.50"]
+
+
+def test_what_cannot_be_used_is_named_and_left_out(tmp_path):
+  made.transfer(tmp_path / "table3", B16, "imagenet2012", 224, GRID, (0.8, 0.8))  # two of three
+  # Table 2's crop; a batch of another size; half a run; a file that is none.
+  made.transfer(tmp_path / "table2", B16, "cifar10", 224, {0.01: 0.8}, (), make=finetune.get_config)
+  config = finetune_table3.get_config(f"weights={B16},dataset=cifar10,size=224,lr=0.01")
+  config.batch_size = 256
+  made.run(tmp_path / "small_batch", config, [{"step": 10_000}], result=0.99)
+  config.batch_size = 512
+  made.run(tmp_path / "half", config, [{"step": 300, "evaluation/top1": 0.99}])
+  made.run(tmp_path / "digits", quickstart.get_config(), [{"step": 606, "evaluation/top1": 0.98}])
+  found = results.scan(tmp_path)
+  sheet = tables.table3(found)
+  assert all(c.ours is None for c in compared(sheet))
+  reasons = {item.path.removeprefix(f"{tmp_path}/"): item.reason for item in sheet.left_out}
+  assert "evaluation.ops" in reasons["table2/imagenet21k-Mixer-B_16/cifar10/224/dev-lr0.01-seed0"]
+  assert "batch_size: 256 -> 512" in reasons["small_batch"]
+  assert reasons["half"] == "half a run: step 300 of 10000"
+  assert "another configuration than" in reasons["digits"]
+  for path in reasons:
+    assert path in sheets.as_text(sheet)
+
+
+def test_own_pretraining_comes_before_the_released_weights_and_has_to_be_finished(tmp_path):
+  config = imagenet.get_config("B/16")
+  config.seed, config.data.num_workers = 3, 4
+  config.mesh.data = 1
+  made.run(tmp_path / "mine", config, [{"step": 92_896, "loss": 1.0}])
+  sheet = tables.table3(results.scan(tmp_path))
+  row = ("ImageNet", "Mixer-B/16", "224")
+  assert cell(sheet, row, "our weights") == "imagenet1k/Mixer-B_16"
+  assert [i.reason for i in sheet.left_out] == ["half a run: step 92896 of 92897"]
+  made.write_lines(tmp_path / "mine" / "metrics.jsonl", [{"step": 92_897, "loss": 1.0}])
+  sheet = tables.table3(results.scan(tmp_path))
+  assert cell(sheet, row, "our weights") == str(tmp_path / "mine")
+  assert not sheet.left_out
+
+
+@pytest.mark.parametrize(
+  ("file", "text", "message"),
+  [
+    ("config.json", "{", "config.json is not JSON"),
+    ("config.json", "[]", "config.json holds no object"),
+    ("config.json", "{}", "no configuration of a run"),
+    ("config.json", "[" * 100_000, "config.json is not JSON"),
+    ("metrics.jsonl", '{"step": 1}\nnonsense\n{"step": 2}\n', "metrics.jsonl: line 2 is not JSON"),
+    ("metrics.jsonl", '{"loss": 1}\n', "line 1 has no step"),
+    ("metrics.jsonl", '{"step": 1, "evaluation/top1": NaN}\n', "evaluation/top1 is nan"),
+    ("evaluations.jsonl", '{"step": 1, "top1": 80.6}\n', "top1 is 80.6, no share"),
+    ("result.json", '{"top1": "0.8"}', "top1 is '0.8', no share"),
+    ("result.json", "x" * 100_000, "larger than"),
+  ],
+)
+def test_unreadable_results_are_named(tmp_path, file, text, message):
+  made.run(tmp_path / "a", quickstart.get_config(), [{"step": 606}], result=0.5)
+  made.run(tmp_path / "b", quickstart.get_config(), [{"step": 606}], result=0.5)
+  (tmp_path / "a" / file).write_text(text)
+  found = results.scan(tmp_path)
+  assert [run.path.name for run in found.runs] == ["b"]
+  ((path, reason),) = [(i.path, i.reason) for i in found.left_out]
+  assert path == str(tmp_path / "a")
+  assert "unreadable" in reason and message in reason
+
+
+def test_a_line_cut_by_a_kill_is_no_damage(tmp_path):
+  made.run(tmp_path / "a", quickstart.get_config(), [{"step": 5}])
+  with (tmp_path / "a" / "metrics.jsonl").open("a") as f:
+    f.write('{"step": 1')
+  (run,) = results.scan(tmp_path).runs
+  assert run.last_step == 5
+
+
+def test_results_must_be_a_directory(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(InputError, match="is no directory"):
+    results.scan(tmp_path / "file")
+
+
+def test_csv_has_paper_ours_and_difference_apart():
+  sheet = sheets.Sheet(
+    "t", ("model", "top-1"), [["a|b", Compared(80.64, 81.0, 2)], ["c", Compared(None, None, 2)]]
+  )
+  lines = list(csv.DictReader(io.StringIO(sheets.as_csv(sheet))))
+  assert lines[0] == {"model": "a|b", "top-1 (paper)": "80.64", "top-1 (ours)": "81.0",
+                      "top-1 (difference)": "0.36"}  # fmt: skip
+  assert set(lines[1].values()) == {"c", ""}
+  assert "| a\\|b | 80.64 / 81.00 / +0.36 |" in sheets.as_markdown(sheet)
+
+
+def test_throughput_is_read_for_this_kind_of_device_alone(tmp_path):
+  measured = throughput.Throughput(123.4, 64, {64: 123.4})
+  throughput.save(tmp_path, throughput.key("Mixer-B/16", 224), measured)
+  kept = json.loads((tmp_path / "throughput.json").read_text())
+  kept["TPU v3"] = {"Mixer-L/16 224": {"images_per_sec_per_core": 419.0}}
+  (tmp_path / "throughput.json").write_text(json.dumps(kept))
+  sheet = tables.table3(results.scan(tmp_path))
+  speeds = [r[list(sheet.header).index("images/s/core")].ours for r in sheet.rows]
+  assert [s for s in speeds if s is not None] == [123.4] * 3  # of three pre-trainings
+  assert throughput.load(tmp_path, "TPU v3") == {"Mixer-L/16 224": 419.0}
+  (tmp_path / "throughput.json").write_text('{"cpu": 3}')
+  with pytest.raises(InputError, match="holds no measurements"):
+    throughput.load(tmp_path)
+
+
+def test_plans_are_read_for_tpu_v3_alone(tmp_path):
+  estimate = {"core_days": 61.4, "inference_images_per_sec_per_core": 2378.0}
+  good, other = (
+    rows.Pretraining("JFT-300M", "Mixer-B/16", 7.0),
+    rows.Pretraining("JFT-300M", "Mixer-L/16", 7.0),
+  )
+  (tmp_path / "plans").mkdir()
+  for p, devices in ((good, "v3:4x4"), (other, "v5e:4x4")):
+    plan = {"devices": devices, "estimate": estimate}
+    (tmp_path / "plans" / f"{p.name}.json").write_text(json.dumps(plan))
+  sheet = tables.table3(results.scan(tmp_path))
+  days = [r[list(sheet.header).index("TPUv3-core-days (planned)")] for r in sheet.rows]
+  assert [d.texts() for d in days if d.ours is not None] == [["80", "61", "−19"]]
+  speeds = [r[list(sheet.header).index("planned for TPU v3")] for r in sheet.rows]
+  assert [s for s in speeds if s != "–"] == ["2,378"] * 3  # of the same model, whatever its data
+  assert [i.reason for i in sheet.left_out] == ["no plan for TPU v3: ValueError: it is for v5e:4x4"]
+  (plans,) = [m for m in sheet.missing if m.what.startswith("plans of")]
+  assert not any(good.file in c for c in plans.commands)
+  assert any(f"--config={other.file} --topology=v3:16x16 --json" in c for c in plans.commands)
+  assert "planned: at least 61.4 TPUv3-core-days" in sheets.as_text(sheet)
+
+
+def test_jft_rows_are_told_apart_by_epochs():
+  files = {p.file for p in rows.everything() if p.dataset == "JFT-300M" and p.model == "Mixer-L/16"}
+  assert {rows.load(f).total_epochs for f in files} >= {7.0, 14.0, 233.0}
+  for p in rows.everything():
+    config = rows.wanted(p)
+    assert config.total_epochs == p.epochs and config.data.subset_percent == p.subset
+    assert config.model.name == rows.model_fields(p.model)["name"]
+  assert jft.get_config("L/16").total_epochs == 7.0

@@ -1,0 +1,105 @@
+"""The report of B/16 on 32 cores of TPU v3, by numbers that the compiler gave."""
+
+import dataclasses
+import json
+
+import pytest
+
+from mixer_jax.tools.planning import chips, estimate, hlo, published, report
+from mixer_jax.tools.planning.program import Memory, Program
+
+GIB = 2**30
+
+
+def b16(**changes):
+  program = Program(
+    memory=Memory(arguments=int(0.69 * GIB), outputs=24, temporaries=int(4.1 * GIB), code=10**8),
+    flops=9.761e12,
+    bytes_moved=37.73e9,
+    collectives=[hlo.Collective("all-reduce", 4, 121_380_000)],
+    compile_seconds=33,
+  )
+  times = estimate.make(
+    chip=chips.find("TPU v3"),
+    dtype="bfloat16",
+    num_devices=32,
+    flops=program.flops,
+    bytes_moved=program.bytes_moved,
+    collectives=program.collectives,
+    batch_size=4096,
+    total_steps=92_897,
+    training_flops_per_image=75.6e9,
+    forward_flops_per_image=25.2e9,
+  )
+  settings = dict(
+    model="B/16", image_size=224, batch_size=4096, grad_accum_steps=1, remat="none", fsdp=1,
+    dtype="bfloat16",
+  )  # fmt: skip
+  plan = report.Report(
+    devices="v3:4x4",
+    num_devices=32,
+    num_cores=32,
+    settings=settings,
+    parameters=59_880_472,
+    training_flops_per_image=75_600_000_000,
+    program=program,
+    needed_bytes=program.memory.total,
+    limit_bytes=int(15.48 * GIB),
+    estimate=times,
+    rates="published",
+    total_steps=92_897,
+    published=published.ROWS["imagenet2012", "B/16", 300],
+  )
+  return dataclasses.replace(plan, **changes)
+
+
+def test_table():
+  text = report.table(b16())
+  for expected in (
+    "B/16, 59,880,472 parameters, 224 px, bfloat16",
+    "128 images a device",
+    "4.88 GiB of 15.48 GiB: fits, 10.60 GiB to spare",
+    "9.76 TFLOP and 37.7 GB moved",
+    "4 × all-reduce, 121 MB",
+    "compute 159 ms, memory 83.8 ms, links 0.74 ms (rates published): bound by compute",
+    "45–80 % of such estimates",
+    # 1384 of 61.5e12 / 25.2e9, and 92 897 steps of 158.7 ms on 32 cores in ten core-days.
+    "57 % of its bound, 2,440",
+    "55 % of the bound's speed",
+  ):
+    assert expected in text
+
+
+def test_the_papers_share_is_of_published_rates():
+  text = report.table(b16(rates="measured here"))
+  assert "links 0.74 ms (rates measured here): bound by compute" in text
+  assert "45–80 %" not in text
+
+
+def test_the_papers_speed_is_not_compared_with_other_chips():
+  text = report.table(b16(devices="v5e:4x4"))
+  assert "10 core-days, extrapolated there\n" in text
+  assert "of its bound" not in text
+
+
+def test_what_was_refused():
+  plan = b16(program=None, estimate=None, needed_bytes=int(22.9 * GIB))
+  assert not plan.fits
+  assert "22.90 GiB of 15.48 GiB: DOES NOT FIT, 7.42 GiB too much" in report.table(plan)
+  assert json.loads(report.to_json(plan))["fits"] is False
+
+
+def test_what_compiles_may_be_too_large_too():
+  """GPUs and CPUs: their compiler does not refuse."""
+  plan = b16(limit_bytes=4 * GIB)
+  assert not plan.fits
+  assert "DOES NOT FIT" in report.table(plan)
+  assert b16(limit_bytes=None).fits
+
+
+def test_json_has_all_numbers():
+  found = json.loads(report.to_json(b16()))
+  assert found["program"]["memory"]["total"] == found["needed_bytes"]
+  assert found["estimate"]["bound_by"] == "compute"
+  assert found["estimate"]["mfu"] == pytest.approx(75.6e9 * 128 / 9.761e12)
+  assert found["published"]["core_days"] == 10

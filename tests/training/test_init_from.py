@@ -1,0 +1,271 @@
+"""Where fine-tuning starts: the weights' own model, enlarged, with a new head; what does not fit is named."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import finetune as finetune_config
+from mixer_jax import inference, weights
+from mixer_jax.errors import InputError
+from mixer_jax.inference import evaluate
+from mixer_jax.training import experiment, init_from, loop
+from tests import families, runs
+from tests.configurations import small_config
+from tests.families import RESNET, VIT
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+  """Weights of the small model at 16 px, no parameter of which is zero."""
+  config = small_config()
+  exp = experiment.build(config, experiment.make_mesh(config))
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(
+    lambda x: (0.2 * rng.normal(size=x.shape)).astype(np.float32), exp.abstract_state.params
+  )
+  path = tmp_path_factory.mktemp("weights") / "small.npz"
+  weights.save_npz(path, params)
+  return str(path)
+
+
+def tuning(source, size, **changes):
+  config = finetune_config.get_config(f"weights={source},dataset=digits_5_9,size={size},steps=4")
+  config.batch_size, config.mesh.data, config.log.plots = 16, 1, False
+  config.schedule.warmup_steps = 0
+  for key, value in changes.items():
+    config[key] = value
+  return config
+
+
+def build(config):
+  return experiment.build(config, experiment.make_mesh(config))
+
+
+def pre_logits(exp, params, image):
+  _, sown = exp.model.apply({"params": params}, image, mutable=["intermediates"])
+  return sown["intermediates"]["pre_logits"][0]
+
+
+def test_twice_as_large_it_starts_as_the_mean_over_tiles(source):
+  exp = build(tuning(source, 32))
+  params, line = init_from.initial_params(exp)
+  assert "from 4x4 to 8x8 tokens (appendix C), with a new head" in line
+  assert exp.model.tokens_mlp_dim == 4 * 8
+  image = jnp.asarray(np.random.default_rng(1).uniform(-1, 1, (3, 32, 32, 3)), jnp.float32)
+  small = build(small_config())
+  old = weights.load(source)
+  tiles = [
+    pre_logits(small, old, image[:, y : y + 16, x : x + 16]) for y in (0, 16) for x in (0, 16)
+  ]
+  np.testing.assert_allclose(pre_logits(exp, params, image), np.mean(tiles, axis=0), atol=1e-5)
+  assert (exp.model.apply({"params": params}, image) == 0).all()
+
+
+def test_other_sizes_are_interpolated_and_said_to_be(source):
+  exp = build(tuning(source, 24))
+  params, line = init_from.initial_params(exp)
+  assert "from 4x4 to 6x6 tokens (interpolation, not the paper's)" in line
+  wanted = weights.resize_tokens(weights.load(source), (4, 4), (6, 6), "interpolate")
+  for name in ("stem", "MixerBlock_0", "MixerBlock_1", "pre_head_layer_norm"):
+    jax.tree.map(np.testing.assert_array_equal, params[name], wanted[name])
+
+
+def test_a_run_starts_from_another_run_and_resumes_without_it(tmp_path):
+  """Its newest checkpoint; once begun, the weights are not read again."""
+  loop.train(small_config(total_steps=3), str(tmp_path / "first"))
+  config = tuning(tmp_path / "first", 16)
+  config.num_classes, config.init.new_head = 10, False
+  config.data.dataset, config.data.num_examples = "digits", 1437
+  config.evaluation.num_examples = 360
+  exp = build(config)
+  params, line = init_from.initial_params(exp)
+  assert "new head" not in line
+  saved = runs.final_state(tmp_path / "first", 3)
+  found = {k: v for k, v in saved.items() if "params" in k and "opt_state" not in k}
+  flat = {jax.tree_util.keystr(k): v for k, v in jax.tree_util.tree_leaves_with_path(params)}
+  assert len(found) == len(flat)
+  for key, value in flat.items():
+    np.testing.assert_array_equal(next(v for k, v in found.items() if k.endswith(key)), value)
+  results = loop.train(config, str(tmp_path / "second"))
+  (tmp_path / "first").rename(tmp_path / "gone")
+  assert loop.train(config, str(tmp_path / "second")) == results
+
+
+def test_frozen_parameters_do_not_move_and_cost_nothing(source, tmp_path):
+  config = tuning(source, 16)
+  config.optimizer.lr_multipliers = ("head/.*=1", ".*=0")
+  config.checkpoint.every_steps = 2
+  loop.train(config, str(tmp_path))
+  old = weights.load(source)
+  state = runs.final_state(tmp_path, 4)
+  moved = {k for k, v in state.items() if "params" in k and "opt_state" not in k and v.ndim}
+  same = set()
+  for path, value in jax.tree_util.tree_leaves_with_path(old):
+    key = next(k for k in moved if k.endswith(jax.tree_util.keystr(path)))
+    if state[key].shape == value.shape and np.array_equal(state[key], value):
+      same.add(jax.tree_util.keystr(path))
+  assert set(map(str, same)) == {
+    jax.tree_util.keystr(p)
+    for p, _ in jax.tree_util.tree_leaves_with_path(old)
+    if not jax.tree_util.keystr(p).startswith("['head']")
+  }
+  momenta = [k for k in state if "opt_state" in k and "trace" in k]
+  assert len(momenta) == 2, momenta  # the head's kernel and bias
+  # The backward pass stops at the head: fewer products than with all parameters.
+  counts = []
+  for rules in ((), ("head/.*=1", ".*=0")):
+    config.optimizer.lr_multipliers = rules
+    exp = build(config)
+    batch = {
+      "image": jax.ShapeDtypeStruct((16, 16, 16, 3), "uint8"),
+      "label": jax.ShapeDtypeStruct((16,), "int32"),
+      "mask": jax.ShapeDtypeStruct((16,), "float32"),
+    }
+    text = exp.train_step.lower(exp.abstract_state, batch).compile().as_text()
+    counts.append(text.count(" dot("))
+  assert counts[1] < counts[0] / 2
+
+
+def test_weights_of_another_model_are_listed(source):
+  config = tuning(source, 16)
+  config.model.hidden_dim = 32
+  with pytest.raises(InputError, match=r"(?s)shape: MixerBlock_0/LayerNorm_0/bias is \(16,\)"):
+    init_from.initial_params(build(config))
+  config = tuning(source, 32)
+  config.model.tokens_mlp_dim = 8
+  with pytest.raises(InputError, match="token_mixing/Dense_0"):
+    init_from.initial_params(build(config))
+
+
+BASELINES = {"vit": VIT, "resnet": RESNET}
+
+
+def baseline(family, directory):
+  """Returns the file of a small model at 16 px, no parameter of which is zero, and its parameters."""
+  _, params = families.random_params(family, 16, 16, **BASELINES[family])
+  weights.save_npz(directory / f"{family}.npz", params)
+  return str(directory / f"{family}.npz"), params
+
+
+def test_a_vision_transformer_is_tuned_at_another_size(tmp_path):
+  file, params = baseline("vit", tmp_path)
+  exp = build(tuning(file, 24))
+  got, line = init_from.initial_params(exp)
+  assert "from 4x4 to 6x6 tokens (interpolation), with a new head" in line
+  wanted = weights.resize_tokens(params, (4, 4), (6, 6))
+  jax.tree.map(np.testing.assert_array_equal, got["Transformer"], wanted["Transformer"])
+  assert not any(np.any(x) for x in jax.tree.leaves(got["head"]))
+  with pytest.raises(InputError, match=r"'paper' \(appendix C\) is for a Mixer"):
+    finetune_config.get_config(f"weights={file},dataset=digits_5_9,size=32,resize=paper")
+
+
+def test_a_resnet_is_tuned_at_any_size(tmp_path):
+  file, params = baseline("resnet", tmp_path)
+  config = tuning(file, 21)
+  with pytest.raises(InputError, match="num_groups 32 does not divide width 8"):
+    build(config)  # the file does not tell
+  config.model.num_groups = 4
+  got, line = init_from.initial_params(build(config))
+  assert line == f"parameters of {file}, with a new head"
+  jax.tree.map(np.testing.assert_array_equal, got["resnet"]["block1"], params["resnet"]["block1"])
+
+
+def test_weights_of_another_family_are_named(source, tmp_path):
+  file, _ = baseline("vit", tmp_path)
+  for config, other in ((tuning(source, 16), file), (tuning(file, 16), source)):
+    config.init.weights = other
+    with pytest.raises(InputError, match=r"holds a .*'s parameters .* but a .* are wanted"):
+      init_from.initial_params(build(config))
+
+
+@pytest.mark.campaign
+def test_an_ablated_mixer_is_tuned_at_its_own_size(tmp_path):
+  config = small_config(total_steps=3)
+  config.model.ablation, config.model.channel_groups, config.model.pyramid = "views", 4, (16, 8)
+  loop.train(config, str(tmp_path))
+  config = tuning(tmp_path, 16)
+  assert (config.model.ablation, tuple(config.model.pyramid)) == ("views", (16, 8))
+  _, line = init_from.initial_params(build(config))
+  assert line == f"parameters of {tmp_path}, with a new head"
+  with pytest.raises(InputError, match="one of appendix A's ablations: it stays at 16 px"):
+    init_from.initial_params(build(tuning(tmp_path, 24)))
+
+
+def test_the_polyak_average_starts_at_the_weights_and_is_what_is_used(source, tmp_path):
+  config = tuning(source, 16)
+  config.total_steps, config.init.new_head, config.num_classes = 1, False, 10
+  config.data.dataset, config.evaluation.num_examples = "digits", 360
+  config.data.num_examples = 1437
+  config.optimizer.polyak_decay = 0.75
+  results = loop.train(config, str(tmp_path))
+  state = runs.final_state(tmp_path, 1)
+  start = weights.load(source)
+  used = inference.load(workdir=str(tmp_path), config=None)
+  moved = 0.0
+  for path, value in jax.tree_util.tree_leaves_with_path(start):
+    name = jax.tree_util.keystr(path)
+    new = next(v for k, v in state.items() if k.endswith(f"['params']{name}"))
+    average = next(v for k, v in state.items() if "polyak_average" in k and k.endswith(name))
+    np.testing.assert_allclose(average, 0.75 * value + 0.25 * new, atol=1e-6, rtol=0)
+    got = dict(jax.tree_util.tree_leaves_with_path(used.params))[path]
+    np.testing.assert_array_equal(got, average)
+    moved = max(moved, np.abs(new - average).max())
+  assert moved > 1e-4
+  again = evaluate.evaluate(workdir=str(tmp_path), config=None)
+  np.testing.assert_allclose(again["loss"], results["loss"], rtol=1e-5)
+
+
+def test_what_did_not_help_in_fine_tuning():
+  """Appendix A: mixup, Polyak averaging, Inception crop."""
+  arg = "model=B/16,dataset=cifar10,mixup=0.2,polyak=0.9999,crop=inception"
+  config = finetune_config.get_config(arg)
+  assert (config.mixup_p, config.optimizer.polyak_decay) == (0.2, 0.9999)
+  assert config.data.ops == "decode|inception_crop|flip"
+  assert config.evaluation.ops == "decode|resize|central_crop"
+  build(config)
+  plain = finetune_config.get_config("model=B/16,dataset=cifar10")
+  assert (plain.mixup_p, plain.optimizer.polyak_decay) == (0.0, 0.0)
+  assert plain.data.ops == "decode|resize|random_crop|flip"
+
+
+@pytest.mark.parametrize(
+  ("arg", "message"),
+  [
+    ("weights=/nowhere/x.npz,dataset=digits_5_9", "neither a file that can be read"),
+    ("model=B/16,weights=x.npz", "give model=… or weights=…"),
+    ("model=S/32,dataset=cifar10", "nor a released model"),
+    ("model=B/16,dataset=imagenet_v2,judge=dev", "has no split 'tune'"),
+    ("model=B/16,dataset=cifar10,judge=both", "neither test nor dev"),
+    ("model=B/16,dataset=cifar10,size=450", "does not divide"),
+    ("model=B/16,dataset=cifar10,crop=central", "crop=central is neither random nor inception"),
+    ("modle=B/16", "'modle=B/16' in the configuration's argument is unknown"),
+  ],
+)
+def test_bad_arguments_are_named(arg, message):
+  with pytest.raises(InputError, match=message):
+    finetune_config.get_config(arg)
+
+
+def test_the_papers_settings():
+  config = finetune_config.get_config("model=B/16,dataset=cifar10,size=448,lr=0.06,judge=dev")
+  assert (config.batch_size, config.total_steps, config.schedule.warmup_steps) == (512, 10_000, 500)
+  assert (config.optimizer.name, config.optimizer.momentum, config.optimizer.clip_norm) == (
+    "momentum", 0.9, 1.0,
+  )  # fmt: skip
+  assert (config.optimizer.weight_decay, config.mixup_p, config.model.stoch_depth) == (0, 0, 0)
+  assert (config.schedule.decay, config.loss, config.learning_rate) == (
+    "cosine", "softmax_xent", 0.06,
+  )  # fmt: skip
+  assert (config.data.num_examples, config.evaluation.num_examples) == (49_000, 1000)
+  assert config.model.tokens_mlp_dim == 4 * 384
+  assert build_total(config) == 10_000
+  flowers = finetune_config.get_config("model=L/16,dataset=oxford_flowers102")
+  assert (flowers.image_size, flowers.total_steps, flowers.schedule.warmup_steps) == (224, 500, 100)
+  vtab = finetune_config.get_config("model=B/16,dataset=vtab/clevr_count")
+  assert (vtab.total_steps, vtab.num_classes, vtab.data.num_examples) == (2500, 8, 1000)
+  assert vtab.data.ops == vtab.evaluation.ops == "decode|resize(224)"
+
+
+def build_total(config):
+  return build(config).total_steps

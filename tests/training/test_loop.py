@@ -1,0 +1,405 @@
+"""Whole runs, in this process: resumed runs equal undisturbed ones, damage is met, bad input is named."""
+
+import csv
+import json
+import signal
+
+import numpy as np
+import pytest
+from etils import epath
+
+from mixer_jax import configuration
+from mixer_jax.errors import DivergedError, InputError
+from mixer_jax.inference import evaluate
+from mixer_jax.training import experiment, loop
+from mixer_jax.workdir import checkpoint
+from tests import runs, tfds_sets
+from tests.configurations import small_config
+from tests.marks import long
+
+
+class StopAfter(loop.StopSignal):
+  """A signal that arrives after n more steps."""
+
+  def __init__(self, steps):
+    self._steps = steps
+
+  @property
+  def received(self):
+    self._steps -= 1
+    return signal.SIGTERM if self._steps < 0 else None
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+  """A finished small run: (workdir, results)."""
+  workdir = tmp_path_factory.mktemp("undisturbed")
+  return workdir, loop.train(small_config(), str(workdir))
+
+
+def test_a_finished_run_reports_itself(undisturbed, capsys):
+  """The same command again finds it finished: the same figures, and nothing written twice."""
+  workdir, results = undisturbed
+  before = (workdir / "metrics.jsonl").read_text()
+  assert loop.train(small_config(), str(workdir)) == results
+  assert (workdir / "metrics.jsonl").read_text() == before
+  output = capsys.readouterr().out
+  assert "over 360 images of digits test" in output
+  assert results["count"] == 360
+  logged = runs.records(workdir)
+  assert [r["step"] for r in logged if "loss" in r] == [5, 10, 15, 20]
+  assert [r["step"] for r in logged if "evaluation/top1" in r] == [10, 20]
+
+
+def test_events_hold_the_same_numbers(undisturbed):
+  from tensorboardX.proto.event_pb2 import Event
+
+  workdir, _ = undisturbed
+  found = {}
+  for path in sorted((workdir / "events").iterdir()):
+    data, at = path.read_bytes(), 0
+    while at < len(data):  # a TFRecord: length, its checksum, data, its checksum
+      length = int.from_bytes(data[at : at + 8], "little")
+      event = Event.FromString(data[at + 12 : at + 12 + length])
+      for value in event.summary.value:
+        found[event.step, value.tag] = value.simple_value
+      at += 16 + length
+  for record in (json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()):
+    for name, value in record.items():
+      if name != "step":
+        np.testing.assert_allclose(found[record["step"], name], value, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("stops", "num_workers"),
+  [((3, 8, 2), 0), long((6,), 1), long((15,), 2)],
+)
+def test_interrupted_runs_end_bit_identical(undisturbed, tmp_path, capsys, stops, num_workers):
+  config = small_config()
+  config.data.num_workers = num_workers
+  for steps in stops:
+    with pytest.raises(SystemExit) as stop:
+      loop.train(config, str(tmp_path), StopAfter(steps))
+    assert stop.value.code == 143
+    assert int(capsys.readouterr().out.split("saved step ")[1].split()[0]) == steps_of(tmp_path)[-1]
+  results = loop.train(config, str(tmp_path))
+  assert results == undisturbed[1]
+  runs.assert_same_state(runs.final_state(tmp_path, 20), runs.final_state(undisturbed[0], 20))
+  assert runs.records(tmp_path) == runs.records(undisturbed[0])
+
+
+def test_saving_does_not_see_later_steps(tmp_path):
+  """The state is donated to the next step while it is still being written."""
+  config = small_config(total_steps=13)
+  config.checkpoint.every_steps, config.checkpoint.keep_newest = 1, 13
+  loop.train(config, str(tmp_path))
+  again = small_config(total_steps=13)
+  exp = experiment.build(again, experiment.make_mesh(again))
+  from mixer_jax.data import pipeline
+  from mixer_jax.parallel import sharding
+
+  batches = pipeline.TrainBatches(
+    exp.train_split,
+    exp.train_split.open(),
+    seed=0,
+    batch_size=16,
+    rows=np.arange(16),
+    total_steps=13,
+  )
+  state = exp.init_state()
+  for step in range(13):
+    state, _ = exp.train_step(
+      state, sharding.put_batch(batches[step], exp.shardings.batch, np.arange(16), 16)
+    )
+    if step % 6 == 0:
+      saved = runs.final_state(tmp_path, step + 1)
+      np.testing.assert_array_equal(
+        saved[
+          ".params['stem']['kernel']"
+          if ".params['stem']['kernel']" in saved
+          else "['params']['stem']['kernel']"
+        ],
+        state.params["stem"]["kernel"],
+      )
+
+
+def steps_of(workdir):
+  return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir())
+
+
+def test_newest_and_best_are_kept(tmp_path):
+  config = small_config(total_steps=24)
+  config.evaluation.every_steps, config.checkpoint.every_steps = 6, 3
+  loop.train(config, str(tmp_path))
+  top1 = {r["step"]: r["evaluation/top1"] for r in runs.records(tmp_path) if "evaluation/top1" in r}
+  kept = steps_of(tmp_path)
+  assert kept[-2:] == [21, 24]
+  assert set(kept) - {21, 24} <= {6, 12, 18}
+  best = max(top1.values())
+  assert any(top1.get(step) == best for step in kept)
+  results = evaluate.evaluate(workdir=str(tmp_path), config=None, which="best")
+  assert results["top1"] == best
+
+
+def stopped_run(tmp_path):
+  """A run that was stopped with checkpoints of several steps; returns the configuration."""
+  config = small_config()
+  config.checkpoint.keep_newest = 3
+  with pytest.raises(SystemExit):
+    loop.train(config, str(tmp_path), StopAfter(14))
+  assert len(steps_of(tmp_path)) >= 3
+  return config
+
+
+def data_file(step_directory):
+  return max((p for p in step_directory.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def flip(step_directory):
+  path = data_file(step_directory)
+  data = bytearray(path.read_bytes())
+  data[len(data) // 3] ^= 4
+  path.write_bytes(data)
+
+
+def truncate(step_directory):
+  path = data_file(step_directory)
+  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def half_written(step_directory):
+  data_file(step_directory).unlink()
+  (step_directory / "default" / checkpoint.CHECKSUMS).unlink()
+
+
+def break_metrics(step_directory):
+  (step_directory / "metrics" / "metrics").write_text('{"top1": ')
+
+
+@pytest.mark.parametrize("damage", [flip, long(truncate), half_written, long(break_metrics)])
+def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(
+  undisturbed, tmp_path, capsys, damage
+):
+  config = stopped_run(tmp_path)
+  *_, before, newest = steps_of(tmp_path)
+  damage(tmp_path / "checkpoints" / str(newest))
+  capsys.readouterr()
+  assert evaluate.evaluate(workdir=str(tmp_path), config=None)["count"] == 360
+  assert f"checkpoint of step {newest} is damaged" in capsys.readouterr().out
+  results = loop.train(config, str(tmp_path))
+  output = capsys.readouterr().out
+  assert f"WARNING: checkpoint of step {newest} is damaged" in output
+  assert f"resuming at step {before}" in output
+  assert len(list((tmp_path / "damaged_checkpoints").iterdir())) == 1
+  assert results == undisturbed[1]
+  runs.assert_same_state(runs.final_state(tmp_path, 20), runs.final_state(undisturbed[0], 20))
+
+
+def test_without_any_intact_checkpoint_nothing_is_overwritten(tmp_path):
+  config = stopped_run(tmp_path)
+  before = steps_of(tmp_path)
+  for step in before:
+    flip(tmp_path / "checkpoints" / str(step))
+  for _ in range(2):
+    with pytest.raises(InputError, match="no intact checkpoint is left"):
+      loop.train(config, str(tmp_path))
+  assert steps_of(tmp_path) == before
+
+
+def test_every_bit_is_covered(tmp_path):
+  """A flipped bit anywhere in the saved arrays' files is found."""
+  stopped_run(tmp_path)
+  item = tmp_path / "checkpoints" / str(steps_of(tmp_path)[-1]) / checkpoint.ITEM
+  assert checkpoint.find_damage(epath.Path(item)) is None
+  rng = np.random.default_rng(0)
+  files = [p for p in item.rglob("*") if p.is_file() and p.name != "commit_success.txt"]
+  assert len(files) > 5
+  for path in files:
+    data = path.read_bytes()
+    for at in rng.integers(0, len(data), 3):
+      changed = bytearray(data)
+      changed[at] ^= 1 << int(rng.integers(8))
+      path.write_bytes(changed)
+      assert checkpoint.find_damage(epath.Path(item)) is not None, (path, at)
+    path.write_bytes(data)
+
+
+def test_nan_stops_at_its_step_and_leaves_a_good_checkpoint(tmp_path):
+  """The learning rate overflows while warming up."""
+  config = small_config(learning_rate=1e38)
+  config.schedule.warmup_steps = 15
+  config.checkpoint.every_steps, config.optimizer.weight_decay = 1, 0.0
+  with pytest.raises(
+    DivergedError, match=r"step \d+: .*not finite; the last good checkpoint is that of step"
+  ) as e:
+    loop.train(config, str(tmp_path))
+  bad = int(str(e.value).split()[1].rstrip(":"))
+  assert steps_of(tmp_path)[-1] == bad - 1
+  for name, value in runs.final_state(tmp_path, bad - 1).items():
+    assert np.isfinite(value.astype(np.float64)).all(), name
+
+
+def test_another_configuration_is_refused_with_the_differences(undisturbed, capsys):
+  config = small_config(learning_rate=0.5)
+  config.model.stoch_depth = 0.2
+  with pytest.raises(InputError) as error:
+    loop.train(config, str(undisturbed[0]))
+  assert "learning_rate: 0.001 -> 0.5" in str(error.value)
+  assert "model.stoch_depth: 0.1 -> 0.2" in str(error.value)
+  assert "seed" not in str(error.value)
+  allowed = small_config(grad_accum_steps=2)
+  allowed.data.num_workers, allowed.mesh.data, allowed.log.every_steps = 1, 4, 7
+  allowed.evaluation.batch_size = 100
+  assert loop.train(allowed, str(undisturbed[0]))["top1"] == undisturbed[1]["top1"]
+  saved = configuration.load(epath.Path(undisturbed[0]) / "config.json")
+  assert saved["grad_accum_steps"] == 2
+
+
+@pytest.mark.parametrize("num_devices", [1, 4])
+@pytest.mark.parametrize("batch_size", [7, 64, 360, 512])
+def test_evaluation_is_exact(undisturbed, batch_size, num_devices):
+  config = small_config()
+  config.evaluation.batch_size, config.mesh.data = batch_size, num_devices
+  results = evaluate.evaluate(workdir=str(undisturbed[0]), config=config)
+  assert results["count"] == 360
+  assert (results["top1"], results["top5"]) == (undisturbed[1]["top1"], undisturbed[1]["top5"])
+  np.testing.assert_allclose(results["loss"], undisturbed[1]["loss"], rtol=1e-6)
+
+
+def test_evaluation_does_not_ask_for_the_training_batch_or_mesh(undisturbed, tmp_path):
+  """A batch of 16 does not divide by three devices, and evaluation does not care."""
+  config = small_config()
+  config.mesh.data = 3
+  assert (
+    evaluate.evaluate(workdir=str(undisturbed[0]), config=config)["top1"] == undisturbed[1]["top1"]
+  )
+  other = small_config()
+  other.model.hidden_dim = 32
+  with pytest.raises(InputError, match=r"another configuration:\n  model\.hidden_dim: 16 -> 32"):
+    evaluate.evaluate(workdir=str(undisturbed[0]), config=other)
+
+
+def flat_params(workdir):
+  """Returns the parameters of the last checkpoint under the released names."""
+  state = runs.final_state(workdir, 20)
+  names = {k: k.replace(".params", "['params']") for k in state}
+  return {
+    names[k].removeprefix("['params']['").removesuffix("']").replace("']['", "/"): v
+    for k, v in state.items() if names[k].startswith("['params']")
+  }  # fmt: skip
+
+
+def test_details_count_what_the_evaluation_counts(undisturbed, tmp_path, capsys):
+  results = evaluate.evaluate(
+    workdir=str(undisturbed[0]), config=None, details=str(tmp_path / "details")
+  )
+  assert "accuracy by class" in capsys.readouterr().out
+  with (tmp_path / "details" / "classes.csv").open() as f:
+    classes = list(csv.DictReader(f))
+  assert sum(int(c["count"]) for c in classes) == 360
+  assert sum(int(c["correct"]) for c in classes) / 360 == results["top1"]
+  with pytest.raises(InputError, match="--details="):
+    evaluate.evaluate(workdir=str(undisturbed[0]), config=None, details="/dev/null/details")
+
+
+def test_weights_files_evaluate_like_the_checkpoint(undisturbed, tmp_path):
+  np.savez(tmp_path / "weights.npz", **flat_params(undisturbed[0]))
+  results = evaluate.evaluate(
+    workdir=None, config=small_config(), weights_file=str(tmp_path / "weights.npz")
+  )
+  assert results == undisturbed[1]
+
+
+def test_weights_that_do_not_fit_are_listed(undisturbed, tmp_path):
+  params = flat_params(undisturbed[0])
+  del params["stem/bias"]
+  params["head/kernel"] = params["head/kernel"][:, :3]
+  params["extra"] = np.zeros(2)
+  np.savez(tmp_path / "weights.npz", **params)
+  with pytest.raises(InputError) as error:
+    evaluate.evaluate(
+      workdir=None, config=small_config(), weights_file=str(tmp_path / "weights.npz")
+    )
+  for line in (
+    "missing: stem/bias (16,)",
+    "not in the model: extra (2,)",
+    "head/kernel is (16, 3)",
+  ):
+    assert line in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ("section", "key", "value", "message"),
+  [
+    (
+      "data",
+      "dataset",
+      "imagenet2012",
+      r"not prepared .*\n.*python -m mixer_jax\.tools\.prepare imagenet2012",
+    ),
+    ("data", "dataset", "digts", "not known to TFDS.* Did you mean 'digits'"),
+    ("data", "dataset", "/nowhere/digits/1.0.0", "not the directory of a prepared TFDS data set"),
+    ("data", "split", "trian", r"split 'trian' .* Did you mean 'train'"),
+    ("data", "split", "train[:50%]", r"has 718 examples, the configuration says 1437"),
+    ("evaluation", "split", "validation", r"split 'validation' .*"),
+    ("evaluation", "num_examples", 100, r"has 360 examples, the configuration says 100"),
+  ],
+)
+def test_bad_data_is_named_before_training(tmp_path, capsys, section, key, value, message):
+  config = small_config()
+  config[section][key] = value
+  with pytest.raises(InputError, match=message):
+    loop.train(config, str(tmp_path / "run"))
+  assert "first step" not in capsys.readouterr().out
+
+
+def test_too_few_classes_are_named(tmp_path):
+  with pytest.raises(InputError, match=r"has 10 classes, config\.num_classes is 7"):
+    loop.train(small_config(num_classes=7), str(tmp_path))
+
+
+def test_damaged_records_stop_or_are_counted(tmp_path, capsys):
+  config = small_config(total_steps=4)
+  config.data.dataset = tfds_sets.prepare(tfds_sets.Damaged, tmp_path / "tfds")
+  config.data.num_examples, config.evaluation.num_examples = 40, 20
+  with pytest.raises(InputError, match=r"bad record \d+ of .*damaged.* test: .*PNG"):
+    loop.train(config, str(tmp_path / "stop"))
+  config.data.on_bad_record = "skip"  # what the message says, for the same run
+  results = loop.train(config, str(tmp_path / "stop"))
+  assert results["count"] == 18
+  assert "over 18 images (2 bad records skipped)" in capsys.readouterr().out
+
+
+def test_damaged_data_files_are_named(tmp_path):
+  config = small_config(total_steps=4)
+  directory = tfds_sets.prepare(tfds_sets.Damaged, tmp_path / "tfds")
+  config.data.dataset = directory
+  config.data.num_examples, config.evaluation.num_examples = 40, 20
+  (path,) = epath.Path(directory).glob("*train.array_record*")
+  data = path.read_bytes()
+  for damaged in (data[: len(data) // 2], b"", data[:200] + bytes(400) + data[600:]):
+    path.write_bytes(damaged)
+    with pytest.raises(InputError, match=r"damaged|bad record"):
+      loop.train(config, str(tmp_path / "run"))
+
+
+def test_skipped_training_records_are_counted(tmp_path, capsys):
+  config = small_config(total_steps=5)  # 80 images: four epochs of 20
+  config.data.dataset = tfds_sets.prepare(tfds_sets.Damaged, tmp_path / "tfds")
+  config.data.split, config.data.num_examples = "test", 20
+  config.evaluation.num_examples = 20
+  config.data.on_bad_record = "skip"
+  loop.train(config, str(tmp_path / "run"))
+  assert "skipped 8 records" in capsys.readouterr().out
+  assert runs.records(tmp_path / "run")[0]["skipped_records"] == 8
+
+
+def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(InputError, match=r"workdir .* is not writable"):
+    loop.train(small_config(), str(tmp_path / "file" / "run"))
+
+
+def test_a_workdir_that_is_none_is_named(tmp_path):
+  with pytest.raises(InputError, match="is not the workdir of a run"):
+    evaluate.evaluate(workdir=str(tmp_path), config=None)
