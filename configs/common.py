@@ -156,10 +156,14 @@ def _mixer(model: ConfigDict) -> None:  # "S/32" … "H/14"
   model.hidden_dim = placeholder(int)
   model.tokens_mlp_dim = placeholder(int)
   model.channels_mlp_dim = placeholder(int)
+  model.gelu = "tanh"  # or "erf", the exact one
   model.dropout_rate = 0.0
   model.stoch_depth = 0.0  # s: the last block drops with s, the first with 0
+  model.stoch_depth_rescale = (
+    False  # divide the kept branches by the probability that they are kept with
+  )
   # Ablations of appendix A (docs/baselines.md).
-  model.ablation = "none"  # or, of token mixing, "untied", "grouped", "views"
+  model.token_mixing = "mlp"  # or, of appendix A, "untied", "grouped", "views"
   model.channel_groups = 1  # channels joined in "grouped" and "views"
   model.pyramid = ()  # tokens that leave each block; (): all
 
@@ -171,8 +175,12 @@ def _vit(model: ConfigDict) -> None:  # "B/32" … "H/14"
   model.mlp_dim = placeholder(int)
   model.num_heads = placeholder(int)
   model.representation_size = 0  # width of a tanh layer before the head; 0: none
+  model.gelu = "tanh"  # or "erf", the exact one
   model.dropout_rate = 0.0
   model.stoch_depth = 0.0  # s: the last block drops with s, the first with 0
+  model.stoch_depth_rescale = (
+    False  # divide the kept branches by the probability that they are kept with
+  )
 
 
 def _resnet(model: ConfigDict) -> None:  # "R50x1" … "R200x3"

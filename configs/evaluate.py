@@ -23,7 +23,7 @@ def make_config(source: str) -> Any:
 
   origin = init_from.describe(source)
   config = common.get_config(origin.family)
-  config.image_size = origin.image_size
+  config.image_size = origin.input_shape[0]
   config.num_classes = origin.fields["num_classes"]
   config.batch_size = 256
   config.total_steps = 1  # nothing is trained

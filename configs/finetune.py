@@ -23,8 +23,6 @@ a Vision Transformer or a ResNet are fine-tuned in the same way. Paper, Mixer-B/
 80.64 %, mean of five data sets 92.50 % at 224 (table 3).
 """
 
-from typing import cast
-
 from configs import common
 from mixer_jax.errors import InputError
 
@@ -54,21 +52,19 @@ def get_config(arg: str = ""):
   # Late, because they import all of JAX.
   from mixer_jax.data import sources
   from mixer_jax.training import init_from
-  from mixer_jax.weights import resize
 
   given = common.parse_arg(arg, **DEFAULTS)
   source = _weights(given)
   origin = init_from.describe(source)
   config = common.get_config(origin.family)
-  config.image_size = int(given["size"] or origin.image_size)
+  config.image_size = int(given["size"] or origin.input_shape[0])
 
   config.batch_size = 512
   config.learning_rate = float(given["lr"])
   config.loss = "softmax_xent"
   config.init.weights = source
   config.init.resize = given["resize"]
-  method = cast(resize.Method, given["resize"])
-  config.model.update(init_from.fields_at(origin, config.image_size, method))
+  config.model.update(init_from.fields_at(origin, config.image_size, given["resize"]))
 
   config.data.data_dir = given["data_dir"] or None
   dataset = sources.describe(given["dataset"], config.data.data_dir)

@@ -15,19 +15,27 @@ RESNET = dict(num_classes=5, num_units=(2, 1), width=8, num_groups=4)
 
 def random_params(family, height, width, seed=0, /, **fields):
   """Returns (module, parameters) for images of this size; activations stay of order 1."""
+  model, variables = random_variables(family, height, width, seed, **fields)
+  return model, variables["params"]
+
+
+def random_variables(family, height, width, seed=0, /, **fields):
+  """Returns (module, variables) for images of this size; activations stay of order 1."""
   model = models.build(family, **fields)
-  shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, height, width, 3)))
+  shapes = models.abstract_variables(model, (height, width, 3))
   rng = np.random.default_rng(seed)
 
   def draw(path, x):
     noise = rng.standard_normal(x.shape, np.float32)
     if path[-1].key == "kernel":
       value = noise / np.prod(x.shape[:-1]) ** 0.5
+    elif path[-1].key == "var":
+      value = np.exp(0.2 * noise)
     else:
-      value = (path[-1].key in ("scale", "gamma")) + 0.2 * noise
+      value = (path[-1].key in ("scale", "gamma", "alpha")) + 0.2 * noise
     return value.astype(np.float32)
 
-  return model, jax.tree_util.tree_map_with_path(draw, shapes["params"])
+  return model, jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def image(*shape, seed=1):

@@ -130,7 +130,7 @@ def test_a_familys_section_is_its_own():
       build(config)  # no size is given
     config.model.variant = {"mixer": "S/32", "vit": "B/32", "resnet": "R50x1"}[family]
     config.image_size = 32
-    assert build(config).model.__class__ is models.FAMILIES[family]
+    assert build(config).model.__class__ is models.FAMILIES[family].Model
   config.model.name = "vit"
   with pytest.raises(InputError, match=r"config\.model\.representation_size is missing"):
     build(config)
@@ -195,8 +195,12 @@ def build(config):
     ("learning_rate", float("nan"), "must be at most"),
     ("total_epochs", float("inf"), "must be at most"),
     ("model.stoch_depth", 1.5, r"config\.model\.stoch_depth is 1\.5; it must be at most 1"),
-    ("model.ablation", "tied", r"config\.model\.ablation is 'tied'.*one of 'none', 'untied'"),
-    ("model.channel_groups", 4, "channel_groups 4 with ablation 'none'"),
+    (
+      "model.token_mixing",
+      "tied",
+      r"config\.model\.token_mixing is 'tied'.*one of 'mlp', 'untied'",
+    ),
+    ("model.channel_groups", 4, "channel_groups 4 with token_mixing 'mlp'"),
     ("model.pyramid", (3,), r"pyramid \(3,\) must say how many tokens leave each of the 4 blocks"),
     ("optimizer.polyak_decay", 1.0, r"config\.optimizer\.polyak_decay is 1\.0; it must be at most"),
     ("model.dropout_rate", None, r"config\.model\.dropout_rate is missing"),

@@ -87,7 +87,7 @@ def _evaluation_of(own: dict[str, Any], config: Any | None) -> dict[str, Any]:
 
 
 def _load_weights(exp: experiment.Experiment, path: str) -> Trained:
-  params = weights.load(path, exp.abstract_state.params)
+  params = weights.load(path, {"params": exp.abstract_state.params})["params"]
   if exp.abstract_state.model_state:
     raise InputError(f"{path} has no batch statistics, which the model needs.")
   return Trained(exp, jax.device_put(params, exp.shardings.state.params), {}, path)

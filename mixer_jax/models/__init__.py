@@ -1,29 +1,61 @@
-"""Model families by name. `build("mixer", variant="B/16", num_classes=1000)` returns a Flax module."""
+"""Model families by name. `build("mixer", variant="B/16", num_classes=1000)` returns a Flax module.
+
+A family is one file, entered in `FAMILIES`. It has:
+- `Model`, a Linen module: (image, train, index, mask) -> logits; `num_classes` defaults to 1000. It sows
+  `pre_logits`, every block's output (`block_<i>`) and every stage's map (`stage_<i>`, from 1);
+- `TITLE`, what messages call it; `VARIANTS`, published size -> fields;
+- `PREFIX`, an expression that only its parameters' names begin with, and `HEAD`, the
+  modules that a new head replaces -> the field that each follows from;
+- `fields_of(shapes)`, the fields that parameter shapes tell, the inverse of `init`; `UNTOLD`, of the others those
+  whose defaults do not go with all shapes, with a value that does; and `input_shape(shapes)`, an
+  image (height, width, channels) that they are for; shapes are {"block/kernel": (…)};
+- `TORCH_NAMES`, layout -> pairs of names, torch's and ours (weights/torch_layout.py), and `RELEASED_RENAMES`, expressions
+  for the authors' older .npz layouts; empty if there are none;
+- `RESIZE_METHODS`, and if there are any `resize` and `resize_fields`: parameters and fields for another grid of
+  tokens. A family without any takes every image size.
+"""
 
 import inspect
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from mixer_jax import configuration
 from mixer_jax.errors import InputError
 from mixer_jax.models import mixer, resnet, vit
 
-FAMILIES = {
-  "mixer": mixer.MlpMixer,
-  "vit": vit.VisionTransformer,
-  "resnet": resnet.ResNetV2,
+FAMILIES: dict[str, Any] = {
+  "mixer": mixer,
+  "vit": vit,
+  "resnet": resnet,
 }
-VARIANTS = {"mixer": mixer.VARIANTS, "vit": vit.VARIANTS, "resnet": resnet.VARIANTS}
+HOW_TRAINED = frozenset(
+  {
+    "dropout_rate",
+    "stoch_depth",
+    "stoch_depth_rescale",
+    "head_bias_init",
+    "dtype",
+    "param_dtype",
+    "remat",
+  }
+)
+"""Fields that say how a model is trained or computed; all others say which function its parameters are."""
 
 
 def optional_fields(name: str | None) -> list[str]:
   """Returns the fields of a family that have a default in the module; a configuration says them all."""
   if name not in FAMILIES:
     return []
-  parameters = inspect.signature(FAMILIES[name]).parameters.values()
+  parameters = inspect.signature(FAMILIES[name].Model).parameters.values()
   return [
-    p.name for p in parameters if p.default is not p.empty and p.name not in ("parent", "name")
+    p.name
+    for p in parameters
+    if p.default is not p.empty and p.name not in ("parent", "name", "num_classes")
   ]
 
 
@@ -43,9 +75,45 @@ def build(name: str, *, variant: str | None = None, **fields: Any) -> nn.Module:
     raise InputError(f"model.name {name!r} is unknown.{configuration.nearest(name, FAMILIES)}")
   sizes: dict[str, Any] = {}
   if variant is not None:
-    if not isinstance(variant, str) or variant not in VARIANTS[name]:
-      hint = configuration.nearest(str(variant), VARIANTS[name])
+    variants = FAMILIES[name].VARIANTS
+    if not isinstance(variant, str) or variant not in variants:
+      hint = configuration.nearest(str(variant), variants)
       raise InputError(f"model.variant {variant!r} is not one of {name}'s.{hint}")
-    sizes = dict(VARIANTS[name][variant])
+    sizes = dict(variants[variant])
   sizes.update({k: v for k, v in fields.items() if v is not None or k == "num_classes"})
-  return configuration.call(FAMILIES[name], sizes, "config.model")
+  return configuration.call(FAMILIES[name].Model, sizes, "config.model")
+
+
+def family_of(names: Iterable[str]) -> str | None:
+  """Returns the family that parameters belong to by their names, None if to no known one."""
+  names = list(names)
+  for name, family in FAMILIES.items():
+    if any(re.match(family.PREFIX, parameter) for parameter in names):
+      return name
+  return None
+
+
+def abstract_variables(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, Any]:
+  """Returns the shapes and types of a model's variables, computing nothing.
+
+  Args:
+    model: of any family.
+    input_shape: of one image, (h, w, c).
+
+  Returns:
+    {"params": …} and, for a model with batch statistics, "batch_stats", of jax.ShapeDtypeStruct.
+  """
+  image = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+  variables = dict(jax.eval_shape(model.init, jax.random.key(0), image))
+  variables.pop("intermediates", None)
+  return variables
+
+
+def features(
+  model: nn.Module, variables: Mapping[str, Any], image: jax.Array
+) -> dict[str, jax.Array]:
+  """Returns what a model sows by name: `pre_logits` (b, c), `stage_<i>` (b, h, w, c), `block_<i>`."""
+  _, sown = model.apply(variables, image, mutable=["intermediates"])
+  return {
+    name: values[0] for name, values in sown["intermediates"].items() if isinstance(values, tuple)
+  }

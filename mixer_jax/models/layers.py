@@ -1,13 +1,14 @@
-"""What the model families share: the MLP, and stochastic depth and dropout whose draws belong to the image.
+"""What the model families share: the MLP, drop path and dropout whose draws belong to the image, the head.
 
-Both draw from a key per image, `fold_in(key, row)`, with `row` the image's position in the whole batch.
-So an image meets the same masks whether the batch is taken at once, split over devices or accumulated
-in parts.
+All draws come from a key per image, `fold_in(key, index)`, with `index` the image's position in the global
+batch. So an image meets the same masks whether the batch is taken at once, sharded over devices or
+accumulated in parts.
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,113 +16,106 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from mixer_jax.errors import InputError
+from mixer_jax.models.kernels import cpu_dense
+
+Gelu = Literal["tanh", "erf"]
+GELU: dict[str, Callable[[Array], Array]] = {
+  "tanh": nn.gelu,
+  "erf": functools.partial(nn.gelu, approximate=False),
+}
 
 
-def check_divisible(height_px: int, width_px: int, patch_size: int) -> None:
-  """Raises InputError unless the patch divides both sides of the image."""
-  if height_px % patch_size or width_px % patch_size:
+def check_divisible(height: int, width: int, patch_size: int) -> None:
+  """Raises InputError unless the patch divides both sides of the image, all in pixels."""
+  if height % patch_size or width % patch_size:
     raise InputError(
-      f"patch_size {patch_size} does not divide the image of {height_px}x{width_px} pixels; choose "
+      f"patch_size {patch_size} does not divide the image of {height}x{width} pixels; choose "
       f"sides that are multiples of {patch_size}."
     )
 
 
-def per_image_keys(key: Array, rows: Int[Array, " b"]) -> Array:
+def num_blocks(names: Iterable[str], prefix: str) -> int:
+  """Returns how many blocks `prefix`0, `prefix`1, … the parameters' names begin with."""
+  return len({m[0] for name in names if (m := re.match(rf"{re.escape(prefix)}\d+/", name))})
+
+
+def per_image_keys(key: Array, index: Int[Array, " b"]) -> Array:
   """Returns a key for each image."""
-  return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
+  return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)
 
 
-def drop_rates(stoch_depth: float, num_blocks: int) -> Float[Array, " l"]:
-  """Returns the rate at which each block drops a branch: s·i/(L−1) for block i of L."""
+def linear_rates(stoch_depth: float, num_blocks: int) -> Float[Array, " l"]:
+  """Returns drop path rates that grow linearly over the network: s·i/(L−1) for block i of L."""
   return stoch_depth * jnp.arange(num_blocks) / max(num_blocks - 1, 1)
 
 
-def draw_branches(
-  key: Array, rows: Int[Array, " b"], rates: Float[Array, " l"]
-) -> Bool[Array, "b l 2"]:
-  """Stochastic depth: True where an image keeps the first and the second branch of each of l blocks.
+def linear_rate(stoch_depth: float, block: int, num_blocks: int) -> float:
+  """Returns one block's of `linear_rates`."""
+  return stoch_depth * block / max(num_blocks - 1, 1)
 
-  An image drops a branch of block i with probability `rates[i]`, both independently (Huang et al.,
-  arXiv:1603.09382; its survivors are not rescaled here, in training or evaluation, as in big_vision's
-  models/mlp_mixer.py). All draws of a step are made at once, which compiles to one loop.
+
+def draw_kept(
+  key: Array, index: Int[Array, " b"], rates: Float[Array, " l"]
+) -> Bool[Array, "b l 2"]:
+  """Draws drop path for both branches of l blocks: True where an image keeps a branch.
+
+  Image i drops each branch of block j with probability `rates[j]`, independently (stochastic depth, Huang et
+  al., arXiv:1603.09382). All draws of a step are made at once, which compiles to one loop.
   """
-  keys = per_image_keys(key, rows)
+  keys = per_image_keys(key, index)
   uniform = jax.vmap(lambda k: jax.random.uniform(k, (rates.shape[0], 2)))(keys)
   return uniform >= rates[:, None]
 
 
-def drop_branch(
-  branch: Float[Array, "b s c"], keep: Bool[Array, " b"] | None
-) -> Float[Array, "b s c"]:
-  """Zeroes the branch of the images that do not keep it; None: all keep it."""
-  return branch if keep is None else jnp.where(keep[:, None, None], branch, jnp.zeros_like(branch))
+def drop_path(
+  branch: Float[Array, "b ..."],
+  kept: Bool[Array, " b"] | None,
+  rate: float | Float[Array, ""] = 0.0,
+  *,
+  rescale: bool = False,
+) -> Float[Array, "b ..."]:
+  """Zeroes the branch of every image with `kept` False; None: all keep it.
+
+  Args:
+    branch: of a residual block, of any rank.
+    kept: from `draw_kept`.
+    rate: the probability that the branch was dropped with.
+    rescale: divide what is kept by 1 − rate (the DeiT recipe); False: leave it as it is, in training and
+      evaluation (big_vision, models/mlp_mixer.py).
+  """
+  if kept is None:
+    return branch
+  if rescale:
+    branch = (branch / (1.0 - rate)).astype(branch.dtype)
+  kept = kept.reshape(-1, *[1] * (branch.ndim - 1))
+  return jnp.where(kept, branch, jnp.zeros_like(branch))
 
 
 def dropout(
-  x: Float[Array, "b ..."], key: Array, rows: Int[Array, " b"], rate: float
+  x: Float[Array, "b ..."], key: Array, index: Int[Array, " b"], rate: float
 ) -> Float[Array, "b ..."]:
   """Inverted dropout: zeroes values with probability `rate`, divides the others by 1 − rate."""
   draw = jax.vmap(lambda k: jax.random.bernoulli(k, 1.0 - rate, x.shape[1:]))
-  keep = draw(per_image_keys(key, rows))
-  return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
+  kept = draw(per_image_keys(key, index))
+  return jnp.where(kept, x / (1.0 - rate), jnp.zeros_like(x))
 
 
 def train_dropout(
-  module: nn.Module, x: Float[Array, "b ..."], rows: Int[Array, " b"], rate: float, train: bool
+  module: nn.Module, x: Float[Array, "b ..."], index: Int[Array, " b"], rate: float, train: bool
 ) -> Float[Array, "b ..."]:
   """Returns `dropout` with the module's next key while training; otherwise the values as they are."""
-  return dropout(x, module.make_rng("dropout"), rows, rate) if train and rate else x
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def dense_dot(
-  x: Float[Array, "*n d"], kernel: Float[Array, "d o"], dimensions: Any, precision: Any = None
-) -> Float[Array, "*n o"]:
-  """nn.Dense's `dot_general`, whose gradient of the kernel is laid out for XLA's CPU library.
-
-  That library (YNNPACK) multiplies only where the left factor is contracted along its last axis; other
-  products go to Eigen, at half the speed (docs/speed.md). Other devices compile what they would without this.
-  """
-  return jax.lax.dot_general(x, kernel, dimensions, precision)
-
-
-def _dense_dot_forward(x: Array, kernel: Array, dimensions: Any, precision: Any) -> Any:
-  return dense_dot(x, kernel, dimensions, precision), (x, kernel)
-
-
-def _dense_dot_backward(dimensions: Any, precision: Any, residuals: Any, g: Array) -> Any:
-  def plain(x: Array, kernel: Array, g: Array) -> Any:
-    dot = functools.partial(jax.lax.dot_general, dimension_numbers=dimensions, precision=precision)
-    (x_grad,) = jax.linear_transpose(lambda x: dot(x, kernel), x)(g)
-    (kernel_grad,) = jax.linear_transpose(lambda kernel: dot(x, kernel), kernel)(g)
-    return x_grad, kernel_grad
-
-  def on_cpu(x: Array, kernel: Array, g: Array) -> Any:
-    dot = functools.partial(jnp.dot, precision=precision)
-    barrier = jax.lax.optimization_barrier
-    rows, grads = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
-    # Of both factors the narrower one is transposed; the barriers keep XLA from undoing it, and the last
-    # from doing it anew for each use.
-    if kernel.shape[0] <= kernel.shape[1]:
-      kernel_grad = dot(barrier(rows.T), grads)
-    else:
-      kernel_grad = barrier(barrier(dot(barrier(grads.T), rows)).T)
-    return dot(g, kernel.T), kernel_grad
-
-  return jax.lax.platform_dependent(*residuals, g, cpu=on_cpu, default=plain)
-
-
-dense_dot.defvjp(_dense_dot_forward, _dense_dot_backward)
+  return dropout(x, module.make_rng("dropout"), index, rate) if train and rate else x
 
 
 class MlpBlock(nn.Module):
-  """Dense -> GELU (tanh approximation, Flax's default) -> Dense, on the last axis.
+  """Dense -> GELU -> Dense, on the last axis.
 
   Dropout, when training, follows the GELU and the second Dense, as in the Vision Transformer's MLP.
   """
 
   mlp_dim: int
   out_dim: int | None = None  # None: as wide as the input
+  gelu: Gelu = "tanh"
   dropout_rate: float = 0.0
   kernel_init: Callable[..., Array] = nn.initializers.lecun_normal()
   bias_init: Callable[..., Array] = nn.initializers.zeros
@@ -130,17 +124,49 @@ class MlpBlock(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "b n d"], rows: Int[Array, " b"], *, train: bool = False
-  ) -> Float[Array, "b n o"]:
+    self, x: Float[Array, "b *n d"], index: Int[Array, " b"], *, train: bool = False
+  ) -> Float[Array, "b *n o"]:
     dense: dict[str, Any] = dict(
       kernel_init=self.kernel_init,
       bias_init=self.bias_init,
       dtype=self.dtype,
       param_dtype=self.param_dtype,
       # Only where it pays: with a custom gradient, forward-mode differentiation is an error.
-      dot_general=dense_dot if train else None,
+      dot_general=cpu_dense.dense_dot if train else None,
     )
-    y = nn.gelu(nn.Dense(self.mlp_dim, **dense)(x))
-    y = train_dropout(self, y, rows, self.dropout_rate, train)
+    y = GELU[self.gelu](nn.Dense(self.mlp_dim, **dense)(x))
+    y = train_dropout(self, y, index, self.dropout_rate, train)
     y = nn.Dense(self.out_dim or x.shape[-1], **dense)(y)
-    return train_dropout(self, y, rows, self.dropout_rate, train)
+    return train_dropout(self, y, index, self.dropout_rate, train)
+
+
+def sow_map(
+  module: nn.Module, name: str, x: Float[Array, "b s c"], height: int, width: int
+) -> None:
+  """Sows tokens in raster order as a map (b, height, width, c); nothing if they are another number."""
+  if x.shape[1] == height * width:
+    module.sow("intermediates", name, x.reshape(x.shape[0], height, width, -1))
+
+
+def classify(module: Any, pre_logits: Float[Array, "b c"]) -> Float[Array, "b k"]:
+  """Sows `pre_logits` and returns logits, or `pre_logits` themselves if the model has no classes.
+
+  Args:
+    module: the model. Its child "head" is made here by its fields num_classes, head_bias_init, param_dtype; the
+      kernel starts at zero.
+    pre_logits: float32.
+  """
+  # As module.sow would do it, which refuses the name of a submodule (the Vision Transformer's tanh layer).
+  if module.is_mutable_collection("intermediates"):
+    module.put_variable("intermediates", "pre_logits", (pre_logits,))
+  if not module.num_classes:
+    return pre_logits
+  head = nn.Dense(
+    module.num_classes,
+    kernel_init=nn.initializers.zeros,
+    bias_init=nn.initializers.constant(module.head_bias_init),
+    dtype=jnp.float32,
+    param_dtype=jnp.dtype(module.param_dtype),
+    name="head",
+  )
+  return head(pre_logits)

@@ -4,13 +4,21 @@ Axis letters: b images, h w pixels, s tokens (patches in raster order), c hidden
 Parameter names are those of the released files (vision_transformer, vit_jax/models_mixer.py).
 """
 
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from mixer_jax.models import ablations, layers
+from mixer_jax.errors import InputError
+from mixer_jax.models import layers, resizing
+from mixer_jax.models.resizing import Grid
+from mixer_jax.models.token_mixing import TOKEN_MIXING, Name, TokenMixing, check_token_mixing
+
+TITLE = "Mixer"
 
 
 def _variant(num_blocks: int, patch_size: int, hidden_dim: int) -> dict[str, int]:
@@ -33,22 +41,22 @@ VARIANTS = {
   "L/16": _variant(24, 16, 1024),
   "H/14": _variant(32, 14, 1280),
 }
-"""Table 1: published size -> fields of `MlpMixer`."""
+"""Table 1: published size -> fields of the model."""
 
 
 class MixerBlock(nn.Module):
   """Mixes across tokens, then across channels; each half is `x + branch(norm(x))`.
 
-  An image whose entry of `keep` is False for a half goes without that branch (stochastic depth). The fields
-  from `ablation` on are MlpMixer's, and `num_tokens` its pyramid's entry for this block; None: s.
+  Where `kept[i, j]` is False, image i skips branch j (drop path). `mix_tokens` makes the token mixing,
+  one of token_mixing.TOKEN_MIXING.
   """
 
-  tokens_mlp_dim: int
+  mix_tokens: Callable[..., TokenMixing]
   channels_mlp_dim: int
+  gelu: layers.Gelu = "tanh"
   dropout_rate: float = 0.0
-  ablation: ablations.Ablation = "none"
-  channel_groups: int = 1
-  num_tokens: int | None = None
+  drop_path_rate: float = 0.0
+  rescale: bool = False
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
@@ -56,41 +64,28 @@ class MixerBlock(nn.Module):
   def __call__(
     self,
     x: Float[Array, "b s c"],
-    rows: Int[Array, " b"],
-    keep: Bool[Array, "b 2"] | None = None,
+    index: Int[Array, " b"],
+    kept: Bool[Array, "b 2"] | None = None,
     train: bool = False,
   ) -> Float[Array, "b t c"]:
-    keep_token, keep_channel = (None, None) if keep is None else (keep[:, 0], keep[:, 1])
+    kept_tokens, kept_channels = (None, None) if kept is None else (kept[:, 0], kept[:, 1])
     dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    mlp: dict[str, Any] = dict(dropout_rate=self.dropout_rate, **dtypes)
+    drop_path = functools.partial(layers.drop_path, rate=self.drop_path_rate, rescale=self.rescale)
+    mlp: dict[str, Any] = dict(gelu=self.gelu, dropout_rate=self.dropout_rate, **dtypes)
     # Flax's LayerNorm takes its statistics in float32 whatever the compute type.
     y = nn.LayerNorm(**dtypes)(x)
-    if self.ablation == "none":
-      columns = layers.MlpBlock(
-        self.tokens_mlp_dim, out_dim=self.num_tokens, name="token_mixing", **mlp
-      )(jnp.swapaxes(y, 1, 2), rows, train=train)
-      y = jnp.swapaxes(columns, 1, 2)
-    else:
-      y = ablations.TokenMixing(
-        self.ablation,
-        self.channel_groups,
-        self.num_tokens or x.shape[1],
-        self.tokens_mlp_dim,
-        name="token_mixing",
-        **mlp,
-      )(y, rows, train=train)
+    y = self.mix_tokens(name="token_mixing", **mlp)(y, index, train=train)
     # Another number of tokens has nothing to be added to; the paper does not say what was done.
-    x = x + layers.drop_branch(y, keep_token) if y.shape == x.shape else y
+    x = x + drop_path(y, kept_tokens) if y.shape == x.shape else y
     y = nn.LayerNorm(**dtypes)(x)
-    y = layers.MlpBlock(self.channels_mlp_dim, name="channel_mixing", **mlp)(y, rows, train=train)
-    return x + layers.drop_branch(y, keep_channel)
+    y = layers.MlpBlock(self.channels_mlp_dim, name="channel_mixing", **mlp)(y, index, train=train)
+    return x + drop_path(y, kept_channels)
 
 
-class MlpMixer(nn.Module):
+class Model(nn.Module):
   """MLP-Mixer: patches -> stem -> `num_blocks` × MixerBlock -> LayerNorm -> mean over tokens -> head.
 
-  Every block's output (`block_<i>`) and `pre_logits` are sown: ask for them with
-  `module.apply(variables, image, mutable=["intermediates"])`.
+  Sows every block's output as tokens (`block_<i>`), the last one's as a map (`stage_1`), and `pre_logits`.
 
   Attributes:
     num_classes: width of the head k; None or 0: no head, the module returns `pre_logits`.
@@ -99,9 +94,11 @@ class MlpMixer(nn.Module):
     hidden_dim: channels of a token c.
     tokens_mlp_dim: hidden width of token mixing.
     channels_mlp_dim: hidden width of channel mixing.
+    gelu: "tanh", the authors' approximation; "erf", the exact one, as in timm.
     dropout_rate: dropout inside the MLPs while training.
     stoch_depth: s; block i of L drops each branch of an image with probability s·i/(L−1).
-    ablation: of token mixing (appendix A): "untied", "grouped", "views" (models/ablations.py). These have
+    stoch_depth_rescale: divide the branches that are kept by 1 − that; the authors do not.
+    token_mixing: "mlp", or appendix A's "untied", "grouped", "views" (models/token_mixing.py), which have
       other parameters below `MixerBlock_<i>/token_mixing`.
     channel_groups: G channels that are joined in "grouped" and "views".
     pyramid: tokens that leave each block (appendix A); (): as many as enter it. Where their number changes,
@@ -112,15 +109,17 @@ class MlpMixer(nn.Module):
     remat: "block" keeps only the blocks' inputs for the backward pass and recomputes the rest.
   """
 
-  num_classes: int | None
   patch_size: int
   num_blocks: int
   hidden_dim: int
   tokens_mlp_dim: int
   channels_mlp_dim: int
+  num_classes: int | None = 1000
+  gelu: layers.Gelu = "tanh"
   dropout_rate: float = 0.0
   stoch_depth: float = 0.0
-  ablation: ablations.Ablation = "none"
+  stoch_depth_rescale: bool = False
+  token_mixing: Name = "mlp"
   channel_groups: int = 1
   pyramid: tuple[int, ...] = ()
   head_bias_init: float = 0.0
@@ -131,31 +130,31 @@ class MlpMixer(nn.Module):
   @nn.compact
   def __call__(
     self,
-    image: Float[Array, "b h w 3"],
+    image: Float[Array, "b h w p"],
     *,
     train: bool = False,
-    rows: Int[Array, " b"] | None = None,
+    index: Int[Array, " b"] | None = None,
+    mask: Float[Array, " b"] | None = None,
   ) -> Float[Array, "b k"]:
     """Returns logits, or `pre_logits` (b, c) without a head.
 
     Args:
-      image: values in [−1, 1]; the number of tokens, hw/patch_size², is fixed by the parameters.
-      train: draw stochastic depth and dropout, from the random stream "dropout".
-      rows: the images' positions in the whole batch, which their draws belong to; default 0 … b−1.
+      image: normalised values; the number of tokens, hw/patch_size², is fixed by the parameters.
+      train: draw drop path and dropout, from the random stream "dropout".
+      index: the images' positions in the global batch, which their draws belong to; default 0 … b−1.
+      mask: without effect, as no statistics are taken over the batch.
 
     Raises:
       InputError: the patch does not divide the image (the authors' code pads it silently), or the options of
         appendix A do not go together.
     """
-    layers.check_divisible(image.shape[1], image.shape[2], self.patch_size)
-    ablations.check(
-      ablation=self.ablation,
-      channel_groups=self.channel_groups,
-      pyramid=self.pyramid,
-      num_blocks=self.num_blocks,
-      channels=self.hidden_dim,
+    del mask
+    _, height, width, _ = image.shape
+    layers.check_divisible(height, width, self.patch_size)
+    check_token_mixing(
+      self.token_mixing, self.channel_groups, self.pyramid, self.num_blocks, self.hidden_dim
     )
-    rows = jnp.arange(image.shape[0]) if rows is None else rows
+    index = jnp.arange(image.shape[0]) if index is None else index
     dtypes: dict[str, Any] = dict(
       dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype)
     )
@@ -164,34 +163,123 @@ class MlpMixer(nn.Module):
       image
     )
     x = x.reshape(x.shape[0], -1, x.shape[-1])
-    keep = self._draw_branches(rows) if train and self.stoch_depth else None
+    kept = self._draw_kept(index) if train and self.stoch_depth else None
     block = nn.remat(MixerBlock, static_argnums=(4,)) if self.remat == "block" else MixerBlock
     for i in range(self.num_blocks):
       x = block(
-        self.tokens_mlp_dim,
+        self._mix_tokens(i),
         self.channels_mlp_dim,
+        gelu=self.gelu,
         dropout_rate=self.dropout_rate,
-        ablation=self.ablation,
-        channel_groups=self.channel_groups,
-        num_tokens=self.pyramid[i] if self.pyramid else None,
+        drop_path_rate=layers.linear_rate(self.stoch_depth, i, self.num_blocks),
+        rescale=self.stoch_depth_rescale,
         name=f"MixerBlock_{i}",
         **dtypes,
-      )(x, rows, None if keep is None else keep[:, i], train)
+      )(x, index, None if kept is None else kept[:, i], train)
       self.sow("intermediates", f"block_{i}", x)
+    layers.sow_map(self, "stage_1", x, height // self.patch_size, width // self.patch_size)
     x = nn.LayerNorm(name="pre_head_layer_norm", **dtypes)(x)
-    x = jnp.mean(x, axis=1, dtype=jnp.float32)
-    self.sow("intermediates", "pre_logits", x)
-    if not self.num_classes:
-      return x
-    return nn.Dense(
-      self.num_classes,
-      kernel_init=nn.initializers.zeros,
-      bias_init=nn.initializers.constant(self.head_bias_init),
-      dtype=jnp.float32,
-      param_dtype=dtypes["param_dtype"],
-      name="head",
-    )(x)
+    return layers.classify(self, jnp.mean(x, axis=1, dtype=jnp.float32))
 
-  def _draw_branches(self, rows: Array) -> Array:
-    rates = layers.drop_rates(self.stoch_depth, self.num_blocks)
-    return layers.draw_branches(self.make_rng("dropout"), rows, rates)
+  def _mix_tokens(self, block: int) -> Callable[..., TokenMixing]:
+    return functools.partial(
+      TOKEN_MIXING[self.token_mixing],
+      self.tokens_mlp_dim,
+      num_tokens=self.pyramid[block] if self.pyramid else None,
+      channel_groups=self.channel_groups,
+    )
+
+  def _draw_kept(self, index: Array) -> Array:
+    rates = layers.linear_rates(self.stoch_depth, self.num_blocks)
+    return layers.draw_kept(self.make_rng("dropout"), index, rates)
+
+
+PREFIX = r"(MixerBlock_\d+|Mixer)/"
+UNTOLD: dict[str, Any] = {}
+HEAD = {"head": "num_classes"}
+RELEASED_RENAMES = (
+  (r"^embedding/", "stem/"),
+  (r"^Mixer/encoder_norm/", "pre_head_layer_norm/"),
+  (r"^Mixer/encoderblock_(\d+)/", r"MixerBlock_\1/"),
+  (r"_mixing_phase_0/(kernel|bias)1$", r"_mixing/Dense_0/\1"),
+  (r"_mixing_phase_0/(kernel|bias)2$", r"_mixing/Dense_1/\1"),
+  (r"^(MixerBlock_\d+)/LayerNorm_2/", r"\1/LayerNorm_1/"),
+)
+"""From the authors' older layout (big_vision, models/mlp_mixer.py: load), which may number all of a block's submodules."""
+TORCH_NAMES = {
+  "timm": (
+    ("stem.proj", "stem"),
+    ("blocks.{}.norm1", "MixerBlock_{}/LayerNorm_0"),
+    ("blocks.{}.norm2", "MixerBlock_{}/LayerNorm_1"),
+    ("blocks.{}.mlp_tokens.fc1", "MixerBlock_{}/token_mixing/Dense_0"),
+    ("blocks.{}.mlp_tokens.fc2", "MixerBlock_{}/token_mixing/Dense_1"),
+    ("blocks.{}.mlp_channels.fc1", "MixerBlock_{}/channel_mixing/Dense_0"),
+    ("blocks.{}.mlp_channels.fc2", "MixerBlock_{}/channel_mixing/Dense_1"),
+    ("norm", "pre_head_layer_norm"),
+    ("head", "head"),
+  )
+}
+RESIZE_METHODS = ("paper", "interpolate")
+
+
+def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+  """Returns the model's fields that parameter shapes tell; only of the paper's own token mixing."""
+  patch_size, _, _, hidden_dim = shapes["stem/kernel"]
+  _, tokens_mlp_dim = shapes["MixerBlock_0/token_mixing/Dense_0/kernel"]
+  _, channels_mlp_dim = shapes["MixerBlock_0/channel_mixing/Dense_0/kernel"]
+  return dict(
+    patch_size=patch_size,
+    num_blocks=layers.num_blocks(shapes, "MixerBlock_"),
+    hidden_dim=hidden_dim,
+    tokens_mlp_dim=tokens_mlp_dim,
+    channels_mlp_dim=channels_mlp_dim,
+    num_classes=shapes["head/kernel"][1] if "head/kernel" in shapes else None,
+  )
+
+
+def input_shape(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int, int]:
+  """Returns the image (height, width, channels) that the parameters are for: a square, if it can be one."""
+  patch_size, _, channels, _ = shapes["stem/kernel"]
+  num_tokens = shapes["MixerBlock_0/token_mixing/Dense_0/kernel"][0]
+  return resizing.image_shape(num_tokens, patch_size, channels)
+
+
+def resize_fields(
+  fields: Mapping[str, Any], old_grid: Grid, new_grid: Grid, method: str = "auto"
+) -> dict[str, Any]:
+  """Returns the fields after `resize`: the token MLP is K² times as wide under "paper"."""
+  how = resizing.choose_method(old_grid, new_grid, method, RESIZE_METHODS)
+  if new_grid != old_grid and (fields.get("token_mixing", "mlp") != "mlp" or fields.get("pyramid")):
+    raise InputError(
+      f"token_mixing {fields['token_mixing']!r} with pyramid {fields['pyramid']} (appendix A) stays at "
+      f"{old_grid[0]}x{old_grid[1]} tokens: set the image size that it was trained at."
+    )
+  if how == "interpolate":
+    return dict(fields)
+  factor = (new_grid[0] // old_grid[0]) ** 2
+  return {**fields, "tokens_mlp_dim": fields["tokens_mlp_dim"] * factor}
+
+
+def resize(
+  params: Mapping[str, Any], old_grid: Grid, new_grid: Grid, method: str = "auto"
+) -> dict[str, Any]:
+  """Returns the parameters for another grid of tokens (rows, columns); types stay.
+
+  "paper": appendix C, for a grid K times the old one: the new token MLP mixes each of the K×K tiles by itself,
+  as the old one mixed the whole image. "interpolate", which is not the paper's: for any grid; the old token
+  mixing T is framed by resampling, P·T·R (models/resizing.py), its hidden units and their biases stay.
+  """
+  method = resizing.choose_method(old_grid, new_grid, method, RESIZE_METHODS)
+  change: Callable[..., tuple[np.ndarray, ...]]
+  change = resizing.tile_mlp if method == "paper" else resizing.interpolate_mlp
+
+  def changed(block: Mapping[str, Any]) -> dict[str, Any]:
+    first, second = (block["token_mixing"][name] for name in ("Dense_0", "Dense_1"))
+    old = [
+      np.asarray(x) for x in (first["kernel"], first["bias"], second["kernel"], second["bias"])
+    ]
+    new = [x.astype(old[0].dtype) for x in change(*old, old_grid, new_grid)]
+    mlp = {"Dense_0": dict(kernel=new[0], bias=new[1]), "Dense_1": dict(kernel=new[2], bias=new[3])}
+    return {**block, "token_mixing": mlp}
+
+  return {k: changed(v) if k.startswith("MixerBlock_") else v for k, v in params.items()}

@@ -7,6 +7,7 @@ Axis letters: b images, h w pixels or positions, c channels, i o channels in and
 names are those of the released files (big_transfer, bit_pytorch/models.py: load_from), all below `resnet`.
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
@@ -15,26 +16,30 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from mixer_jax.errors import InputError
+from mixer_jax.models import layers
+
+TITLE = "BiT ResNet"
 
 _DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
 
 
-def _variant(depth: int, factor: int) -> dict[str, Any]:
+def fields(depth: int, factor: int) -> dict[str, Any]:
+  """Returns the fields of R<depth>x<factor>."""
   return dict(num_units=_DEPTHS[depth], width=64 * factor)
 
 
 VARIANTS = {
-  "R50x1": _variant(50, 1),
-  "R50x2": _variant(50, 2),
-  "R50x3": _variant(50, 3),
-  "R101x1": _variant(101, 1),
-  "R101x3": _variant(101, 3),
-  "R152x1": _variant(152, 1),
-  "R152x2": _variant(152, 2),
-  "R152x4": _variant(152, 4),
-  "R200x3": _variant(200, 3),
+  "R50x1": fields(50, 1),
+  "R50x2": fields(50, 2),
+  "R50x3": fields(50, 3),
+  "R101x1": fields(101, 1),
+  "R101x3": fields(101, 3),
+  "R152x1": fields(152, 1),
+  "R152x2": fields(152, 2),
+  "R152x4": fields(152, 4),
+  "R200x3": fields(200, 3),
 }
-"""The paper's table 3 and the released files: size -> fields of `ResNetV2`."""
+"""The paper's table 3 and the released files: size -> fields of the model."""
 
 
 class GroupNorm(nn.Module):
@@ -213,7 +218,7 @@ class Network(nn.Module):
 
   @nn.compact
   def __call__(
-    self, image: Float[Array, "b h w 3"]
+    self, image: Float[Array, "b h w p"]
   ) -> tuple[list[Array], Float[Array, "b c"], Float[Array, "b k"] | None]:
     dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     x = NestedConv(self.width, 7, 2, name="root_block", **dtypes)(image)
@@ -240,11 +245,11 @@ class Network(nn.Module):
     return outputs, x, head(x)
 
 
-class ResNetV2(nn.Module):
+class Model(nn.Module):
   """7×7 convolution, max pooling -> stages of bottlenecks -> GroupNorm, ReLU -> mean over positions -> head.
 
-  Every stage's output (`block_<i>`) and `pre_logits` are sown: ask for them with
-  `module.apply(variables, image, mutable=["intermediates"])`. It draws nothing while training.
+  Sows every stage's output (`block_<i>`, and as maps `stage_<i + 1>`) and `pre_logits`. It draws nothing while
+  training.
 
   Attributes:
     num_classes: width of the head k; None or 0: no head, the module returns `pre_logits`.
@@ -258,9 +263,9 @@ class ResNetV2(nn.Module):
     remat: "block" keeps only the units' inputs for the backward pass and recomputes the rest.
   """
 
-  num_classes: int | None
   num_units: tuple[int, ...]
   width: int
+  num_classes: int | None = 1000
   num_groups: int = 32
   head_bias_init: float = 0.0
   dtype: Literal["float32", "bfloat16"] = "float32"
@@ -270,21 +275,22 @@ class ResNetV2(nn.Module):
   @nn.compact
   def __call__(
     self,
-    image: Float[Array, "b h w 3"],
+    image: Float[Array, "b h w p"],
     *,
     train: bool = False,
-    rows: Int[Array, " b"] | None = None,
+    index: Int[Array, " b"] | None = None,
+    mask: Float[Array, " b"] | None = None,
   ) -> Float[Array, "b k"]:
     """Returns logits, or `pre_logits` (b, c) without a head.
 
     Args:
-      image: values in [−1, 1], of any size.
-      train, rows: without effect, as nothing is drawn.
+      image: normalised values, of any size.
+      train, index, mask: without effect, as nothing is drawn and no statistics are taken over the batch.
 
     Raises:
       InputError: the groups do not divide the width, or a stage has no unit.
     """
-    del train, rows
+    del train, index, mask
     if self.width % self.num_groups:
       raise InputError(f"num_groups {self.num_groups} does not divide width {self.width}.")
     if min(self.num_units, default=0) < 1:
@@ -302,5 +308,30 @@ class ResNetV2(nn.Module):
     )(image)
     for i, output in enumerate(outputs):
       self.sow("intermediates", f"block_{i}", output)
+      self.sow("intermediates", f"stage_{i + 1}", output)
     self.sow("intermediates", "pre_logits", pre_logits)
     return pre_logits if logits is None else logits
+
+
+PREFIX = r"resnet/"
+HEAD = {"resnet/head/conv2d": "num_classes"}
+UNTOLD = {"num_groups": 1}
+RELEASED_RENAMES = ((r"^(resnet/.*/standardized_conv2d)_\d+/", r"\1/"),)
+"""From those of the files that number the convolutions."""
+TORCH_NAMES: dict[str, Any] = {}
+RESIZE_METHODS = ()
+
+
+def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+  """Returns the model's fields that parameter shapes tell; all but num_groups."""
+  stages = layers.num_blocks(shapes, "resnet/block")
+  return dict(
+    num_units=tuple(layers.num_blocks(shapes, f"resnet/block{i + 1}/unit") for i in range(stages)),
+    width=shapes["resnet/root_block/standardized_conv2d/kernel"][3],
+    num_classes=shapes.get("resnet/head/conv2d/kernel", (None,))[-1],
+  )
+
+
+def input_shape(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int, int]:
+  """Returns an image (height, width, channels) that the parameters are for; any other size will do, too."""
+  return 224, 224, shapes["resnet/root_block/standardized_conv2d/kernel"][2]

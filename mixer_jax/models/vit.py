@@ -5,15 +5,21 @@ c hidden channels, k classes, n heads, d channels of a head. Parameter names are
 (vision_transformer, vit_jax/models_vit.py before Flax Linen), which number the submodules of a block together.
 """
 
+import functools
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from mixer_jax.errors import InputError
-from mixer_jax.models import layers
+from mixer_jax.models import layers, resizing
+from mixer_jax.models.resizing import Grid
+
+TITLE = "Vision Transformer"
 
 
 def _variant(num_blocks: int, patch_size: int, hidden_dim: int, num_heads: int) -> dict[str, int]:
@@ -33,7 +39,7 @@ VARIANTS = {
   "L/16": _variant(24, 16, 1024, 16),
   "H/14": _variant(32, 14, 1280, 16),
 }
-"""arXiv:2010.11929, table 1: published size -> fields of `VisionTransformer`."""
+"""arXiv:2010.11929, table 1: published size -> fields of the model."""
 
 _XAVIER = nn.initializers.xavier_uniform()
 
@@ -61,12 +67,15 @@ class Attention(nn.Module):
 class EncoderBlock(nn.Module):
   """Attention, then an MLP; each half is `x + branch(norm(x))`.
 
-  An image whose entry of `keep` is False for a half goes without that branch (stochastic depth).
+  Where `kept[i, j]` is False, image i skips branch j (drop path).
   """
 
   mlp_dim: int
   num_heads: int
+  gelu: layers.Gelu = "tanh"
   dropout_rate: float = 0.0
+  drop_path_rate: float = 0.0
+  rescale: bool = False
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
@@ -74,26 +83,28 @@ class EncoderBlock(nn.Module):
   def __call__(
     self,
     x: Float[Array, "b s c"],
-    rows: Int[Array, " b"],
-    keep: Bool[Array, "b 2"] | None = None,
+    index: Int[Array, " b"],
+    kept: Bool[Array, "b 2"] | None = None,
     train: bool = False,
   ) -> Float[Array, "b s c"]:
-    keep_attention, keep_mlp = (None, None) if keep is None else (keep[:, 0], keep[:, 1])
+    kept_attention, kept_mlp = (None, None) if kept is None else (kept[:, 0], kept[:, 1])
+    drop_path = functools.partial(layers.drop_path, rate=self.drop_path_rate, rescale=self.rescale)
     dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     y = nn.LayerNorm(name="LayerNorm_0", **dtypes)(x)
     y = Attention(self.num_heads, name="MultiHeadDotProductAttention_1", **dtypes)(y)
-    y = layers.train_dropout(self, y, rows, self.dropout_rate, train)
-    x = x + layers.drop_branch(y, keep_attention)
+    y = layers.train_dropout(self, y, index, self.dropout_rate, train)
+    x = x + drop_path(y, kept_attention)
     y = nn.LayerNorm(name="LayerNorm_2", **dtypes)(x)
     y = layers.MlpBlock(
       self.mlp_dim,
+      gelu=self.gelu,
       dropout_rate=self.dropout_rate,
       kernel_init=_XAVIER,
       bias_init=nn.initializers.normal(1e-6),
       name="MlpBlock_3",
       **dtypes,
-    )(y, rows, train=train)
-    return x + layers.drop_branch(y, keep_mlp)
+    )(y, index, train=train)
+    return x + drop_path(y, kept_mlp)
 
 
 class PositionEmbedding(nn.Module):
@@ -116,7 +127,10 @@ class Encoder(nn.Module):
   num_blocks: int
   mlp_dim: int
   num_heads: int
+  gelu: layers.Gelu
   dropout_rate: float
+  stoch_depth: float
+  rescale: bool
   remat: str
   dtype: Any
   param_dtype: Any
@@ -125,32 +139,34 @@ class Encoder(nn.Module):
   def __call__(
     self,
     x: Float[Array, "b s c"],
-    rows: Int[Array, " b"],
-    keep: Bool[Array, "b l 2"] | None,
+    index: Int[Array, " b"],
+    kept: Bool[Array, "b l 2"] | None,
     train: bool,
   ) -> tuple[Float[Array, "b s c"], list[Float[Array, "b s c"]]]:
     dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     x = PositionEmbedding(name="posembed_input", **dtypes)(x)
-    x = layers.train_dropout(self, x, rows, self.dropout_rate, train)
+    x = layers.train_dropout(self, x, index, self.dropout_rate, train)
     block = nn.remat(EncoderBlock, static_argnums=(4,)) if self.remat == "block" else EncoderBlock
     outputs = []
     for i in range(self.num_blocks):
       x = block(
         self.mlp_dim,
         self.num_heads,
+        gelu=self.gelu,
         dropout_rate=self.dropout_rate,
+        drop_path_rate=layers.linear_rate(self.stoch_depth, i, self.num_blocks),
+        rescale=self.rescale,
         name=f"encoderblock_{i}",
         **dtypes,
-      )(x, rows, None if keep is None else keep[:, i], train)
+      )(x, index, None if kept is None else kept[:, i], train)
       outputs.append(x)
     return nn.LayerNorm(name="encoder_norm", **dtypes)(x), outputs
 
 
-class VisionTransformer(nn.Module):
+class Model(nn.Module):
   """Patches -> embedding, class token -> Encoder -> class token -> optional hidden layer -> head.
 
-  Every block's output (`block_<i>`) and `pre_logits` are sown: ask for them with
-  `module.apply(variables, image, mutable=["intermediates"])`.
+  Sows every block's output as tokens (`block_<i>`), the last one's patches as a map (`stage_1`), and `pre_logits`.
 
   Attributes:
     num_classes: width of the head k; None or 0: no head, the module returns `pre_logits`.
@@ -161,23 +177,27 @@ class VisionTransformer(nn.Module):
     num_heads: attention heads n; they divide c.
     representation_size: width of the tanh layer before the head; 0: none. The files pre-trained on
       ImageNet-21k have one of width c, those fine-tuned and all later ones (arXiv:2106.10270) none.
+    gelu: "tanh", the authors' approximation; "erf", the exact one.
     dropout_rate: dropout after the position embedding, after attention and inside the MLPs, while training.
     stoch_depth: s; block i of L drops each branch of an image with probability s·i/(L−1).
+    stoch_depth_rescale: divide the branches that are kept by 1 − that; the authors do not.
     head_bias_init: start of the head's bias (its kernel starts at zero).
     dtype: compute type; statistics of LayerNorm, the softmax, the tanh layer and the head stay float32.
     param_dtype: type of the parameters.
     remat: "block" keeps only the blocks' inputs for the backward pass and recomputes the rest.
   """
 
-  num_classes: int | None
   patch_size: int
   num_blocks: int
   hidden_dim: int
   mlp_dim: int
   num_heads: int
+  num_classes: int | None = 1000
   representation_size: int = 0
+  gelu: layers.Gelu = "tanh"
   dropout_rate: float = 0.0
   stoch_depth: float = 0.0
+  stoch_depth_rescale: bool = False
   head_bias_init: float = 0.0
   dtype: Literal["float32", "bfloat16"] = "float32"
   param_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -186,25 +206,29 @@ class VisionTransformer(nn.Module):
   @nn.compact
   def __call__(
     self,
-    image: Float[Array, "b h w 3"],
+    image: Float[Array, "b h w p"],
     *,
     train: bool = False,
-    rows: Int[Array, " b"] | None = None,
+    index: Int[Array, " b"] | None = None,
+    mask: Float[Array, " b"] | None = None,
   ) -> Float[Array, "b k"]:
     """Returns logits, or `pre_logits` (b, c) without a head.
 
     Args:
-      image: values in [−1, 1]; the number of tokens is fixed by the position embedding.
-      train: draw stochastic depth and dropout, from the random stream "dropout".
-      rows: the images' positions in the whole batch, which their draws belong to; default 0 … b−1.
+      image: normalised values; the number of tokens is fixed by the position embedding.
+      train: draw drop path and dropout, from the random stream "dropout".
+      index: the images' positions in the global batch, which their draws belong to; default 0 … b−1.
+      mask: without effect, as no statistics are taken over the batch.
 
     Raises:
       InputError: the patch does not divide the image, or the heads the hidden channels.
     """
-    layers.check_divisible(image.shape[1], image.shape[2], self.patch_size)
+    del mask
+    _, height, width, _ = image.shape
+    layers.check_divisible(height, width, self.patch_size)
     if self.hidden_dim % self.num_heads:
       raise InputError(f"num_heads {self.num_heads} does not divide hidden_dim {self.hidden_dim}.")
-    rows = jnp.arange(image.shape[0]) if rows is None else rows
+    index = jnp.arange(image.shape[0]) if index is None else index
     dtype, param_dtype = jnp.dtype(self.dtype), jnp.dtype(self.param_dtype)
     dtypes: dict[str, Any] = dict(dtype=dtype, param_dtype=param_dtype)
     patch = (self.patch_size, self.patch_size)
@@ -218,32 +242,91 @@ class VisionTransformer(nn.Module):
       self.num_blocks,
       self.mlp_dim,
       self.num_heads,
+      gelu=self.gelu,
       dropout_rate=self.dropout_rate,
+      stoch_depth=self.stoch_depth,
+      rescale=self.stoch_depth_rescale,
       remat=self.remat,
       name="Transformer",
       **dtypes,
-    )(x, rows, self._draw_branches(rows) if train and self.stoch_depth else None, train)
+    )(x, index, self._draw_kept(index) if train and self.stoch_depth else None, train)
     for i, output in enumerate(outputs):
       self.sow("intermediates", f"block_{i}", output)
+    patches = outputs[-1][:, 1:]
+    layers.sow_map(self, "stage_1", patches, height // self.patch_size, width // self.patch_size)
     return self._classify(x[:, 0].astype(jnp.float32))
 
   def _classify(self, x: Array) -> Array:
     dtypes: dict[str, Any] = dict(dtype=jnp.float32, param_dtype=jnp.dtype(self.param_dtype))
     if self.representation_size:
       x = nn.tanh(nn.Dense(self.representation_size, name="pre_logits", **dtypes)(x))
-    # As self.sow would do it, which refuses a submodule's name.
-    if self.is_mutable_collection("intermediates"):
-      self.put_variable("intermediates", "pre_logits", (x,))
-    if not self.num_classes:
-      return x
-    return nn.Dense(
-      self.num_classes,
-      kernel_init=nn.initializers.zeros,
-      bias_init=nn.initializers.constant(self.head_bias_init),
-      name="head",
-      **dtypes,
-    )(x)
+    return layers.classify(self, x)
 
-  def _draw_branches(self, rows: Array) -> Array:
-    rates = layers.drop_rates(self.stoch_depth, self.num_blocks)
-    return layers.draw_branches(self.make_rng("dropout"), rows, rates)
+  def _draw_kept(self, index: Array) -> Array:
+    rates = layers.linear_rates(self.stoch_depth, self.num_blocks)
+    return layers.draw_kept(self.make_rng("dropout"), index, rates)
+
+
+PREFIX = r"Transformer/"
+UNTOLD: dict[str, Any] = {}
+HEAD = {"head": "num_classes", "pre_logits": "representation_size"}
+RELEASED_RENAMES = (
+  (r"^(Transformer/encoderblock_\d+)/LayerNorm_1/", r"\1/LayerNorm_2/"),
+  (r"^(Transformer/encoderblock_\d+)/MultiHeadDotProductAttention_0/",
+   r"\1/MultiHeadDotProductAttention_1/"),
+  (r"^(Transformer/encoderblock_\d+)/MlpBlock_0/", r"\1/MlpBlock_3/"),
+)  # fmt: skip
+"""From files written by Flax Linen, which numbers a block's submodules by their kind."""
+TORCH_NAMES: dict[str, Any] = {}
+RESIZE_METHODS = ("interpolate",)
+_POSITIONS = "Transformer/posembed_input/pos_embedding"
+
+
+def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+  """Returns the model's fields that parameter shapes tell."""
+  patch_size, _, _, hidden_dim = shapes["embedding/kernel"]
+  block = "Transformer/encoderblock_0"
+  _, num_heads, _ = shapes[f"{block}/MultiHeadDotProductAttention_1/query/kernel"]
+  _, mlp_dim = shapes[f"{block}/MlpBlock_3/Dense_0/kernel"]
+  return dict(
+    patch_size=patch_size,
+    num_blocks=layers.num_blocks(shapes, "Transformer/encoderblock_"),
+    hidden_dim=hidden_dim,
+    mlp_dim=mlp_dim,
+    num_heads=num_heads,
+    representation_size=shapes.get("pre_logits/kernel", (0, 0))[1],
+    num_classes=shapes["head/kernel"][1] if "head/kernel" in shapes else None,
+  )
+
+
+def input_shape(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int, int]:
+  """Returns the image (height, width, channels) that the parameters are for: a square, if it can be one."""
+  patch_size, _, channels, _ = shapes["embedding/kernel"]
+  return resizing.image_shape(shapes.get(_POSITIONS, (1, 2))[1] - 1, patch_size, channels)
+
+
+def resize_fields(
+  fields: Mapping[str, Any], old_grid: Grid, new_grid: Grid, method: str = "auto"
+) -> dict[str, Any]:
+  """Returns the fields after `resize`, the same."""
+  resizing.choose_method(old_grid, new_grid, method, RESIZE_METHODS)
+  return dict(fields)
+
+
+def resize(
+  params: Mapping[str, Any], old_grid: Grid, new_grid: Grid, method: str = "auto"
+) -> dict[str, Any]:
+  """Returns the parameters for another grid of patches (rows, columns); types stay.
+
+  The position embedding is interpolated as in the authors' code (vit_jax/checkpoint.py: load_pretrained):
+  linearly, the corners of the new grid on those of the old one; the class token's stays.
+  """
+  resizing.choose_method(old_grid, new_grid, method, RESIZE_METHODS)
+  encoder = params["Transformer"]
+  old = np.asarray(encoder["posembed_input"]["pos_embedding"])
+  patches = old[0, 1:].reshape(*old_grid, -1).astype(np.float32)
+  for axis, size in enumerate(new_grid):
+    patches = resizing.between_corners(patches, size, axis)
+  new = patches.reshape(1, -1, old.shape[-1]).astype(old.dtype)
+  positions = {"pos_embedding": np.concatenate([old[:, :1], new], axis=1)}
+  return {**params, "Transformer": {**encoder, "posembed_input": positions}}

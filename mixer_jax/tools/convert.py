@@ -1,4 +1,4 @@
-"""Converts weights: between the released layout (.npz) and timm's (.safetensors), from a run, to another size.
+"""Converts weights: between the released layout (.npz) and torch's (.safetensors), from a run, to another size.
 
 python -m mixer_jax.tools.convert INPUT OUTPUT [--image_size=448 | --image_size=448x224] [--num_classes=10]
 
@@ -7,16 +7,15 @@ OUTPUT: a file that does not exist yet, .npz or .safetensors.
 """
 
 import re
-from typing import Any, cast
 
-import jax
 from absl import app, flags
 from etils import epath
 
-from mixer_jax import weights
+from mixer_jax import configuration, models, weights
 from mixer_jax.errors import InputError
+from mixer_jax.models import resizing
 from mixer_jax.tools import command
-from mixer_jax.weights import resize, timm
+from mixer_jax.weights import torch_layout
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "newest", "Of a workdir: newest, best, or a step.")
 _IMAGE_SIZE = flags.DEFINE_string(
@@ -29,6 +28,11 @@ _METHOD = flags.DEFINE_enum(
   "method", "auto", ["auto", "paper", "interpolate"],
   "paper: appendix C, for whole multiples; interpolate: any size, not the paper's; auto: paper if possible.",
 )  # fmt: skip
+_LAYOUT = flags.DEFINE_string(
+  "layout",
+  None,
+  "Names in a .safetensors file: timm, or authors. Default: timm's where timm has the model.",
+)
 _NUM_CLASSES = flags.DEFINE_integer(
   "num_classes", None, "Replace the head by one of zeros.", lower_bound=1
 )
@@ -42,24 +46,33 @@ def main(argv: list[str]) -> None:
     raise InputError(f"{output} must end in .npz or .safetensors: that says what is written.")
   if output.exists():
     raise InputError(f"{output} exists; choose another name or remove it.")
-  params = _load(source)
-  fields = weights.model_fields(params, source)
+  if _LAYOUT.value and output.suffix == ".npz":
+    raise InputError("--layout is for .safetensors; .npz has the layout of the released files.")
+  variables = _load(source)
   if _IMAGE_SIZE.value:
-    params = _resized(params, fields, source)
+    variables = _resized(variables, source)
   elif _FROM_IMAGE_SIZE.value or flags.FLAGS["method"].present:
     raise InputError("--from_image_size and --method need --image_size.")
   if _NUM_CLASSES.value:
-    params = weights.replace_head(params, _NUM_CLASSES.value)
+    variables = _with_new_head(variables, source, _NUM_CLASSES.value)
+  origin = weights.describe(variables, source)
   if output.suffix == ".npz":
-    weights.save_npz(output, params)
+    weights.save_npz(output, variables)
   else:
-    timm.save_safetensors(output, timm.to_timm(params))
-  sizes = " ".join(f"{k}={v}" for k, v in weights.model_fields(params).items())
-  tokens = f" for {weights.num_tokens(params)} tokens" if "patch_size" in fields else ""
-  print(f"{output}: {weights.FAMILIES[weights.family(params)].title}{tokens}, {sizes}")
+    torch_layout.save_safetensors(output, torch_layout.to_torch(variables, _LAYOUT.value))
+  print(f"{output}: {_summary(origin)}")
 
 
-def _load(source: str) -> dict[str, Any]:
+def _summary(origin: weights.Origin) -> str:
+  family = models.FAMILIES[origin.family]
+  tokens = ""
+  if family.RESIZE_METHODS:
+    rows, columns = resizing.token_grid(origin.input_shape[:2], origin.fields["patch_size"])
+    tokens = f" for {rows * columns} tokens"
+  return f"{family.TITLE}{tokens}, " + " ".join(f"{k}={v}" for k, v in origin.fields.items())
+
+
+def _load(source: str) -> weights.Variables:
   directory = epath.Path(source).expanduser() if source not in weights.RELEASED else None
   if directory is not None and "://" not in source and directory.is_dir():
     return _load_run(directory.absolute())
@@ -68,38 +81,44 @@ def _load(source: str) -> dict[str, Any]:
   return weights.load(source)
 
 
-def _load_run(workdir: epath.Path) -> dict[str, Any]:
-  from mixer_jax import inference  # Late: only a run needs the training code.
+def _load_run(workdir: epath.Path) -> weights.Variables:
+  from mixer_jax.workdir import checkpoint
 
   which = _CHECKPOINT.value
   if which not in ("newest", "best") and not which.isdigit():
     raise InputError(f"--checkpoint={which} is neither newest, best nor a step.")
-  trained = inference.load(
-    workdir=str(workdir), config=None, which=int(which) if which.isdigit() else which
-  )
-  print(trained.name)
-  return jax.device_get(trained.params)
+  configuration.load(workdir / "config.json")  # raises if this is not the workdir of a run
+  step, _ = checkpoint.choose(workdir, int(which) if which.isdigit() else which)
+  print(f"{workdir} step {step}")
+  return {"params": checkpoint.load_params(workdir, step)}
 
 
-def _resized(params: dict[str, Any], fields: dict[str, Any], source: str) -> dict[str, Any]:
-  if "patch_size" not in fields:
-    raise InputError(f"{source} is a ResNet, whose parameters are those for every image size.")
-  patch_size = fields["patch_size"]
-  tokens = weights.num_tokens(params)
-  if _FROM_IMAGE_SIZE.value:
-    old_grid = weights.token_grid(_size(_FROM_IMAGE_SIZE), patch_size)
-  else:
-    side = round(tokens**0.5)
-    if side * side != tokens:
-      raise InputError(f"{tokens} tokens are no square: give --from_image_size=HEIGHTxWIDTH.")
-    old_grid = side, side
-  new_grid = weights.token_grid(_size(_IMAGE_SIZE), patch_size)
-  family = weights.family(params)
-  method = resize.resize_method(old_grid, new_grid, cast(resize.Method, _METHOD.value), family)
-  how = "by interpolation" + (", which is not the paper's" if family == "mixer" else "")
-  how = "as in appendix C" if method == "paper" else how
+def _resized(variables: weights.Variables, source: str) -> weights.Variables:
+  origin = weights.describe(variables, source)
+  family = models.FAMILIES[origin.family]
+  if not family.RESIZE_METHODS:
+    raise InputError(
+      f"{source} is a {family.TITLE}, whose parameters are those for every image size."
+    )
+  given = _size(_FROM_IMAGE_SIZE) if _FROM_IMAGE_SIZE.value else None
+  if given is None and origin.input_shape[0] != origin.input_shape[1]:
+    raise InputError(f"{source} is for no square: give --from_image_size=HEIGHTxWIDTH.")
+  old_grid = weights.grid_of(origin, given)
+  new_grid = resizing.token_grid(_size(_IMAGE_SIZE), origin.fields["patch_size"])
+  method = resizing.choose_method(old_grid, new_grid, _METHOD.value, family.RESIZE_METHODS)
+  how = resizing.HOW[method]
   print(f"from {old_grid[0]}x{old_grid[1]} to {new_grid[0]}x{new_grid[1]} tokens {how}")
-  return weights.resize_tokens(params, old_grid, new_grid, method)
+  return weights.resize(variables, old_grid, new_grid, method)
+
+
+def _with_new_head(
+  variables: weights.Variables, source: str, num_classes: int
+) -> weights.Variables:
+  origin = weights.describe(variables, source)
+  head = models.FAMILIES[origin.family].HEAD.values()
+  fields = {k: v for k, v in origin.fields.items() if k not in head}
+  wanted = origin._replace(fields={**fields, "num_classes": num_classes}).abstract_variables()
+  return weights.replace_head(variables, wanted)
 
 
 def _size(flag: flags.FlagHolder[str | None]) -> tuple[int, int]:

@@ -102,9 +102,9 @@ def _mixer(source: str) -> dict[str, Any]:
   from mixer_jax import weights
   from mixer_jax.training import init_from
 
-  params = init_from.load(source)
-  weights.model_fields(params, source)
-  return params
+  variables = init_from.load(source)
+  weights.check_family(variables, "mixer", source)
+  return variables["params"]
 
 
 def _measure(models: list[tuple[str, int]], results: pathlib.Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
+from mixer_jax import models
 from mixer_jax.data import pipeline
 from mixer_jax.errors import DivergedError, SaveError
 from mixer_jax.figures import curves
@@ -79,7 +80,7 @@ def _headline(exp: experiment.Experiment, directory: epath.Path, start_step: int
   used = exp.train_split.num_used
   subset = f" ({used:,} of them used)" if used < exp.data.num_examples else ""
   return (
-    f"{exp.model.__class__.__name__} with {parameters:,} parameters, {exp.options.image_size} px\n"
+    f"{models.FAMILIES[exp.options.model['name']].TITLE} with {parameters:,} parameters, {exp.options.image_size} px\n"
     f"data {exp.data.dataset} {exp.data.split}: {exp.data.num_examples:,} images{subset};"
     f" evaluation {exp.eval_split.dataset} {exp.eval_split.split}:"
     f" {exp.eval_split.num_examples:,} images\n"

@@ -83,7 +83,7 @@ def make_train_step(
       {"params": params, **state.model_state},
       part["image"],
       train=True,
-      rows=part["row"],
+      index=part["row"],
       rngs={"dropout": key},
       mutable=list(state.model_state),
     )

@@ -1,35 +1,36 @@
-"""Weights as pure trees: from files, addresses and names, to files, for timm, for other image sizes.
+"""Weights as variables: from files, addresses and names, to files, in torch's layouts, for other image sizes.
 
-`load("imagenet21k/Mixer-B_16")` returns nested parameters; `family` and `model_fields` say of which model.
+`load("imagenet21k/Mixer-B_16")` returns variables, {"params": …}; `describe` says of which model.
 """
 
-from mixer_jax.weights.families import FAMILIES
 from mixer_jax.weights.npz import load_npz, save_npz
-from mixer_jax.weights.params import (
+from mixer_jax.weights.released import RELEASED
+from mixer_jax.weights.sources import load, load_model
+from mixer_jax.weights.variables import (
+  Origin,
+  Variables,
   check_family,
   check_match,
-  family,
-  model_fields,
-  num_tokens,
+  describe,
+  family_of,
+  grid_of,
   replace_head,
+  resize,
 )
-from mixer_jax.weights.released import RELEASED
-from mixer_jax.weights.resize import resize_tokens, resized_tokens_mlp_dim, token_grid
-from mixer_jax.weights.sources import load
 
 __all__ = [
-  "FAMILIES",
   "RELEASED",
+  "Origin",
+  "Variables",
   "check_family",
   "check_match",
-  "family",
+  "describe",
+  "family_of",
+  "grid_of",
   "load",
+  "load_model",
   "load_npz",
-  "model_fields",
-  "num_tokens",
   "replace_head",
-  "resize_tokens",
-  "resized_tokens_mlp_dim",
+  "resize",
   "save_npz",
-  "token_grid",
 ]

@@ -1,12 +1,8 @@
 """The authors' released `.npz` checkpoints: their layouts read, the models' own written, without pickle.
 
-The models have the flat slash names of the released files. A Mixer's older layout (big_vision,
-models/mlp_mixer.py: load):
-`embedding` for the stem, `Mixer/encoderblock_<i>`, `Mixer/encoder_norm`, MLPs as kernel1/bias1/
-kernel2/bias2 with superfluous axes of length 1, LayerNorms numbered among all submodules, and the
-whole tree possibly below `opt/target` beside the optimizer's state. A Vision Transformer written by
-Flax Linen numbers a block's submodules by their kind, and some of BiT's files number the convolutions.
-bfloat16 is stored as two raw bytes.
+The models have the flat slash names of the released files; older names are each family's `RELEASED_RENAMES`. The whole
+tree may lie below `opt/target` beside the optimizer's state, and an old Mixer's MLPs may have superfluous axes of
+length 1. Batch statistics lie below `batch_stats`. bfloat16 is stored as two raw bytes.
 
 A file may come from anywhere, so names and sizes are checked in the archive's directory and the arrays'
 headers before anything is unpacked.
@@ -17,15 +13,16 @@ import os
 import re
 import zipfile
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from flax import traverse_util
 
+from mixer_jax import models
 from mixer_jax.errors import InputError
-from mixer_jax.weights import files
+from mixer_jax.weights import files, variables
 
 MAX_BYTES = 16 << 30  # unpacked; three times H/14 at three times its resolution
 # Trained weights hardly compress; those of a model made K times larger are zeros but for 1/K².
@@ -33,30 +30,16 @@ _MAX_EXPANSION, _ALWAYS_BYTES = 50, 64 << 20
 _MAX_MEMBERS = 10_000
 _OPTIMIZER = "opt/state/"
 _TARGET = r"^opt/target/"
-_MIXER_RENAMES = (
-  (r"^embedding/", "stem/"),
-  (r"^Mixer/encoder_norm/", "pre_head_layer_norm/"),
-  (r"^Mixer/encoderblock_(\d+)/", r"MixerBlock_\1/"),
-  (r"_mixing_phase_0/(kernel|bias)([12])$", lambda m: f"_mixing/Dense_{int(m[2]) - 1}/{m[1]}"),
-)
-_BASELINE_RENAMES = (
-  (r"^(Transformer/encoderblock_\d+)/LayerNorm_1/", r"\1/LayerNorm_2/"),
-  (r"^(Transformer/encoderblock_\d+)/MultiHeadDotProductAttention_0/",
-   r"\1/MultiHeadDotProductAttention_1/"),
-  (r"^(Transformer/encoderblock_\d+)/MlpBlock_0/", r"\1/MlpBlock_3/"),
-  (r"^(resnet/.*/standardized_conv2d)_\d+/", r"\1/"),
-)  # fmt: skip
 # What NumPy, zipfile and zlib make of files that are damaged or something else.
 _DAMAGE = (
   ValueError, OSError, EOFError, AttributeError, TypeError, KeyError, NotImplementedError,
   RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
-_LAYER_NORM = re.compile(r"^(MixerBlock_\d+/LayerNorm_)(\d+)/")
 _NAME = re.compile(r"[^/\\\x00-\x1f]+(/[^/\\\x00-\x1f]+)*")
 
 
 def load_npz(path: str | os.PathLike[str]) -> dict[str, Any]:
-  """Returns the parameters of a checkpoint file as a nested dictionary of arrays.
+  """Returns the variables of a checkpoint file, {"params": nested dictionaries of arrays}.
 
   Raises:
     InputError: no such file, not an .npz, truncated, with pickled objects inside, with names that are
@@ -64,30 +47,29 @@ def load_npz(path: str | os.PathLike[str]) -> dict[str, Any]:
   """
   flat: dict[str, np.ndarray] = {}
   read = _read(epath.Path(path))
-  baseline = any(re.match(rf"({_TARGET})?(Transformer|resnet)/", name) for name in read)
+  family = models.family_of(re.sub(_TARGET, "", name) for name in read)
+  renames = models.FAMILIES[family].RELEASED_RENAMES if family else ()
   for name, value in read.items():
     new = re.sub(_TARGET, "", name)
-    for pattern, replacement in _BASELINE_RENAMES if baseline else _MIXER_RENAMES:
+    for pattern, replacement in renames:
       new = re.sub(pattern, replacement, new)
     if new in flat:
       raise InputError(f"{path} has the parameter {new} twice, in the old and the new layout.")
     flat[new] = _without_superfluous_axes(new, value)
-  flat = _renumber_layer_norms(flat)
   for name in flat:
     if any(other.startswith(f"{name}/") for other in flat):
       raise InputError(f"{path} has the parameter {name} and others below that name.")
-  return traverse_util.unflatten_dict(flat, sep="/")
+  return variables.unflatten(flat)
 
 
-def save_npz(path: str | os.PathLike[str], params: dict[str, Any]) -> None:
-  """Writes parameters in the released layout, which the authors' code loads too; whole or not at all.
+def save_npz(path: str | os.PathLike[str], tree: Mapping[str, Any]) -> None:
+  """Writes variables in the released layout, which the authors' code loads too; whole or not at all.
 
   Raises:
     SaveError: the file could not be written.
   """
-  flat: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
   with files.replacing(epath.Path(path)) as f, zipfile.ZipFile(f, "w", allowZip64=True) as archive:
-    for name, value in flat.items():
+    for name, value in variables.flatten(tree).items():
       # As np.savez does it, but with dates that do not depend on the clock.
       with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
         np.lib.format.write_array(member, np.asarray(value), allow_pickle=False)
@@ -182,16 +164,3 @@ def _without_superfluous_axes(name: str, value: np.ndarray) -> np.ndarray:
   while value.ndim > rank and 1 in value.shape:
     value = np.squeeze(value, axis=value.shape.index(1))
   return value
-
-
-def _renumber_layer_norms(flat: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Numbers each block's LayerNorms 0, 1 in their order."""
-  numbers: dict[str, set[int]] = {}
-  for name in flat:
-    if m := _LAYER_NORM.match(name):
-      numbers.setdefault(m[1], set()).add(int(m[2]))
-
-  def renumber(m: re.Match[str]) -> str:
-    return f"{m[1]}{sorted(numbers[m[1]]).index(int(m[2]))}/"
-
-  return {_LAYER_NORM.sub(renumber, name): value for name, value in flat.items()}

@@ -11,6 +11,8 @@ README.md). No checksum of theirs has been published.
 import dataclasses
 from typing import Any
 
+from mixer_jax.models import mixer, resnet, vit
+
 STORAGE = "https://storage.googleapis.com/"
 BUCKETS = ("mixer_models", "vit_models", "bit_models")
 
@@ -41,56 +43,32 @@ class Released:
   source: str | None = None
 
 
-_SIZES = {"S": (8, 512), "B": (12, 768), "L": (24, 1024)}
 _NUM_CLASSES = {"imagenet1k": 1000, "imagenet21k": 21843, "sam": 1000, "gsam": 1000}
 
 
 def _released(directory: str, size: str, patch_size: int, **known: Any) -> Released:
-  num_blocks, hidden_dim = _SIZES[size]
-  fields = dict(
-    num_classes=_NUM_CLASSES[directory],
-    patch_size=patch_size,
-    num_blocks=num_blocks,
-    hidden_dim=hidden_dim,
-    tokens_mlp_dim=hidden_dim // 2,
-    channels_mlp_dim=hidden_dim * 4,
-  )
+  sizes = {**mixer.VARIANTS[f"{size}/16"], "patch_size": patch_size}
+  fields = {**sizes, "num_classes": _NUM_CLASSES[directory]}
   pretraining = "imagenet21k" if directory == "imagenet21k" else "imagenet2012"
   url = f"{STORAGE}mixer_models/{directory}/Mixer-{size}_{patch_size}.npz"
   return Released(url, pretraining, fields, **known)
 
 
-_VIT_SIZES = {"B": (12, 768, 12), "L": (24, 1024, 16), "H": (32, 1280, 16)}
-
-
 def _vit(directory: str, size: str, patch_size: int, suffix: str = "", **known: Any) -> Released:
-  num_blocks, hidden_dim, num_heads = _VIT_SIZES[size]
+  sizes = vit.VARIANTS[f"{size}/{patch_size}"]
   tuned = directory == "imagenet21k+imagenet2012"
-  fields = dict(
-    patch_size=patch_size,
-    num_blocks=num_blocks,
-    hidden_dim=hidden_dim,
-    mlp_dim=4 * hidden_dim,
-    num_heads=num_heads,
-    representation_size=0 if tuned else hidden_dim,
-    num_classes=1000 if tuned else 21843,
-  )
+  hidden, num_classes = (0, 1000) if tuned else (sizes["hidden_dim"], 21843)
+  fields = {**sizes, "representation_size": hidden, "num_classes": num_classes}
   url = f"{STORAGE}vit_models/{directory}/ViT-{size}_{patch_size}{suffix}.npz"
   image_size = 384 if tuned and not suffix else 224
   return Released(url, "imagenet21k", fields, family="vit", image_size=image_size, **known)
 
 
-_NUM_UNITS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-
-
 def _bit(kind: str, depth: int, factor: int) -> Released:
   """BiT-S is trained on ImageNet, BiT-M on ImageNet-21k, BiT-M-…-ILSVRC2012 fine-tuned on ImageNet at 480."""
   head, _, tuned = kind.partition("-")
-  fields = dict(
-    num_units=_NUM_UNITS[depth],
-    width=64 * factor,
-    num_classes=1000 if tuned or head == "S" else 21843,
-  )
+  num_classes = 1000 if tuned or head == "S" else 21843
+  fields = {**resnet.fields(depth, factor), "num_classes": num_classes}
   url = f"{STORAGE}bit_models/BiT-{head}-R{depth}x{factor}{'-' + tuned if tuned else ''}.npz"
   pretraining = "imagenet2012" if head == "S" else "imagenet21k"
   return Released(url, pretraining, fields, family="resnet", image_size=480 if tuned else 224)

@@ -2,27 +2,28 @@
 
 import os
 import re
+from typing import Any
 
 from etils import epath
+from flax import linen as nn
 
-from mixer_jax import configuration
+from mixer_jax import configuration, models
 from mixer_jax.errors import InputError
-from mixer_jax.weights import download, files, npz, timm
-from mixer_jax.weights.families import FAMILIES
-from mixer_jax.weights.params import check_match, family, model_fields
+from mixer_jax.weights import download, files, npz, torch_layout
 from mixer_jax.weights.released import BUCKETS, RELEASED, STORAGE
+from mixer_jax.weights.variables import Variables, check_match, describe
 
 _PUBLIC = tuple(f"gs://{name}/" for name in BUCKETS)
 
 
-def load(source: str | os.PathLike[str], wanted: dict | None = None) -> dict:
-  """Returns the parameters of a released model, an address or a file, as a nested dictionary.
+def load(source: str | os.PathLike[str], wanted: Variables | None = None) -> Variables:
+  """Returns the variables of a released model, an address or a file.
 
   Args:
     source: a name in `RELEASED`; an http(s):// address, perhaps with `#sha256=…`; or a path, gs://
-      included. The files may be `.npz` in the authors' layouts, or `.safetensors` of timm's MlpMixer; which
-      of them is told by their content.
-    wanted: the parameters of the model that they must fit (arrays or jax.ShapeDtypeStruct); None: those of
+      included. The files may be `.npz` in the authors' layouts, or `.safetensors` in a torch
+      layout that the family knows (weights/torch_layout.py); which of them is told by their content.
+    wanted: the variables of the model that they must fit (arrays or jax.ShapeDtypeStruct); None: those of
       any known family will do.
 
   Raises:
@@ -31,20 +32,38 @@ def load(source: str | os.PathLike[str], wanted: dict | None = None) -> dict:
   """
   path = locate(source)
   if _kind(path, str(source)) == "npz":
-    params = npz.load_npz(path)
+    variables = npz.load_npz(path)
   else:
-    params = timm.from_timm(timm.load_safetensors(path, str(source)), str(source))
+    state = torch_layout.load_safetensors(path, str(source))
+    variables = torch_layout.from_torch(state, str(source))
   if wanted is not None:
-    check_match(params, wanted, str(source))
-    return params
-  fields = model_fields(params, str(source))
+    check_match(variables, wanted, str(source))
+    return variables
+  origin = describe(variables, str(source))
   released = RELEASED.get(str(source))
-  if released and (family(params), fields) != (released.family, released.fields):
+  if released and (origin.family, origin.fields) != (released.family, released.fields):
+    title = models.FAMILIES[released.family].TITLE
     raise InputError(
-      f"{source} should be the {FAMILIES[released.family].title} with {released.fields}, but has {fields}. Load it by its address, "
+      f"{source} should be the {title} with {released.fields}, but has {origin.fields}. Load it by its address, "
       f"{released.url}, to take it as it is."
     )
-  return params
+  return variables
+
+
+def load_model(source: str | os.PathLike[str], **fields: Any) -> tuple[nn.Module, Variables]:
+  """Returns the Flax module and the variables of a released model, an address or a file, see `load`.
+
+  Args:
+    source: see `load`.
+    fields: of the module, instead of what the shapes tell or the defaults: gelu="erf" for weights that timm
+      trained, dtype="bfloat16".
+
+  Raises:
+    InputError: see `load`; or fields that the module does not have.
+  """
+  variables = load(source)
+  origin = describe(variables, str(source))
+  return models.build(origin.family, **{**origin.fields, **fields}), variables
 
 
 def locate(source: str | os.PathLike[str]) -> epath.Path:
@@ -64,7 +83,7 @@ def _check(path: os.PathLike[str], url: str) -> None:
   if _kind(epath.Path(path), url) == "npz":
     npz.check_npz(path, url)
   else:
-    timm.from_timm(timm.load_safetensors(path, url), url)
+    torch_layout.from_torch(torch_layout.load_safetensors(path, url), url)
 
 
 def _kind(path: epath.Path, source: str) -> files.Kind:

@@ -181,7 +181,9 @@ def test_published_sizes(family, variant, pinned, counted):
 
 def test_every_published_size_is_counted():
   assert {(family, variant) for family, variant, *_ in SIZES} == {
-    (family, variant) for family in ("vit", "resnet") for variant in models.VARIANTS[family]
+    (family, variant)
+    for family in ("vit", "resnet")
+    for variant in models.FAMILIES[family].VARIANTS
   }
 
 
@@ -212,7 +214,7 @@ def test_vits_draws_belong_to_the_image_and_not_to_its_place():
 
   @jax.jit
   def apply(key, image, rows):
-    return model.apply({"params": params}, image, train=True, rows=rows, rngs={"dropout": key})
+    return model.apply({"params": params}, image, train=True, index=rows, rngs={"dropout": key})
 
   rows = jnp.array([6, 1, 3, 0, 7, 2, 5, 4])
   keys = jax.random.key(5), jax.random.key(6)

@@ -1,6 +1,7 @@
 """MLP-Mixer against the authors' code, and its behaviour by gradients and draws."""
 
 import csv
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,8 @@ import pytest
 from mixer_jax import losses, models
 from mixer_jax.errors import InputError
 from mixer_jax.models import layers
+from mixer_jax.models.mixer import MixerBlock
+from mixer_jax.models.token_mixing import Mlp
 from tests.conftest import GOLDEN, subtree
 
 TINY = dict(patch_size=4, num_blocks=2, hidden_dim=16, tokens_mlp_dim=12, channels_mlp_dim=24)
@@ -69,7 +72,7 @@ def test_every_block_is_available(mixer_tiny):
   """The last block's output, taken on by hand in NumPy, gives the recorded pre_logits."""
   params = subtree(mixer_tiny, "params/")
   _, sown = tiny().apply({"params": params}, mixer_tiny["image"], mutable=["intermediates"])
-  assert set(sown["intermediates"]) == {"block_0", "block_1", "pre_logits"}
+  assert set(sown["intermediates"]) == {"block_0", "block_1", "stage_1", "pre_logits"}
   x = np.asarray(sown["intermediates"]["block_1"][0], np.float64)
   norm = params["pre_head_layer_norm"]
   x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
@@ -83,9 +86,7 @@ def test_token_mixing_crosses_tokens_and_channel_mixing_does_not(mixer_tiny):
 
   def influence(params):
     """Returns |∂ output of token 3 / ∂ token t|, for each t."""
-    from mixer_jax.models.mixer import MixerBlock
-
-    block = MixerBlock(tokens_mlp_dim=12, channels_mlp_dim=24)
+    block = MixerBlock(functools.partial(Mlp, 12), channels_mlp_dim=24)
     grad = jax.grad(
       lambda x: jnp.sum(block.apply({"params": params}, x, jnp.arange(1))[0, 3] ** 2)
     )(x)
@@ -122,12 +123,10 @@ def test_rematerialisation_changes_nothing(mixer_tiny):
 def test_stochastic_depth_follows_the_formula(mixer_tiny):
   """Survivors are not rescaled; block i drops with s·i/(L−1); both branches are drawn independently."""
   block_params = subtree(mixer_tiny, "params/")["MixerBlock_1"]
-  from mixer_jax.models.mixer import MixerBlock
-
   x = jnp.tile(np.random.default_rng(0).normal(size=(1, 16, 16)).astype(np.float32), (4000, 1, 1))
   rows = jnp.arange(4000)
-  block = MixerBlock(tokens_mlp_dim=12, channels_mlp_dim=24)
-  keep = layers.draw_branches(jax.random.key(0), rows, jnp.array([0.9, 0.3]))[:, 1]
+  block = MixerBlock(functools.partial(Mlp, 12), channels_mlp_dim=24)
+  keep = layers.draw_kept(jax.random.key(0), rows, jnp.array([0.9, 0.3]))[:, 1]
   drawn = block.apply({"params": block_params}, x, rows, keep)
   kept = block.apply({"params": block_params}, x[:1], rows[:1])[0]
   no_token = {
@@ -168,7 +167,7 @@ def test_draws_belong_to_the_image_and_not_to_its_place(mixer_tiny):
   rngs = {"dropout": jax.random.key(5)}
   whole = model.apply({"params": params}, image, train=True, rngs=rngs)
   rows = jnp.array([6, 1, 3])
-  part = model.apply({"params": params}, image[rows], train=True, rows=rows, rngs=rngs)
+  part = model.apply({"params": params}, image[rows], train=True, index=rows, rngs=rngs)
   np.testing.assert_allclose(part, whole[rows], atol=1e-5)
   assert np.abs(whole - model.apply({"params": params}, image)).max() > 0.01
 

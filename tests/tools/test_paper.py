@@ -48,7 +48,7 @@ def test_figure5_of_a_weights_file_is_written_as_png_and_svg(tmp_path):
   drawn = cv2.imread(str(tmp_path / "figure5.png"))[..., ::-1].reshape(-1, 3)
   drawn = np.unique(drawn, axis=0) / 255
   shown = np.concatenate(
-    [m.reshape(-1, 3) for m in hidden_units.paired_mosaics(weights.load_npz(file))]
+    [m.reshape(-1, 3) for m in hidden_units.paired_mosaics(weights.load_npz(file)["params"])]
   )
   # Every weight's colour is in the picture.
   distance = [np.abs(drawn - colour).max(1).min() for colour in np.unique(shown, axis=0)[::10]]

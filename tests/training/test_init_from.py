@@ -25,8 +25,13 @@ def source(tmp_path_factory):
     lambda x: (0.2 * rng.normal(size=x.shape)).astype(np.float32), exp.abstract_state.params
   )
   path = tmp_path_factory.mktemp("weights") / "small.npz"
-  weights.save_npz(path, params)
+  weights.save_npz(path, {"params": params})
   return str(path)
+
+
+def initial_params(exp):
+  variables, line = init_from.initial_variables(exp)
+  return variables["params"], line
 
 
 def tuning(source, size, **changes):
@@ -49,12 +54,12 @@ def pre_logits(exp, params, image):
 
 def test_twice_as_large_it_starts_as_the_mean_over_tiles(source):
   exp = build(tuning(source, 32))
-  params, line = init_from.initial_params(exp)
-  assert "from 4x4 to 8x8 tokens (appendix C), with a new head" in line
+  params, line = initial_params(exp)
+  assert "from 4x4 to 8x8 tokens as in appendix C, with a new head" in line
   assert exp.model.tokens_mlp_dim == 4 * 8
   image = jnp.asarray(np.random.default_rng(1).uniform(-1, 1, (3, 32, 32, 3)), jnp.float32)
   small = build(small_config())
-  old = weights.load(source)
+  old = weights.load(source)["params"]
   tiles = [
     pre_logits(small, old, image[:, y : y + 16, x : x + 16]) for y in (0, 16) for x in (0, 16)
   ]
@@ -64,9 +69,9 @@ def test_twice_as_large_it_starts_as_the_mean_over_tiles(source):
 
 def test_other_sizes_are_interpolated_and_said_to_be(source):
   exp = build(tuning(source, 24))
-  params, line = init_from.initial_params(exp)
-  assert "from 4x4 to 6x6 tokens (interpolation, not the paper's)" in line
-  wanted = weights.resize_tokens(weights.load(source), (4, 4), (6, 6), "interpolate")
+  params, line = initial_params(exp)
+  assert "from 4x4 to 6x6 tokens by interpolation" in line
+  wanted = weights.resize(weights.load(source), (4, 4), (6, 6), "interpolate")["params"]
   for name in ("stem", "MixerBlock_0", "MixerBlock_1", "pre_head_layer_norm"):
     jax.tree.map(np.testing.assert_array_equal, params[name], wanted[name])
 
@@ -79,7 +84,7 @@ def test_a_run_starts_from_another_run_and_resumes_without_it(tmp_path):
   config.data.dataset, config.data.num_examples = "digits", 1437
   config.evaluation.num_examples = 360
   exp = build(config)
-  params, line = init_from.initial_params(exp)
+  params, line = initial_params(exp)
   assert "new head" not in line
   saved = runs.final_state(tmp_path / "first", 3)
   found = {k: v for k, v in saved.items() if "params" in k and "opt_state" not in k}
@@ -97,7 +102,7 @@ def test_frozen_parameters_do_not_move_and_cost_nothing(source, tmp_path):
   config.optimizer.lr_multipliers = ("head/.*=1", ".*=0")
   config.checkpoint.every_steps = 2
   loop.train(config, str(tmp_path))
-  old = weights.load(source)
+  old = weights.load(source)["params"]
   state = runs.final_state(tmp_path, 4)
   moved = {k for k, v in state.items() if "params" in k and "opt_state" not in k and v.ndim}
   same = set()
@@ -131,11 +136,11 @@ def test_weights_of_another_model_are_listed(source):
   config = tuning(source, 16)
   config.model.hidden_dim = 32
   with pytest.raises(InputError, match=r"(?s)shape: MixerBlock_0/LayerNorm_0/bias is \(16,\)"):
-    init_from.initial_params(build(config))
+    initial_params(build(config))
   config = tuning(source, 32)
   config.model.tokens_mlp_dim = 8
   with pytest.raises(InputError, match="token_mixing/Dense_0"):
-    init_from.initial_params(build(config))
+    initial_params(build(config))
 
 
 BASELINES = {"vit": VIT, "resnet": RESNET}
@@ -144,19 +149,19 @@ BASELINES = {"vit": VIT, "resnet": RESNET}
 def baseline(family, directory):
   """Returns the file of a small model at 16 px, no parameter of which is zero, and its parameters."""
   _, params = families.random_params(family, 16, 16, **BASELINES[family])
-  weights.save_npz(directory / f"{family}.npz", params)
+  weights.save_npz(directory / f"{family}.npz", {"params": params})
   return str(directory / f"{family}.npz"), params
 
 
 def test_a_vision_transformer_is_tuned_at_another_size(tmp_path):
   file, params = baseline("vit", tmp_path)
   exp = build(tuning(file, 24))
-  got, line = init_from.initial_params(exp)
-  assert "from 4x4 to 6x6 tokens (interpolation), with a new head" in line
-  wanted = weights.resize_tokens(params, (4, 4), (6, 6))
+  got, line = initial_params(exp)
+  assert "from 4x4 to 6x6 tokens by interpolation, with a new head" in line
+  wanted = weights.resize({"params": params}, (4, 4), (6, 6))["params"]
   jax.tree.map(np.testing.assert_array_equal, got["Transformer"], wanted["Transformer"])
   assert not any(np.any(x) for x in jax.tree.leaves(got["head"]))
-  with pytest.raises(InputError, match=r"'paper' \(appendix C\) is for a Mixer"):
+  with pytest.raises(InputError, match="'paper'"):
     finetune_config.get_config(f"weights={file},dataset=digits_5_9,size=32,resize=paper")
 
 
@@ -166,7 +171,7 @@ def test_a_resnet_is_tuned_at_any_size(tmp_path):
   with pytest.raises(InputError, match="num_groups 32 does not divide width 8"):
     build(config)  # the file does not tell
   config.model.num_groups = 4
-  got, line = init_from.initial_params(build(config))
+  got, line = initial_params(build(config))
   assert line == f"parameters of {file}, with a new head"
   jax.tree.map(np.testing.assert_array_equal, got["resnet"]["block1"], params["resnet"]["block1"])
 
@@ -176,20 +181,20 @@ def test_weights_of_another_family_are_named(source, tmp_path):
   for config, other in ((tuning(source, 16), file), (tuning(file, 16), source)):
     config.init.weights = other
     with pytest.raises(InputError, match=r"holds a .*'s parameters .* but a .* are wanted"):
-      init_from.initial_params(build(config))
+      initial_params(build(config))
 
 
 @pytest.mark.campaign
 def test_an_ablated_mixer_is_tuned_at_its_own_size(tmp_path):
   config = small_config(total_steps=3)
-  config.model.ablation, config.model.channel_groups, config.model.pyramid = "views", 4, (16, 8)
+  config.model.token_mixing, config.model.channel_groups, config.model.pyramid = "views", 4, (16, 8)
   loop.train(config, str(tmp_path))
   config = tuning(tmp_path, 16)
-  assert (config.model.ablation, tuple(config.model.pyramid)) == ("views", (16, 8))
-  _, line = init_from.initial_params(build(config))
+  assert (config.model.token_mixing, tuple(config.model.pyramid)) == ("views", (16, 8))
+  _, line = initial_params(build(config))
   assert line == f"parameters of {tmp_path}, with a new head"
-  with pytest.raises(InputError, match="one of appendix A's ablations: it stays at 16 px"):
-    init_from.initial_params(build(tuning(tmp_path, 24)))
+  with pytest.raises(InputError, match="token_mixing 'views'"):
+    initial_params(build(tuning(tmp_path, 24)))
 
 
 def test_the_polyak_average_starts_at_the_weights_and_is_what_is_used(source, tmp_path):
@@ -200,7 +205,7 @@ def test_the_polyak_average_starts_at_the_weights_and_is_what_is_used(source, tm
   config.optimizer.polyak_decay = 0.75
   results = loop.train(config, str(tmp_path))
   state = runs.final_state(tmp_path, 1)
-  start = weights.load(source)
+  start = weights.load(source)["params"]
   used = inference.load(workdir=str(tmp_path), config=None)
   moved = 0.0
   for path, value in jax.tree_util.tree_leaves_with_path(start):

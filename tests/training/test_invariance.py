@@ -38,7 +38,7 @@ def initial_params(config):
 
 def losses(config, params, directory, *, permuted):
   """Returns the losses of all steps and the evaluation's of a run from these parameters."""
-  weights.save_npz(directory / "start.npz", params)
+  weights.save_npz(directory / "start.npz", {"params": params})
   config.init.weights = str(directory / "start.npz")
   if permuted:
     config.data.ops += f"|{PERMUTE}"

@@ -1,14 +1,13 @@
 """Files of Vision Transformers and ResNets: what they tell, what they refuse, their heads and positions."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.ndimage
-from flax import traverse_util
 
 from mixer_jax import models, weights
 from mixer_jax.errors import InputError
+from mixer_jax.weights import variables
 from tests import families
 from tests.families import RESNET, VIT
 from tests.weights import mixers
@@ -18,11 +17,10 @@ MODELS = {"mixer": mixers.TINY, "vit": VIT, "vit with a tanh layer": TANH, "resn
 
 
 def random(kind, seed=0):
-  return families.random_params(kind.split(" ")[0], 8, 12, seed, **MODELS[kind])
+  return families.random_variables(kind.split(" ")[0], 8, 12, seed, **MODELS[kind])
 
 
-def flatten(params):
-  return traverse_util.flatten_dict(params, sep="/")
+flatten = variables.flatten
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -34,11 +32,10 @@ def test_a_file_tells_its_family_and_fields_and_comes_back_to_the_bit(kind, tmp_
   again = weights.load(tmp_path / "x.npz")
   jax.tree.map(np.testing.assert_array_equal, again, params)
   fields = {k: v for k, v in MODELS[kind].items() if k != "num_groups"}
-  assert (weights.family(again), weights.model_fields(again)) == (kind.split(" ")[0], fields)
-  headless = {k: v for k, v in params.items() if k not in ("head", "pre_logits")}
-  if kind == "resnet":
-    headless = {"resnet": {k: v for k, v in params["resnet"].items() if k != "head"}}
-  assert weights.model_fields(headless)["num_classes"] is None
+  assert weights.describe(again)[:2] == (kind.split(" ")[0], fields)
+  head = ("head/", "pre_logits/", "resnet/head/")
+  headless = {k: v for k, v in flatten(params).items() if not k.startswith(head)}
+  assert weights.describe(variables.unflatten(headless)).fields["num_classes"] is None
 
 
 @pytest.mark.parametrize(
@@ -47,10 +44,9 @@ def test_a_file_tells_its_family_and_fields_and_comes_back_to_the_bit(kind, tmp_
 )  # fmt: skip
 def test_published_sizes_are_recognised(family, variant, num_classes):
   model = models.build(family, variant=variant, num_classes=num_classes)
-  shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))["params"]
-  fields = weights.model_fields(shapes)
+  fields = weights.describe(models.abstract_variables(model, (224, 224, 3))).fields
   assert fields.pop("representation_size", 0) == 0
-  assert fields == {**models.VARIANTS[family][variant], "num_classes": num_classes}
+  assert fields == {**models.FAMILIES[family].VARIANTS[variant], "num_classes": num_classes}
 
 
 def test_names_of_the_released_files():
@@ -115,17 +111,19 @@ def test_weights_of_another_architecture_are_refused(have, want, message, tmp_pa
 
 def test_what_is_wrong_with_a_file_is_listed():
   _, vit = random("vit")
-  vit["pos_embedding"] = vit["Transformer"].pop("posembed_input")["pos_embedding"]
-  vit["head"]["kernel"] = vit["head"]["kernel"][:-1]
+  params = vit["params"]
+  params["pos_embedding"] = params["Transformer"].pop("posembed_input")["pos_embedding"]
+  params["head"]["kernel"] = params["head"]["kernel"][:-1]
   _, resnet = random("resnet")
-  resnet["resnet"]["block1"]["unit03"] = resnet["resnet"]["block1"].pop("unit02")
+  block = resnet["params"]["resnet"]["block1"]
+  block["unit03"] = block.pop("unit02")
   for params, lines in (
     (vit, ("missing: Transformer/posembed_input/pos_embedding",
            "not in the model: pos_embedding (1, 7, 16)", "shape: head/kernel is (15, 5)")),
     (resnet, ("missing: resnet/block1/unit02/a/group_norm/beta (32,)", "not in the model: resnet/block1/unit03/")),
   ):  # fmt: skip
     with pytest.raises(InputError) as error:
-      weights.model_fields(params, "file.npz")
+      weights.describe(params, "file.npz")
     for line in lines:
       assert line in str(error.value)
 
@@ -133,13 +131,13 @@ def test_what_is_wrong_with_a_file_is_listed():
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_new_head_starts_at_zero_and_leaves_the_body(kind):
   _, params = random(kind)
-  new = weights.replace_head(params, 7, -2.0)
-  fields = weights.model_fields(new)
-  assert fields["num_classes"] == 7
+  fields = {**MODELS[kind], "num_classes": 7}
   if kind.startswith("vit"):
-    assert fields["representation_size"] == 0
-  model = models.build(weights.family(new), **{**MODELS[kind], **fields})
-  logits = jax.jit(model.apply)({"params": new}, families.image(2, 8, 12, 3))
+    fields["representation_size"] = 0
+  model = models.build(kind.split(" ")[0], **fields)
+  new = weights.replace_head(params, models.abstract_variables(model, (8, 12, 3)), -2.0)
+  assert {x.dtype for x in jax.tree.leaves(new)} == {np.dtype("float32")}
+  logits = jax.jit(model.apply)(new, families.image(2, 8, 12, 3))
   np.testing.assert_array_equal(logits, np.full((2, 7), -2.0, np.float32))
   head = ("head", "resnet/head", "pre_logits")
   body = {k: v for k, v in flatten(params).items() if not k.startswith(head)}
@@ -151,26 +149,28 @@ def test_a_new_head_starts_at_zero_and_leaves_the_body(kind):
 def test_positions_are_interpolated_as_by_scipy(new):
   """vit_jax/checkpoint.py calls scipy.ndimage.zoom(order=1); the class token's stays."""
   _, params = random("vit")
-  resized = weights.resize_tokens(params, (2, 3), new)
-  old, got = (p["Transformer"]["posembed_input"]["pos_embedding"] for p in (params, resized))
+  resized = weights.resize(params, (2, 3), new)
+  old, got = (
+    p["params"]["Transformer"]["posembed_input"]["pos_embedding"] for p in (params, resized)
+  )
   zoom = (new[0] / 2, new[1] / 3, 1)
   want = scipy.ndimage.zoom(old[0, 1:].reshape(2, 3, 16), zoom, order=1).reshape(-1, 16)
   np.testing.assert_allclose(got[0, 1:], want, atol=1e-6)
   np.testing.assert_array_equal(got[:, :1], old[:, :1])
-  assert weights.num_tokens(resized) == new[0] * new[1]
+  assert got.shape[1] == 1 + new[0] * new[1]
   rest = {k: v for k, v in flatten(params).items() if "posembed" not in k}
   jax.tree.map(
     np.testing.assert_array_equal, {k: v for k, v in flatten(resized).items() if k in rest}, rest
   )
   image = families.image(1, 4 * new[0], 4 * new[1], 3)
   model = models.build("vit", **VIT)
-  assert np.isfinite(jax.jit(model.apply)({"params": resized}, image)).all()
+  assert np.isfinite(jax.jit(model.apply)(resized, image)).all()
 
 
 def test_what_cannot_be_resized_is_named():
-  with pytest.raises(InputError, match=r"'paper' \(appendix C\) is for a Mixer"):
-    weights.resize_tokens(random("vit")[1], (2, 3), (4, 6), "paper")
+  with pytest.raises(InputError, match="'paper'"):
+    weights.resize(random("vit")[1], (2, 3), (4, 6), "paper")
   with pytest.raises(InputError, match="not for a grid of 3x3"):
-    weights.resize_tokens(random("vit")[1], (3, 3), (4, 6))
-  with pytest.raises(InputError, match="a ResNet's parameters are those for every image size"):
-    weights.resize_tokens(random("resnet")[1], (2, 3), (4, 6))
+    weights.resize(random("vit")[1], (3, 3), (4, 6))
+  with pytest.raises(InputError, match="a BiT ResNet's parameters are those for every image size"):
+    weights.resize(random("resnet")[1], (2, 3), (4, 6))

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from mixer_jax import weights
+from mixer_jax import models, weights
 from mixer_jax.errors import InputError, SaveError
 from mixer_jax.weights import download, released, sources, transfer
 from tests import runs
@@ -112,7 +112,7 @@ def test_an_address_is_downloaded_once(server, capsys):
 
 def test_a_name_is_downloaded_and_must_be_what_it_is_called(server, monkeypatch):
   behaviour, url = server
-  fields = weights.model_fields(weights.load_npz(GOLDEN / "mixer_tiny_checkpoint.npz"))
+  fields = weights.describe(weights.load_npz(GOLDEN / "mixer_tiny_checkpoint.npz")).fields
   entry = released.Released(url, "imagenet2012", fields)
   monkeypatch.setitem(weights.RELEASED, "imagenet1k/Mixer-T_4", entry)
   assert_golden(weights.load("imagenet1k/Mixer-T_4"))
@@ -134,7 +134,7 @@ def test_the_public_bucket_needs_no_login(server, monkeypatch):
 def test_timms_files_are_known_by_their_content(server):
   behaviour, url = server
   behaviour.content = (GOLDEN / "mixer_timm.safetensors").read_bytes()
-  assert weights.model_fields(weights.load(f"{url}?download=1"))["patch_size"] == 8
+  assert weights.describe(weights.load(f"{url}?download=1")).fields["patch_size"] == 8
 
 
 def test_a_broken_download_goes_on_where_it_was(server):
@@ -174,11 +174,11 @@ def test_what_may_be_another_file_is_begun_anew(server, change):
     behaviour.headers = {"ETag": '"two"'}
   if change == "length":
     behaviour.headers = {"ETag": '"one"'}
-    _, params = mixers.random_params(8, 12, **mixers.TINY)
-    weights.save_npz(download.cache_dir() / "other.npz", params)
+    variables = mixers.random_variables(8, 12, **mixers.TINY)
+    weights.save_npz(download.cache_dir() / "other.npz", variables)
     behaviour.content = (download.cache_dir() / "other.npz").read_bytes()
     (download.cache_dir() / "other.npz").unlink()
-    jax.tree.map(np.testing.assert_array_equal, weights.load(url), params)
+    jax.tree.map(np.testing.assert_array_equal, weights.load(url), variables)
   elif change == "lies":
     # The same ETag and length for another file: the archive's checksums meet it.
     with pytest.raises(InputError, match=r"not a whole \.npz file"):
@@ -316,8 +316,6 @@ def test_redirects_from_https_must_stay_on_it():
 
 def test_the_table_is_whole():
   """Names are places in the buckets; figures have a source; sizes are the published ones."""
-  from mixer_jax.models import VARIANTS
-
   counts = {"mixer": 11, "vit": 11, "resnet": 18}
   buckets = {"mixer": "mixer_models", "vit": "vit_models", "resnet": "bit_models"}
   for name, entry in weights.RELEASED.items():
@@ -327,7 +325,7 @@ def test_the_table_is_whole():
     variant = name.removesuffix("-224").removesuffix("-ILSVRC2012").rsplit("-", 1)[1]
     variant = variant.replace("_", "/")
     if variant != "S/8":
-      wanted = dict(VARIANTS[entry.family][variant])
+      wanted = dict(models.FAMILIES[entry.family].VARIANTS[variant])
       if entry.family == "vit":
         wanted["representation_size"] = 0 if "imagenet2012" in name else wanted["hidden_dim"]
       assert {k: v for k, v in entry.fields.items() if k != "num_classes"} == wanted

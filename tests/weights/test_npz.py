@@ -28,7 +28,7 @@ FILES = [
 
 @pytest.mark.parametrize("name", FILES)
 def test_checkpoints_load_bit_exactly(mixer_tiny, name):
-  have = traverse_util.flatten_dict(weights.load_npz(GOLDEN / f"{name}.npz"), sep="/")
+  have = traverse_util.flatten_dict(weights.load_npz(GOLDEN / f"{name}.npz")["params"], sep="/")
   want = traverse_util.flatten_dict(subtree(mixer_tiny, "params/"), sep="/")
   assert have.keys() == want.keys()
   for key in want:
@@ -36,23 +36,23 @@ def test_checkpoints_load_bit_exactly(mixer_tiny, name):
 
 
 def test_loaded_weights_give_the_authors_logits(mixer_tiny):
-  params = weights.load_npz(GOLDEN / "mixer_tiny_checkpoint_prelinen_opt.npz")
+  variables = weights.load_npz(GOLDEN / "mixer_tiny_checkpoint_prelinen_opt.npz")
   model = models.build(
     "mixer", num_classes=5, patch_size=4, num_blocks=2, hidden_dim=16, tokens_mlp_dim=12,
     channels_mlp_dim=24,
   )  # fmt: skip
-  logits = model.apply({"params": params}, mixer_tiny["image"])
+  logits = model.apply(variables, mixer_tiny["image"])
   np.testing.assert_allclose(logits, mixer_tiny["logits"], atol=2e-6, rtol=0)
 
 
 def test_mismatches_are_listed_all():
-  params = weights.load_npz(GOLDEN / "mixer_tiny_checkpoint.npz")
+  params = weights.load_npz(GOLDEN / "mixer_tiny_checkpoint.npz")["params"]
   other = dict(
     params, extra={"kernel": np.zeros(3)}, head={"kernel": np.zeros((16, 7)), "bias": np.zeros(7)}
   )
   del other["stem"]
   with pytest.raises(InputError) as error:
-    weights.check_match(other, params, "file.npz")
+    weights.check_match({"params": other}, {"params": params}, "file.npz")
   message = str(error.value)
   for line in (
     "missing: stem/bias (16,)", "missing: stem/kernel (4, 4, 3, 16)",
@@ -90,7 +90,7 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path, content):
 
 
 def test_values_that_are_no_finite_numbers_are_listed():
-  params = weights.load_npz(GOLDEN / "mixer_tiny_checkpoint.npz")
+  params = weights.load_npz(GOLDEN / "mixer_tiny_checkpoint.npz")["params"]
   wrong = {
     **params,
     "head": {"kernel": params["head"]["kernel"] * np.nan, "bias": np.zeros(5, int)},
@@ -98,7 +98,7 @@ def test_values_that_are_no_finite_numbers_are_listed():
   with pytest.raises(
     InputError, match=r"(?s)values: head/bias has int64.*values: head/kernel has float32"
   ):
-    weights.check_match(wrong, params, "file.npz")
+    weights.check_match({"params": wrong}, {"params": params}, "file.npz")
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -118,7 +118,7 @@ def test_released_ours_released_is_the_same_to_the_bit(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", ">f4"])
 def test_saved_parameters_come_back_to_the_bit(tmp_path, dtype):
-  _, params = mixers.random_params(8, 12, **mixers.TINY)
+  params = mixers.random_variables(8, 12, **mixers.TINY)
   params = jax.tree.map(lambda x: x.astype(jnp.dtype(dtype)), params)
   weights.save_npz(tmp_path / "x.npz", params)
   again = weights.load_npz(tmp_path / "x.npz")
@@ -129,11 +129,12 @@ def test_saved_parameters_come_back_to_the_bit(tmp_path, dtype):
 def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path):
   """The second array cannot be written as the first could."""
   (tmp_path / "x.npz").write_bytes(b"old")
+  params = {"a": np.zeros(3), "b": np.array([{}], object)}
   with pytest.raises(ValueError, match="Object arrays"):
-    weights.save_npz(tmp_path / "x.npz", {"a": np.zeros(3), "b": np.array([{}], object)})
+    weights.save_npz(tmp_path / "x.npz", {"params": params})
   assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("x.npz", b"old")]
   with pytest.raises(SaveError, match=r"could not write .*/nowhere/x\.npz"):
-    weights.save_npz(tmp_path / "nowhere" / "x.npz", {"a": np.zeros(3)})
+    weights.save_npz(tmp_path / "nowhere" / "x.npz", {"params": {"a": np.zeros(3)}})
 
 
 def npy(array=None, *, shape=(3,), descr="<f4", data=b"\0" * 12):
@@ -166,7 +167,7 @@ GOOD = ("head/bias.npy", npy(np.zeros(3)))
     ([("head/", b"")], "no parameter's name"),
     ([("readme.txt", b"hello")], "no parameter's name"),
     ([GOOD, ("head/bias.npy", npy(np.ones(3)))], "has the parameter head/bias twice"),
-    ([("stem/bias.npy", GOOD[1]), ("embedding/bias.npy", GOOD[1])], "stem/bias twice, in the old"),
+    ([("Mixer/x.npy", GOOD[1]), ("stem/bias.npy", GOOD[1]), ("embedding/bias.npy", GOOD[1])], "stem/bias twice, in the old"),
     ([("head/bias.npy", npy(shape=(1 << 40,)))], "not of the size that its header says"),
     ([("head/bias.npy", npy(shape=(-3,)))], "has the shape"),
     ([("head/bias.npy", npy(shape=(2,)))], "not of the size that its header says"),
@@ -194,7 +195,7 @@ def _nothing():
 def test_the_optimizers_state_is_not_even_read(tmp_path):
   entries = [GOOD, ("opt/state/step.npy", b"garbage")]
   write_zip(tmp_path / "weights.npz", entries)
-  assert list(weights.load_npz(tmp_path / "weights.npz")) == ["head"]
+  assert list(weights.load_npz(tmp_path / "weights.npz")["params"]) == ["head"]
 
 
 def test_a_flipped_bit_is_met(tmp_path):

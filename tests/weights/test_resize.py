@@ -7,6 +7,7 @@ import pytest
 
 from mixer_jax import models, weights
 from mixer_jax.errors import InputError
+from mixer_jax.models import mixer, resizing
 from mixer_jax.models.mixer import VARIANTS
 from tests.weights import mixers
 
@@ -29,19 +30,19 @@ def tiles(image, k):
 def deviation_from_tiles(fields, size, k, resize):
   """Returns the largest |pre_logits of the enlarged model − mean over tiles of the original's|."""
   height, width = size
-  grid = weights.token_grid(size, fields["patch_size"])
-  _, params = mixers.random_params(height, width, **fields)
-  enlarged = resize(params, grid, k)
+  grid = resizing.token_grid(size, fields["patch_size"])
+  variables = mixers.random_variables(height, width, **fields)
+  enlarged = resize(variables, grid, k)
   image = mixers.image(k * height, k * width, 3)
-  have = mixers.headless(**weights.model_fields(enlarged))(enlarged, image[None])[0]
+  have = mixers.headless(**weights.describe(enlarged).fields)(enlarged, image[None])[0]
   original = mixers.headless(**fields)  # tile by tile, which needs little memory
-  want = np.mean([original(params, tile[None])[0] for tile in tiles(image, k)], axis=0)
+  want = np.mean([original(variables, tile[None])[0] for tile in tiles(image, k)], axis=0)
   assert np.abs(want).max() > 0.1
   return np.abs(have - want).max()
 
 
-def paper(params, grid, k):
-  return weights.resize_tokens(params, grid, (k * grid[0], k * grid[1]), "paper")
+def paper(variables, grid, k):
+  return weights.resize(variables, grid, (k * grid[0], k * grid[1]), "paper")
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ def test_every_variant_enlarged_is_the_mean_over_tiles(variant, k):
 def test_blocks_in_raster_order_would_not_be():
   """The naive reading: as if the tokens of a tile followed one another."""
 
-  def naive(params, grid, k):
+  def naive(variables, grid, k):
     def change(block):
       first, second = block["token_mixing"]["Dense_0"], block["token_mixing"]["Dense_1"]
       return {**block, "token_mixing": {
@@ -79,7 +80,8 @@ def test_blocks_in_raster_order_would_not_be():
                     "bias": np.tile(second["bias"], k * k)},
       }}  # fmt: skip
 
-    return {n: change(b) if n.startswith("MixerBlock") else b for n, b in params.items()}
+    params = variables["params"].items()
+    return {"params": {n: change(b) if n.startswith("MixerBlock") else b for n, b in params}}
 
   assert deviation_from_tiles(mixers.TINY, (8, 8), 2, naive) > 0.01
 
@@ -87,9 +89,9 @@ def test_blocks_in_raster_order_would_not_be():
 def test_entries_are_those_of_the_formula():
   """Copied bit for bit where the formula says so, zero elsewhere."""
   (rows, columns), k, d = (2, 3), 2, mixers.TINY["tokens_mlp_dim"]
-  _, params = mixers.random_params(8, 12, **mixers.TINY)
-  new = paper(params, (rows, columns), k)["MixerBlock_1"]["token_mixing"]
-  old = params["MixerBlock_1"]["token_mixing"]
+  variables = mixers.random_variables(8, 12, **mixers.TINY)
+  new = paper(variables, (rows, columns), k)["params"]["MixerBlock_1"]["token_mixing"]
+  old = variables["params"]["MixerBlock_1"]["token_mixing"]
   kernel0, kernel1 = np.zeros((24, 4 * d), np.float32), np.zeros((4 * d, 24), np.float32)
   bias0, bias1 = np.zeros(4 * d, np.float32), np.zeros(24, np.float32)
   for a, b, i, j, h in np.ndindex(k, k, rows, columns, d):
@@ -105,16 +107,16 @@ def test_entries_are_those_of_the_formula():
     np.testing.assert_array_equal(have, want)
 
 
-def first_mlp(params):
+def first_mlp(variables):
   """Returns the first block's token mixing: kernel0 (s, d), bias0, kernel1 (d, s), bias1."""
-  mlp = params["MixerBlock_0"]["token_mixing"]
+  mlp = variables["params"]["MixerBlock_0"]["token_mixing"]
   return [np.asarray(mlp[m][leaf], np.float64) for m in ("Dense_0", "Dense_1") for leaf in ("kernel", "bias")]  # fmt: skip
 
 
 def mixer_for(grid, dtype=np.float32, **changes):
   fields = {**mixers.TINY, **changes}
-  _, params = mixers.random_params(4 * grid[0], 4 * grid[1], **fields)
-  return jax.tree.map(lambda x: x.astype(dtype), params)
+  variables = mixers.random_variables(4 * grid[0], 4 * grid[1], **fields)
+  return jax.tree.map(lambda x: x.astype(dtype), variables)
 
 
 GRIDS = [
@@ -126,9 +128,9 @@ GRIDS = [
 @pytest.mark.parametrize(("old", "new"), GRIDS)
 def test_interpolated_token_mixing_is_the_old_one_between_resamplings(old, new):
   """New first layer on x = old one on x resampled to the old grid; the output is resampled likewise."""
-  params = mixer_for(old)
-  kernel0, bias0, kernel1, bias1 = first_mlp(params)
-  resized = weights.resize_tokens(params, old, new, "interpolate")
+  variables = mixer_for(old)
+  kernel0, bias0, kernel1, bias1 = first_mlp(variables)
+  resized = weights.resize(variables, old, new, "interpolate")
   new0, new_bias0, new1, new_bias1 = first_mlp(resized)
 
   def resample(x, shape):
@@ -150,10 +152,10 @@ def test_interpolated_token_mixing_is_the_old_one_between_resamplings(old, new):
 
 @pytest.mark.parametrize(("old", "new"), GRIDS)
 def test_constant_tokens_reach_the_same_hidden_units(old, new):
-  params = mixer_for(old, np.float64)
-  resized = weights.resize_tokens(params, old, new, "interpolate")
+  variables = mixer_for(old, np.float64)
+  resized = weights.resize(variables, old, new, "interpolate")
   np.testing.assert_allclose(
-    first_mlp(resized)[0].sum(0), first_mlp(params)[0].sum(0), atol=1e-13, rtol=0
+    first_mlp(resized)[0].sum(0), first_mlp(variables)[0].sum(0), atol=1e-13, rtol=0
   )
 
 
@@ -174,12 +176,13 @@ WAVES = [(0, 0), (1, 0), (0, 1), (1, 1), (2, 1)]
 def test_smooth_tokens_are_mixed_alike_on_either_grid(new):
   """Functions over the image, sampled by either grid: the same hidden units and the same output."""
   old = (14, 14)
-  params = mixer_for(old, np.float64)
+  variables = mixer_for(old, np.float64)
   kernel1 = np.random.default_rng(2).normal(size=(12, len(WAVES))) @ smooth(old, WAVES).T
-  params["MixerBlock_0"]["token_mixing"]["Dense_1"]["kernel"] = kernel1
-  params["MixerBlock_0"]["token_mixing"]["Dense_1"]["bias"] = smooth(old, WAVES[3:4])[:, 0]
-  resized = weights.resize_tokens(params, old, new, "interpolate")
-  (old0, *_), (new0, _, new1, new_bias1) = first_mlp(params), first_mlp(resized)
+  second = variables["params"]["MixerBlock_0"]["token_mixing"]["Dense_1"]
+  second["kernel"] = kernel1
+  second["bias"] = smooth(old, WAVES[3:4])[:, 0]
+  resized = weights.resize(variables, old, new, "interpolate")
+  (old0, *_), (new0, _, new1, new_bias1) = first_mlp(variables), first_mlp(resized)
   want, have = (k.T @ smooth(g, WAVES) for k, g in ((old0, old), (new0, new)))
   scale = np.abs(want).max()
   assert np.abs(have - want).max() < 0.04 * scale
@@ -193,36 +196,36 @@ def test_smooth_tokens_are_mixed_alike_on_either_grid(new):
 
 def test_a_model_that_adds_the_same_to_every_token_keeps_its_logits_on_plain_images():
   """From end to end: second token-mixing layers constant over the grid, images of one colour."""
-  _, params = mixers.random_params(16, 16, **mixers.TINY)
+  variables = mixers.random_variables(16, 16, **mixers.TINY)
   for i in range(2):
-    second = params[f"MixerBlock_{i}"]["token_mixing"]["Dense_1"]
+    second = variables["params"][f"MixerBlock_{i}"]["token_mixing"]["Dense_1"]
     second["kernel"] = np.repeat(second["kernel"][:, :1], 16, 1)
     second["bias"] = np.repeat(second["bias"][:1], 16)
-  resized = weights.resize_tokens(params, (4, 4), (7, 3), "interpolate")
+  resized = weights.resize(variables, (4, 4), (7, 3), "interpolate")
   colour = mixers.image(3, 1, 1, 3)
   model = mixers.headless(**mixers.TINY)
-  want = model(params, jnp.tile(colour, (1, 16, 16, 1)))
+  want = model(variables, jnp.tile(colour, (1, 16, 16, 1)))
   have = model(resized, jnp.tile(colour, (1, 28, 12, 1)))
   np.testing.assert_allclose(have, want, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("method", ["auto", "paper", "interpolate"])
 def test_the_same_grid_changes_nothing(method):
-  params = mixer_for((3, 4))
-  same = weights.resize_tokens(params, (3, 4), (3, 4), method)
-  jax.tree.map(np.testing.assert_array_equal, same, params)
+  variables = mixer_for((3, 4))
+  same = weights.resize(variables, (3, 4), (3, 4), method)
+  jax.tree.map(np.testing.assert_array_equal, same, variables)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
 @pytest.mark.parametrize("new", [(8, 8), (6, 4)])
 def test_types_and_everything_but_token_mixing_stay(dtype, new):
-  params = mixer_for((4, 4), jnp.dtype(dtype))
-  resized = weights.resize_tokens(params, (4, 4), new)
+  variables = mixer_for((4, 4), jnp.dtype(dtype))
+  resized = weights.resize(variables, (4, 4), new)
   assert {x.dtype for x in jax.tree.leaves(resized)} == {jnp.dtype(dtype)}
-  for tree in (resized, params):
+  for tree in (resized, variables):
     for i in range(2):
-      tree[f"MixerBlock_{i}"].pop("token_mixing")
-  jax.tree.map(np.testing.assert_array_equal, resized, params)
+      tree["params"][f"MixerBlock_{i}"].pop("token_mixing")
+  jax.tree.map(np.testing.assert_array_equal, resized, variables)
 
 
 @pytest.mark.parametrize(
@@ -231,26 +234,24 @@ def test_types_and_everything_but_token_mixing_stay(dtype, new):
    ((2, 2), "auto", 12), ((8, 8), "interpolate", 12), ((8, 8), "paper", 48)],
 )  # fmt: skip
 def test_the_new_width_is_told_before_and_after(new, method, wanted):
-  params = mixer_for((4, 4))
-  resized = weights.resize_tokens(params, (4, 4), new, method)
-  assert weights.resized_tokens_mlp_dim(12, (4, 4), new, method) == wanted
-  fields = weights.model_fields(resized)
-  assert fields == {**mixers.TINY, "tokens_mlp_dim": wanted}
+  variables = mixer_for((4, 4))
+  resized = weights.resize(variables, (4, 4), new, method)
+  fields = mixer.resize_fields(mixers.TINY, (4, 4), new, method)
+  assert fields == {**mixers.TINY, "tokens_mlp_dim": wanted} == weights.describe(resized).fields
   model = models.build("mixer", **fields)
-  image = jnp.zeros((1, 4 * new[0], 4 * new[1], 3))
-  shapes = jax.eval_shape(model.init, jax.random.key(0), image)
-  weights.check_match(resized, shapes["params"], "the resized model")
+  shapes = models.abstract_variables(model, (4 * new[0], 4 * new[1], 3))
+  weights.check_match(resized, shapes, "the resized model")
 
 
 def test_what_does_not_fit_is_named():
-  params = mixer_for((3, 4))
+  variables = mixer_for((3, 4))
   with pytest.raises(InputError, match="for 12 tokens, not for a grid of 4x4"):
-    weights.resize_tokens(params, (4, 4), (8, 8))
+    weights.resize(variables, (4, 4), (8, 8))
   with pytest.raises(InputError, match="9x8 tokens are no whole multiple of 3x4"):
-    weights.resize_tokens(params, (3, 4), (9, 8), "paper")
-  with pytest.raises(InputError, match="'papr' is unknown"):
-    weights.resize_tokens(params, (3, 4), (9, 8), "papr")
+    weights.resize(variables, (3, 4), (9, 8), "paper")
+  with pytest.raises(InputError, match="'papr'"):
+    weights.resize(variables, (3, 4), (9, 8), "papr")
   with pytest.raises(InputError, match="16 does not divide the image of 250x224"):
-    weights.token_grid((250, 224), 16)
+    resizing.token_grid((250, 224), 16)
   with pytest.raises(InputError, match="holds none of Mixer's"):
-    weights.resize_tokens({"conv": {"kernel": np.zeros(3)}}, (3, 4), (9, 8))
+    weights.resize({"params": {"conv": {"kernel": np.zeros(3)}}}, (3, 4), (9, 8))

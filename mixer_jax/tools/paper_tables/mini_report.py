@@ -167,7 +167,9 @@ def num_params(model: str, size: str, setting: Setting) -> int:
   """Returns the number of a model's parameters."""
   config = mini.load_config(Pretrain(model, size, setting.percents[-1]).command(setting))
   module = models.build(**config.model, num_classes=config.num_classes)
-  return tables.count(tables.abstract_variables(module, config.image_size)["params"])
+  return tables.count(
+    models.abstract_variables(module, (config.image_size, config.image_size, 3))["params"]
+  )
 
 
 Lines = dict[str, list[tuple[float, float]]]  # model -> points

@@ -5,7 +5,6 @@ import re
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mixer_jax import models, weights
@@ -31,13 +30,13 @@ def table1() -> Sheet:
   lines = []
   for row in numbers.rows("table1_architectures"):
     params = abstract_params("Mixer-" + row["model"], _NUM_CLASSES)
-    fields = weights.model_fields(params)
+    fields = weights.describe({"params": params}).fields
     exact, without_head = count(params), count({k: v for k, v in params.items() if k != "head"})
     ours = {
       "num_blocks": fields["num_blocks"],
       "patch_size": fields["patch_size"],
       "hidden_dim": fields["hidden_dim"],
-      "sequence_length": weights.num_tokens(params),
+      "sequence_length": (_IMAGE_SIZE // fields["patch_size"]) ** 2,
       "channels_mlp_dim": fields["channels_mlp_dim"],
       "tokens_mlp_dim": fields["tokens_mlp_dim"],
       "params_millions_no_head": round(without_head / 1e6),
@@ -62,13 +61,7 @@ def abstract_params(model: str, num_classes: int | None, image_size: int = _IMAG
     InputError: not a model of this project.
   """
   module = models.build(**rows.model_fields(model), num_classes=num_classes)  # pyright: ignore
-  return abstract_variables(module, image_size)["params"]
-
-
-def abstract_variables(module: Any, image_size: int) -> Any:
-  """Returns the shapes of a Flax module's variables for square images; touches no device."""
-  image = jnp.zeros((1, image_size, image_size, 3))
-  return jax.eval_shape(lambda: module.init(jax.random.key(0), image))
+  return models.abstract_variables(module, (image_size, image_size, 3))["params"]
 
 
 def count(tree: Any) -> int:

@@ -72,7 +72,7 @@ def plan(sources: Sequence[str], names: Sequence[str], size: int | None) -> list
   for source in sources:
     origin = init_from.describe(source)
     for dataset in protocol.expand(names):
-      px = protocol.size_of(dataset, size, origin.image_size)
+      px = protocol.size_of(dataset, size, origin.input_shape[0])
       transfers.append(protocol.Transfer(source, dataset, px))
   directories = [t.name for t in transfers]
   if len(set(directories)) < len(directories):

@@ -26,7 +26,7 @@ def source(tmp_path_factory):
   exp = experiment.build(config, experiment.make_mesh(config))
   path = tmp_path_factory.mktemp("weights") / "small.npz"
   params = jax.tree.map(lambda x: np.full(x.shape, 0.1, np.float32), exp.abstract_state.params)
-  weights.save_npz(path, params)
+  weights.save_npz(path, {"params": params})
   return str(path)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mixer_jax.models import layers
+from mixer_jax.models.kernels import cpu_dense
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 5), (7, 5)])
@@ -19,7 +20,7 @@ def test_gradients(shape, width):
   dimensions = (((len(shape) - 1,), (0,)), ((), ()))
 
   def call(x, kernel):
-    return layers.dense_dot(x, kernel, dimensions, jax.lax.Precision.HIGHEST)
+    return cpu_dense.dense_dot(x, kernel, dimensions, jax.lax.Precision.HIGHEST)
 
   with jax.enable_x64(True):
     out, pullback = jax.vjp(call, jnp.asarray(x), jnp.asarray(kernel))
@@ -36,7 +37,7 @@ def test_on_cpu_all_products_go_to_the_fast_library(width):
   x, kernel = jnp.ones((4, 49, 128)), jnp.ones((128, width))
 
   def loss(x, kernel):
-    return jnp.sum(layers.dense_dot(x, kernel, (((2,), (0,)), ((), ())), None) ** 2)
+    return jnp.sum(cpu_dense.dense_dot(x, kernel, (((2,), (0,)), ((), ())), None) ** 2)
 
   compiled = jax.jit(jax.grad(loss, (0, 1))).lower(x, kernel).compile().as_text()
   assert compiled is not None
@@ -61,7 +62,7 @@ def test_other_devices_compile_what_they_would_without_it():
       if "stablehlo.dot_general" in line
     )
 
-  ours, plain = grads(layers.dense_dot), grads(jax.lax.dot_general)
+  ours, plain = grads(cpu_dense.dense_dot), grads(jax.lax.dot_general)
   tpu = ours.lower(lowering_platforms=("tpu",)).as_text()
   assert "optimization_barrier" not in tpu
   assert "optimization_barrier" in ours.lower(lowering_platforms=("cpu",)).as_text()

@@ -1,5 +1,7 @@
 """The token mixing of appendix A against loops in NumPy; undone, it leaves the Mixer as it was, to the bit."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from flax import linen as nn
 
 from mixer_jax import models
 from mixer_jax.errors import InputError
+from mixer_jax.models import token_mixing
 from mixer_jax.models.mixer import MixerBlock
 from tests import families
 from tests.models.test_baselines import float64, gelu
@@ -104,15 +107,15 @@ FORMULAS = {"untied": untied, "grouped": grouped, "views": views}
 
 
 @pytest.mark.parametrize("num_tokens", [None, 3], ids=["level", "pyramid"])
-@pytest.mark.parametrize("ablation", FORMULAS)
-def test_token_mixing_is_that_of_the_appendix(ablation, num_tokens):
-  block = MixerBlock(
-    tokens_mlp_dim=12,
-    channels_mlp_dim=24,
-    ablation=ablation,
-    channel_groups=1 if ablation == "untied" else GROUPS,
+@pytest.mark.parametrize("name", FORMULAS)
+def test_token_mixing_is_that_of_the_appendix(name, num_tokens):
+  mix_tokens = functools.partial(
+    token_mixing.TOKEN_MIXING[name],
+    12,
+    channel_groups=1 if name == "untied" else GROUPS,
     num_tokens=num_tokens,
   )
+  block = MixerBlock(mix_tokens, channels_mlp_dim=24)
   x = families.image(2, TOKENS, CHANNELS)
   shapes = jax.eval_shape(block.init, jax.random.key(0), x, jnp.arange(2))["params"]
   rng = np.random.default_rng(0)
@@ -120,7 +123,7 @@ def test_token_mixing_is_that_of_the_appendix(ablation, num_tokens):
   got = jax.jit(block.apply)({"params": params}, x, jnp.arange(2))
   p = float64(params)
   for one, out in zip(np.asarray(x, np.float64), got, strict=True):
-    mixed = FORMULAS[ablation](layer_norm(one, p["LayerNorm_0"]), p["token_mixing"])
+    mixed = FORMULAS[name](layer_norm(one, p["LayerNorm_0"]), p["token_mixing"])
     one = one + mixed if num_tokens is None else mixed
     y = np.stack([mlp(token, p["channel_mixing"]) for token in layer_norm(one, p["LayerNorm_1"])])
     np.testing.assert_allclose(out, one + y, atol=5e-6, rtol=0)
@@ -138,9 +141,9 @@ def test_each_ablation_has_the_parameters_that_the_appendix_says():
     return tokens * 12 + 12 + 12 * out + out
 
   assert count() == mlp_count(6, 6)
-  assert count(ablation="untied") == 16 * mlp_count(6, 6)
-  assert count(ablation="grouped", channel_groups=4) == mlp_count(24, 24)
-  assert count(ablation="views", channel_groups=4) == mlp_count(24, 24) + 4 * 16 * 4
+  assert count(token_mixing="untied") == 16 * mlp_count(6, 6)
+  assert count(token_mixing="grouped", channel_groups=4) == mlp_count(24, 24)
+  assert count(token_mixing="views", channel_groups=4) == mlp_count(24, 24) + 4 * 16 * 4
   assert count(pyramid=(3,)) == mlp_count(6, 3)
 
 
@@ -161,7 +164,7 @@ def test_a_pyramid_narrows_and_its_narrowing_is_never_dropped():
 
 def test_draws_belong_to_the_image():
   fields = {
-    **TINY, "ablation": "untied", "pyramid": (6, 3), "stoch_depth": 0.5, "dropout_rate": 0.2,
+    **TINY, "token_mixing": "untied", "pyramid": (6, 3), "stoch_depth": 0.5, "dropout_rate": 0.2,
   }  # fmt: skip
   model, params = families.random_params("mixer", 8, 12, **fields)
   image = families.image(4, 8, 12, 3)
@@ -169,7 +172,7 @@ def test_draws_belong_to_the_image():
   @jax.jit
   def apply(image, rows):
     rngs = {"dropout": jax.random.key(5)}
-    return model.apply({"params": params}, image, train=True, rows=rows, rngs=rngs)
+    return model.apply({"params": params}, image, train=True, index=rows, rngs=rngs)
 
   rows = jnp.array([3, 1, 0, 2])
   whole = apply(image, jnp.arange(4))
@@ -179,12 +182,12 @@ def test_draws_belong_to_the_image():
 @pytest.mark.parametrize(
   ("fields", "message"),
   [
-    (dict(ablation="grouped"), "channel_groups 1 with ablation 'grouped'"),
-    (dict(channel_groups=4), "channel_groups 4 with ablation 'none'"),
-    (dict(ablation="views", channel_groups=3), "a divisor of hidden_dim 16"),
+    (dict(token_mixing="grouped"), "channel_groups 1 with token_mixing 'grouped'"),
+    (dict(channel_groups=4), "channel_groups 4 with token_mixing 'mlp'"),
+    (dict(token_mixing="views", channel_groups=3), "a divisor of hidden_dim 16"),
     (dict(pyramid=(3,)), r"pyramid \(3,\) must say .* each of the 2 blocks"),
     (dict(pyramid=(3, 0)), r"pyramid \(3, 0\)"),
-    (dict(ablation="tied"), "expected one of 'none', 'untied', 'grouped', 'views'"),
+    (dict(token_mixing="tied"), "expected one of 'mlp', 'untied', 'grouped', 'views'"),
   ],
 )
 def test_options_that_do_not_go_together_are_named(fields, message):

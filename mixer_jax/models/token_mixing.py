@@ -1,0 +1,158 @@
+"""Token mixing by name: the paper's MLP, and what did not help (arXiv:2105.01601, appendix A).
+
+In the paper's table X (tokens × channels), token mixing maps each of the c columns, of s values, by one shared MLP:
+- mlp: that;
+- untied: c separate MLPs, one for each column;
+- grouped: G neighbouring columns are joined to one of G·s values, so one shared MLP maps the c/G long columns;
+- views: as grouped, but of X as seen through G learned linear functions to c/G channels each. They are one
+  kernel (c, c) whose output's column m·G + g is the m-th channel of view g.
+
+Pyramids need nothing of their own: the MLPs put out fewer tokens than they take.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from mixer_jax.errors import InputError
+from mixer_jax.models import layers
+
+Name = Literal["mlp", "untied", "grouped", "views"]
+
+
+class TokenMixing(nn.Module):
+  """What all have in common.
+
+  Attributes:
+    mlp_dim: hidden width of the MLPs.
+    num_tokens: tokens t that come out; None: as many as go in.
+    channel_groups: G.
+  """
+
+  mlp_dim: int
+  num_tokens: int | None = None
+  channel_groups: int = 1
+  gelu: layers.Gelu = "tanh"
+  dropout_rate: float = 0.0
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  def mlp_fields(self) -> dict[str, Any]:
+    """Returns the fields that `layers.MlpBlock` and `UntiedMlp` share with this module."""
+    names = ("mlp_dim", "gelu", "dropout_rate", "dtype", "param_dtype")
+    return {name: getattr(self, name) for name in names}
+
+
+class Mlp(TokenMixing):
+  """The paper's: one MLP on every column. Its layers lie directly below this module's name."""
+
+  def setup(self) -> None:
+    self.mlp = layers.MlpBlock(out_dim=self.num_tokens, **self.mlp_fields())
+    nn.share_scope(self, self.mlp)
+
+  def __call__(
+    self, x: Float[Array, "b s c"], index: Int[Array, " b"], *, train: bool = False
+  ) -> Float[Array, "b t c"]:
+    return jnp.swapaxes(self.mlp(jnp.swapaxes(x, 1, 2), index, train=train), 1, 2)
+
+
+class UntiedMlp(nn.Module):
+  """layers.MlpBlock on the last axis, with weights of its own for each place on the axis before it."""
+
+  mlp_dim: int
+  out_dim: int
+  gelu: layers.Gelu = "tanh"
+  dropout_rate: float = 0.0
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "b n d"], index: Int[Array, " b"], *, train: bool = False
+  ) -> Float[Array, "b n o"]:
+    dense = nn.vmap(
+      nn.Dense, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=1, out_axes=1
+    )
+    dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    y = layers.GELU[self.gelu](dense(self.mlp_dim, name="Dense_0", **dtypes)(x))
+    y = layers.train_dropout(self, y, index, self.dropout_rate, train)
+    y = dense(self.out_dim, name="Dense_1", **dtypes)(y)
+    return layers.train_dropout(self, y, index, self.dropout_rate, train)
+
+
+class JoinedColumns(TokenMixing):
+  """An MLP on columns of G·s values; its layers lie below `mlp`."""
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "b s c"], index: Int[Array, " b"], *, train: bool = False
+  ) -> Float[Array, "b t c"]:
+    columns = join_columns(self.view(x), self.channel_groups)
+    num_tokens = self.num_tokens or x.shape[1]
+    mlp = self.make_mlp(out_dim=self.channel_groups * num_tokens, name="mlp", **self.mlp_fields())
+    return split_columns(mlp(columns, index, train=train), self.channel_groups)
+
+  def view(self, x: Float[Array, "b s c"]) -> Float[Array, "b s c"]:
+    """Returns what the columns are taken from."""
+    return x
+
+  def make_mlp(self, **fields: Any) -> Any:
+    return layers.MlpBlock(**fields)
+
+
+class Untied(JoinedColumns):
+  """Appendix A: an MLP of its own for each column."""
+
+  def make_mlp(self, **fields: Any) -> Any:
+    return UntiedMlp(**fields)
+
+
+class Grouped(JoinedColumns):
+  """Appendix A: one MLP on G joined columns."""
+
+
+class Views(JoinedColumns):
+  """Appendix A: one MLP on the joined columns of G learned views."""
+
+  def view(self, x: Float[Array, "b s c"]) -> Float[Array, "b s c"]:
+    dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    return nn.Dense(x.shape[-1], use_bias=False, name="views", **dtypes)(x)
+
+
+TOKEN_MIXING: dict[str, Callable[..., TokenMixing]] = {
+  "mlp": Mlp,
+  "untied": Untied,
+  "grouped": Grouped,
+  "views": Views,
+}
+
+
+def join_columns(x: Float[Array, "b s c"], groups: int) -> Float[Array, "b n d"]:
+  """Returns the c/G columns of G·s values, one after another of the G joined ones."""
+  columns = jnp.swapaxes(x, 1, 2)
+  return columns.reshape(x.shape[0], x.shape[2] // groups, groups * x.shape[1])
+
+
+def split_columns(columns: Float[Array, "b n d"], groups: int) -> Float[Array, "b t c"]:
+  """Undoes `join_columns`."""
+  batch, num_columns, size = columns.shape
+  return jnp.swapaxes(columns.reshape(batch, num_columns * groups, size // groups), 1, 2)
+
+
+def check_token_mixing(
+  name: str, channel_groups: int, pyramid: tuple[int, ...], num_blocks: int, channels: int
+) -> None:
+  """Raises InputError for a model's options that do not go together."""
+  joined = name in ("grouped", "views")
+  if channel_groups < 1 or channels % channel_groups or (channel_groups == 1) == joined:
+    raise InputError(
+      f"channel_groups {channel_groups} with token_mixing {name!r}: it must be 1, and for 'grouped' "
+      f"and 'views' more than 1 and a divisor of hidden_dim {channels}."
+    )
+  if pyramid and (len(pyramid) != num_blocks or min(pyramid) < 1):
+    raise InputError(
+      f"pyramid {pyramid} must say how many tokens leave each of the {num_blocks} blocks."
+    )

@@ -1,0 +1,182 @@
+"""Foreign state dictionaries: torch's names and axes to and from ours, bit for bit, in safetensors files.
+
+A family's `TORCH_NAMES` has a table for each layout. An entry is a torch name and ours, of a module or of one parameter,
+with {} for each block's number: ("blocks.{}.norm1", "MixerBlock_{}/LayerNorm_0"). A third item names the axes
+of length 1 that torch has besides, (2, 3) of a 1×1 convolution that is a Dense here.
+
+torch keeps a Linear's weight as (out, in) and a convolution's as (out, in, h, w); ours are (in, out) and
+(h, w, in, out). A module's weight is our kernel, or scale if it has one axis; running statistics are ours of
+BatchNorm, `num_batches_tracked` is dropped in reading and written as 0.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from mixer_jax import models
+from mixer_jax.errors import InputError
+from mixer_jax.weights import files, variables
+from mixer_jax.weights.variables import Variables
+
+_TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
+_COUNTER = "num_batches_tracked"
+_FROM_LEAF = {"bias": "bias", "running_mean": "mean", "running_var": "var"}
+_TO_LEAF = {
+  "kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var",
+}  # fmt: skip
+
+
+def from_torch(state: Mapping[str, Any], where: str = "this state dictionary") -> Variables:
+  """Returns our variables for a state dictionary, whose layout is recognised by its names.
+
+  Args:
+    state: name -> array in torch's layout.
+    where: its origin, for messages.
+
+  Raises:
+    InputError: it is not that of a whole model of a known layout; what is wrong is listed.
+  """
+  named = {k: np.asarray(v) for k, v in state.items() if not k.endswith(f".{_COUNTER}")}
+  best: dict[str, Any] | None = None
+  for family in models.FAMILIES.values():
+    for layout, table in family.TORCH_NAMES.items():
+      found = _translated(named, table)
+      if best is None or len(found["unknown"]) < len(best["unknown"]):
+        best = {**found, "layout": f"{layout}'s {family.TITLE}"}
+  if best is None or best["unknown"]:
+    unknown = sorted(named) if best is None else best["unknown"]
+    listed = "\n  ".join(unknown)
+    layout = "any known layout" if best is None else best["layout"]
+    raise InputError(f"{where} is not of {layout}, which has no\n  {listed}")
+  found = variables.unflatten(best["flat"])
+  variables.describe(found, where)
+  return found
+
+
+def _translated(state: Mapping[str, np.ndarray], table: Any) -> dict[str, Any]:
+  """Returns the arrays by our names, "flat", and the torch names that the table lacks, "unknown"."""
+  flat, unknown = {}, []
+  for name, value in state.items():
+    module, _, leaf = name.rpartition(".")
+    if entry := _match(name, table, 0):
+      ours, axes = entry
+    elif (entry := _match(module, table, 0)) and (leaf == "weight" or leaf in _FROM_LEAF):
+      ours, axes = entry
+      ours = f"{ours}/{_FROM_LEAF.get(leaf) or ('scale' if value.ndim == 1 else 'kernel')}"
+      if leaf.startswith("running_"):
+        ours = f"batch_stats/{ours}"
+    else:
+      unknown.append(name)
+      continue
+    flat[ours] = _axes_from_torch(value, axes)
+  return {"flat": flat, "unknown": sorted(unknown)}
+
+
+def to_torch(tree: Mapping[str, Any], layout: str | None = None) -> dict[str, np.ndarray]:
+  """Returns the state dictionary, as NumPy arrays in torch's layout.
+
+  Args:
+    tree: variables of a whole model.
+    layout: one of the family's `TORCH_NAMES`; None: timm's if it has one, else the only one.
+
+  Raises:
+    InputError: they are not a whole model's, or the family has no such layout.
+  """
+  family = models.FAMILIES[variables.describe(tree).family]
+  layouts = family.TORCH_NAMES
+  layout = layout or ("timm" if "timm" in layouts else next(iter(layouts), None))
+  if layout not in layouts:
+    known = ", ".join(layouts) or "none"
+    raise InputError(f"a {family.TITLE} has no torch layout {layout!r}; known: {known}.")
+  state: dict[str, np.ndarray] = {}
+  for name, leaf in variables.flatten(tree).items():
+    value, ours = np.asarray(leaf), name.removeprefix("batch_stats/")
+    if entry := _match(ours, layouts[layout], 1):
+      theirs, axes = entry
+    else:
+      module, _, last = ours.rpartition("/")
+      theirs, axes = _match(module, layouts[layout], 1)  # every table names a whole model
+      if last == "mean":
+        state[f"{theirs}.{_COUNTER}"] = np.zeros((), np.int64)
+      theirs = f"{theirs}.{_TO_LEAF[last]}"
+    state[theirs] = _axes_to_torch(value, axes)
+  return state
+
+
+def _match(name: str, table: Any, side: int) -> Any:
+  """Returns (the name on the other side, axes of length 1), None if no entry has this name on its side.
+
+  Args:
+    name: of a module or a parameter.
+    table: of one layout.
+    side: 0: the name is torch's; 1: ours.
+  """
+  for entry in table:
+    pattern = re.escape(entry[side]).replace(r"\{\}", r"(\d+)")
+    if m := re.fullmatch(pattern, name):
+      return entry[1 - side].format(*m.groups()), entry[2] if len(entry) > 2 else ()
+  return None
+
+
+def _axes_to_torch(value: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+  if value.ndim > 1:  # the last two axes, in and out, go to the front as out and in
+    value = value.transpose(value.ndim - 1, value.ndim - 2, *range(value.ndim - 2))
+  return np.ascontiguousarray(np.expand_dims(value, axes))
+
+
+def _axes_from_torch(value: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+  value = np.squeeze(value, axes) if axes else value
+  if value.ndim > 1:
+    value = value.transpose(*range(2, value.ndim), 1, 0)
+  return np.ascontiguousarray(value)
+
+
+def load_safetensors(
+  path: str | os.PathLike[str], where: str | None = None
+) -> dict[str, np.ndarray]:
+  """Returns the arrays of a safetensors file by name.
+
+  Args:
+    path: the file.
+    where: what to call it in messages, if not by its path.
+
+  Raises:
+    InputError: no such file, not a whole safetensors file, or values that are no floating-point numbers.
+  """
+  import safetensors
+
+  where = where or str(path)
+  try:
+    entries = safetensors.deserialize(epath.Path(path).read_bytes())
+  except FileNotFoundError as e:
+    raise InputError(f"weights file {where} does not exist.") from e
+  except (safetensors.SafetensorError, OSError) as e:
+    raise InputError(f"{where} is not a whole safetensors file: {e}") from e
+  state = {}
+  for name, entry in entries:
+    if name.endswith(f".{_COUNTER}"):
+      continue
+    if entry["dtype"] not in _TYPES:
+      raise InputError(f"{where}: {name} is of type {entry['dtype']}; known: {', '.join(_TYPES)}.")
+    state[name] = np.frombuffer(entry["data"], _TYPES[entry["dtype"]]).reshape(entry["shape"])
+  return state
+
+
+def save_safetensors(path: str | os.PathLike[str], state: Mapping[str, np.ndarray]) -> None:
+  """Writes arrays by name as a safetensors file, whole or not at all.
+
+  Raises:
+    SaveError: the file could not be written.
+  """
+  import safetensors.numpy
+
+  # The library takes memory as it lies, whatever the strides.
+  state = {name: np.ascontiguousarray(value) for name, value in state.items()}
+  content = safetensors.numpy.save(state, metadata={"format": "pt"})
+  with files.replacing(epath.Path(path)) as f:
+    f.write(content)

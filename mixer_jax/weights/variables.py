@@ -1,0 +1,226 @@
+"""Variables as trees: which model they belong to, whether they fit one, a new head, another image size.
+
+Variables are {"params": …} and, for a model with BatchNorm, "batch_stats": nested dictionaries of arrays or of
+jax.ShapeDtypeStruct.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from mixer_jax import models
+from mixer_jax.errors import InputError
+from mixer_jax.models import resizing
+
+Variables = dict[str, Any]
+
+
+class Origin(NamedTuple):
+  """What variables were made for.
+
+  Attributes:
+    family: key of models.FAMILIES.
+    fields: of the family's module, num_classes included (None without a head).
+    input_shape: an image (height, width, channels) that the model takes. Of a number of tokens that is no
+      square only their number is known: one column of patches.
+  """
+
+  family: str
+  fields: dict[str, Any]
+  input_shape: tuple[int, int, int]
+
+  def abstract_variables(self) -> Variables:
+    """Returns the shapes of the model's variables (jax.ShapeDtypeStruct)."""
+    fields = {**models.FAMILIES[self.family].UNTOLD, **self.fields}
+    return models.abstract_variables(models.build(self.family, **fields), self.input_shape)
+
+
+def flatten(variables: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns {name: leaf}: parameters by their slash names, batch statistics below "batch_stats/"."""
+  flat = traverse_util.flatten_dict(dict(variables["params"]), sep="/")
+  stats = traverse_util.flatten_dict(variables.get("batch_stats", {}), sep="/")
+  return {**flat, **{f"batch_stats/{name}": leaf for name, leaf in stats.items()}}
+
+
+def unflatten(flat: Mapping[str, Any]) -> Variables:
+  """Undoes `flatten`."""
+  params = {k: v for k, v in flat.items() if not k.startswith("batch_stats/")}
+  stats = {k.removeprefix("batch_stats/"): v for k, v in flat.items() if k not in params}
+  variables = {"params": traverse_util.unflatten_dict(params, sep="/")}
+  return variables | (
+    {"batch_stats": traverse_util.unflatten_dict(stats, sep="/")} if stats else {}
+  )
+
+
+def family_of(variables: Mapping[str, Any], where: str = "this tree") -> str:
+  """Returns the family that variables belong to by their names, a key of models.FAMILIES.
+
+  Raises:
+    InputError: they are of no known family; `where` names their origin.
+  """
+  names = flatten(variables)
+  if (family := models.family_of(names)) is None:
+    known = ", ".join(f"{family.TITLE}'s" for family in models.FAMILIES.values())
+    begin = ", ".join(sorted(names)[:5]) or "none"
+    raise InputError(f"{where} holds none of {known} parameters; it begins with {begin}.")
+  return family
+
+
+def check_family(variables: Mapping[str, Any], wanted: str, where: str) -> None:
+  """Raises InputError, which names both, if the variables are not of the wanted family."""
+  if (found := family_of(variables, where)) != wanted:
+    raise InputError(
+      f"{where} holds a {models.FAMILIES[found].TITLE}'s parameters (model.name={found!r}), but a "
+      f"{models.FAMILIES[wanted].TITLE}'s ({wanted!r}) are wanted."
+    )
+
+
+def describe(variables: Mapping[str, Any], where: str = "this tree") -> Origin:
+  """Returns what variables were made for, as their names and shapes tell.
+
+  So `models.build(family, **fields)` is their model, but for fields that no shape depends on (gelu, a ResNet's
+  num_groups).
+
+  Args:
+    variables: of any family.
+    where: their origin, for messages.
+
+  Raises:
+    InputError: they are not a whole model's; what is missing, superfluous or misshapen is listed.
+  """
+  name = family_of(variables, where)
+  family = models.FAMILIES[name]
+  have = {k: tuple(v.shape) for k, v in flatten(variables).items()}
+  try:
+    origin = Origin(name, family.fields_of(have), family.input_shape(have))
+    wanted = {k: v.shape for k, v in flatten(origin.abstract_variables()).items()}
+  except (KeyError, ValueError, IndexError, TypeError, ArithmeticError) as e:
+    begin = ", ".join(sorted(have)[:5])
+    raise InputError(
+      f"{where} holds no whole {family.TITLE}'s parameters; it begins with {begin}."
+    ) from e
+  sizes = " ".join(f"{k}={v}" for k, v in origin.fields.items())
+  _report(_differences(have, wanted), where, f"the {family.TITLE} with {sizes}")
+  return origin
+
+
+def check_match(variables: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
+  """Raises InputError that names another family, or lists what does not fit.
+
+  That is: variables missing, superfluous, of another shape, or not finite numbers.
+
+  Args:
+    variables: from a file.
+    wanted: the model's (arrays or jax.ShapeDtypeStruct).
+    where: the file, for the message.
+  """
+  check_family(variables, family_of(wanted, "the model"), where)
+  have, want = flatten(variables), flatten(wanted)
+  problems = _differences(
+    {k: tuple(v.shape) for k, v in have.items()}, {k: v.shape for k, v in want.items()}
+  )
+  problems += [
+    f"values: {n} has {have[n].dtype} values that are not finite numbers"
+    for n in sorted(set(have) & set(want))
+    if not (jnp.issubdtype(have[n].dtype, np.floating) and np.isfinite(have[n]).all())
+  ]
+  _report(problems, where, "the model")
+
+
+def _differences(
+  have: Mapping[str, tuple[int, ...]], want: Mapping[str, tuple[int, ...]]
+) -> list[str]:
+  problems = [f"missing: {n} {want[n]}" for n in sorted(set(want) - set(have))]
+  problems += [f"not in the model: {n} {have[n]}" for n in sorted(set(have) - set(want))]
+  return problems + [
+    f"shape: {n} is {have[n]}, the model's is {want[n]}"
+    for n in sorted(set(have) & set(want))
+    if have[n] != want[n]
+  ]
+
+
+def _report(problems: list[str], where: str, model: str) -> None:
+  if problems:
+    listed = "\n  ".join(problems)
+    raise InputError(f"the parameters of {where} do not fit {model}:\n  {listed}")
+
+
+def replace_head(
+  variables: Mapping[str, Any], wanted: Mapping[str, Any], bias: float = 0.0
+) -> Variables:
+  """Returns the variables with a new head, of zeros as the paper starts fine-tuning (section 3).
+
+  A Vision Transformer's tanh layer goes with the old head, as in vision_transformer's fine-tuning.
+
+  Args:
+    variables: of any family, with a head or without.
+    wanted: those of the model with the new head (arrays or jax.ShapeDtypeStruct); only its head counts.
+    bias: start of the new head's bias.
+
+  Raises:
+    InputError: they are of no known family.
+  """
+  head = tuple(f"{module}/" for module in models.FAMILIES[family_of(variables)].HEAD)
+  body = {k: v for k, v in flatten(variables).items() if not k.startswith(head)}
+  dtype = next(iter(body.values())).dtype
+  new = {
+    name: np.full(leaf.shape, bias if name.endswith("/bias") else 0.0, dtype)
+    for name, leaf in flatten(wanted).items()
+    if name.startswith(head)
+  }
+  return unflatten(body | new)
+
+
+def grid_of(origin: Origin, image_size: tuple[int, int] | None = None) -> resizing.Grid:
+  """Returns the grid of tokens (rows, columns) that variables are for.
+
+  Args:
+    origin: what they were made for, of a family with `RESIZE_METHODS`.
+    image_size: (height, width) that they were made for; None: a square's.
+
+  Raises:
+    InputError: they are for a number of tokens that is no square, and no size is given.
+  """
+  rows, columns = resizing.token_grid(
+    image_size or origin.input_shape[:2], origin.fields["patch_size"]
+  )
+  if image_size is None and rows != columns:
+    raise InputError(f"{rows * columns} tokens are no square: say for which height and width.")
+  return rows, columns
+
+
+def resize(
+  variables: Mapping[str, Any],
+  old_grid: resizing.Grid,
+  new_grid: resizing.Grid,
+  method: str = "auto",
+) -> Variables:
+  """Returns the variables for another grid of tokens, as their family does it; types stay.
+
+  Args:
+    variables: a whole model's.
+    old_grid: (rows, columns) that they are made for.
+    new_grid: what they shall be for.
+    method: one of the family's `RESIZE_METHODS`, or "auto", see resizing.choose_method.
+
+  Raises:
+    InputError: the family takes every image size, they are not for `old_grid`, or the method does not fit.
+  """
+  origin = describe(variables)
+  family = models.FAMILIES[origin.family]
+  if not family.RESIZE_METHODS:
+    raise InputError(
+      f"a {family.TITLE}'s parameters are those for every image size; there is nothing to do."
+    )
+  rows, columns = resizing.token_grid(origin.input_shape[:2], origin.fields["patch_size"])
+  if rows * columns != old_grid[0] * old_grid[1]:
+    raise InputError(
+      f"the parameters are for {rows * columns} tokens, not for a grid of {old_grid[0]}x{old_grid[1]}."
+    )
+  resizing.choose_method(old_grid, new_grid, method, family.RESIZE_METHODS)
+  if new_grid == old_grid:
+    return dict(variables)
+  return {**variables, "params": family.resize(variables["params"], old_grid, new_grid, method)}
