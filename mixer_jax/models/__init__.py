@@ -26,16 +26,19 @@ from flax import linen as nn
 
 from mixer_jax import configuration
 from mixer_jax.errors import InputError
-from mixer_jax.models import mixer, resnet, vit
+from mixer_jax.models import conv_mlp, mixer, res_mlp, resnet, vit
 
 FAMILIES: dict[str, Any] = {
   "mixer": mixer,
+  "res_mlp": res_mlp,
+  "conv_mlp": conv_mlp,
   "vit": vit,
   "resnet": resnet,
 }
 HOW_TRAINED = frozenset(
   {
     "dropout_rate",
+    "layer_scale_init",
     "stoch_depth",
     "stoch_depth_rescale",
     "head_bias_init",

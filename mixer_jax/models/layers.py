@@ -107,6 +107,87 @@ def train_dropout(
   return dropout(x, module.make_rng("dropout"), index, rate) if train and rate else x
 
 
+def dot_general(train: bool) -> Any:
+  """Returns the product for nn.Dense: while training, the one whose gradients are fast on this platform."""
+  # Only where it pays: with a custom gradient, forward-mode differentiation is an error.
+  return cpu_dense.dense_dot if train else None
+
+
+class Affine(nn.Module):
+  """alpha·x + beta for each channel; no statistics (ResMLP, arXiv:2105.03404, section 2)."""
+
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b *n c"]) -> Float[Array, "b *n c"]:
+    alpha = self.param("alpha", nn.initializers.ones, x.shape[-1:], self.param_dtype)
+    beta = self.param("beta", nn.initializers.zeros, x.shape[-1:], self.param_dtype)
+    return alpha.astype(self.dtype) * x.astype(self.dtype) + beta.astype(self.dtype)
+
+
+class LayerScale(nn.Module):
+  """gamma·x for each channel; gamma starts at `init` (CaiT, arXiv:2103.17239)."""
+
+  init: float
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b *n c"]) -> Float[Array, "b *n c"]:
+    init = nn.initializers.constant(self.init)
+    gamma = self.param("gamma", init, x.shape[-1:], self.param_dtype)
+    return gamma.astype(self.dtype) * x
+
+
+def uniform_bias(fan_in: int) -> Callable[..., Array]:
+  """Returns torch's initializer of a convolution's bias: uniform in ±1/√fan_in."""
+  bound = fan_in**-0.5
+  return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def conv(
+  x: Float[Array, "b h w i"], features: int, size: int, *, stride: int = 1, **fields: Any
+) -> Float[Array, "b y x o"]:
+  """Convolves, padded with zeros by size // 2 on every side, as torch does it; "SAME" is not that with a stride.
+
+  Called in a compact method, whose module gets the next `Conv_<i>`.
+
+  Args:
+    x: maps.
+    features: channels that come out.
+    size: side of the kernel, odd.
+    stride: of both axes.
+    fields: of nn.Conv.
+  """
+  pad = (size // 2, size // 2)
+  return nn.Conv(features, (size, size), (stride, stride), padding=(pad, pad), **fields)(x)
+
+
+def batch_norm(
+  x: Float[Array, "b h w c"], mask: Float[Array, " b"] | None, train: bool, **dtypes: Any
+) -> Float[Array, "b h w c"]:
+  """Normalises with the statistics of the global batch while training, else with the running ones.
+
+  Called in a compact method, whose module gets the next `BatchNorm_<i>`. The references took the statistics of one
+  device's share of the batch; torch's running variance is the unbiased one, n/(n−1) times the one kept here.
+
+  Args:
+    x: maps.
+    mask: 0 for images that are padding, which do not enter the statistics; None: there are none.
+    train: take the batch's statistics, and average them into the running ones.
+    dtypes: dtype, param_dtype.
+  """
+  norm = nn.BatchNorm(
+    use_running_average=not train,
+    momentum=0.9,
+    epsilon=1e-5,
+    use_fast_variance=False,
+    **dtypes,
+  )
+  return norm(x, mask=None if mask is None else mask[:, None, None, None] > 0)
+
+
 class MlpBlock(nn.Module):
   """Dense -> GELU -> Dense, on the last axis.
 
@@ -131,8 +212,7 @@ class MlpBlock(nn.Module):
       bias_init=self.bias_init,
       dtype=self.dtype,
       param_dtype=self.param_dtype,
-      # Only where it pays: with a custom gradient, forward-mode differentiation is an error.
-      dot_general=cpu_dense.dense_dot if train else None,
+      dot_general=dot_general(train),
     )
     y = GELU[self.gelu](nn.Dense(self.mlp_dim, **dense)(x))
     y = train_dropout(self, y, index, self.dropout_rate, train)
@@ -148,13 +228,17 @@ def sow_map(
     module.sow("intermediates", name, x.reshape(x.shape[0], height, width, -1))
 
 
-def classify(module: Any, pre_logits: Float[Array, "b c"]) -> Float[Array, "b k"]:
+def classify(
+  module: Any,
+  pre_logits: Float[Array, "b c"],
+  kernel_init: Callable[..., Array] = nn.initializers.zeros,
+) -> Float[Array, "b k"]:
   """Sows `pre_logits` and returns logits, or `pre_logits` themselves if the model has no classes.
 
   Args:
-    module: the model. Its child "head" is made here by its fields num_classes, head_bias_init, param_dtype; the
-      kernel starts at zero.
+    module: the model. Its child "head" is made here by its fields num_classes, head_bias_init, param_dtype.
     pre_logits: float32.
+    kernel_init: of the head.
   """
   # As module.sow would do it, which refuses the name of a submodule (the Vision Transformer's tanh layer).
   if module.is_mutable_collection("intermediates"):
@@ -163,7 +247,7 @@ def classify(module: Any, pre_logits: Float[Array, "b c"]) -> Float[Array, "b k"
     return pre_logits
   head = nn.Dense(
     module.num_classes,
-    kernel_init=nn.initializers.zeros,
+    kernel_init=kernel_init,
     bias_init=nn.initializers.constant(module.head_bias_init),
     dtype=jnp.float32,
     param_dtype=jnp.dtype(module.param_dtype),

@@ -41,40 +41,37 @@ def from_torch(state: Mapping[str, Any], where: str = "this state dictionary") -
   Raises:
     InputError: it is not that of a whole model of a known layout; what is wrong is listed.
   """
-  named = {k: np.asarray(v) for k, v in state.items() if not k.endswith(f".{_COUNTER}")}
-  best: dict[str, Any] | None = None
-  for family in models.FAMILIES.values():
-    for layout, table in family.TORCH_NAMES.items():
-      found = _translated(named, table)
-      if best is None or len(found["unknown"]) < len(best["unknown"]):
-        best = {**found, "layout": f"{layout}'s {family.TITLE}"}
-  if best is None or best["unknown"]:
-    unknown = sorted(named) if best is None else best["unknown"]
+  state = {k: np.asarray(v) for k, v in state.items() if not k.endswith(f".{_COUNTER}")}
+  layouts = [
+    (f"{layout}'s {family.TITLE}", table)
+    for family in models.FAMILIES.values()
+    for layout, table in family.TORCH_NAMES.items()
+  ]
+  found = {
+    title: {k: _ours(k, v.ndim, table) for k, v in state.items()} for title, table in layouts
+  }
+  title = min(found, key=lambda title: list(found[title].values()).count(None))
+  if unknown := sorted(k for k, ours in found[title].items() if ours is None):
     listed = "\n  ".join(unknown)
-    layout = "any known layout" if best is None else best["layout"]
-    raise InputError(f"{where} is not of {layout}, which has no\n  {listed}")
-  found = variables.unflatten(best["flat"])
-  variables.describe(found, where)
-  return found
+    raise InputError(f"{where} is not of {title}, which has no\n  {listed}")
+  named = {k: ours for k, ours in found[title].items() if ours is not None}
+  tree = variables.unflatten(
+    {ours: _axes_from_torch(state[k], axes) for k, (ours, axes) in named.items()}
+  )
+  variables.describe(tree, where)
+  return tree
 
 
-def _translated(state: Mapping[str, np.ndarray], table: Any) -> dict[str, Any]:
-  """Returns the arrays by our names, "flat", and the torch names that the table lacks, "unknown"."""
-  flat, unknown = {}, []
-  for name, value in state.items():
-    module, _, leaf = name.rpartition(".")
-    if entry := _match(name, table, 0):
-      ours, axes = entry
-    elif (entry := _match(module, table, 0)) and (leaf == "weight" or leaf in _FROM_LEAF):
-      ours, axes = entry
-      ours = f"{ours}/{_FROM_LEAF.get(leaf) or ('scale' if value.ndim == 1 else 'kernel')}"
-      if leaf.startswith("running_"):
-        ours = f"batch_stats/{ours}"
-    else:
-      unknown.append(name)
-      continue
-    flat[ours] = _axes_from_torch(value, axes)
-  return {"flat": flat, "unknown": sorted(unknown)}
+def _ours(name: str, ndim: int, table: Any) -> tuple[str, tuple[int, ...]] | None:
+  """Returns our name for a torch name and the axes of length 1 to remove, None if the table lacks it."""
+  if entry := _match(name, table, 0):
+    return entry
+  module, _, leaf = name.rpartition(".")
+  entry = _match(module, table, 0)
+  if entry is None or (leaf != "weight" and leaf not in _FROM_LEAF):
+    return None
+  ours = f"{entry[0]}/{_FROM_LEAF.get(leaf) or ('scale' if ndim == 1 else 'kernel')}"
+  return f"batch_stats/{ours}" if leaf.startswith("running_") else ours, entry[1]
 
 
 def to_torch(tree: Mapping[str, Any], layout: str | None = None) -> dict[str, np.ndarray]:

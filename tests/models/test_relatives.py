@@ -1,0 +1,225 @@
+"""Mixer's relatives against the authors' code: outputs, maps, gradients, statistics, and their weights both ways."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mixer_jax import models, weights
+from mixer_jax.weights import torch_layout, variables
+from tests import families
+from tests.conftest import GOLDEN
+
+COUNTS = [
+  ("res_mlp", "12", 15_350_872), ("res_mlp", "24", 30_020_680), ("res_mlp", "36", 44_690_488),
+  ("res_mlp", "B24", 129_138_280),
+  ("conv_mlp", "S", 9_022_920), ("conv_mlp", "M", 17_410_504), ("conv_mlp", "L", 42_728_440),
+]  # fmt: skip
+TINY = {
+  "res_mlp": dict(num_classes=5, patch_size=4, num_blocks=3, hidden_dim=16, mlp_dim=24),
+  "conv_mlp": dict(
+    num_classes=5, stem_channels=8, num_conv_blocks=1, num_blocks=(1, 2, 1), widths=(8, 12, 16),
+    mlp_ratios=(2, 1, 3),
+  ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "variant", "count"), COUNTS)
+def test_published_sizes_have_the_published_number_of_parameters(family, variant, count):
+  abstract = models.abstract_variables(models.build(family, variant=variant), (224, 224, 3))
+  assert sum(x.size for x in jax.tree.leaves(abstract["params"])) == count
+  assert {v for f, v, _ in COUNTS if f == family} == set(models.FAMILIES[family].VARIANTS)
+  fields = weights.describe(abstract).fields
+  assert (
+    fields.items() <= {**models.FAMILIES[family].VARIANTS[variant], "num_classes": 1000}.items()
+  )
+
+
+def golden(name, nchw):
+  """Returns (module, variables, recorded arrays by name, images and maps channels last)."""
+  found = weights.load(GOLDEN / f"{name}.safetensors")
+  origin = weights.describe(found)
+  recorded = {
+    k: v.transpose(0, 2, 3, 1) if nchw and v.ndim == 4 and "grad" not in k else v
+    for k, v in np.load(GOLDEN / f"{name}.npz").items()
+  }
+  recorded["image"] = jnp.asarray(recorded["image"])
+  return models.build(origin.family, **origin.fields), found, recorded
+
+
+def assert_close(have, want, relative=3e-6, absolute=1e-6):
+  """The tolerance of the data's README: in parts of the largest value."""
+  np.testing.assert_allclose(have, want, atol=relative * np.abs(want).max() + absolute, rtol=0)
+
+
+def test_res_mlp_is_timms():
+  model, found, recorded = golden("res_mlp_timm", nchw=False)
+  seen = models.features(model, found, recorded["image"])
+  np.testing.assert_allclose(
+    model.apply(found, recorded["image"]), recorded["logits"], atol=1e-5, rtol=0
+  )
+  np.testing.assert_allclose(seen["pre_logits"], recorded["pre_logits"], atol=1e-5, rtol=0)
+  np.testing.assert_array_equal(seen["stage_1"].reshape(3, 12, 16), seen["block_1"])
+
+
+@pytest.fixture(scope="module")
+def conv_mlp():
+  return golden("convmlp", nchw=True)
+
+
+def test_conv_mlp_is_the_authors_with_every_map(conv_mlp):
+  model, found, recorded = conv_mlp
+  seen = models.features(model, found, recorded["image"])
+  assert_close(model.apply(found, recorded["image"]), recorded["logits"])
+  assert_close(seen["pre_logits"], recorded["pre_logits"])
+  for i in range(3):
+    assert_close(seen[f"stage_{i + 2}"], recorded[f"stage{i + 1}_blocks"])
+  for i in range(4):
+    assert_close(seen[f"dense_{i + 1}"], recorded[f"dense/out{i}"])
+
+
+def mean_loss(model, labels):
+  def loss(params, stats, image, train):
+    tree = {"params": params, "batch_stats": stats}
+    logits, new = model.apply(tree, image, train=train, mutable=["batch_stats"])
+    log_probs = jax.nn.log_softmax(logits)
+    return -jnp.mean(log_probs[jnp.arange(len(labels)), labels]), (logits, new["batch_stats"])
+
+  return jax.value_and_grad(loss, has_aux=True)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_conv_mlps_gradients_and_statistics_are_the_authors(conv_mlp, train):
+  model, found, recorded = conv_mlp
+  prefix = "train/" if train else ""
+  value_and_grad = mean_loss(model, recorded["labels"])
+  (value, (logits, stats)), grads = value_and_grad(
+    found["params"], found["batch_stats"], recorded["image"], train
+  )
+  assert_close(value, recorded[f"{prefix}loss"][0])
+  assert_close(logits, recorded[f"{prefix}logits"])
+  theirs = torch_layout.to_torch({"params": grads, "batch_stats": stats})
+  compared = 0
+  for key, want in recorded.items():
+    if key.startswith(f"{prefix}grad/"):
+      assert_close(theirs[key.removeprefix(f"{prefix}grad/")], want, 5e-6, 5e-6)
+      compared += 1
+    if train and key.startswith("train/buffers/") and "running" in key:
+      name = key.removeprefix("train/buffers/")
+      assert_close(unbiased(theirs[name], name, found, recorded), want)
+      compared += 1
+  assert compared > 10
+
+
+def unbiased(value, name, found, recorded):
+  """Returns our running statistic as torch keeps it, whose batch variance is n/(n−1) times ours."""
+  if name.endswith("running_mean"):
+    return value
+  before = torch_layout.to_torch(found)[name]
+  images, height, width, _ = recorded["image"].shape
+  halved = (
+    1 if name.startswith("tokenizer") else 2
+  )  # the maximum pooling is behind the stem's last one
+  n = images * int(np.prod([-(-side // 2**halved) for side in (height, width)]))
+  return 0.9 * before + (value - 0.9 * before) * n / (n - 1)
+
+
+def test_padding_does_not_enter_the_batch_statistics():
+  model, tree = families.random_variables("conv_mlp", 32, 32, **TINY["conv_mlp"])
+  image = families.image(6, 32, 32, 3)
+  mask = jnp.array([1.0, 1, 0, 1, 0, 1])
+  kept = jnp.flatnonzero(mask)
+
+  @jax.jit
+  def stats(image, mask):
+    return model.apply(tree, image, train=True, mask=mask, mutable=["batch_stats"])
+
+  logits, padded = stats(image, mask)
+  alone_logits, alone = stats(image[kept], jnp.ones(4))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), padded, alone)
+  np.testing.assert_allclose(logits[kept], alone_logits, rtol=1e-4, atol=1e-5)
+  unmasked = jax.tree.leaves(stats(image, jnp.ones(6))[1])
+  assert not all(np.allclose(a, b) for a, b in zip(unmasked, jax.tree.leaves(alone), strict=True))
+
+
+LAYOUTS = [(f, layout) for f in TINY for layout in models.FAMILIES[f].TORCH_NAMES]
+
+
+@pytest.mark.parametrize(("family", "layout"), LAYOUTS)
+def test_weights_go_to_torch_and_back_to_the_bit(family, layout, tmp_path):
+  _, tree = families.random_variables(family, 16, 16, **TINY[family])
+  state = torch_layout.to_torch(tree, layout)
+  torch_layout.save_safetensors(tmp_path / "x.safetensors", state)
+  again = weights.load(tmp_path / "x.safetensors")
+  jax.tree.map(np.testing.assert_array_equal, again, tree)
+  assert weights.describe(again).fields == TINY[family]
+  weights.save_npz(tmp_path / "x.npz", tree)
+  jax.tree.map(np.testing.assert_array_equal, weights.load(tmp_path / "x.npz"), tree)
+
+
+def test_a_state_dictionary_of_theirs_comes_back_to_the_bit():
+  for name in ("convmlp", "res_mlp_timm"):
+    state = torch_layout.load_safetensors(GOLDEN / f"{name}.safetensors")
+    again = torch_layout.to_torch(torch_layout.from_torch(state))
+    counters = {k: v for k, v in again.items() if k.endswith("num_batches_tracked")}
+    assert again.keys() - counters.keys() == state.keys()
+    assert not any(counters.values()) and bool(counters) == (name == "convmlp")
+    jax.tree.map(np.testing.assert_array_equal, {k: again[k] for k in state}, state)
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_every_image_takes_its_own_draws(family):
+  """Drop path divides what it keeps, and belongs to the image and not to its place."""
+  model, tree = families.random_variables(family, 16, 16, **TINY[family])
+  model = model.clone(stoch_depth=0.5)
+  image = families.image(8, 16, 16, 3)
+
+  @jax.jit
+  def apply(image, index):
+    rngs = {"dropout": jax.random.key(5)}
+    options = dict(train=True, index=index, rngs=rngs, mutable=["batch_stats"])
+    return model.apply(tree, image, **options)[0]
+
+  order = jnp.array([6, 1, 3, 0, 7, 2, 5, 4])
+  whole = apply(image, jnp.arange(8))
+  np.testing.assert_allclose(apply(image[order], order), whole[order], rtol=1e-4, atol=1e-5)
+  assert np.abs(whole - model.apply(tree, image)).max() > 0.01
+
+
+def test_res_mlp_drops_every_block_at_the_same_rate_and_rescales():
+  model, tree = families.random_variables("res_mlp", 16, 16, **TINY["res_mlp"])
+  model = model.clone(stoch_depth=0.25)
+  image = jnp.tile(families.image(1, 16, 16, 3), (2000, 1, 1, 1))
+  plain = models.features(model, tree, image[:1])
+
+  def blocks(train):
+    rngs = {"dropout": jax.random.key(0)}
+    _, sown = model.apply(tree, image, train=train, rngs=rngs, mutable=["intermediates"])
+    return [sown["intermediates"][f"block_{i}"][0] for i in range(3)]
+
+  first, second, _ = jax.jit(blocks, static_argnums=0)(True)
+  same = np.mean(np.abs(first - plain["block_0"]).max((1, 2)) < 1e-6)
+  assert same < 0.01  # kept branches are divided by ¾, so nothing equals the undisturbed output
+  unchanged = np.mean(np.abs(second - first).max((1, 2)) == 0)
+  assert abs(unchanged - 0.25**2) < 0.02
+
+
+@pytest.mark.parametrize(("old", "new"), [((4, 4), (6, 6)), ((2, 3), (5, 2))])
+def test_res_mlps_mixing_is_framed_by_resampling(old, new):
+  """The new map on tokens = the old one on tokens resampled to the old grid, its output resampled back."""
+  height, width = 4 * old[0], 4 * old[1]
+  _, tree = families.random_variables("res_mlp", height, width, **TINY["res_mlp"])
+  resized = weights.resize(tree, old, new)
+  before, after = (t["params"]["ResMlpBlock_1"]["token_mixing"] for t in (tree, resized))
+
+  def resample(x, shape):
+    return np.asarray(jax.image.resize(x, (*shape, x.shape[-1]), "linear", antialias=True))
+
+  x = np.random.default_rng(0).normal(size=(*new, 6)).astype(np.float32)
+  at_old = resample(x, old).reshape(-1, 6)
+  want = (before["kernel"].T @ at_old + before["bias"][:, None]).reshape(*old, 6)
+  have = after["kernel"].T @ x.reshape(-1, 6) + after["bias"][:, None]
+  np.testing.assert_allclose(have, resample(want, new).reshape(-1, 6), atol=1e-5, rtol=0)
+  rest = {k: v for k, v in variables.flatten(tree).items() if "token_mixing" not in k}
+  kept = {k: v for k, v in variables.flatten(resized).items() if k in rest}
+  jax.tree.map(np.testing.assert_array_equal, kept, rest)
