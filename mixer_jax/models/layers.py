@@ -127,16 +127,16 @@ class Affine(nn.Module):
 
 
 class LayerScale(nn.Module):
-  """gamma·x for each channel; gamma starts at `init` (CaiT, arXiv:2103.17239)."""
+  """gamma·x for each channel; gamma starts at `initial` (CaiT, arXiv:2103.17239)."""
 
-  init: float
+  initial: float
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, "b *n c"]) -> Float[Array, "b *n c"]:
-    init = nn.initializers.constant(self.init)
-    gamma = self.param("gamma", init, x.shape[-1:], self.param_dtype)
+    start = nn.initializers.constant(self.initial)
+    gamma = self.param("gamma", start, x.shape[-1:], self.param_dtype)
     return gamma.astype(self.dtype) * x
 
 
