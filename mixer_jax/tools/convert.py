@@ -78,7 +78,7 @@ def _load_run(workdir: epath.Path) -> dict[str, Any]:
     workdir=str(workdir), config=None, which=int(which) if which.isdigit() else which
   )
   print(trained.name)
-  return jax.device_get(trained.params)
+  return jax.device_get(trained.variables["params"])
 
 
 def _resized(params: dict[str, Any], fields: dict[str, Any], source: str) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def load(source: str) -> dict[str, Any]:
   if _config_of_run(source) is not None:
     directory = workdirs.path_of(source)
     step, _ = checkpoint.choose(directory, "newest")
-    return checkpoint.load_params(directory, step)
+    return checkpoint.load_variables(directory, step)["params"]
   return weights.load(source)
 
 
@@ -180,10 +180,9 @@ def initial_state(exp: experiment.Experiment, directory: epath.Path) -> TrainSta
   for line in damaged:
     metrics.say(f"WARNING: {line}; moved to damaged_checkpoints, continuing from step {step}")
   if step is None:
-    state = exp.init_state()
     if exp.init.weights is None:
-      return state
+      return exp.init_state()
     params, line = initial_params(exp)
     metrics.say(line)
-    return state.replace(params=params, opt_state=exp.init_opt_state(params))
+    return exp.first_state({"params": params})
   return checkpoint.restore(directory, step, exp.abstract_state, exp.shardings.state)

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
@@ -149,27 +149,64 @@ def restore(workdir: epath.Path, step: int, abstract: Tree, shardings: Any) -> T
     return cast(Tree, checkpointer.restore(workdir / "checkpoints" / str(step) / ITEM, args=args))
 
 
-def load_params(workdir: epath.Path, step: int) -> dict[str, Any]:
-  """Returns a checkpoint's parameters as NumPy arrays: their average, if the run kept one.
+def load_variables(workdir: epath.Path, step: int) -> dict[str, Any]:
+  """Returns a checkpoint's variables as NumPy arrays, {"params", "batch_stats"?}: their average if it has one.
 
   Nothing else is read, neither the optimizer's moments nor a configuration.
   """
+
+  def as_numpy(saved: Any) -> Any:
+    return jax.tree.map(lambda x: ocp.RestoreArgs(restore_type=np.ndarray, dtype=x.dtype), saved)
+
+  return _restore_variables(workdir, step, as_numpy)
+
+
+def restore_variables(
+  workdir: epath.Path, step: int, abstract: dict[str, Any], shardings: dict[str, Any]
+) -> dict[str, Any]:
+  """Returns what `load_variables` does, in the shapes and types of `abstract`, laid out by `shardings`."""
+  on_devices = jax.tree.map(
+    lambda x, s: ocp.ArrayRestoreArgs(sharding=s, global_shape=x.shape, dtype=x.dtype),
+    abstract,
+    shardings,
+  )
+  return _restore_variables(workdir, step, lambda _: on_devices)
+
+
+def _restore_variables(workdir: epath.Path, step: int, args_of: Callable[[Any], Any]) -> Any:
+  """Restores the variables to use and nothing else.
+
+  Args:
+    workdir, step: the checkpoint.
+    args_of: metadata of the variables as they were trained -> a tree like it of ocp.RestoreArgs.
+  """
   path = workdir / "checkpoints" / str(step) / ITEM
   with ocp.Checkpointer(ChecksummedHandler()) as checkpointer:
-    saved = checkpointer.metadata(path).item_metadata.tree
-    averaged = optax.tree.get(saved["opt_state"], "polyak_average") is not None
-
-    def target(key_path: Any, leaf: Any) -> Any:
-      in_average = jax.tree_util.DictKey("polyak_average") in key_path
-      in_params = key_path[0] == jax.tree_util.DictKey("params")
-      return leaf if (in_average if averaged else in_params) else ocp.PLACEHOLDER
-
-    wanted = jax.tree_util.tree_map_with_path(target, saved)
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-    restored: Any = checkpointer.restore(
-      path, args=cast(Any, ChecksummedRestore(wanted, restore_args=as_numpy))
+    saved = ChecksummedHandler().metadata(path).tree
+    leaves, structure = jax.tree.flatten(saved)
+    places = jax.tree.leaves(_used(structure.unflatten(range(len(leaves)))))
+    args = dict(zip(places, jax.tree.leaves(args_of(_trained(saved))), strict=True))
+    targets = [leaf if i in args else ocp.PLACEHOLDER for i, leaf in enumerate(leaves)]
+    all_args = [args.get(i, ocp.RestoreArgs()) for i in range(len(leaves))]
+    request: Any = ChecksummedRestore(
+      structure.unflatten(targets), restore_args=structure.unflatten(all_args)
     )
-  return optax.tree.get(restored, "polyak_average") if averaged else restored["params"]
+    return _used(checkpointer.restore(path, args=request))
+
+
+def _trained(saved: Any) -> dict[str, Any]:
+  """Returns where a saved train state has the variables as they were trained."""
+  # Runs of before the average was part of the state keep collections in model_state.
+  others = saved.get("model_state") or {"batch_stats": saved.get("batch_stats")}
+  return {"params": saved["params"], **{k: v for k, v in others.items() if v}}
+
+
+def _used(saved: Any) -> dict[str, Any]:
+  """Returns where it has those to use: the average, if there is one."""
+  if saved.get("ema"):
+    return saved["ema"]
+  average = optax.tree.get(saved["opt_state"], "polyak_average") if "model_state" in saved else None
+  return _trained(saved) | ({} if average is None else {"params": average})
 
 
 def choose(workdir: epath.Path, which: str | int) -> tuple[int, list[str]]:
