@@ -139,14 +139,35 @@ def verify(workdir: epath.Path, step: int) -> None:
 
 
 def restore(workdir: epath.Path, step: int, abstract: Tree, shardings: Any) -> Tree:
-  """Returns the tree of a checkpoint, laid out by `shardings` whatever mesh wrote it."""
+  """Returns the tree of a checkpoint, laid out by `shardings` whatever mesh wrote it.
+
+  Raises:
+    InputError: it is of the former layout, which training cannot go on with.
+  """
+  path = workdir / "checkpoints" / str(step) / ITEM
+  if _is_former(_saved(path)):
+    raise InputError(
+      f"checkpoint {path} is of an earlier version, which training cannot resume; evaluation, prediction, "
+      "conversion and export take it. To train on, choose another workdir and start from its weights: "
+      f"--config.init.weights={workdir}."
+    )
   target = jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
   )
   restore_args = ocp.checkpoint_utils.construct_restore_args(target)
   args: Any = ChecksummedRestore(target, restore_args=restore_args)
   with ocp.Checkpointer(ChecksummedHandler()) as checkpointer:
-    return cast(Tree, checkpointer.restore(workdir / "checkpoints" / str(step) / ITEM, args=args))
+    return cast(Tree, checkpointer.restore(path, args=args))
+
+
+def _saved(path: epath.Path) -> Any:
+  """Returns the tree of a checkpoint with metadata (shape, dtype) for leaves."""
+  return ChecksummedHandler().metadata(path).tree
+
+
+def _is_former(saved: Any) -> bool:
+  """True for states of before batch statistics and the average were fields of their own."""
+  return "model_state" in saved
 
 
 def load_variables(workdir: epath.Path, step: int) -> dict[str, Any]:
@@ -181,31 +202,31 @@ def _restore_variables(workdir: epath.Path, step: int, args_of: Callable[[Any], 
     args_of: metadata of the variables as they were trained -> a tree like it of ocp.RestoreArgs.
   """
   path = workdir / "checkpoints" / str(step) / ITEM
+  saved = _saved(path)
+  leaves, structure = jax.tree.flatten(saved)
+  places = jax.tree.leaves(_used(structure.unflatten(range(len(leaves)))))
+  args = dict(zip(places, jax.tree.leaves(args_of(_trained(saved))), strict=True))
+  targets = [leaf if i in args else ocp.PLACEHOLDER for i, leaf in enumerate(leaves)]
+  all_args = [args.get(i, ocp.RestoreArgs()) for i in range(len(leaves))]
+  request: Any = ChecksummedRestore(
+    structure.unflatten(targets), restore_args=structure.unflatten(all_args)
+  )
   with ocp.Checkpointer(ChecksummedHandler()) as checkpointer:
-    saved = ChecksummedHandler().metadata(path).tree
-    leaves, structure = jax.tree.flatten(saved)
-    places = jax.tree.leaves(_used(structure.unflatten(range(len(leaves)))))
-    args = dict(zip(places, jax.tree.leaves(args_of(_trained(saved))), strict=True))
-    targets = [leaf if i in args else ocp.PLACEHOLDER for i, leaf in enumerate(leaves)]
-    all_args = [args.get(i, ocp.RestoreArgs()) for i in range(len(leaves))]
-    request: Any = ChecksummedRestore(
-      structure.unflatten(targets), restore_args=structure.unflatten(all_args)
-    )
     return _used(checkpointer.restore(path, args=request))
 
 
 def _trained(saved: Any) -> dict[str, Any]:
   """Returns where a saved train state has the variables as they were trained."""
-  # Runs of before the average was part of the state keep collections in model_state.
-  others = saved.get("model_state") or {"batch_stats": saved.get("batch_stats")}
-  return {"params": saved["params"], **{k: v for k, v in others.items() if v}}
+  if _is_former(saved):
+    return {"params": saved["params"], **saved["model_state"]}
+  return {k: saved[k] for k in ("params", "batch_stats") if saved[k]}
 
 
 def _used(saved: Any) -> dict[str, Any]:
   """Returns where it has those to use: the average, if there is one."""
-  if saved.get("ema"):
-    return saved["ema"]
-  average = optax.tree.get(saved["opt_state"], "polyak_average") if "model_state" in saved else None
+  if not _is_former(saved):
+    return saved["ema"] or _trained(saved)
+  average = optax.tree.get(saved["opt_state"], "polyak_average")
   return _trained(saved) | ({} if average is None else {"params": average})
 
 

@@ -9,6 +9,7 @@ import pytest
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
+from mixer_jax.errors import InputError
 from mixer_jax.parallel import sharding
 from mixer_jax.workdir import checkpoint
 
@@ -61,13 +62,17 @@ STATES = {
 }
 
 
+def save(workdir, state):
+  checkpointer = checkpoint.Checkpointer(workdir, keep_newest=1, keep_best=0)
+  checkpointer.save(3, state, None)
+  checkpointer.close()
+
+
 @pytest.mark.parametrize("name", STATES)
 def test_the_variables_to_use_are_read_alone(tmp_path, name):
   """As NumPy arrays, and onto devices as the shardings say; in the types of those that were trained."""
   (state, wanted), workdir = STATES[name], epath.Path(tmp_path)
-  checkpointer = checkpoint.Checkpointer(workdir, keep_newest=1, keep_best=0)
-  checkpointer.save(3, state, None)
-  checkpointer.close()
+  save(workdir, state)
   loaded = checkpoint.load_variables(workdir, 3)
   assert {type(x) for x in jax.tree.leaves(loaded)} == {np.ndarray}
   mesh = sharding.make_mesh(data=2, fsdp=2)
@@ -79,3 +84,11 @@ def test_the_variables_to_use_are_read_alone(tmp_path, name):
   for found in (loaded, restored):
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
     assert jax.tree.map(lambda x: x.dtype, found) == jax.tree.map(lambda x: x.dtype, wanted)
+
+
+def test_training_does_not_resume_the_format_before(tmp_path):
+  state, _ = before(True)
+  save(epath.Path(tmp_path), state)
+  shardings = jax.tree.map(lambda _: None, state)
+  with pytest.raises(InputError, match=rf"--config\.init\.weights={tmp_path}"):
+    checkpoint.restore(epath.Path(tmp_path), 3, state, shardings)
