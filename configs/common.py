@@ -23,6 +23,9 @@ def get_config(model: str = "mixer") -> Any:
   config = ConfigDict()
   config.seed = 0  # of parameters, order of the data, and all randomness
   config.image_size = 224  # pixels, square
+  # Of the pixels: "unit" (−1…1), "zero_one", "imagenet" (timm's), or means and deviations of pixel / 255 of
+  # the channels, "0.5,0.5,0.5,0.25,0.25,0.25".
+  config.normalize = "unit"
   config.num_classes = 1000
   config.batch_size = 4096  # of all devices together
   config.total_epochs = placeholder(float)
@@ -31,6 +34,9 @@ def get_config(model: str = "mixer") -> Any:
   config.learning_rate = 0.001  # peak
   config.loss = "sigmoid_xent"  # or "softmax_xent"
   config.mixup_p = 0.0  # of Beta(p, p); 0: no mixup
+  # Of an average of parameters and batch statistics (EMA, Polyak), which is then what is evaluated,
+  # exported and converted: a ← decay·a + (1 − decay)·new at each step, from those at the start; 0: none.
+  config.ema_decay = 0.0
 
   config.model = _model(model)
 
@@ -86,8 +92,6 @@ def get_config(model: str = "mixer") -> Any:
   config.optimizer.clip_norm = 1.0  # global norm of the gradients
   # "REGEX=FACTOR" for names of parameters, first match first; ("head/.*=1", ".*=0") trains the head alone.
   config.optimizer.lr_multipliers = ()
-  # Of an average of the parameters (Polyak), which is then what is evaluated and converted; 0: none.
-  config.optimizer.polyak_decay = 0.0
 
   config.schedule = ConfigDict()
   config.schedule.warmup_steps = 10_000

@@ -88,7 +88,7 @@ def get_config(arg: str = ""):
   config.total_steps = int(given["steps"] or default)
   config.mixup_p = float(given["mixup"])
   config.optimizer.name = "momentum"
-  config.optimizer.polyak_decay = float(given["polyak"])
+  config.ema_decay = float(given["polyak"])
   config.schedule.decay = "cosine"
   # The paper's 500 steps; the shortest runs take fewer, as in big_vision's configs/transfer.py.
   config.schedule.warmup_steps = min(500, config.total_steps // 5)

@@ -20,6 +20,7 @@ class Options:
 
   seed: int
   image_size: int
+  normalize: str | tuple[float, ...]
   num_classes: int
   batch_size: int
   total_epochs: int | float | None
@@ -28,6 +29,7 @@ class Options:
   learning_rate: float
   loss: Literal["sigmoid_xent", "softmax_xent"]
   mixup_p: float
+  ema_decay: float
   model: Mapping
   init: Mapping
   data: Mapping
@@ -136,6 +138,7 @@ _RANGES = {
   "total_epochs": (0, _LARGEST),
   "learning_rate": (_SMALLEST, _LARGEST),
   "mixup_p": (0, _LARGEST),
+  "ema_decay": (0, 1 - 1e-9),
   "model.patch_size": (1, math.inf),
   "model.num_blocks": (1, math.inf),
   "model.hidden_dim": (1, math.inf),
@@ -163,7 +166,6 @@ _RANGES = {
   "optimizer.eps": (0, _LARGEST),
   "optimizer.momentum": (0, 1),
   "optimizer.weight_decay": (0, _LARGEST),
-  "optimizer.polyak_decay": (0, 1 - 1e-9),
   "optimizer.clip_norm": (_SMALLEST, _LARGEST),
   "schedule.linear_end": (0, 1),
   "checkpoint.every_steps": (1, math.inf),

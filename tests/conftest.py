@@ -23,6 +23,8 @@ _CHECKED = [
     "losses",
     "labels",
     "training.step",
+    "training.augment",
+    "training.gradients",
     "data.ops",
     "data.decode",
     "data.geometry",
@@ -43,6 +45,7 @@ _LONG = (
   "test_worker",
   "test_loop",
   "test_step",
+  "test_gradients",
   "test_init_from",
 )
 GOLDEN = pathlib.Path(__file__).parent / "golden"

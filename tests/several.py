@@ -60,9 +60,7 @@ def train(data, fsdp) -> dict[str, Any]:
       found |= flat("gradient", state.opt_state[1].trace)
   found |= flat("params", state.params)
   found |= {f"bytes/{k}": v for k, v in bytes_by_device(state).items()}
-  results, _ = evaluation.evaluate_split(
-    exp, state.params, state.model_state, exp.eval_split.open()
-  )
+  results, _ = evaluation.evaluate_split(exp, state.variables(), exp.eval_split.open())
   found |= {f"evaluation/{k}": v for k, v in results.items()}
   found["read"] = np.array([batches.indices(step) for step in range(STEPS)])
   return found

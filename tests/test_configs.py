@@ -69,9 +69,7 @@ def test_every_configuration_builds(path):
   config = get_config(path.stem)
   exp = experiment.build(config, experiment.make_mesh(config))
   image = jax.ShapeDtypeStruct((2, config.image_size, config.image_size, 3), "float32")
-  logits = jax.eval_shape(
-    lambda p, x: exp.model.apply({"params": p}, x), exp.abstract_state.params, image
-  )
+  logits = jax.eval_shape(exp.model.apply, exp.abstract_state.variables(), image)
   assert logits.shape == (2, config.num_classes)
   epochs = config.total_epochs or 0
   images = int(epochs * config.data.num_examples)
@@ -202,7 +200,8 @@ def build(config):
     ),
     ("model.channel_groups", 4, "channel_groups 4 with token_mixing 'mlp'"),
     ("model.pyramid", (3,), r"pyramid \(3,\) must say how many tokens leave each of the 4 blocks"),
-    ("optimizer.polyak_decay", 1.0, r"config\.optimizer\.polyak_decay is 1\.0; it must be at most"),
+    ("ema_decay", 1.0, r"config\.ema_decay is 1\.0; it must be at most"),
+    ("normalize", "0.5,0.5,0", r"config\.normalize is '0\.5,0\.5,0'"),
     ("model.dropout_rate", None, r"config\.model\.dropout_rate is missing"),
     ("model.hidden_dim", 0, r"config\.model\.hidden_dim is 0; it must be at least 1"),
     ("optimizer.clip_norm", 0.0, "must be at least"),

@@ -64,7 +64,7 @@ def evaluate(
       f"{source.name} has {source.num_classes} classes, the model {num_classes}: its head is for others. "
       "Fine-tune it first (configs/finetune.py)."
     )
-  results, rows = evaluation.evaluate_split(exp, trained.params, trained.model_state, source)
+  results, rows = evaluation.evaluate_split(exp, trained.variables, source)
   metrics.say(
     f"{trained.name} on {exp.eval_split.dataset} {evaluation.evaluation_line(exp, results)}"
   )

@@ -17,7 +17,7 @@ import numpy as np
 
 from mixer_jax.errors import InputError, SaveError
 from mixer_jax.inference import trained as trained_lib
-from mixer_jax.training import step
+from mixer_jax.training import augment
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # one file serves all
 ONNX_OPSET = 20  # the first with GELU; the lowest serves most runtimes
@@ -34,17 +34,15 @@ def make_function(trained: trained_lib.Trained, input_type: str) -> Callable[[An
 
   Args:
     trained: the model; a bfloat16 one is computed in float32.
-    input_type: "uint8": pixels 0…255; "float32": values in [−1, 1].
+    input_type: "uint8": pixels 0…255; "float32": values as config.normalize makes them.
   """
   fields: dict[str, Any] = {"dtype": "float32", "remat": "none"}
   model = trained.exp.model
   model = model.clone(**{k: v for k, v in fields.items() if hasattr(model, k)})
-  variables = jax.tree.map(
-    lambda x: jnp.asarray(x, jnp.float32), {"params": trained.params, **trained.model_state}
-  )
+  variables = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), trained.variables)
 
   def logits(image: Any) -> Any:
-    return model.apply(variables, step.value_range(image) if input_type == "uint8" else image)
+    return model.apply(variables, trained.exp.normalize(image) if input_type == "uint8" else image)
 
   return logits
 
@@ -123,7 +121,7 @@ def parity(function: Logits, trained: trained_lib.Trained, input_type: str) -> d
   differences = {}
   for batch in PARITY_BATCHES:
     pixels = np.random.default_rng(batch).integers(0, 256, (batch, size, size, 3), np.uint8)
-    values = np.asarray(step.value_range(jnp.asarray(pixels)))
+    values = np.asarray(trained.exp.normalize(jnp.asarray(pixels)))
     wanted = np.asarray(model(values))
     have = function(pixels if input_type == "uint8" else values)
     if have.shape != wanted.shape:
@@ -135,14 +133,14 @@ def parity(function: Logits, trained: trained_lib.Trained, input_type: str) -> d
 def description(trained: trained_lib.Trained, input_type: str) -> dict[str, Any]:
   """Returns what a program must know to use the file, as it is written beside it."""
   exp = trained.exp
-  size = exp.options.image_size
+  size, values = exp.options.image_size, augment.formula(exp.options.normalize, 3)
   return {
     "source": trained.name,
     "input": {
       "name": "image",
       "dtype": input_type,
       "shape": ["batch", size, size, 3],
-      "values": "RGB pixels 0 to 255" if input_type == "uint8" else "RGB, -1 + pixel / 255 * 2",
+      "values": "RGB pixels 0 to 255" if input_type == "uint8" else f"RGB, {values}",
       "preprocessing": exp.evaluation.ops,
     },
     "output": {
@@ -178,7 +176,7 @@ def save(
     InputError: too large for the format, or the format's library is missing.
     SaveError: the file's logits differ from Flax by more, or it could not be written; nothing is left.
   """
-  num_bytes = 4 * sum(x.size for x in jax.tree.leaves(trained.params))
+  num_bytes = 4 * sum(x.size for x in jax.tree.leaves(trained.variables))
   if num_bytes > MAX_BYTES:
     raise InputError(f"{num_bytes >> 20} MiB of weights do not fit into a {output.suffix} file.")
   size = trained.exp.options.image_size

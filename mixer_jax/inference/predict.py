@@ -67,7 +67,7 @@ def load_image(path: str, pipeline: ops.Pipeline) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def make_top_step(exp: experiment.Experiment, top: int) -> Any:
-  """Returns the jitted (params, model_state, batch) -> (probabilities, classes), (b, top) each.
+  """Returns the jitted (variables, batch) -> (probabilities, classes), (b, top) each.
 
   Probabilities are those that the configuration's loss trains: sigmoids, or a softmax.
   """
@@ -120,7 +120,7 @@ def predict(
       rows = zip(
         part,
         loaded,
-        *map(np.asarray, top_step(trained.params, trained.model_state, batch)),
+        *map(np.asarray, top_step(trained.variables, batch)),
         strict=False,
       )
       for path, image, probabilities, classes in rows:

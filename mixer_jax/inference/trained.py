@@ -13,7 +13,8 @@ from etils import epath
 from mixer_jax import configuration, weights
 from mixer_jax.data import sources
 from mixer_jax.errors import InputError
-from mixer_jax.training import experiment, optimizer
+from mixer_jax.training import experiment
+from mixer_jax.training.state import Variables
 from mixer_jax.workdir import checkpoint
 from mixer_jax.workdir import directory as workdirs
 
@@ -24,14 +25,13 @@ class Trained:
 
   Attributes:
     exp: the experiment that the configuration describes, on all devices.
-    params, model_state: of the model, on the devices.
+    variables: of the model, on the devices: {"params", "batch_stats"?}.
     name: where they come from, for messages.
     step: of the checkpoint, None for a weights file.
   """
 
   exp: experiment.Experiment
-  params: Any
-  model_state: Any
+  variables: Variables
   name: str
   step: int | None = None
 
@@ -76,7 +76,7 @@ def _evaluation_of(own: dict[str, Any], config: Any | None) -> dict[str, Any]:
   """Returns the workdir's configuration on all devices, or the given one if its state fits."""
   if config is None:
     return {**own, "mesh": {"data": -1, "fsdp": 1, "rules": ()}}
-  state = ("image_size", "num_classes", "model", "optimizer")
+  state = ("image_size", "normalize", "num_classes", "model")
   changed = configuration.differences(
     {k: own[k] for k in state if k in own}, {k: config[k] for k in state}, ()
   )
@@ -87,10 +87,8 @@ def _evaluation_of(own: dict[str, Any], config: Any | None) -> dict[str, Any]:
 
 
 def _load_weights(exp: experiment.Experiment, path: str) -> Trained:
-  params = weights.load(path, {"params": exp.abstract_state.params})["params"]
-  if exp.abstract_state.model_state:
-    raise InputError(f"{path} has no batch statistics, which the model needs.")
-  return Trained(exp, jax.device_put(params, exp.shardings.state.params), {}, path)
+  variables = weights.load(path, exp.abstract_state.variables())
+  return Trained(exp, jax.device_put(variables, exp.shardings.state.variables()), path)
 
 
 def _load_checkpoint(
@@ -100,9 +98,10 @@ def _load_checkpoint(
   for line in damaged:
     if jax.process_index() == 0:
       print(f"WARNING: {line}; the newest intact one is that of step {chosen}", flush=True)
-  state = checkpoint.restore(directory, chosen, exp.abstract_state, exp.shardings.state)
-  params = optimizer.averaged(state.params, state.opt_state)
-  return Trained(exp, params, state.model_state, f"{directory} step {chosen}", chosen)
+  variables = checkpoint.restore_variables(
+    directory, chosen, exp.abstract_state.variables(), exp.shardings.state.variables()
+  )
+  return Trained(exp, variables, f"{directory} step {chosen}", chosen)
 
 
 def class_names(exp: experiment.Experiment) -> list[str]:

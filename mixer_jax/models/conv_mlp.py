@@ -6,7 +6,7 @@ Facts: SHI-Labs/Convolutional-MLPs, src/convmlp.py and src/utils.
 
 import functools
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -55,7 +55,7 @@ class Stem(nn.Module):
         x, features, 3, stride=stride, use_bias=False, kernel_init=_HE_NORMAL, **dtypes
       )
       x = nn.relu(layers.batch_norm(x, mask, train, **dtypes))
-    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=cast(Any, ((1, 1), (1, 1))))
 
 
 class ConvBlock(nn.Module):

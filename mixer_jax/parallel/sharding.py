@@ -6,6 +6,7 @@ in the step where they are used, and their gradients reduced to shards again (Ze
 2020; FSDP). Which dimension is a matter of rules on the parameters' names.
 """
 
+import collections
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -66,8 +67,8 @@ def make_shardings(mesh: Mesh, abstract_state: Any, rules: tuple[str, ...] = ())
 
   Args:
     mesh: without an axis "fsdp" everything is replicated.
-    abstract_state: the train state's shapes. Optimizer state of a parameter (a leaf below the
-      parameter's name, of its shape) is sharded like the parameter.
+    abstract_state: the train state's shapes. What belongs to a parameter (a leaf below its name, of its
+      shape: the optimizer's moments, the average) is sharded like it.
     rules: "REGEX=WHERE" for names such as "MixerBlock_0/token_mixing/Dense_0/kernel"; the first whose
       expression matches a whole name counts. WHERE is "replicate", the number of the dimension to cut,
       or "auto", which is for all other parameters: the largest dimension that the axis divides, of
@@ -89,12 +90,8 @@ def make_shardings(mesh: Mesh, abstract_state: Any, rules: tuple[str, ...] = ())
         return NamedSharding(mesh, PartitionSpec(*[None] * cut, "fsdp"))
     return replicated
 
-  params, opt_state = (
-    jax.tree_util.tree_map_with_path(sharding_of, tree)
-    for tree in (abstract_state.params, abstract_state.opt_state)
-  )
-  state = jax.tree.map(lambda _: replicated, abstract_state)
-  return Shardings(state.replace(params=params, opt_state=opt_state), batch, replicated)
+  state = jax.tree_util.tree_map_with_path(sharding_of, abstract_state)
+  return Shardings(state, batch, replicated)
 
 
 def _leaves(tree: Any) -> list[tuple[Any, Any]]:
@@ -192,8 +189,8 @@ class Placement(NamedTuple):
     number: parameters of this name.
     shape: of one.
     cut: dimension that is cut along "fsdp", or WHOLE.
-    params_bytes, state_bytes: per device, of all `number`; of the parameters, and with their optimizer
-      state.
+    params_bytes, state_bytes: per device, of all `number`; of the parameters, and with the optimizer's
+      moments and the average.
   """
 
   name: str
@@ -214,18 +211,19 @@ def bytes_per_device(abstract: Any, shardings: Any) -> int:
 
 def describe(abstract_state: Any, shardings: Shardings) -> list[Placement]:
   """Returns where the parameters live, those of equal blocks together, in the order of the model."""
-  optimizer_bytes: dict[str, int] = {}
+  other_bytes: collections.Counter[str] = collections.Counter()
+  others, state = (abstract_state.opt_state, abstract_state.ema), shardings.state
   for (path, x), s in zip(
-    _leaves(abstract_state.opt_state), jax.tree.leaves(shardings.state.opt_state), strict=True
+    _leaves(others), jax.tree.leaves((state.opt_state, state.ema)), strict=True
   ):
-    optimizer_bytes[_name(path)] = optimizer_bytes.get(_name(path), 0) + bytes_per_device(x, s)
+    other_bytes[_name(path)] += bytes_per_device(x, s)
   found: dict[tuple[Any, ...], Placement] = {}
   for (path, x), s in zip(
-    _leaves(abstract_state.params), jax.tree.leaves(shardings.state.params), strict=True
+    _leaves(abstract_state.params), jax.tree.leaves(state.params), strict=True
   ):
     name, size = _name(path), bytes_per_device(x, s)
     state_size = size + sum(
-      v for k, v in optimizer_bytes.items() if k == name or k.endswith(f"/{name}")
+      v for k, v in other_bytes.items() if k == name or k.endswith(f"/{name}")
     )
     pattern = re.sub(r"_\d+(?=/.*/)", "_*", name)
     key = (pattern, x.shape, cut_dimension(s))
@@ -242,7 +240,7 @@ def table(placements: Iterable[Placement]) -> str:
   """Returns the placements as text, a line each, with the sums."""
   placements = list(placements)
   width = max(len(p.name) for p in placements)
-  lines = [f"{'parameter':{width}}  number  {'shape':>18}  {'cut':>9}  MB a device  with optimizer"]
+  lines = [f"{'parameter':{width}}  number  {'shape':>18}  {'cut':>9}  MB a device      with state"]
   for p in placements:
     cut = "whole" if p.cut == WHOLE else f"dim {p.cut}"
     lines.append(

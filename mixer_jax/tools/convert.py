@@ -90,7 +90,7 @@ def _load_run(workdir: epath.Path) -> weights.Variables:
   configuration.load(workdir / "config.json")  # raises if this is not the workdir of a run
   step, _ = checkpoint.choose(workdir, int(which) if which.isdigit() else which)
   print(f"{workdir} step {step}")
-  return {"params": checkpoint.load_params(workdir, step)}
+  return checkpoint.load_variables(workdir, step)
 
 
 def _resized(variables: weights.Variables, source: str) -> weights.Variables:

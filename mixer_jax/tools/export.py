@@ -21,7 +21,7 @@ _INPUT = flags.DEFINE_enum(
   "input",
   "uint8",
   ["uint8", "float32"],
-  "Images are uint8 pixels, mapped to [-1, 1] inside, or float32 in [-1, 1] already.",
+  "Images are uint8 pixels, normalised inside, or float32 values as config.normalize makes them.",
 )
 _TOLERANCE = flags.DEFINE_float(
   "tolerance", 1e-5, "Largest difference of a logit from Flax in float32.", lower_bound=0.0

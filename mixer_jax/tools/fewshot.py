@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
   values = dict(
     fewshot_task.evaluate(
       task,
-      lambda batch: step(trained.params, trained.model_state, batch),
+      lambda batch: step(trained.variables, batch),
       batch_size=exp.evaluation.batch_size,
       batch_sharding=exp.shardings.batch,
       num_workers=exp.evaluation.num_workers,

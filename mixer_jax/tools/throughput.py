@@ -102,7 +102,7 @@ def make_call(exp: experiment.Experiment, work: Work) -> Callable[[Any], Any]:
   state = exp.init_state()
   if work == "inference":
     step = experiment.make_predict_step(exp, _logits)
-    return functools.partial(step, state.params, state.model_state)
+    return functools.partial(step, state.variables())
   kept = [state]
 
   def train(batch: Any) -> Any:

@@ -8,6 +8,7 @@ import numpy as np
 from mixer_jax.evaluators import classification, fewshot_task
 from mixer_jax.evaluators import rows as rows_lib
 from mixer_jax.training import experiment
+from mixer_jax.training.state import Variables
 
 
 def evaluation_line(exp: experiment.Experiment, results: dict[str, float]) -> str:
@@ -24,7 +25,7 @@ def evaluation_line(exp: experiment.Experiment, results: dict[str, float]) -> st
 
 
 def evaluate_split(
-  exp: experiment.Experiment, params: Any, model_state: Any, source: Any
+  exp: experiment.Experiment, variables: Variables, source: Any
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
   """Evaluates the evaluation split; see classification.evaluate for what it returns."""
   batches = rows_lib.device_batches(
@@ -35,14 +36,14 @@ def evaluate_split(
     num_workers=exp.evaluation.num_workers,
   )
   return classification.evaluate(
-    lambda batch: exp.eval_step(params, model_state, batch),
+    lambda batch: exp.eval_step(variables, batch),
     batches,
     batch_size=exp.evaluation.batch_size,
   )
 
 
-def make_fewshot(exp: experiment.Experiment) -> Callable[[Any, Any], dict[str, float]]:
-  """Opens the data of config.fewshot and returns (params, model_state) -> few-shot accuracies by name.
+def make_fewshot(exp: experiment.Experiment) -> Callable[[Variables], dict[str, float]]:
+  """Opens the data of config.fewshot and returns variables -> few-shot accuracies by name.
 
   Raises:
     InputError: the data cannot be opened, or have several labels an image.
@@ -59,10 +60,10 @@ def make_fewshot(exp: experiment.Experiment) -> Callable[[Any, Any], dict[str, f
   )
   features = experiment.make_features_step(exp)
 
-  def evaluate_fewshot(params: Any, model_state: Any) -> dict[str, float]:
+  def evaluate_fewshot(variables: Variables) -> dict[str, float]:
     values = fewshot_task.evaluate(
       task,
-      lambda batch: features(params, model_state, batch),
+      lambda batch: features(variables, batch),
       batch_size=exp.evaluation.batch_size,
       batch_sharding=exp.shardings.batch,
       num_workers=exp.evaluation.num_workers,

@@ -5,6 +5,7 @@ planned and measured is what trains. Derived numbers are computed here, once.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from mixer_jax import configuration, losses, models, schema
 from mixer_jax.data import ops, pipeline
 from mixer_jax.errors import InputError
 from mixer_jax.parallel import sharding
-from mixer_jax.training import optimizer, state, step
+from mixer_jax.training import augment, optimizer, state, step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +31,10 @@ class Experiment:
     abstract_state: shapes and types of the train state.
     shardings: of state, batch and small results on the mesh.
     init_state: jitted () -> TrainState before the first step.
-    init_opt_state: jitted params -> the optimizer's state before the first step.
+    first_state: jitted variables -> TrainState before the first step, at these variables.
+    normalize: uint8 images -> what the model sees.
     train_step: jitted (state, batch) -> (state, metrics); the state is donated.
-    eval_step: jitted (params, model_state, batch) -> rows of results, replicated.
+    eval_step: jitted (variables, batch) -> rows of results, replicated.
     total_steps: steps of the whole run.
     train_split, eval_split: what to load, unopened.
     init, data, evaluation, fewshot, checkpoint, log, profile: the sections of that name.
@@ -46,7 +48,8 @@ class Experiment:
   abstract_state: state.TrainState
   shardings: sharding.Shardings
   init_state: Callable[[], state.TrainState]
-  init_opt_state: Callable[[Any], Any]
+  first_state: Callable[[state.Variables], state.TrainState]
+  normalize: augment.Normalize
   train_step: Any
   eval_step: Any
   total_steps: int
@@ -110,27 +113,38 @@ def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
     schedule=schedule,
   )
   loss = losses.LOSSES[options.loss]
-  abstract_state = state.abstract_state(model, tx, options.image_size)
-  if abstract_state.model_state and options.grad_accum_steps > 1:
+  normalize = _normalize(options)
+  first_state = functools.partial(
+    state.first_state, tx=tx, seed=options.seed, ema_decay=options.ema_decay
+  )
+
+  def init_state() -> state.TrainState:
+    return first_state(state.init_variables(model, options.image_size, options.seed))
+
+  abstract_state = jax.eval_shape(init_state)
+  if abstract_state.batch_stats and options.grad_accum_steps > 1:
     raise InputError(
       "config.grad_accum_steps must be 1 for a model with batch statistics: those of a part are not "
       "those of the batch."
     )
   shardings = sharding.make_shardings(mesh, abstract_state, rules)
-  gather = sharding.make_gather(shardings.state.params)
+  variables = shardings.state.variables()
+  gather = sharding.make_gather(variables)
   train_step = step.make_train_step(
     model=model,
     tx=tx,
     schedule=schedule,
     learning_rate=options.learning_rate,
     loss=loss,
-    num_classes=options.num_classes,
-    mixup_p=options.mixup_p,
+    augment=augment.make_augment(
+      normalize=normalize, num_classes=options.num_classes, mixup_p=options.mixup_p
+    ),
     grad_accum_steps=options.grad_accum_steps,
+    ema_decay=options.ema_decay,
     multipliers=optimizer.make_multipliers(options.optimizer["lr_multipliers"]),
     param_shardings=shardings.state.params,
   )
-  eval_step = step.make_eval_step(model=model, loss=loss)
+  eval_step = step.make_eval_step(model=model, loss=loss, normalize=normalize)
   return Experiment(
     options=options,
     mesh=mesh,
@@ -139,11 +153,9 @@ def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
     schedule=schedule,
     abstract_state=abstract_state,
     shardings=shardings,
-    init_state=jax.jit(
-      lambda: state.init_state(model, tx, options.image_size, options.seed),
-      out_shardings=shardings.state,
-    ),
-    init_opt_state=jax.jit(tx.init, out_shardings=shardings.state.opt_state),
+    init_state=jax.jit(init_state, out_shardings=shardings.state),
+    first_state=jax.jit(first_state, out_shardings=shardings.state),
+    normalize=normalize,
     train_step=jax.jit(
       train_step,
       in_shardings=(shardings.state, shardings.batch),
@@ -151,8 +163,8 @@ def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
       donate_argnums=0,
     ),
     eval_step=jax.jit(
-      lambda params, model_state, batch: eval_step(gather(params), model_state, batch),
-      in_shardings=(shardings.state.params, shardings.state.model_state, shardings.batch),
+      lambda variables, batch: eval_step(gather(variables), batch),
+      in_shardings=(variables, shardings.batch),
       out_shardings=shardings.replicated,
     ),
     total_steps=total_steps,
@@ -176,6 +188,13 @@ def _model_fields(options: schema.Options) -> dict[str, Any]:
     if key not in fields or (key != "variant" and fields[key] is None):
       raise InputError(f"config.model.{key} is missing; configs/common.py has every key.")
   return fields | {"num_classes": options.num_classes}
+
+
+def _normalize(options: schema.Options) -> augment.Normalize:
+  try:
+    return augment.normalization(options.normalize, 3)
+  except InputError as e:
+    raise InputError(f"config.{e}") from e
 
 
 def _check_grid(options: schema.Options, model: nn.Module) -> None:
@@ -257,7 +276,7 @@ def _splits(
 def make_predict_step(
   exp: Experiment, output: Callable[[dict[str, Any], dict[str, Any]], Any]
 ) -> Any:
-  """Returns the jitted predict_step(params, model_state, batch), replicated on all devices.
+  """Returns the jitted predict_step(variables, batch), replicated on all devices.
 
   Args:
     exp: the experiment.
@@ -265,25 +284,22 @@ def make_predict_step(
       what it does not use is not computed.
   """
 
-  def predict_step(params: Any, model_state: Any, batch: dict[str, Any]) -> Any:
+  def predict_step(variables: state.Variables, batch: dict[str, Any]) -> Any:
     logits, sown = exp.model.apply(
-      {"params": params, **model_state},
-      step.value_range(batch["image"]),
-      mutable=["intermediates"],
+      variables, exp.normalize(batch["image"]), mutable=["intermediates"]
     )
     (pre_logits,) = sown["intermediates"]["pre_logits"]
     return output(batch, {"logits": logits, "pre_logits": pre_logits})
 
-  state = exp.shardings.state
   return jax.jit(
     predict_step,
-    in_shardings=(state.params, state.model_state, exp.shardings.batch),
+    in_shardings=(exp.shardings.state.variables(), exp.shardings.batch),
     out_shardings=exp.shardings.replicated,
   )
 
 
 def make_features_step(exp: Experiment) -> Any:
-  """Returns the jitted (params, model_state, batch) -> rows of pre_logits, label and mask."""
+  """Returns the jitted (variables, batch) -> rows of pre_logits, label and mask."""
 
   def rows(batch: dict[str, Any], outputs: dict[str, Any]) -> dict[str, Any]:
     return {

@@ -71,7 +71,7 @@ def load(source: str) -> weights.Variables:
   if _config_of_run(source) is not None:
     directory = workdirs.path_of(source)
     step, _ = checkpoint.choose(directory, "newest")
-    return {"params": checkpoint.load_params(directory, step)}
+    return checkpoint.load_variables(directory, step)
   return weights.load(source)
 
 
@@ -98,14 +98,14 @@ def initial_variables(exp: experiment.Experiment) -> tuple[weights.Variables, st
   origin = weights.describe(variables, source) if path is None else _origin_of_run(path)
   variables, resized = _resized(variables, origin, exp)
   line = f"parameters of {source}{resized}"
-  wanted = {"params": exp.abstract_state.params}
+  wanted = exp.abstract_state.variables()
   if exp.init.new_head:
     bias = getattr(exp.model, "head_bias_init", 0.0)
     variables = weights.replace_head(variables, wanted, bias)
     line += ", with a new head"
   weights.check_match(variables, wanted, f"{source} for {exp.options.image_size} px")
   variables = jax.tree.map(lambda p, w: np.asarray(p).astype(w.dtype), variables, wanted)
-  return jax.device_put(variables, {"params": exp.shardings.state.params}), line
+  return jax.device_put(variables, exp.shardings.state.variables()), line
 
 
 def _resized(
@@ -138,11 +138,9 @@ def initial_state(exp: experiment.Experiment, directory: epath.Path) -> TrainSta
   for line in damaged:
     metrics.say(f"WARNING: {line}; moved to damaged_checkpoints, continuing from step {step}")
   if step is None:
-    state = exp.init_state()
     if exp.init.weights is None:
-      return state
+      return exp.init_state()
     variables, line = initial_variables(exp)
     metrics.say(line)
-    params = variables["params"]
-    return state.replace(params=params, opt_state=exp.init_opt_state(params))
+    return exp.first_state(variables)
   return checkpoint.restore(directory, step, exp.abstract_state, exp.shardings.state)

@@ -20,8 +20,8 @@ from mixer_jax.errors import DivergedError, SaveError
 from mixer_jax.figures import curves
 from mixer_jax.parallel import cores, distributed, sharding
 from mixer_jax.parallel.distributed import StopSignal
-from mixer_jax.training import evaluation, experiment, init_from, optimizer, profiling
-from mixer_jax.training.state import TrainState
+from mixer_jax.training import evaluation, experiment, init_from, profiling
+from mixer_jax.training.state import TrainState, Variables
 from mixer_jax.workdir import checkpoint, metrics
 from mixer_jax.workdir import directory as workdirs
 
@@ -117,7 +117,7 @@ class _Run:
     directory: epath.Path,
     checkpointer: checkpoint.Checkpointer,
     sources: tuple[Any, Any],
-    fewshot: Callable[[Any, Any], dict[str, float]] | None,
+    fewshot: Callable[[Variables], dict[str, float]] | None,
     start_step: int,
   ):
     self._exp, self._directory, self._checkpointer = exp, directory, checkpointer
@@ -260,10 +260,8 @@ class _Run:
     self, step: int, state: TrainState
   ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     begin = time.perf_counter()
-    params = optimizer.averaged(state.params, state.opt_state)
-    results, rows = evaluation.evaluate_split(
-      self._exp, params, state.model_state, self._eval_source
-    )
+    variables = state.eval_variables()
+    results, rows = evaluation.evaluate_split(self._exp, variables, self._eval_source)
     self._evaluated = {step: (results, rows)}
     metrics.say(
       f"step {step}/{self._exp.total_steps} {evaluation.evaluation_line(self._exp, results)}"
@@ -273,7 +271,7 @@ class _Run:
       with self._reporting():
         curves.save_weights(self._directory, state.params, step)
     if self._fewshot is not None:
-      fewshot = self._fewshot(params, state.model_state)
+      fewshot = self._fewshot(variables)
       means = "  ".join(f"{k} {v:.4f}" for k, v in fewshot.items() if "_" not in k)
       metrics.say(f"step {step}/{self._exp.total_steps} few-shot: {means}")
       self._write(step, {f"fewshot/{k}": v for k, v in fewshot.items()})

@@ -8,7 +8,7 @@ very first update moves the moments and not the parameters.
 
 import re
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -124,37 +124,6 @@ def _multiply(multipliers: Callable[[Any], Any]) -> optax.GradientTransformation
   return optax.stateless(update)
 
 
-class PolyakState(NamedTuple):
-  """The average of the parameters, in float32 whatever their type."""
-
-  polyak_average: Any
-
-
-def _average(decay: float) -> optax.GradientTransformation:
-  """Returns the last of a chain: it keeps a ← decay·a + (1 − decay)·(new parameters), from those at the start."""
-
-  def init(params: Any) -> PolyakState:
-    # A copy: a donated state must not have one array twice.
-    return PolyakState(jax.tree.map(lambda p: jnp.array(p, jnp.float32, copy=True), params))
-
-  def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, PolyakState]:
-    def average(a: jax.Array, p: jax.Array) -> jax.Array:
-      return decay * a + (1.0 - decay) * p.astype(jnp.float32)
-
-    new = optax.apply_updates(params, updates)
-    return updates, PolyakState(jax.tree.map(average, state.polyak_average, new))
-
-  return optax.GradientTransformation(init, update)
-
-
-def averaged(params: Any, opt_state: Any) -> Any:
-  """Returns the Polyak average that the optimizer keeps, in the parameters' types; if none, the parameters."""
-  average = optax.tree.get(opt_state, "polyak_average")
-  return (
-    params if average is None else jax.tree.map(lambda a, p: a.astype(p.dtype), average, params)
-  )
-
-
 def make_optimizer(
   *,
   name: Literal["adam", "momentum"],
@@ -169,7 +138,6 @@ def make_optimizer(
   clip_norm: float | None,
   lr_multipliers: tuple[str, ...],
   schedule: Schedule,
-  polyak_decay: float = 0.0,
 ) -> optax.GradientTransformation:
   """Returns the optimizer; its updates are added to the parameters.
 
@@ -186,7 +154,6 @@ def make_optimizer(
     lr_multipliers: see make_multipliers; parameters with the factor 0 have no part in the global norm
       and no moments.
     schedule: step -> multiplier.
-    polyak_decay: keeps an average of the parameters, see `averaged`; 0: none.
   """
   accumulator = jnp.dtype(accumulator_dtype)
   if name == "adam":
@@ -211,4 +178,4 @@ def make_optimizer(
       ),
       _multiply(multipliers),
     )
-  return optax.chain(tx, _average(polyak_decay)) if polyak_decay else tx
+  return tx

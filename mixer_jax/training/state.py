@@ -9,6 +9,8 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Int, UInt32
 
+Variables = dict[str, Any]  # {"params": …} and, for models with BatchNorm, "batch_stats"
+
 
 class TrainState(struct.PyTreeNode):
   """Frozen state of a run.
@@ -16,37 +18,63 @@ class TrainState(struct.PyTreeNode):
   Attributes:
     step: finished steps; also the position in the data.
     params: nested dictionary of parameters.
-    model_state: the model's other collections (batch statistics), empty for Mixer.
+    batch_stats: BatchNorm's running statistics, empty for models without it.
     opt_state: the optimizer's state.
+    ema: average of the variables over the steps, float32 whatever their type; empty if none is kept.
     rng: raw key of the run; the step's randomness is `fold_in(rng, step)`.
   """
 
   step: Int[Array, ""]
   params: Any
-  model_state: Any
+  batch_stats: Any
   opt_state: Any
+  ema: Any
   rng: UInt32[Array, " 2"]
 
+  def variables(self) -> Variables:
+    """Returns what the optimizer and the batches have made: {"params", "batch_stats"?}."""
+    statistics = {"batch_stats": self.batch_stats} if self.batch_stats else {}
+    return {"params": self.params, **statistics}
 
-def init_state(
-  model: nn.Module, tx: optax.GradientTransformation, image_size: int, seed: int
+  def eval_variables(self) -> Variables:
+    """Returns what is evaluated, chosen as best and exported: the average in the variables' types, if kept."""
+    if not self.ema:
+      return self.variables()
+    return jax.tree.map(lambda a, x: a.astype(x.dtype), self.ema, self.variables())
+
+  def with_average(self, decay: float) -> "TrainState":
+    """Returns the state with ema ← decay·ema + (1 − decay)·variables; unchanged if no average is kept."""
+    if not self.ema:
+      return self
+    average = jax.tree.map(
+      lambda a, x: decay * a + (1.0 - decay) * x.astype(jnp.float32), self.ema, self.variables()
+    )
+    return self.replace(ema=average)
+
+
+def first_state(
+  variables: Variables, tx: optax.GradientTransformation, *, seed: int, ema_decay: float
 ) -> TrainState:
-  """Returns the state before the first step, as a pure function of `seed`; jit it to shard it."""
-  init_rng, rng = jax.random.split(jax.random.PRNGKey(seed))
-  variables = dict(model.init(init_rng, jnp.zeros((1, image_size, image_size, 3))))
-  params = variables.pop("params")
-  variables.pop("intermediates", None)
-  return TrainState(
+  """Returns the state before the first step, at these variables; jit it to shard it."""
+  state = TrainState(
     step=jnp.zeros((), jnp.int32),
-    params=params,
-    model_state=variables,
-    opt_state=tx.init(params),
-    rng=rng,
+    params=variables["params"],
+    batch_stats=variables.get("batch_stats", {}),
+    opt_state=tx.init(variables["params"]),
+    ema={},
+    rng=_keys(seed)[1],
   )
+  # A copy: a donated state must not have one array twice.
+  average = jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), state.variables())
+  return state.replace(ema=average) if ema_decay else state
 
 
-def abstract_state(
-  model: nn.Module, tx: optax.GradientTransformation, image_size: int
-) -> TrainState:
-  """Returns the state's shapes and types (jax.ShapeDtypeStruct); touches no device."""
-  return jax.eval_shape(lambda: init_state(model, tx, image_size, 0))
+def init_variables(model: nn.Module, image_size: int, seed: int) -> Variables:
+  """Returns the model's random variables, as a pure function of `seed`."""
+  variables = model.init(_keys(seed)[0], jnp.zeros((1, image_size, image_size, 3)))
+  return {k: v for k, v in variables.items() if k in ("params", "batch_stats")}
+
+
+def _keys(seed: int) -> Array:
+  """Returns the keys of the initial parameters and of the run."""
+  return jax.random.split(jax.random.PRNGKey(seed))

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
@@ -139,37 +139,95 @@ def verify(workdir: epath.Path, step: int) -> None:
 
 
 def restore(workdir: epath.Path, step: int, abstract: Tree, shardings: Any) -> Tree:
-  """Returns the tree of a checkpoint, laid out by `shardings` whatever mesh wrote it."""
+  """Returns the tree of a checkpoint, laid out by `shardings` whatever mesh wrote it.
+
+  Raises:
+    InputError: it is of the former layout, which training cannot go on with.
+  """
+  path = workdir / "checkpoints" / str(step) / ITEM
+  if _is_former(_saved(path)):
+    raise InputError(
+      f"checkpoint {path} is of an earlier version, which training cannot resume; evaluation, prediction, "
+      "conversion and export take it. To train on, choose another workdir and start from its weights: "
+      f"--config.init.weights={workdir}."
+    )
   target = jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
   )
   restore_args = ocp.checkpoint_utils.construct_restore_args(target)
   args: Any = ChecksummedRestore(target, restore_args=restore_args)
   with ocp.Checkpointer(ChecksummedHandler()) as checkpointer:
-    return cast(Tree, checkpointer.restore(workdir / "checkpoints" / str(step) / ITEM, args=args))
+    return cast(Tree, checkpointer.restore(path, args=args))
 
 
-def load_params(workdir: epath.Path, step: int) -> dict[str, Any]:
-  """Returns a checkpoint's parameters as NumPy arrays: their average, if the run kept one.
+def _saved(path: epath.Path) -> Any:
+  """Returns the tree of a checkpoint with metadata (shape, dtype) for leaves."""
+  return ChecksummedHandler().metadata(path).tree
+
+
+def _is_former(saved: Any) -> bool:
+  """True for states of before batch statistics and the average were fields of their own."""
+  return "model_state" in saved
+
+
+def load_variables(workdir: epath.Path, step: int) -> dict[str, Any]:
+  """Returns a checkpoint's variables as NumPy arrays, {"params", "batch_stats"?}: their average if it has one.
 
   Nothing else is read, neither the optimizer's moments nor a configuration.
   """
+
+  def as_numpy(saved: Any) -> Any:
+    return jax.tree.map(lambda x: ocp.RestoreArgs(restore_type=np.ndarray, dtype=x.dtype), saved)
+
+  return _restore_variables(workdir, step, as_numpy)
+
+
+def restore_variables(
+  workdir: epath.Path, step: int, abstract: dict[str, Any], shardings: dict[str, Any]
+) -> dict[str, Any]:
+  """Returns what `load_variables` does, in the shapes and types of `abstract`, laid out by `shardings`."""
+  on_devices = jax.tree.map(
+    lambda x, s: ocp.ArrayRestoreArgs(sharding=s, global_shape=x.shape, dtype=x.dtype),
+    abstract,
+    shardings,
+  )
+  return _restore_variables(workdir, step, lambda _: on_devices)
+
+
+def _restore_variables(workdir: epath.Path, step: int, args_of: Callable[[Any], Any]) -> Any:
+  """Restores the variables to use and nothing else.
+
+  Args:
+    workdir, step: the checkpoint.
+    args_of: metadata of the variables as they were trained -> a tree like it of ocp.RestoreArgs.
+  """
   path = workdir / "checkpoints" / str(step) / ITEM
+  saved = _saved(path)
+  leaves, structure = jax.tree.flatten(saved)
+  places = jax.tree.leaves(_used(structure.unflatten(range(len(leaves)))))
+  args = dict(zip(places, jax.tree.leaves(args_of(_trained(saved))), strict=True))
+  targets = [leaf if i in args else ocp.PLACEHOLDER for i, leaf in enumerate(leaves)]
+  all_args = [args.get(i, ocp.RestoreArgs()) for i in range(len(leaves))]
+  request: Any = ChecksummedRestore(
+    structure.unflatten(targets), restore_args=structure.unflatten(all_args)
+  )
   with ocp.Checkpointer(ChecksummedHandler()) as checkpointer:
-    saved = checkpointer.metadata(path).item_metadata.tree
-    averaged = optax.tree.get(saved["opt_state"], "polyak_average") is not None
+    return _used(checkpointer.restore(path, args=request))
 
-    def target(key_path: Any, leaf: Any) -> Any:
-      in_average = jax.tree_util.DictKey("polyak_average") in key_path
-      in_params = key_path[0] == jax.tree_util.DictKey("params")
-      return leaf if (in_average if averaged else in_params) else ocp.PLACEHOLDER
 
-    wanted = jax.tree_util.tree_map_with_path(target, saved)
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-    restored: Any = checkpointer.restore(
-      path, args=cast(Any, ChecksummedRestore(wanted, restore_args=as_numpy))
-    )
-  return optax.tree.get(restored, "polyak_average") if averaged else restored["params"]
+def _trained(saved: Any) -> dict[str, Any]:
+  """Returns where a saved train state has the variables as they were trained."""
+  if _is_former(saved):
+    return {"params": saved["params"], **saved["model_state"]}
+  return {k: saved[k] for k in ("params", "batch_stats") if saved[k]}
+
+
+def _used(saved: Any) -> dict[str, Any]:
+  """Returns where it has those to use: the average, if there is one."""
+  if not _is_former(saved):
+    return saved["ema"] or _trained(saved)
+  average = optax.tree.get(saved["opt_state"], "polyak_average")
+  return _trained(saved) | ({} if average is None else {"params": average})
 
 
 def choose(workdir: epath.Path, which: str | int) -> tuple[int, list[str]]:

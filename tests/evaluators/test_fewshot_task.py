@@ -10,7 +10,7 @@ import pytest
 from mixer_jax.data import sources
 from mixer_jax.errors import BadRecordError, InputError
 from mixer_jax.evaluators import fewshot, fewshot_task
-from mixer_jax.training import experiment, step
+from mixer_jax.training import experiment
 from tests import tfds_sets
 from tests.inference.conftest import make_trained
 
@@ -30,9 +30,9 @@ def task():
 def _features(trained, split, source):
   """Pre-logits and labels of all images, by the model itself and without batches."""
   examples = [split.ops(source[i], np.random.default_rng(0)) for i in range(len(source))]
-  images = step.value_range(jnp.stack([e["image"] for e in examples]))
+  images = trained.exp.normalize(jnp.stack([e["image"] for e in examples]))
   headless = trained.exp.model.clone(num_classes=None)
-  features = jax.jit(headless.apply)({"params": trained.params}, images)
+  features = jax.jit(headless.apply)(trained.variables, images)
   return np.asarray(features), np.array([e["label"] for e in examples])
 
 
@@ -46,7 +46,7 @@ def test_the_accuracies_are_those_of_all_features(task, num_devices):
   values = dict(
     fewshot_task.evaluate(
       task,
-      lambda batch: features_step(trained.params, trained.model_state, batch),
+      lambda batch: features_step(trained.variables, batch),
       batch_size=250,  # not a multiple of the drawn images, or of the test images
       batch_sharding=trained.exp.shardings.batch,
       num_workers=0,

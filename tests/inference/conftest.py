@@ -19,9 +19,8 @@ def make_trained(num_devices=1, dtype="float32", **changes):
   params = jax.tree.map(
     lambda x: rng.normal(scale=0.3, size=x.shape).astype(x.dtype), exp.abstract_state.params
   )
-  return inference.Trained(
-    exp, jax.device_put(params, exp.shardings.state.params), {}, "random weights"
-  )
+  variables = jax.device_put({"params": params}, exp.shardings.state.variables())
+  return inference.Trained(exp, variables, "random weights")
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ import pytest
 
 from mixer_jax.errors import InputError, SaveError
 from mixer_jax.inference import export
-from mixer_jax.training import step
 from tests.inference.conftest import make_trained
 
 ONNX = [name for name in ("jax2onnx", "onnx", "onnxruntime") if not importlib.util.find_spec(name)]
@@ -26,7 +25,7 @@ PIXELS = np.random.default_rng(100).integers(0, 256, (7, 16, 16, 3), np.uint8)
 
 def _logits(trained):
   apply = jax.jit(trained.exp.model.apply)
-  return np.asarray(apply({"params": trained.params}, step.value_range(jnp.asarray(PIXELS))))
+  return np.asarray(apply(trained.variables, trained.exp.normalize(jnp.asarray(PIXELS))))
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +62,9 @@ def test_files_give_the_models_logits(tmp_path, trained, wanted, name, input_typ
     differences = export.save(trained, path, input_type=input_type, tolerance=1e-5)
   assert sorted(differences) == [1, 7]
   call = {".stablehlo": _call_stablehlo, ".onnx": _call_onnx}[path.suffix](path)
-  given = PIXELS if input_type == "uint8" else np.asarray(step.value_range(jnp.asarray(PIXELS)))
+  given = (
+    PIXELS if input_type == "uint8" else np.asarray(trained.exp.normalize(jnp.asarray(PIXELS)))
+  )
   for batch in (1, 7):
     np.testing.assert_allclose(call(given[:batch]), wanted[:batch], rtol=0, atol=1e-5)
   assert sorted(p.name for p in tmp_path.iterdir()) == [name, f"{name}.json"]

@@ -17,7 +17,6 @@ from scipy import special
 from mixer_jax.data import ops
 from mixer_jax.errors import BadRecordError, InputError
 from mixer_jax.inference import predict
-from mixer_jax.training import step
 from tests import tfds_sets
 from tests.conftest import GOLDEN
 from tests.inference.conftest import make_trained
@@ -63,7 +62,7 @@ def test_predictions_are_those_of_the_model(folder, loss, activation, num_device
   predictions = list(predict.predict(trained, paths, NAMES, top=5, batch_size=batch_size))
   assert [p["file"] for p in predictions] == paths
   pixels = jnp.stack([predict.load_image(p, trained.exp.eval_split.ops) for p in paths])
-  logits = jax.jit(trained.exp.model.apply)({"params": trained.params}, step.value_range(pixels))
+  logits = jax.jit(trained.exp.model.apply)(trained.variables, trained.exp.normalize(pixels))
   probabilities = activation(np.asarray(logits, np.float64))
   for wanted, prediction in zip(probabilities, predictions, strict=True):
     best = np.argsort(-wanted, kind="stable")[:5]

@@ -46,8 +46,8 @@ def test_without_rules_large_parameters_are_cut_along_their_largest_dimension():
   assert 3 * per_device < total <= 3 * per_device + counters + 8
 
 
-def test_optimizer_state_lies_where_its_parameter_does():
-  exp = build(rules=("head/bias=replicate", "stem/kernel=3", ".*=0"))
+def test_optimizer_state_and_average_lie_where_their_parameter_does():
+  exp = build(small_config(ema_decay=0.9), rules=("head/bias=replicate", "stem/kernel=3", ".*=0"))
   state = exp.init_state()
   wanted = jax.tree.map(lambda x: x.sharding.spec, state.params)
   adam = next(
@@ -55,9 +55,10 @@ def test_optimizer_state_lies_where_its_parameter_does():
     for s in jax.tree.leaves(state.opt_state, is_leaf=lambda s: hasattr(s, "mu"))
     if hasattr(s, "mu")
   )
-  for moments in (adam.mu, adam.nu):
-    assert jax.tree.map(lambda x: x.sharding.spec, moments) == wanted
+  for tree in (adam.mu, adam.nu, state.ema["params"]):
+    assert jax.tree.map(lambda x: x.sharding.spec, tree) == wanted
   assert state.params["head"]["kernel"].addressable_shards[0].data.shape == (4, 10)
+  assert {p.state_bytes / p.params_bytes for p in placements(exp).values()} == {4}
 
 
 def test_the_first_rule_counts():

@@ -197,12 +197,12 @@ def test_an_ablated_mixer_is_tuned_at_its_own_size(tmp_path):
     initial_params(build(tuning(tmp_path, 24)))
 
 
-def test_the_polyak_average_starts_at_the_weights_and_is_what_is_used(source, tmp_path):
+def test_the_average_starts_at_the_weights_and_is_what_is_used(source, tmp_path):
   config = tuning(source, 16)
   config.total_steps, config.init.new_head, config.num_classes = 1, False, 10
   config.data.dataset, config.evaluation.num_examples = "digits", 360
   config.data.num_examples = 1437
-  config.optimizer.polyak_decay = 0.75
+  config.ema_decay = 0.75
   results = loop.train(config, str(tmp_path))
   state = runs.final_state(tmp_path, 1)
   start = weights.load(source)["params"]
@@ -210,10 +210,9 @@ def test_the_polyak_average_starts_at_the_weights_and_is_what_is_used(source, tm
   moved = 0.0
   for path, value in jax.tree_util.tree_leaves_with_path(start):
     name = jax.tree_util.keystr(path)
-    new = next(v for k, v in state.items() if k.endswith(f"['params']{name}"))
-    average = next(v for k, v in state.items() if "polyak_average" in k and k.endswith(name))
+    new, average = (state[f"{where}['params']{name}"] for where in ("", "['ema']"))
     np.testing.assert_allclose(average, 0.75 * value + 0.25 * new, atol=1e-6, rtol=0)
-    got = dict(jax.tree_util.tree_leaves_with_path(used.params))[path]
+    got = dict(jax.tree_util.tree_leaves_with_path(used.variables["params"]))[path]
     np.testing.assert_array_equal(got, average)
     moved = max(moved, np.abs(new - average).max())
   assert moved > 1e-4
@@ -225,12 +224,12 @@ def test_what_did_not_help_in_fine_tuning():
   """Appendix A: mixup, Polyak averaging, Inception crop."""
   arg = "model=B/16,dataset=cifar10,mixup=0.2,polyak=0.9999,crop=inception"
   config = finetune_config.get_config(arg)
-  assert (config.mixup_p, config.optimizer.polyak_decay) == (0.2, 0.9999)
+  assert (config.mixup_p, config.ema_decay) == (0.2, 0.9999)
   assert config.data.ops == "decode|inception_crop|flip"
   assert config.evaluation.ops == "decode|resize|central_crop"
   build(config)
   plain = finetune_config.get_config("model=B/16,dataset=cifar10")
-  assert (plain.mixup_p, plain.optimizer.polyak_decay) == (0.0, 0.0)
+  assert (plain.mixup_p, plain.ema_decay) == (0.0, 0.0)
   assert plain.data.ops == "decode|resize|random_crop|flip"
 
 

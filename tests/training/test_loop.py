@@ -30,18 +30,22 @@ class StopAfter(loop.StopSignal):
     return signal.SIGTERM if self._steps < 0 else None
 
 
+def averaging(**changes):
+  return small_config(ema_decay=0.9, **changes)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-  """A finished small run: (workdir, results)."""
+  """A finished small run, which keeps an average: (workdir, results)."""
   workdir = tmp_path_factory.mktemp("undisturbed")
-  return workdir, loop.train(small_config(), str(workdir))
+  return workdir, loop.train(averaging(), str(workdir))
 
 
 def test_a_finished_run_reports_itself(undisturbed, capsys):
   """The same command again finds it finished: the same figures, and nothing written twice."""
   workdir, results = undisturbed
   before = (workdir / "metrics.jsonl").read_text()
-  assert loop.train(small_config(), str(workdir)) == results
+  assert loop.train(averaging(), str(workdir)) == results
   assert (workdir / "metrics.jsonl").read_text() == before
   output = capsys.readouterr().out
   assert "over 360 images of digits test" in output
@@ -75,7 +79,7 @@ def test_events_hold_the_same_numbers(undisturbed):
   [((3, 8, 2), 0), long((6,), 1), long((15,), 2)],
 )
 def test_interrupted_runs_end_bit_identical(undisturbed, tmp_path, capsys, stops, num_workers):
-  config = small_config()
+  config = averaging()
   config.data.num_workers = num_workers
   for steps in stops:
     with pytest.raises(SystemExit) as stop:
@@ -143,7 +147,7 @@ def test_newest_and_best_are_kept(tmp_path):
 
 def stopped_run(tmp_path):
   """A run that was stopped with checkpoints of several steps; returns the configuration."""
-  config = small_config()
+  config = averaging()
   config.checkpoint.keep_newest = 3
   with pytest.raises(SystemExit):
     loop.train(config, str(tmp_path), StopAfter(14))
@@ -240,14 +244,14 @@ def test_nan_stops_at_its_step_and_leaves_a_good_checkpoint(tmp_path):
 
 
 def test_another_configuration_is_refused_with_the_differences(undisturbed, capsys):
-  config = small_config(learning_rate=0.5)
+  config = averaging(learning_rate=0.5)
   config.model.stoch_depth = 0.2
   with pytest.raises(InputError) as error:
     loop.train(config, str(undisturbed[0]))
   assert "learning_rate: 0.001 -> 0.5" in str(error.value)
   assert "model.stoch_depth: 0.1 -> 0.2" in str(error.value)
   assert "seed" not in str(error.value)
-  allowed = small_config(grad_accum_steps=2)
+  allowed = averaging(grad_accum_steps=2)
   allowed.data.num_workers, allowed.mesh.data, allowed.log.every_steps = 1, 4, 7
   allowed.evaluation.batch_size = 100
   assert loop.train(allowed, str(undisturbed[0]))["top1"] == undisturbed[1]["top1"]
@@ -280,12 +284,11 @@ def test_evaluation_does_not_ask_for_the_training_batch_or_mesh(undisturbed, tmp
 
 
 def flat_params(workdir):
-  """Returns the parameters of the last checkpoint under the released names."""
-  state = runs.final_state(workdir, 20)
-  names = {k: k.replace(".params", "['params']") for k in state}
+  """Returns the averaged parameters of the last checkpoint under the released names."""
+  state, where = runs.final_state(workdir, 20), "['ema']['params']"
   return {
-    names[k].removeprefix("['params']['").removesuffix("']").replace("']['", "/"): v
-    for k, v in state.items() if names[k].startswith("['params']")
+    k.removeprefix(f"{where}['").removesuffix("']").replace("']['", "/"): v
+    for k, v in state.items() if k.startswith(where)
   }  # fmt: skip
 
 

@@ -169,30 +169,3 @@ def test_frozen_gradients_do_not_count_in_the_global_norm(golden):
 def test_bad_multipliers_are_named(golden, rule, message):
   with pytest.raises(InputError, match=message):
     run(golden, **MOMENTUM | {"schedule": VT_SCHEDULE, "lr_multipliers": (rule,)})
-
-
-@pytest.mark.parametrize("rules", [(), ("head/.*=1", ".*=0")], ids=["all", "head"])
-def test_the_polyak_average_is_that_of_the_parameters_after_each_update(golden, rules):
-  """From those at the start; it changes nothing else."""
-  settings = {**MOMENTUM, "schedule": VT_SCHEDULE, "lr_multipliers": rules}
-  params, updates, opt_state = run(golden, **settings, polyak_decay=0.7)
-  plain_params, plain_updates, plain_state = run(golden, **settings)
-  jax.tree.map(np.testing.assert_array_equal, (params, updates), (plain_params, plain_updates))
-  last = jax.tree.map(lambda p: p[-1], params)
-  wanted = subtree(golden, "init/")
-  for i in range(5):
-    wanted = jax.tree.map(lambda a, p: 0.7 * np.float64(a) + 0.3 * p[i], wanted, params)  # noqa: B023
-  assert_close(
-    optimizer.averaged(last, opt_state), traverse_util.flatten_dict(wanted, sep="/"), 1e-6
-  )
-  assert np.abs(wanted["head"]["kernel"] - last["head"]["kernel"]).max() > 1e-3
-  assert optimizer.averaged(last, plain_state) is last
-
-
-def test_the_polyak_average_is_float32_and_given_in_the_parameters_type():
-  """Steps of 1e-4 would be lost in bfloat16."""
-  tx = optimizer.make_optimizer(**MOMENTUM, schedule=VT_SCHEDULE, polyak_decay=0.9999)
-  params = {"head": {"kernel": jax.numpy.full((2, 2), 3.0, jax.numpy.bfloat16)}}
-  state = tx.init(params)
-  assert state[-1].polyak_average["head"]["kernel"].dtype == np.float32
-  assert optimizer.averaged(params, state)["head"]["kernel"].dtype == jax.numpy.bfloat16

@@ -278,7 +278,9 @@ def _weights(found: Found, setting: Setting, seen: Seen) -> list[str]:
     trained = inference.load(workdir=str(found.directory / key.name), config=None)
   except InputError as e:
     return [title, page.paragraph(f"The checkpoint cannot be read: {e}")]
-  after, before = (jax.device_get(p) for p in (trained.params, trained.exp.init_state().params))
+  after, before = (
+    jax.device_get(v["params"]) for v in (trained.variables, trained.exp.init_state().variables())
+  )
   cosines = [f"{mean_cosine(params):+.2f}".replace("-", "−") for params in (before, after)]
   return [
     title,

@@ -78,9 +78,7 @@ class Planner:
   def _model_flops(self, setting: fit.Setting) -> float:
     exp = self._build(setting)
     image = report.abstract_image(exp)
-    per_image = flops.training_flops(
-      exp.model, exp.abstract_state.params, image, **exp.abstract_state.model_state
-    )
+    per_image = flops.training_flops(exp.model, exp.abstract_state.variables(), image)
     return per_image * exp.options.batch_size / exp.mesh.size
 
   def _build(self, setting: fit.Setting) -> experiment.Experiment:
@@ -98,7 +96,7 @@ class Planner:
       start=start,
       rows_per_device=exp.options.batch_size // exp.mesh.size,
       num_devices=exp.mesh.size,
-      can_accumulate=not exp.abstract_state.model_state,
+      can_accumulate=not exp.abstract_state.batch_stats,
       can_remat="remat" in models.optional_fields(config.model.name),
       can_shard=config.mesh.data == -1,
     )

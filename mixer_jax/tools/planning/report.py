@@ -70,8 +70,8 @@ def make(
   """
   image = abstract_image(exp)
   state = exp.abstract_state
-  forward = flops.forward_flops(exp.model, state.params, image, **state.model_state)
-  training = flops.training_flops(exp.model, state.params, image, **state.model_state)
+  forward = flops.forward_flops(exp.model, state.variables(), image)
+  training = flops.training_flops(exp.model, state.variables(), image)
   times = (
     program
     and chip

@@ -25,7 +25,7 @@ def workdir(tmp_path_factory):
 
 
 def params_of(workdir, step):
-  return inference.load(workdir=str(workdir), config=None, which=step).params
+  return inference.load(workdir=str(workdir), config=None, which=step).variables["params"]
 
 
 def test_a_run_draws_its_weights_at_every_evaluation(workdir):

@@ -14,7 +14,7 @@ SIZES = dict(patch_size=4, num_blocks=3, hidden_dim=24, tokens_mlp_dim=10, chann
 
 def abstract(model, batch=2, size=16):
   image = jax.ShapeDtypeStruct((batch, size, size, 3), F)
-  return jax.eval_shape(model.init, jax.random.key(0), image)["params"], image
+  return {"params": jax.eval_shape(model.init, jax.random.key(0), image)["params"]}, image
 
 
 def by_hand(batch, tokens, patch, classes, blocks, hidden, tokens_mlp, channels_mlp):
@@ -27,18 +27,18 @@ def by_hand(batch, tokens, patch, classes, blocks, hidden, tokens_mlp, channels_
 
 def test_mixer_by_hand():
   model = models.build("mixer", num_classes=7, **SIZES)
-  params, image = abstract(model)
+  variables, image = abstract(model)
   expected = by_hand(2, 16, 4, 7, 3, 24, 10, 56)
-  assert flops.forward_flops(model, params, image) == expected
-  assert flops.training_flops(model, params, image) == 3 * expected
+  assert flops.forward_flops(model, variables, image) == expected
+  assert flops.training_flops(model, variables, image) == 3 * expected
 
 
 @pytest.mark.parametrize(("variant", "gmacs"), [("B/16", 12.62), ("S/32", 1.0)])
 def test_published_sizes(variant, gmacs):
   """Multiply-accumulates of the published sizes as timm's benchmark table has them (224 px)."""
   model = models.build("mixer", variant=variant, num_classes=1000)
-  params, image = abstract(model, 1, 224)
-  assert flops.forward_flops(model, params, image) / 2e9 == pytest.approx(gmacs, rel=0.01)
+  variables, image = abstract(model, 1, 224)
+  assert flops.forward_flops(model, variables, image) / 2e9 == pytest.approx(gmacs, rel=0.01)
 
 
 def test_products_alone_equal_xla():
@@ -56,14 +56,14 @@ def test_training_step_agrees_with_xla():
     patch_size=8, num_blocks=2, hidden_dim=256, tokens_mlp_dim=128, channels_mlp_dim=1024
   )
   model = models.build("mixer", num_classes=10, **sizes)
-  params, image = abstract(model, 4, 32)
+  variables, image = abstract(model, 4, 32)
 
-  def loss(params, image):
-    return jnp.sum(model.apply({"params": params}, image) ** 2)
+  def loss(variables, image):
+    return jnp.sum(model.apply(variables, image) ** 2)
 
-  xla = jax.jit(jax.grad(loss)).lower(params, image).compile().cost_analysis()["flops"]
-  gradient = flops.matmul_flops(jax.make_jaxpr(jax.grad(loss))(params, image).jaxpr)
-  model_flops = flops.training_flops(model, params, image)
+  xla = jax.jit(jax.grad(loss)).lower(variables, image).compile().cost_analysis()["flops"]
+  gradient = flops.matmul_flops(jax.make_jaxpr(jax.grad(loss))(variables, image).jaxpr)
+  model_flops = flops.training_flops(model, variables, image)
   stem = 2 * 4 * 16 * 3 * 64 * 256
   assert gradient == model_flops - stem  # the gradient of the images is not computed
   assert gradient < xla < 1.06 * gradient
@@ -73,16 +73,18 @@ def test_recomputation_counts_in_the_program_and_not_in_the_model():
   plain, remat = (
     models.build("mixer", num_classes=7, remat=remat, **SIZES) for remat in ("none", "block")
   )
-  params, image = abstract(plain)
+  variables, image = abstract(plain)
 
   def gradient(model):
-    fn = jax.grad(lambda p, x: jnp.sum(model.apply({"params": p}, x)))
-    return flops.matmul_flops(jax.make_jaxpr(fn)(params, image).jaxpr)
+    fn = jax.grad(lambda v, x: jnp.sum(model.apply(v, x)))
+    return flops.matmul_flops(jax.make_jaxpr(fn)(variables, image).jaxpr)
 
   # Recomputed: token mixing, and the first layer of channel mixing; nobody needs the second again.
   token_mixing, first = 24 * 2 * 16 * 10, 16 * 24 * 56
   assert gradient(remat) - gradient(plain) == 2 * 2 * 3 * (token_mixing + first)
-  assert flops.training_flops(remat, params, image) == flops.training_flops(plain, params, image)
+  assert flops.training_flops(remat, variables, image) == flops.training_flops(
+    plain, variables, image
+  )
 
 
 def test_loops_and_shards():

@@ -1,0 +1,50 @@
+"""Small experiments on several devices, their batches, and trees as flat dictionaries."""
+
+import numpy as np
+from flax import traverse_util
+
+from mixer_jax.parallel import sharding
+from mixer_jax.training import experiment
+from tests.configurations import small_config
+from tests.marks import long
+
+# Every parameter is cut but for the head's ten biases and the 4 × 4 × 3 pixels of the stem's kernel.
+SHARDED = ("head/bias=replicate", "stem/kernel=3", ".*=0")
+
+
+def build(num_devices, fsdp=1, **changes):
+  config = small_config(mixup_p=0.5, **changes)
+  config.model.stoch_depth = 0.5
+  config.model.dropout_rate = 0.1
+  shard(config, num_devices, fsdp)
+  return experiment.build(config, experiment.make_mesh(config))
+
+
+def shard(config, num_devices, fsdp):
+  config.mesh.data, config.mesh.fsdp = num_devices // fsdp, fsdp
+  config.mesh.rules = SHARDED if fsdp > 1 else ()
+
+
+def batches(count, size=16, masked=()):
+  rng = np.random.default_rng(0)
+  for _ in range(count):
+    mask = np.ones(size, np.float32)
+    mask[list(masked)] = 0
+    yield {
+      "image": rng.integers(0, 256, (size, 16, 16, 3), np.uint8),
+      "label": rng.integers(0, 10, size).astype(np.int32),
+      "mask": mask,
+    }
+
+
+def put(exp, batch):
+  size = len(batch["label"])
+  return sharding.put_batch(batch, exp.shardings.batch, np.arange(size), size)
+
+
+def flat(tree):
+  return {k: np.asarray(v) for k, v in traverse_util.flatten_dict(tree, sep="/").items()}
+
+
+# Devices, fsdp, accumulation.
+MESHES = [long(1, 1, 4), long(4, 1, 1), long(4, 1, 4), long(4, 4, 1), (4, 2, 2)]
