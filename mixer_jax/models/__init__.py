@@ -1,6 +1,5 @@
 """Model families by name. `build("mixer", variant="B/16", num_classes=1000)` returns a Flax module."""
 
-import inspect
 from typing import Any
 
 from flax import linen as nn
@@ -17,14 +16,25 @@ FAMILIES = {
 VARIANTS = {"mixer": mixer.VARIANTS, "vit": vit.VARIANTS, "resnet": resnet.VARIANTS}
 
 
-def optional_fields(name: str | None) -> list[str]:
-  """Returns the fields of a family that have a default in the module; a configuration says them all."""
+def schema(name: str) -> dict[str, configuration.Field]:
+  """Returns the fields of config.model for a family: `name`, `variant` and those of its module.
+
+  Sizes that the module demands may be None here, where a variant says them.
+
+  Raises:
+    InputError: unknown family.
+  """
   if name not in FAMILIES:
-    return []
-  parameters = inspect.signature(FAMILIES[name]).parameters.values()
-  return [
-    p.name for p in parameters if p.default is not p.empty and p.name not in ("parent", "name")
-  ]
+    raise InputError(f"model.name {name!r} is unknown.{configuration.nearest(str(name), FAMILIES)}")
+  fields = {
+    "name": configuration.Field(str, None, name),
+    "variant": configuration.Field(str | None, None, None),
+  }
+  for key, field in configuration.fields(FAMILIES[name]).items():
+    if key not in ("parent", "name", "num_classes"):
+      size = field.default is configuration.MISSING
+      fields[key] = field._replace(hint=field.hint | None, default=None) if size else field
+  return fields
 
 
 def build(name: str, *, variant: str | None = None, **fields: Any) -> nn.Module:

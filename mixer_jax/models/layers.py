@@ -22,7 +22,7 @@ def check_divisible(height_px: int, width_px: int, patch_size: int) -> None:
   if height_px % patch_size or width_px % patch_size:
     raise InputError(
       f"patch_size {patch_size} does not divide the image of {height_px}x{width_px} pixels; choose "
-      f"sides that are multiples of {patch_size}."
+      f"an image_size of multiples of {patch_size}."
     )
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from mixer_jax.configuration import Fraction, PositiveInt, Rate
 from mixer_jax.models import ablations, layers
 
 
@@ -113,13 +114,13 @@ class MlpMixer(nn.Module):
   """
 
   num_classes: int | None
-  patch_size: int
-  num_blocks: int
-  hidden_dim: int
-  tokens_mlp_dim: int
-  channels_mlp_dim: int
-  dropout_rate: float = 0.0
-  stoch_depth: float = 0.0
+  patch_size: PositiveInt
+  num_blocks: PositiveInt
+  hidden_dim: PositiveInt
+  tokens_mlp_dim: PositiveInt
+  channels_mlp_dim: PositiveInt
+  dropout_rate: Rate = 0.0
+  stoch_depth: Fraction = 0.0
   ablation: ablations.Ablation = "none"
   channel_groups: int = 1
   pyramid: tuple[int, ...] = ()

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from mixer_jax.configuration import PositiveInt
 from mixer_jax.errors import InputError
 
 _DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
@@ -260,8 +261,8 @@ class ResNetV2(nn.Module):
 
   num_classes: int | None
   num_units: tuple[int, ...]
-  width: int
-  num_groups: int = 32
+  width: PositiveInt
+  num_groups: PositiveInt = 32
   head_bias_init: float = 0.0
   dtype: Literal["float32", "bfloat16"] = "float32"
   param_dtype: Literal["float32", "bfloat16"] = "float32"

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from mixer_jax.configuration import Fraction, NonNegativeInt, PositiveInt, Rate
 from mixer_jax.errors import InputError
 from mixer_jax.models import layers
 
@@ -170,14 +171,14 @@ class VisionTransformer(nn.Module):
   """
 
   num_classes: int | None
-  patch_size: int
-  num_blocks: int
-  hidden_dim: int
-  mlp_dim: int
-  num_heads: int
-  representation_size: int = 0
-  dropout_rate: float = 0.0
-  stoch_depth: float = 0.0
+  patch_size: PositiveInt
+  num_blocks: PositiveInt
+  hidden_dim: PositiveInt
+  mlp_dim: PositiveInt
+  num_heads: PositiveInt
+  representation_size: NonNegativeInt = 0
+  dropout_rate: Rate = 0.0
+  stoch_depth: Fraction = 0.0
   head_bias_init: float = 0.0
   dtype: Literal["float32", "bfloat16"] = "float32"
   param_dtype: Literal["float32", "bfloat16"] = "float32"

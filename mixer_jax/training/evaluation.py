@@ -30,14 +30,14 @@ def evaluate_split(
   batches = rows_lib.device_batches(
     exp.eval_split,
     source,
-    batch_size=exp.evaluation.batch_size,
+    batch_size=exp.options.evaluation.batch_size,
     batch_sharding=exp.shardings.batch,
-    num_workers=exp.evaluation.num_workers,
+    num_workers=exp.options.evaluation.num_workers,
   )
   return classification.evaluate(
     lambda batch: exp.eval_step(params, model_state, batch),
     batches,
-    batch_size=exp.evaluation.batch_size,
+    batch_size=exp.options.evaluation.batch_size,
   )
 
 
@@ -47,11 +47,11 @@ def make_fewshot(exp: experiment.Experiment) -> Callable[[Any, Any], dict[str, f
   Raises:
     InputError: the data cannot be opened, or have several labels an image.
   """
-  options = exp.fewshot
+  options = exp.options.fewshot
   task = fewshot_task.open_task(
     exp.eval_split,
     dataset=str(options.dataset),
-    data_dir=exp.data.data_dir,
+    data_dir=exp.options.data.data_dir,
     train_split=options.train_split,
     test_split=options.test_split,
     image_ops=options.ops,
@@ -63,9 +63,9 @@ def make_fewshot(exp: experiment.Experiment) -> Callable[[Any, Any], dict[str, f
     values = fewshot_task.evaluate(
       task,
       lambda batch: features(params, model_state, batch),
-      batch_size=exp.evaluation.batch_size,
+      batch_size=exp.options.evaluation.batch_size,
       batch_sharding=exp.shardings.batch,
-      num_workers=exp.evaluation.num_workers,
+      num_workers=exp.options.evaluation.num_workers,
     )
     return dict(values)
 

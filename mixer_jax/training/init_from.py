@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from mixer_jax import configuration, models, weights
+from mixer_jax import models, weights
 from mixer_jax.errors import InputError
 from mixer_jax.training import experiment
 from mixer_jax.training.state import TrainState
@@ -55,7 +55,7 @@ def describe(source: str) -> Origin:
 
 def _origin_of_run(path: epath.Path) -> Origin:
   # Read off the configuration: no device may be touched yet (jax.distributed), and no state restored.
-  config = configuration.load(path)
+  config = workdirs.load_config(path.parent)
   model = models.build(**{**config["model"], "num_classes": config["num_classes"]})
   names = {field.name for field in dataclasses.fields(model)} - _NOT_OF_PARAMETERS
   fields = {name: getattr(model, name) for name in sorted(names)}
@@ -130,14 +130,14 @@ def initial_params(exp: experiment.Experiment) -> tuple[Any, str]:
   Raises:
     InputError: no such weights, or not those of the configuration's model; what differs is listed.
   """
-  source = str(exp.init.weights)
+  source = str(exp.options.init.weights)
   params = load(source)
   weights.check_family(params, exp.options.model["name"], source)
   path = _config_of_run(source)
   origin = _origin_of_file(params, source) if path is None else _origin_of_run(path)
   params, resized = _resized(params, origin, exp)
   line = f"parameters of {source}{resized}"
-  if exp.init.new_head:
+  if exp.options.init.new_head:
     bias = getattr(exp.model, "head_bias_init", 0.0)
     params = weights.replace_head(params, exp.options.num_classes, bias)
     line += ", with a new head"
@@ -154,12 +154,12 @@ def _resized(
   if "patch_size" not in origin.fields:
     return params, ""
   old, new = _grids(origin, exp.options.image_size)
-  method = resize.resize_method(old, new, exp.init.resize, origin.family)
+  method = resize.resize_method(old, new, exp.options.init.resize, origin.family)
   if old == new:
     return params, ""
   if origin.fields.get("ablation", "none") != "none" or origin.fields.get("pyramid"):
     raise InputError(
-      f"the token mixing of {exp.init.weights} is one of appendix A's ablations: it stays at "
+      f"the token mixing of {exp.options.init.weights} is one of appendix A's ablations: it stays at "
       f"{origin.image_size} px."
     )
   how = "interpolation" if origin.family == "vit" else "interpolation, not the paper's"
@@ -181,7 +181,7 @@ def initial_state(exp: experiment.Experiment, directory: epath.Path) -> TrainSta
     metrics.say(f"WARNING: {line}; moved to damaged_checkpoints, continuing from step {step}")
   if step is None:
     state = exp.init_state()
-    if exp.init.weights is None:
+    if exp.options.init.weights is None:
       return state
     params, line = initial_params(exp)
     metrics.say(line)
