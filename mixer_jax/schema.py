@@ -172,10 +172,8 @@ class Options:
 
 RENAMED: dict[str, tuple[str, Callable[[Any], Any]]] = {
   "model.ablation": ("model.token_mixing", lambda value: "mlp" if value == "none" else value),
-  "model.num_classes": (
-    "num_classes",
-    lambda value: value,
-  ),  # never was one, but is looked for there
+  # It never was a key, but is looked for there.
+  "model.num_classes": ("num_classes", lambda value: value),
 }
 """Key, or section, of earlier versions -> the one that replaced it, and what its value is there."""
 
