@@ -16,7 +16,6 @@ _WORKDIR = flags.DEFINE_string(
 
 
 def main(argv: list[str]) -> None:
-  # Worker processes import this file anew and need neither JAX nor the loop, so they come late.
   command.no_arguments(argv)
   process_flags.join()
   # Late: worker processes import this file anew and need neither JAX nor the loop.
@@ -26,6 +25,12 @@ def main(argv: list[str]) -> None:
   loop.train(command.loaded(_CONFIG), _WORKDIR.value, stop)
 
 
+def _keys() -> str:
+  from mixer_jax.tools import configuration_help  # It imports JAX.
+
+  return configuration_help.text()
+
+
 if __name__ == "__main__":
   flags.mark_flag_as_required("config")
-  command.run(app.run, main)
+  command.run(app.run, main, _keys)

@@ -1,23 +1,93 @@
-"""Strict reading of ml_collections configurations: every key known, read, and of its declared type.
+"""Strict reading of configurations: every key known and read, of its declared type, in its range.
 
-A configuration section is handed to a function as keyword arguments, and the function's signature is
-its schema: a key that the function does not take, a key that is missing and a value of another type
-than annotated are errors. So no key can be misspelled, and none can be set that nobody reads.
+What may be said is declared once, by a dataclass or a function's signature: name, annotation and
+default. A range stands in the annotation: `num_workers: Annotated[int, Range(0)] = 0`. So no key can be
+misspelled, and none can be set that nobody reads.
 """
 
+import contextlib
+import dataclasses
 import difflib
 import inspect
 import json
+import math
+import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, TypeVar, Union
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Annotated, Any, Literal, NamedTuple, TypeGuard, TypeVar, Union
 
 from etils import epath
 
 from mixer_jax.errors import InputError
 
 T = TypeVar("T")
+MISSING = inspect.Parameter.empty
+
+
+class Range(NamedTuple):
+  """The smallest and the largest value of a number; NaN is outside of every range."""
+
+  low: float = -math.inf
+  high: float = math.inf
+
+
+_SMALLEST, _LARGEST = 1e-30, 1e38  # positive and finite, in float32 too
+
+PositiveInt = Annotated[int, Range(1)]
+NonNegativeInt = Annotated[int, Range(0)]
+Seed = Annotated[int, Range(0, 2**32 - 1)]
+PositiveFloat = Annotated[float, Range(_SMALLEST, _LARGEST)]
+NonNegativeFloat = Annotated[float, Range(0, _LARGEST)]
+Fraction = Annotated[float, Range(0, 1)]  # both ends included
+Rate = Annotated[float, Range(0, 1 - 1e-9)]  # below 1
+
+
+class Field(NamedTuple):
+  """What is declared of a key.
+
+  Attributes:
+    hint: its type, without the range.
+    limits: of a number, None elsewhere.
+    default: MISSING if it has none.
+  """
+
+  hint: Any
+  limits: Range | None
+  default: Any
+
+
+Tree = Mapping[str, "Field | Tree"]
+"""Fields by key, those of a section below its name."""
+
+
+def fields(declared: Callable[..., Any]) -> dict[str, Field]:
+  """Returns the fields that a dataclass, a Flax module or a function declares."""
+  plain, full = (typing.get_type_hints(declared, include_extras=extras) for extras in (False, True))
+  return {
+    name: Field(plain.get(name, Any), _limits(full.get(name)), p.default)
+    for name, p in inspect.signature(declared).parameters.items()
+    if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
+  }
+
+
+def is_section(hint: Any) -> TypeGuard[type]:
+  """True for a dataclass, the type of a section."""
+  return isinstance(hint, type) and dataclasses.is_dataclass(hint)
+
+
+def tree(declared: type) -> dict[str, Any]:
+  """Returns the fields of a dataclass; one whose type is a dataclass is a section."""
+  return {
+    name: tree(field.hint) if is_section(field.hint) else field
+    for name, field in fields(declared).items()
+  }
+
+
+def _limits(hint: Any) -> Range | None:
+  """Returns the range in an annotation such as `Annotated[int, Range(1)] | None`."""
+  parts = [*getattr(hint, "__metadata__", ()), *map(_limits, typing.get_args(hint))]
+  return next((p for p in parts if isinstance(p, Range)), None)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -34,57 +104,122 @@ def _matches(value: Any, hint: Any) -> bool:
     return any(_matches(value, a) for a in args)
   if origin is Literal:
     return any(value == a and type(value) is type(a) for a in args)
-  if hint is None or hint is type(None):
-    return value is None
   if hint in (int, float):
     number = int if hint is int else (int, float)
     return isinstance(value, number) and not isinstance(value, bool)
-  if hint is Mapping:
-    return hasattr(value, "items")  # a ConfigDict is a mapping without being registered as one
   if origin is tuple:
     return isinstance(value, tuple | list) and all(_matches(v, args[0]) for v in value)
   return isinstance(value, hint) if isinstance(hint, type) else True
 
 
-def _describe(hint: Any) -> str:
-  if typing.get_origin(hint) is Literal:
-    return "one of " + ", ".join(repr(a) for a in typing.get_args(hint))
-  return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+def describe(field: Field) -> str:
+  """Returns what a field takes: "int, from 1"."""
+  low, high = field.limits or Range()
+  bounds = f"{f' from {low:.10g}' * (low > -math.inf)}{f' to {high:.10g}' * (high < math.inf)}"
+  return _name(field.hint) + ("," + bounds if bounds else "")
 
 
-def call(fn: Callable[..., T], section: Mapping[str, Any], where: str, **extra: Any) -> T:
-  """Returns `fn(**section, **extra)`; raises InputError for unknown, missing or mistyped keys.
+def _name(hint: Any) -> str:
+  origin, args = typing.get_origin(hint), typing.get_args(hint)
+  if origin in (Union, types.UnionType):
+    return " | ".join(map(_name, args))
+  if origin is Literal:
+    return "one of " + ", ".join(map(repr, args))
+  if hint is types.NoneType:
+    return "None"
+  return hint.__name__ if isinstance(hint, type) else str(hint)
+
+
+def _fits(value: Any, field: Field) -> bool:
+  if field.limits is None or not isinstance(value, int | float):
+    return _matches(value, field.hint)
+  return _matches(value, field.hint) and field.limits.low <= value <= field.limits.high
+
+
+def faults(
+  known: Tree, section: Mapping[str, Any], where: str, moved: Mapping[str, str]
+) -> Iterator[str]:
+  """Yields a line for each key that is unknown, missing, of another type or out of its range.
 
   Args:
-    fn: its keyword parameters are the section's schema.
-    section: the configuration section.
-    where: the section's dotted name, for messages: "config.data".
+    known: what is declared.
+    section: the configuration, or a section of it.
+    where: its dotted name: "config.data".
+    moved: dotted names of keys that there are no more -> what to set instead.
+  """
+  for key in section:
+    if key not in known:
+      new = moved.get(f"{where}.{key}")
+      hint = nearest(key, known) if new is None else f" Set {new}."
+      yield f"{where}.{key} is not read by anything.{hint}"
+  for key, field in known.items():
+    if key not in section:
+      yield f"{where}.{key} is missing; configs/common.py has every key and its default."
+    elif isinstance(field, Field):
+      if not _fits(value := section[key], field):
+        kind = type(value).__name__
+        yield f"{where}.{key} is {value!r} of type {kind}; expected {describe(field)}."
+    elif not hasattr(section[key], "items"):  # a ConfigDict is no registered Mapping
+      yield f"{where}.{key} is {section[key]!r}; it is a section with {', '.join(field)}."
+    else:
+      yield from faults(field, section[key], f"{where}.{key}", moved)
+
+
+def check(
+  known: Tree, section: Mapping[str, Any], where: str, moved: Mapping[str, str] | None = None
+) -> None:
+  """Raises InputError with all `faults`."""
+  if found := list(faults(known, section, where, moved or {})):
+    raise InputError("\n".join(found))
+
+
+def _converted(value: Any, hint: Any) -> Any:
+  if is_section(hint):
+    return make(hint, value)
+  if isinstance(value, list):  # JSON has no tuples
+    return tuple(value)
+  return float(value) if hint is float else value  # an int is welcome where a float is wanted
+
+
+def make(declared: Callable[..., T], section: Mapping[str, Any], **extra: Any) -> T:
+  """Returns `declared(**section, **extra)`, sections as their dataclasses; they must be without fault."""
+  hints = typing.get_type_hints(declared)
+  return declared(**{k: _converted(v, hints.get(k)) for k, v in section.items()}, **extra)
+
+
+def call(declared: Callable[..., T], section: Mapping[str, Any], where: str, **extra: Any) -> T:
+  """Returns `declared(**section, **extra)`; raises InputError for all `faults` of the section.
+
+  Args:
+    declared: its keyword parameters are what the section may have; those with a default may be absent.
+    section: the configuration's section, or other arguments of a user's.
+    where: the section's dotted name, for messages: "config.mesh".
     extra: arguments that do not come from the section (derived numbers, other objects).
   """
-  parameters = {
-    name: p
-    for name, p in inspect.signature(fn).parameters.items()
-    if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) and name not in extra
-  }
-  hints = typing.get_type_hints(fn)
-  values = dict(section.items())
-  for key, value in values.items():
-    if key not in parameters:
-      raise InputError(f"{where}.{key} is not read by anything.{nearest(key, parameters)}")
-    if key in hints and not _matches(value, hints[key]):
-      raise InputError(
-        f"{where}.{key} is {value!r} of type {type(value).__name__}; expected {_describe(hints[key])}."
-      )
-    if hints.get(key) is float:
-      values[key] = float(value)  # an int is welcome where a float is wanted
-    if typing.get_origin(hints.get(key)) is tuple:
-      values[key] = tuple(value)  # JSON has lists
-  for key, p in parameters.items():
-    if key not in values and p.default is p.empty:
-      raise InputError(
-        f"{where}.{key} is missing; configs/common.py has every key and its default."
-      )
-  return fn(**values, **extra)
+  known = {k: f for k, f in fields(declared).items() if k not in extra}
+  defaults = {k: f.default for k, f in known.items() if f.default is not MISSING}
+  values = {**defaults, **section}
+  check(known, values, where)
+  return make(declared, values, **extra)
+
+
+@contextlib.contextmanager
+def placed(config: Mapping[str, Any], *sections: str) -> Iterator[None]:
+  """Puts the place before the messages of leaves, which begin with an argument's name and know no more.
+
+  "warmup_steps is 9 …" becomes "config.schedule.warmup_steps is 9 …" with the section "schedule". Keys of the top
+  level are looked for last.
+  """
+  try:
+    yield
+  except InputError as e:
+    word = re.split(r"\W", str(e), maxsplit=1)[0]
+    for section in sections:
+      if word in config[section]:
+        raise InputError(f"config.{section}.{e}") from e
+    if word in config:
+      raise InputError(f"config.{e}") from e
+    raise
 
 
 def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,188 +1,244 @@
-"""The configuration's sections as typed objects, and the ranges of its numbers.
+"""The configuration: every key but those of config.model with its type, range, default and meaning.
 
-configs/common.py explains every key.
+A comment stands above its key or behind it; `python train.py --help` prints them. The keys of
+config.model are the fields of the family's module (models.schema). Defaults are those of Mixer-B/16 on
+ImageNet where the paper gives them.
 """
 
+import copy
 import dataclasses
-import math
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
 
 from mixer_jax import configuration
+from mixer_jax.configuration import (
+  Field,
+  Fraction,
+  NonNegativeFloat,
+  NonNegativeInt,
+  PositiveFloat,
+  PositiveInt,
+  Range,
+  Rate,
+  Seed,
+)
 from mixer_jax.errors import InputError
-
-_SMALLEST, _LARGEST = 1e-30, 1e38  # positive and finite, in float32 too
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-  """The configuration's top level. configs/common.py explains every key."""
-
-  seed: int
-  image_size: int
-  normalize: str | tuple[float, ...]
-  num_classes: int
-  batch_size: int
-  total_epochs: int | float | None
-  total_steps: int | None
-  grad_accum_steps: int
-  learning_rate: float
-  loss: Literal["sigmoid_xent", "softmax_xent"]
-  mixup_p: float
-  ema_decay: float
-  model: Mapping
-  init: Mapping
-  data: Mapping
-  optimizer: Mapping
-  schedule: Mapping
-  evaluation: Mapping
-  fewshot: Mapping
-  checkpoint: Mapping
-  log: Mapping
-  mesh: Mapping
-  profile: Mapping
-  may_change: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Init:
-  """config.init: where training starts."""
-
-  weights: str | None
-  resize: Literal["auto", "paper", "interpolate"]
-  new_head: bool
+  # Start from these: name, address or file (docs/weights.md), or the workdir of a run. None: at random.
+  weights: str | None = None
+  # To another image size; "paper" is appendix C, and "auto" that where it can be.
+  resize: Literal["auto", "paper", "interpolate"] = "auto"
+  new_head: bool = True  # of zeros; False: keep theirs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Data:
-  """config.data."""
-
-  dataset: str
-  data_dir: str | None
-  split: str
-  label: str | None
-  labels_per_image: int
-  num_examples: int
-  subset_percent: float
-  subset_seed: int
-  ops: str
-  on_bad_record: Literal["stop", "skip"]
-  num_workers: int
+  # Name in mixer_jax/data/datasets.py, TFDS name, directory of a prepared TFDS data set, or "synthetic".
+  dataset: str = "imagenet2012"
+  data_dir: str | None = None  # None: $TFDS_DATA_DIR or ~/tensorflow_datasets
+  split: str = "train"
+  label: str | None = None  # its feature; None: the data set's usual one
+  labels_per_image: PositiveInt = 1  # the most that an image has
+  num_examples: PositiveInt = 1_281_167  # of the split; so a run is planned without its data
+  # Train on a random subset, in per cent of the images; epochs are epochs of the subset.
+  subset_percent: Annotated[float, Range(1e-30, 100)] = 100.0
+  subset_seed: Seed = 0  # which subset
+  ops: str = "decode|inception_crop|flip"  # mixer_jax/data/ops.py
+  on_bad_record: Literal["stop", "skip"] = "stop"  # skip: skip and count
+  num_workers: NonNegativeInt = 0  # loader processes; 0: threads
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
-  """config.evaluation."""
-
-  dataset: str | None
-  split: str
-  label: str | None
-  labels_per_image: int
-  num_examples: int
-  ops: str
-  batch_size: int
-  every_steps: int
-  num_workers: int
+  dataset: str | None = None  # None: data.dataset
+  split: str = "validation"
+  label: str | None = None
+  labels_per_image: PositiveInt = 1
+  num_examples: PositiveInt = 50_000
+  ops: str = "decode|resize_small|central_crop"
+  batch_size: PositiveInt = 4096
+  every_steps: PositiveInt = 5000  # each evaluation is followed by a checkpoint
+  num_workers: NonNegativeInt = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fewshot:
-  """config.fewshot."""
+  dataset: str | None = None  # None: no few-shot evaluation
+  train_split: str = "train"
+  test_split: str = "test"
+  ops: str = "decode|resize|central_crop"
 
-  dataset: str | None
-  train_split: str
-  test_split: str
-  ops: str
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimizer:
+  name: Literal["adam", "momentum"] = "adam"
+  b1: Rate = 0.9
+  b2: Rate = 0.999
+  eps: NonNegativeFloat = 1e-8
+  momentum: Fraction = 0.9
+  # Type of Adam's first moment, or of the momentum.
+  accumulator_dtype: Literal["float32", "bfloat16"] = "float32"
+  weight_decay: NonNegativeFloat = 0.0
+  # A step removes schedule·learning_rate·weight_decay of a kernel ("learning_rate", the paper's
+  # numbers) or schedule·weight_decay ("schedule", big_vision's numbers).
+  weight_decay_scale: Literal["learning_rate", "schedule"] = "learning_rate"
+  clip_norm: PositiveFloat | None = 1.0  # largest global norm of the gradients; None: no clipping
+  # "REGEX=FACTOR" for names of parameters, first match first; ("head/.*=1", ".*=0") trains the head alone.
+  lr_multipliers: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schedule:
+  warmup_steps: NonNegativeInt = 10_000
+  # From the end of warm-up on, which multiplies it; cosine ends at 0.
+  decay: Literal["linear", "cosine", "constant"] = "linear"
+  linear_end: Fraction = 1e-5
+  linear_end_unit: Literal["peak", "learning_rate"] = "peak"  # learning_rate: linear_end is one
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-  """config.checkpoint."""
-
-  every_steps: int
-  keep_newest: int
-  keep_best: int
+  every_steps: PositiveInt = 1000
+  keep_newest: PositiveInt = 2
+  keep_best: NonNegativeInt = 1  # by top-1 of the evaluation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Log:
-  """config.log."""
-
-  every_steps: int
-  plots: bool
+  every_steps: PositiveInt = 50
+  plots: bool = True  # pictures at the end of the run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MeshOptions:
-  """config.mesh: what sharding.make_mesh and sharding.make_shardings take."""
-
-  data: int
-  fsdp: int
-  rules: tuple[str, ...]
+class Mesh:
+  data: int = -1  # copies of the state, each on `fsdp` devices; -1: as many as there are
+  fsdp: PositiveInt = 1  # devices over which a copy's parameters and optimizer state are sharded
+  # "REGEX=WHERE" for names of parameters, first match first; WHERE is "replicate", the number of the
+  # dimension to cut, or "auto", as without a rule (docs/scale.md).
+  rules: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Profile:
-  """config.profile."""
-
-  first_step: int | None
-  num_steps: int
+  first_step: PositiveInt | None = None  # None: no trace
+  num_steps: PositiveInt = 3
 
 
-_RANGES = {
-  "seed": (0, 2**32 - 1),
-  "image_size": (1, 2**14),
-  "num_classes": (1, math.inf),
-  "batch_size": (1, math.inf),
-  "grad_accum_steps": (1, math.inf),
-  "total_epochs": (0, _LARGEST),
-  "learning_rate": (_SMALLEST, _LARGEST),
-  "mixup_p": (0, _LARGEST),
-  "ema_decay": (0, 1 - 1e-9),
-  "model.patch_size": (1, math.inf),
-  "model.num_blocks": (1, math.inf),
-  "model.hidden_dim": (1, math.inf),
-  "model.tokens_mlp_dim": (1, math.inf),
-  "model.channels_mlp_dim": (1, math.inf),
-  "model.mlp_dim": (1, math.inf),
-  "model.num_heads": (1, math.inf),
-  "model.representation_size": (0, math.inf),
-  "model.width": (1, math.inf),
-  "model.num_groups": (1, math.inf),
-  "model.dropout_rate": (0, 1 - _SMALLEST),
-  "model.stoch_depth": (0, 1),
-  "data.num_examples": (1, math.inf),
-  "data.labels_per_image": (1, math.inf),
-  "data.subset_percent": (_SMALLEST, 100),
-  "data.subset_seed": (0, 2**32 - 1),
-  "data.num_workers": (0, math.inf),
-  "evaluation.num_examples": (1, math.inf),
-  "evaluation.labels_per_image": (1, math.inf),
-  "evaluation.batch_size": (1, math.inf),
-  "evaluation.every_steps": (1, math.inf),
-  "evaluation.num_workers": (0, math.inf),
-  "optimizer.b1": (0, 1 - _SMALLEST),
-  "optimizer.b2": (0, 1 - _SMALLEST),
-  "optimizer.eps": (0, _LARGEST),
-  "optimizer.momentum": (0, 1),
-  "optimizer.weight_decay": (0, _LARGEST),
-  "optimizer.clip_norm": (_SMALLEST, _LARGEST),
-  "schedule.linear_end": (0, 1),
-  "checkpoint.every_steps": (1, math.inf),
-  "checkpoint.keep_newest": (1, math.inf),
-  "checkpoint.keep_best": (0, math.inf),
-  "log.every_steps": (1, math.inf),
-  "mesh.fsdp": (1, math.inf),
-  "profile.first_step": (1, math.inf),
-  "profile.num_steps": (1, math.inf),
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+  """The whole configuration, checked: `options.data.dataset`."""
+
+  seed: Seed = 0  # of parameters, order of the data, and all randomness
+  image_size: Annotated[int, Range(1, 2**14)] = 224  # pixels, square
+  # Values of a pixel: "unit" (−1 to 1), "zero_one", "imagenet", or means and then deviations of pixel / 255.
+  normalize: str | tuple[float, ...] = "unit"
+  num_classes: PositiveInt = 1000
+  batch_size: PositiveInt = 4096  # of all devices together
+  total_epochs: NonNegativeFloat | None = None
+  total_steps: int | None = None  # instead of total_epochs, if set
+  grad_accum_steps: PositiveInt = 1  # parts that a step takes the batch in; the result is the same
+  learning_rate: PositiveFloat = 0.001  # peak
+  loss: Literal["sigmoid_xent", "softmax_xent"] = "sigmoid_xent"
+  mixup_p: NonNegativeFloat = 0.0  # of Beta(p, p); 0: no mixup
+  # Of an average of the variables (Polyak), which is then what is evaluated and converted; 0: none.
+  ema_decay: Rate = 0.0
+  model: Mapping[str, Any]  # a family and its fields
+  init: Init = Init()  # where training starts
+  data: Data = Data()  # what is trained on
+  evaluation: Evaluation = Evaluation()  # what is evaluated on, while training and after
+  fewshot: Fewshot = Fewshot()  # linear few-shot accuracy at each evaluation (docs/evaluate.md)
+  optimizer: Optimizer = Optimizer()  # the paper's: Adam to pre-train, momentum SGD to fine-tune
+  schedule: Schedule = Schedule()  # of the learning rate
+  checkpoint: Checkpoint = Checkpoint()  # what is kept in the workdir
+  log: Log = Log()  # what is printed and drawn
+  mesh: Mesh = Mesh()  # how the devices are used (docs/scale.md)
+  profile: Profile = Profile()  # a trace of some steps, in the workdir (docs/scale.md)
+  # Keys and sections that may differ when a run is resumed.
+  may_change: tuple[str, ...] = (
+    "grad_accum_steps",
+    "data.data_dir",
+    "data.on_bad_record",
+    "data.num_workers",
+    "evaluation.batch_size",
+    "evaluation.num_workers",
+    "checkpoint",
+    "log",
+    "mesh",
+    "profile",
+    "may_change",
+  )
+
+
+RENAMED: dict[str, tuple[str, Callable[[Any], Any]]] = {
+  "model.ablation": ("model.token_mixing", lambda value: "mlp" if value == "none" else value),
+  "optimizer.polyak_decay": ("ema_decay", lambda value: value),
+  # It never was a key, but is looked for there.
+  "model.num_classes": ("num_classes", lambda value: value),
 }
+"""Key, or section, of earlier versions -> the one that replaced it, and what its value is there."""
 
 
-def check_ranges(config: Mapping[str, Any]) -> None:
-  """Raises InputError for a number outside its range (NaN is outside of all)."""
-  values = configuration.flatten(config)
-  for name, (low, high) in _RANGES.items():
-    value = values.get(name)  # other families have other fields
-    if isinstance(value, int | float) and not low <= value <= high:
-      limit = f"at least {low:g}" if value < low else f"at most {high:g}"
-      raise InputError(f"config.{name} is {value}; it must be {limit}.")
+DescribeModel = Callable[[str], Mapping[str, Field]]
+"""Name of a family -> fields of config.model: models.schema, which this module is below."""
+
+
+def tree(config: Mapping[str, Any], describe_model: DescribeModel) -> dict[str, Any]:
+  """Returns the fields of all keys, nested; raises InputError if the configuration names no family."""
+  if not _has(config, "model.name"):
+    raise InputError("config.model.name is missing; configs/common.py has every key.")
+  return {**configuration.tree(Options), "model": describe_model(config["model"]["name"])}
+
+
+def read(config: Mapping[str, Any], describe_model: DescribeModel) -> Options:
+  """Returns the configuration as an object; raises InputError that lists all that is wrong with it."""
+  moved = {f"config.{old}": f"config.{new}" for old, (new, _) in RENAMED.items()}
+  configuration.check(tree(config, describe_model), config, "config", moved)
+  return configuration.make(Options, config)
+
+
+def translated(saved: Mapping[str, Any], describe_model: DescribeModel) -> dict[str, Any]:
+  """Returns a saved configuration of any version with today's keys.
+
+  Keys that it lacks are of later versions, and get their defaults.
+
+  Raises:
+    InputError: it names no family, or one that there is not.
+  """
+  today, config = tree(saved, describe_model), copy.deepcopy(dict(saved))
+  for old, (new, convert) in RENAMED.items():
+    if _has(config, old) and not _has(today, old):
+      section, key = _find(config, old)
+      value = convert(section.pop(key))
+      section, key = _find(config, new)
+      section[key] = value
+  return _completed(config, today)
+
+
+def _has(nested: Any, dotted: str) -> bool:
+  key, _, rest = dotted.partition(".")
+  found = hasattr(nested, "items") and key in nested  # a ConfigDict is no registered Mapping
+  return found and (not rest or _has(nested[key], rest))
+
+
+def _find(nested: dict[str, Any], dotted: str) -> tuple[dict[str, Any], str]:
+  """Returns the section of a key, made where there is none, and the key's own name."""
+  *sections, key = dotted.split(".")
+  for name in sections:
+    nested = nested.setdefault(name, {})
+  return nested, key
+
+
+def _completed(section: Any, today: configuration.Tree) -> Any:
+  """Returns the section with the defaults of the keys that it lacks."""
+  if not isinstance(section, Mapping):  # damaged, as the reader will say
+    return section
+  filled = dict(section)
+  for key, field in today.items():
+    if not isinstance(field, Field):
+      filled[key] = _completed(section.get(key, {}), field)
+    elif key not in section:
+      filled[key] = field.default
+  return filled

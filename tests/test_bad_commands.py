@@ -11,7 +11,7 @@ from tests.marks import long
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    (["--config=configs/quickstart.py", "--workdir=W", "--config.lerning_rate=1"], 'Did you mean "learning_rate"'),
+    (["--config=configs/quickstart.py", "--workdir=W", "--config.lerning_rate=1"], "learning_rate"),
     (["--config=configs/quickstart.py", "--workdir=W", "--config.optimizer.betta=1"], "betta"),
     (["--config=configs/quickstart.py", "--workdir=W", "--config.batch_size=many"], "batch_size=many"),
     long(["--config=configs/quickstart.py", "--workdir=W", "--config.batch_size=1.5"], "batch_size=1.5"),

@@ -84,7 +84,7 @@ class SplitSpec:
       )
     if source.num_classes is not None and source.num_classes > self.num_classes:
       raise InputError(
-        f"{source.name} has {source.num_classes} classes, config.num_classes is {self.num_classes}."
+        f"{source.name} has {source.num_classes} classes, more than num_classes {self.num_classes}."
       )
     return source
 

@@ -116,7 +116,7 @@ def _record(
     "step": trained.step,
     "dataset": split.dataset,
     "split": split.split,
-    "ops": trained.exp.evaluation.ops,
+    "ops": trained.exp.options.evaluation.ops,
     **results,
   }
   before = path.read_text() if path.exists() else ""

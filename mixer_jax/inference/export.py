@@ -141,7 +141,7 @@ def description(trained: trained_lib.Trained, input_type: str) -> dict[str, Any]
       "dtype": input_type,
       "shape": ["batch", size, size, 3],
       "values": "RGB pixels 0 to 255" if input_type == "uint8" else f"RGB, {values}",
-      "preprocessing": exp.evaluation.ops,
+      "preprocessing": exp.options.evaluation.ops,
     },
     "output": {
       "name": "logits",

@@ -58,7 +58,7 @@ def load(
   """
   directory = None if workdir is None else workdirs.path_of(workdir)
   if directory is not None:
-    config = _evaluation_of(configuration.load(directory / "config.json"), config)
+    config = _evaluation_of(workdirs.load_config(directory), config)
   elif config is None:
     raise InputError("give --workdir, or --weights together with --config.")
   config = {**config, "evaluation": {**config["evaluation"], **(evaluation or {})}}

@@ -15,7 +15,6 @@ A family is one file, entered in `FAMILIES`. It has:
   tokens. A family without any takes every image size.
 """
 
-import inspect
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -50,16 +49,25 @@ HOW_TRAINED = frozenset(
 """Fields that say how a model is trained or computed; all others say which function its parameters are."""
 
 
-def optional_fields(name: str | None) -> list[str]:
-  """Returns the fields of a family that have a default in the module; a configuration says them all."""
+def schema(name: str) -> dict[str, configuration.Field]:
+  """Returns the fields of config.model for a family: `name`, `variant` and those of its module.
+
+  Sizes that the module demands may be None here, where a variant says them.
+
+  Raises:
+    InputError: unknown family.
+  """
   if name not in FAMILIES:
-    return []
-  parameters = inspect.signature(FAMILIES[name].Model).parameters.values()
-  return [
-    p.name
-    for p in parameters
-    if p.default is not p.empty and p.name not in ("parent", "name", "num_classes")
-  ]
+    raise InputError(f"model.name {name!r} is unknown.{configuration.nearest(str(name), FAMILIES)}")
+  fields = {
+    "name": configuration.Field(str, None, name),
+    "variant": configuration.Field(str | None, None, None),
+  }
+  for key, field in configuration.fields(FAMILIES[name].Model).items():
+    if key not in ("parent", "name", "num_classes"):
+      size = field.default is configuration.MISSING
+      fields[key] = field._replace(hint=field.hint | None, default=None) if size else field
+  return fields
 
 
 def build(name: str, *, variant: str | None = None, **fields: Any) -> nn.Module:

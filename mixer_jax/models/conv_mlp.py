@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from mixer_jax.configuration import Fraction, NonNegativeInt, PositiveInt
 from mixer_jax.errors import InputError
 from mixer_jax.models import layers
 
@@ -136,14 +137,14 @@ class Model(nn.Module):
     remat: "block" keeps only the blocks' inputs for the backward pass and recomputes the rest.
   """
 
-  stem_channels: int
-  num_conv_blocks: int
+  stem_channels: PositiveInt
+  num_conv_blocks: NonNegativeInt
   num_blocks: tuple[int, ...]
   widths: tuple[int, ...]
   mlp_ratios: tuple[int, ...]
   num_classes: int | None = 1000
   gelu: layers.Gelu = "erf"
-  stoch_depth: float = 0.0
+  stoch_depth: Fraction = 0.0
   stoch_depth_rescale: bool = True
   head_bias_init: float = 0.0
   dtype: Literal["float32", "bfloat16"] = "float32"

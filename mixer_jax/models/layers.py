@@ -30,7 +30,7 @@ def check_divisible(height: int, width: int, patch_size: int) -> None:
   if height % patch_size or width % patch_size:
     raise InputError(
       f"patch_size {patch_size} does not divide the image of {height}x{width} pixels; choose "
-      f"sides that are multiples of {patch_size}."
+      f"an image_size of multiples of {patch_size}."
     )
 
 

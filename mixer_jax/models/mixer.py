@@ -13,6 +13,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from mixer_jax.configuration import Fraction, PositiveInt, Rate
 from mixer_jax.errors import InputError
 from mixer_jax.models import layers, resizing
 from mixer_jax.models.resizing import Grid
@@ -109,18 +110,18 @@ class Model(nn.Module):
     remat: "block" keeps only the blocks' inputs for the backward pass and recomputes the rest.
   """
 
-  patch_size: int
-  num_blocks: int
-  hidden_dim: int
-  tokens_mlp_dim: int
-  channels_mlp_dim: int
+  patch_size: PositiveInt
+  num_blocks: PositiveInt
+  hidden_dim: PositiveInt
+  tokens_mlp_dim: PositiveInt
+  channels_mlp_dim: PositiveInt
   num_classes: int | None = 1000
   gelu: layers.Gelu = "tanh"
-  dropout_rate: float = 0.0
-  stoch_depth: float = 0.0
+  dropout_rate: Rate = 0.0
+  stoch_depth: Fraction = 0.0
   stoch_depth_rescale: bool = False
   token_mixing: Name = "mlp"
-  channel_groups: int = 1
+  channel_groups: PositiveInt = 1
   pyramid: tuple[int, ...] = ()
   head_bias_init: float = 0.0
   dtype: Literal["float32", "bfloat16"] = "float32"

@@ -13,6 +13,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from mixer_jax.configuration import Fraction, NonNegativeFloat, PositiveInt
 from mixer_jax.models import layers, resizing
 from mixer_jax.models.resizing import Grid
 
@@ -105,14 +106,14 @@ class Model(nn.Module):
     remat: "block" keeps only the blocks' inputs for the backward pass and recomputes the rest.
   """
 
-  patch_size: int
-  num_blocks: int
-  hidden_dim: int
-  mlp_dim: int
+  patch_size: PositiveInt
+  num_blocks: PositiveInt
+  hidden_dim: PositiveInt
+  mlp_dim: PositiveInt
   num_classes: int | None = 1000
-  layer_scale_init: float = 1e-5
+  layer_scale_init: NonNegativeFloat = 1e-5
   gelu: layers.Gelu = "erf"
-  stoch_depth: float = 0.0
+  stoch_depth: Fraction = 0.0
   stoch_depth_rescale: bool = True
   head_bias_init: float = 0.0
   dtype: Literal["float32", "bfloat16"] = "float32"

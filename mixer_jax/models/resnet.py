@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from mixer_jax.configuration import PositiveInt
 from mixer_jax.errors import InputError
 from mixer_jax.models import layers
 
@@ -264,9 +265,9 @@ class Model(nn.Module):
   """
 
   num_units: tuple[int, ...]
-  width: int
+  width: PositiveInt
   num_classes: int | None = 1000
-  num_groups: int = 32
+  num_groups: PositiveInt = 32
   head_bias_init: float = 0.0
   dtype: Literal["float32", "bfloat16"] = "float32"
   param_dtype: Literal["float32", "bfloat16"] = "float32"

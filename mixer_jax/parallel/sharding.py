@@ -46,15 +46,13 @@ def make_mesh(*, data: int, fsdp: int = 1, devices: Sequence[Any] | None = None)
   """
   known = jax.devices() if devices is None else list(devices)
   if fsdp < 1 or (data == -1 and len(known) % fsdp):
-    raise InputError(f"config.mesh.fsdp is {fsdp}, which does not divide the {len(known)} devices.")
+    raise InputError(f"fsdp is {fsdp}, which does not divide the {len(known)} devices.")
   copies = len(known) // fsdp if data == -1 else data
   if not 1 <= copies * fsdp <= len(known):
-    times = f" and config.mesh.fsdp {fsdp}" if fsdp > 1 else ""
-    raise InputError(
-      f"config.mesh.data is {data}{times}, but there are {len(known)} devices; -1 takes all."
-    )
+    times = f" and fsdp {fsdp}" if fsdp > 1 else ""
+    raise InputError(f"data is {data}{times}, but there are {len(known)} devices; -1 takes all.")
   if devices is None and jax.process_count() > 1 and copies * fsdp != len(known):
-    raise InputError("config.mesh.data must be -1 with several processes: each takes part.")
+    raise InputError("data must be -1 with several processes: each takes part.")
   # jax.make_mesh would refuse an axis that is a part of one of the torus: 2 of v6e:4x4's 4.
   chosen = mesh_utils.create_device_mesh(
     (copies, fsdp), known[: copies * fsdp], allow_split_physical_axes=True

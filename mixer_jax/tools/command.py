@@ -1,6 +1,7 @@
 """What all commands share: errors of the user's making are printed in full, without a traceback."""
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -20,8 +21,12 @@ def no_arguments(argv: list[str]) -> None:
     raise InputError(f"unexpected argument {argv[1]!r}: every argument is a --flag=value.")
 
 
-def run(app_run: Callable[..., Any], main: Callable[[list[str]], Any]) -> None:
-  """Runs `main` under absl.
+def run(
+  app_run: Callable[..., Any],
+  main: Callable[[list[str]], Any],
+  explain_more: Callable[[], str] | None = None,
+) -> None:
+  """Runs `main` under absl; `explain_more` is called for --help alone, which its text follows.
 
   Exits 2 on bad input, 1 where a run diverged or could not save, 75 where its processes did not meet.
   """
@@ -44,6 +49,8 @@ def run(app_run: Callable[..., Any], main: Callable[[list[str]], Any]) -> None:
         sys.modules["jax"].distributed.shutdown()
 
   def parse(argv: list[str]) -> list[str]:
+    if explain_more and {"--help", "-help", "--helpfull", "-helpfull"} & set(argv):
+      sys.modules["__main__"].__doc__ = f"{sys.modules['__main__'].__doc__}{explain_more()}"
     try:
       return flags.FLAGS(argv)
     except Exception as e:
@@ -106,4 +113,21 @@ def _text(error: Exception) -> str:
   # ml_collections turns what a configuration file raises into the text of a traceback.
   if "Traceback (most recent call last)" in text:
     text = text.strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.InputError: ")
+  if isinstance(error, KeyError | AttributeError):
+    text = _unknown_key(text)
   return text.strip()
+
+
+def _unknown_key(text: str) -> str:
+  """Returns what ml_collections says of a key that is not there, in a sentence and with what replaced the key."""
+  m = re.match(r'\W*(?:Key ")?(\w+)\W*(?:$|does not exist|n?Did you mean "(\w+)")', text)
+  if not m:
+    return text
+  from mixer_jax import schema
+
+  meant = m[2] or next(iter(re.findall(r'Did you mean "(\w+)"', text)), None)
+  hints = [f" Did you mean {meant!r}?"] if meant else []
+  hints += [
+    f" Set config.{new}." for old, (new, _) in schema.RENAMED.items() if old.endswith(f".{m[1]}")
+  ]
+  return f"the configuration has no key {m[1]!r}.{''.join(hints)}"

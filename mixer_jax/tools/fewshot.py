@@ -45,9 +45,9 @@ def main(argv: list[str]) -> None:
     fewshot_task.evaluate(
       task,
       lambda batch: step(trained.variables, batch),
-      batch_size=exp.evaluation.batch_size,
+      batch_size=exp.options.evaluation.batch_size,
       batch_sharding=exp.shardings.batch,
-      num_workers=exp.evaluation.num_workers,
+      num_workers=exp.options.evaluation.num_workers,
     )
   )
   print("images a class  " + "".join(f"  draw {s}" for s in fewshot.SEEDS) + "    mean")

@@ -7,6 +7,7 @@ devices of this machine are planned for. --fit searches for the cheapest setting
 for the one with the least temporaries. Exit status: 0 it fits, 1 it does not, 2 bad input.
 """
 
+import re
 import sys
 from typing import Any
 
@@ -43,8 +44,6 @@ flags.DEFINE_flag(
 def main(argv: list[str]) -> None:
   command.no_arguments(argv)
   where = topology.parse(_TOPOLOGY.value) if _TOPOLOGY.value else None
-  if where:
-    topology.prepare_environment()
   from mixer_jax.tools.planning import planner, report  # Late: they import JAX.
 
   plan = planner.Planner(command.loaded(_CONFIG), where)
@@ -55,4 +54,6 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
   flags.mark_flag_as_required("config")
+  if any(re.match("--?topology", argument) for argument in sys.argv):
+    topology.prepare_environment()  # The configuration's file, read with the flags, imports JAX.
   command.run(app.run, main)

@@ -4,6 +4,8 @@ A module apart, because importing it defines the flags.
 """
 
 import os
+import re
+import sys
 
 from absl import flags
 
@@ -22,6 +24,11 @@ _JOIN_SECONDS = flags.DEFINE_integer(
   "join_seconds", 300, "With --distributed: how long the processes wait for each other.", 1
 )
 
+if any(re.match("--?distributed", argument) for argument in sys.argv):
+  # JAX's coordination service reports at length what the supervisor says in a line. The configuration's
+  # file, read with the flags, imports JAX.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
 
 def join() -> None:
   """Joins the other processes, if --distributed says so.
@@ -37,8 +44,6 @@ def join() -> None:
     return
   _check(*place)
   supervisor.supervise(_JOIN_SECONDS.value)
-  # JAX's coordination service reports at length what the supervisor says in a line.
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   from mixer_jax.parallel import (
     distributed,  # Late: it imports JAX, which the supervisor does not need.
   )

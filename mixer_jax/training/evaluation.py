@@ -31,14 +31,14 @@ def evaluate_split(
   batches = rows_lib.device_batches(
     exp.eval_split,
     source,
-    batch_size=exp.evaluation.batch_size,
+    batch_size=exp.options.evaluation.batch_size,
     batch_sharding=exp.shardings.batch,
-    num_workers=exp.evaluation.num_workers,
+    num_workers=exp.options.evaluation.num_workers,
   )
   return classification.evaluate(
     lambda batch: exp.eval_step(variables, batch),
     batches,
-    batch_size=exp.evaluation.batch_size,
+    batch_size=exp.options.evaluation.batch_size,
   )
 
 
@@ -48,11 +48,11 @@ def make_fewshot(exp: experiment.Experiment) -> Callable[[Variables], dict[str, 
   Raises:
     InputError: the data cannot be opened, or have several labels an image.
   """
-  options = exp.fewshot
+  options = exp.options.fewshot
   task = fewshot_task.open_task(
     exp.eval_split,
     dataset=str(options.dataset),
-    data_dir=exp.data.data_dir,
+    data_dir=exp.options.data.data_dir,
     train_split=options.train_split,
     test_split=options.test_split,
     image_ops=options.ops,
@@ -64,9 +64,9 @@ def make_fewshot(exp: experiment.Experiment) -> Callable[[Variables], dict[str, 
     values = fewshot_task.evaluate(
       task,
       lambda batch: features(variables, batch),
-      batch_size=exp.evaluation.batch_size,
+      batch_size=exp.options.evaluation.batch_size,
       batch_sharding=exp.shardings.batch,
-      num_workers=exp.evaluation.num_workers,
+      num_workers=exp.options.evaluation.num_workers,
     )
     return dict(values)
 

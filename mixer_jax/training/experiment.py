@@ -26,18 +26,17 @@ class Experiment:
   """All objects of a run.
 
   Attributes:
-    options: the configuration's top level, checked.
+    options: the configuration, checked.
     model, tx, schedule: module, optimizer, step -> multiplier of the learning rate.
     abstract_state: shapes and types of the train state.
     shardings: of state, batch and small results on the mesh.
     init_state: jitted () -> TrainState before the first step.
-    first_state: jitted variables -> TrainState before the first step, at these variables.
-    normalize: uint8 images -> what the model sees.
+    first_state: jitted variables -> the state before the first step, at these.
+    normalize: image uint8 -> float32, what the model sees.
     train_step: jitted (state, batch) -> (state, metrics); the state is donated.
     eval_step: jitted (variables, batch) -> rows of results, replicated.
     total_steps: steps of the whole run.
     train_split, eval_split: what to load, unopened.
-    init, data, evaluation, fewshot, checkpoint, log, profile: the sections of that name.
   """
 
   options: schema.Options
@@ -55,65 +54,46 @@ class Experiment:
   total_steps: int
   train_split: pipeline.SplitSpec
   eval_split: pipeline.SplitSpec
-  init: schema.Init
-  data: schema.Data
-  evaluation: schema.Evaluation
-  fewshot: schema.Fewshot
-  checkpoint: schema.Checkpoint
-  log: schema.Log
-  profile: schema.Profile
 
 
 def make_mesh(config: Mapping[str, Any], devices: Sequence[Any] | None = None) -> Mesh:
   """Returns the mesh that config.mesh asks for, over the given devices or those there are."""
-  options = configuration.call(schema.MeshOptions, config["mesh"], "config.mesh")
-  return sharding.make_mesh(data=options.data, fsdp=options.fsdp, devices=devices)
+  options = schema.read(config, models.schema).mesh
+  with configuration.placed(config, "mesh"):
+    return sharding.make_mesh(data=options.data, fsdp=options.fsdp, devices=devices)
 
 
 def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
   """Returns the experiment that the configuration describes, for this mesh.
 
   Args:
-    config: configs/common.py's keys, all of them and no others.
+    config: schema.py's keys, all of them and no others.
     mesh: devices; they may be absent ones (ahead-of-time compilation).
 
   Raises:
     InputError: names the key at fault and the way out.
   """
-  options = configuration.call(schema.Options, config, "config")
+  options = schema.read(config, models.schema)
+  with configuration.placed(config, "model", "optimizer", "schedule", "mesh"):
+    return _build(options, mesh)
+
+
+def _build(options: schema.Options, mesh: Mesh) -> Experiment:
   # With automatic axes, whatever kind the given mesh has: XLA propagates the shardings.
   mesh = Mesh(mesh.devices, mesh.axis_names)
-  init = configuration.call(schema.Init, options.init, "config.init")
-  data = configuration.call(schema.Data, options.data, "config.data")
-  evaluation = configuration.call(schema.Evaluation, options.evaluation, "config.evaluation")
-  fewshot = configuration.call(schema.Fewshot, options.fewshot, "config.fewshot")
-  checkpoint = configuration.call(schema.Checkpoint, options.checkpoint, "config.checkpoint")
-  log = configuration.call(schema.Log, options.log, "config.log")
-  profile = configuration.call(schema.Profile, options.profile, "config.profile")
-  rules = configuration.call(schema.MeshOptions, options.mesh, "config.mesh").rules
-  schema.check_ranges(config)
   _check_batches(options, mesh)
-  model = models.build(**_model_fields(options))
-  _check_grid(options, model)
-  train_split, eval_split = _splits(options, data, evaluation)
+  model = models.build(**options.model, num_classes=options.num_classes)
+  train_split, eval_split = _splits(options)
   total_steps = _total_steps(options, train_split.num_used)
-  _check_profile(profile, total_steps)
-  schedule = configuration.call(
-    optimizer.make_schedule,
-    options.schedule,
-    "config.schedule",
-    total_steps=total_steps,
-    learning_rate=options.learning_rate,
+  _check_profile(options.profile, total_steps)
+  schedule = optimizer.make_schedule(
+    **vars(options.schedule), total_steps=total_steps, learning_rate=options.learning_rate
   )
-  tx = configuration.call(
-    optimizer.make_optimizer,
-    options.optimizer,
-    "config.optimizer",
-    learning_rate=options.learning_rate,
-    schedule=schedule,
+  tx = optimizer.make_optimizer(
+    **vars(options.optimizer), learning_rate=options.learning_rate, schedule=schedule
   )
   loss = losses.LOSSES[options.loss]
-  normalize = _normalize(options)
+  normalize = augment.normalization(options.normalize, 3)
   first_state = functools.partial(
     state.first_state, tx=tx, seed=options.seed, ema_decay=options.ema_decay
   )
@@ -127,7 +107,7 @@ def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
       "config.grad_accum_steps must be 1 for a model with batch statistics: those of a part are not "
       "those of the batch."
     )
-  shardings = sharding.make_shardings(mesh, abstract_state, rules)
+  shardings = sharding.make_shardings(mesh, abstract_state, options.mesh.rules)
   variables = shardings.state.variables()
   gather = sharding.make_gather(variables)
   train_step = step.make_train_step(
@@ -141,7 +121,7 @@ def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
     ),
     grad_accum_steps=options.grad_accum_steps,
     ema_decay=options.ema_decay,
-    multipliers=optimizer.make_multipliers(options.optimizer["lr_multipliers"]),
+    multipliers=optimizer.make_multipliers(options.optimizer.lr_multipliers),
     param_shardings=shardings.state.params,
   )
   eval_step = step.make_eval_step(model=model, loss=loss, normalize=normalize)
@@ -170,40 +150,7 @@ def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
     total_steps=total_steps,
     train_split=train_split,
     eval_split=eval_split,
-    init=init,
-    data=data,
-    evaluation=evaluation,
-    fewshot=fewshot,
-    checkpoint=checkpoint,
-    log=log,
-    profile=profile,
   )
-
-
-def _model_fields(options: schema.Options) -> dict[str, Any]:
-  fields = dict(options.model.items())
-  if "num_classes" in fields:
-    raise InputError("config.model.num_classes is not read by anything. Set config.num_classes.")
-  for key in ("name", *models.optional_fields(fields.get("name"))):
-    if key not in fields or (key != "variant" and fields[key] is None):
-      raise InputError(f"config.model.{key} is missing; configs/common.py has every key.")
-  return fields | {"num_classes": options.num_classes}
-
-
-def _normalize(options: schema.Options) -> augment.Normalize:
-  try:
-    return augment.normalization(options.normalize, 3)
-  except InputError as e:
-    raise InputError(f"config.{e}") from e
-
-
-def _check_grid(options: schema.Options, model: nn.Module) -> None:
-  size, patch = options.image_size, getattr(model, "patch_size", 1)
-  if size % patch:
-    raise InputError(
-      f"config.image_size {size} is not a multiple of the patch size {patch}: the patch must divide "
-      "the image."
-    )
 
 
 def _check_batches(options: schema.Options, mesh: Mesh) -> None:
@@ -241,24 +188,22 @@ def _check_profile(profile: schema.Profile, total_steps: int) -> None:
     )
 
 
-def _splits(
-  options: schema.Options, data: schema.Data, evaluation: schema.Evaluation
-) -> tuple[pipeline.SplitSpec, pipeline.SplitSpec]:
-  common: dict[str, Any] = dict(
-    data_dir=data.data_dir, num_classes=options.num_classes, on_bad_record=data.on_bad_record
-  )
+def _splits(options: schema.Options) -> tuple[pipeline.SplitSpec, pipeline.SplitSpec]:
+  data, evaluation = options.data, options.evaluation
 
   def split(
     section: schema.Data | schema.Evaluation, where: str, **fields: Any
   ) -> pipeline.SplitSpec:
     return pipeline.SplitSpec(
+      data_dir=data.data_dir,
       split=section.split,
       label=section.label,
       labels_per_image=section.labels_per_image,
       num_examples=section.num_examples,
+      num_classes=options.num_classes,
       ops=ops.Pipeline(section.ops, options.image_size, f"{where}.ops"),
+      on_bad_record=data.on_bad_record,
       **fields,
-      **common,
     )
 
   return (

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from mixer_jax import configuration, models, weights
+from mixer_jax import models, weights
 from mixer_jax.models import resizing
 from mixer_jax.training import experiment
 from mixer_jax.training.state import TrainState
@@ -34,7 +34,7 @@ def describe(source: str) -> weights.Origin:
 
 def _origin_of_run(path: epath.Path) -> weights.Origin:
   # Read off the configuration: no device may be touched yet (jax.distributed), and no state restored.
-  config = configuration.load(path)
+  config = workdirs.load_config(path.parent)
   model = models.build(**{**config["model"], "num_classes": config["num_classes"]})
   names = set(model.__dataclass_fields__) - models.HOW_TRAINED - {"parent", "name"}
   fields = {name: getattr(model, name) for name in sorted(names)}
@@ -91,7 +91,7 @@ def initial_variables(exp: experiment.Experiment) -> tuple[weights.Variables, st
   Raises:
     InputError: no such weights, or not those of the configuration's model; what differs is listed.
   """
-  source = str(exp.init.weights)
+  source = str(exp.options.init.weights)
   variables = load(source)
   weights.check_family(variables, exp.options.model["name"], source)
   path = _config_of_run(source)
@@ -99,7 +99,7 @@ def initial_variables(exp: experiment.Experiment) -> tuple[weights.Variables, st
   variables, resized = _resized(variables, origin, exp)
   line = f"parameters of {source}{resized}"
   wanted = exp.abstract_state.variables()
-  if exp.init.new_head:
+  if exp.options.init.new_head:
     bias = getattr(exp.model, "head_bias_init", 0.0)
     variables = weights.replace_head(variables, wanted, bias)
     line += ", with a new head"
@@ -117,11 +117,11 @@ def _resized(
     return variables, ""
   old, new = _grids(origin, exp.options.image_size)
   family.resize_fields(
-    origin.fields, old, new, exp.init.resize
+    origin.fields, old, new, exp.options.init.resize
   )  # raises what fields alone can tell
   if old == new:
     return variables, ""
-  method = resizing.choose_method(old, new, exp.init.resize, family.RESIZE_METHODS)
+  method = resizing.choose_method(old, new, exp.options.init.resize, family.RESIZE_METHODS)
   line = f", from {old[0]}x{old[1]} to {new[0]}x{new[1]} tokens {resizing.HOW[method]}"
   return weights.resize(variables, old, new, method), line
 
@@ -138,7 +138,7 @@ def initial_state(exp: experiment.Experiment, directory: epath.Path) -> TrainSta
   for line in damaged:
     metrics.say(f"WARNING: {line}; moved to damaged_checkpoints, continuing from step {step}")
   if step is None:
-    if exp.init.weights is None:
+    if exp.options.init.weights is None:
       return exp.init_state()
     variables, line = initial_variables(exp)
     metrics.say(line)

@@ -53,9 +53,9 @@ def train(config: Any, workdir: str, stop: StopSignal | None = None) -> dict[str
   workdirs.check(directory, config, exp.options.may_change)
   sources = exp.train_split.open(), exp.eval_split.open()
   state = init_from.initial_state(exp, directory)
-  fewshot = evaluation.make_fewshot(exp) if exp.fewshot.dataset else None
+  fewshot = evaluation.make_fewshot(exp) if exp.options.fewshot.dataset else None
   workdirs.create(directory, config)
-  keep = exp.checkpoint
+  keep = exp.options.checkpoint
   checkpointer = checkpoint.Checkpointer(
     directory, keep_newest=keep.keep_newest, keep_best=keep.keep_best
   )
@@ -78,10 +78,10 @@ def _headline(exp: experiment.Experiment, directory: epath.Path, start_step: int
   device = exp.mesh.devices.flat[0]
   begin = f"resuming at step {start_step}" if start_step else "starting"
   used = exp.train_split.num_used
-  subset = f" ({used:,} of them used)" if used < exp.data.num_examples else ""
+  subset = f" ({used:,} of them used)" if used < exp.options.data.num_examples else ""
   return (
     f"{models.FAMILIES[exp.options.model['name']].TITLE} with {parameters:,} parameters, {exp.options.image_size} px\n"
-    f"data {exp.data.dataset} {exp.data.split}: {exp.data.num_examples:,} images{subset};"
+    f"data {exp.options.data.dataset} {exp.options.data.split}: {exp.options.data.num_examples:,} images{subset};"
     f" evaluation {exp.eval_split.dataset} {exp.eval_split.split}:"
     f" {exp.eval_split.num_examples:,} images\n"
     f"{exp.mesh.size} × {device.device_kind} in {jax.process_count()} process(es),"
@@ -137,7 +137,7 @@ class _Run:
     self._rows = sharding.local_rows(exp.shardings.batch, exp.options.batch_size)
     self._fewshot = fewshot
     self._profiler = profiling.StepProfiler(
-      directory, first_step=exp.profile.first_step, num_steps=exp.profile.num_steps
+      directory, first_step=exp.options.profile.first_step, num_steps=exp.options.profile.num_steps
     )
     self._evaluated: dict[int, tuple[dict[str, float], dict[str, np.ndarray]]] = {}
 
@@ -155,10 +155,10 @@ class _Run:
         self._finish_trace(step, step_metrics)
         if step == start_step + 1:
           self._report_compilation(step)
-        evaluate = step == exp.total_steps or step % exp.evaluation.every_steps == 0
+        evaluate = step == exp.total_steps or step % exp.options.evaluation.every_steps == 0
         stopping = stop.asked(step)
         # What was evaluated is saved, so that the best can be kept.
-        save = evaluate or step % exp.checkpoint.every_steps == 0 or stopping
+        save = evaluate or step % exp.options.checkpoint.every_steps == 0 or stopping
         # What is evaluated or saved must be known to be finite.
         self._drain(0 if save else STEPS_IN_FLIGHT)
         if evaluate:
@@ -182,7 +182,7 @@ class _Run:
       f" best {best})",
       f"  metrics      {self._directory / 'metrics.jsonl'}, TensorBoard: {self._directory / 'events'}",
     ]
-    if self._exp.log.plots and jax.process_index() == 0:
+    if self._exp.options.log.plots and jax.process_index() == 0:
       with self._reporting():
         paths = curves.save_all(self._directory, self._eval_source, rows)
       lines.append(f"  pictures     {', '.join(str(p) for p in paths)}")
@@ -212,7 +212,7 @@ class _Run:
       rows=self._rows,
       total_steps=exp.total_steps,
     )
-    return pipeline.iterate(batches, start=start_step, num_workers=exp.data.num_workers)
+    return pipeline.iterate(batches, start=start_step, num_workers=exp.options.data.num_workers)
 
   def _put(self, batch: pipeline.Batch) -> dict[str, jax.Array]:
     exp = self._exp
@@ -242,7 +242,7 @@ class _Run:
           f"step {step}: {', '.join(bad)} is not finite; {checkpoint.last_good(self._directory)}."
         )
       self._skipped += int(values.pop("skipped"))
-      if step % self._exp.log.every_steps == 0 or step == self._exp.total_steps:
+      if step % self._exp.options.log.every_steps == 0 or step == self._exp.total_steps:
         self._log(step, values)
 
   def _log(self, step: int, values: dict[str, float]) -> None:
@@ -267,7 +267,7 @@ class _Run:
       f"step {step}/{self._exp.total_steps} {evaluation.evaluation_line(self._exp, results)}"
     )
     self._write(step, {f"evaluation/{k}": v for k, v in results.items()})
-    if self._exp.log.plots and jax.process_index() == 0:
+    if self._exp.options.log.plots and jax.process_index() == 0:
       with self._reporting():
         curves.save_weights(self._directory, state.params, step)
     if self._fewshot is not None:

@@ -44,7 +44,7 @@ def make_schedule(
   """
   if not 0 <= warmup_steps < total_steps:
     raise InputError(
-      f"config.schedule.warmup_steps is {warmup_steps}, but the run has {total_steps} steps; "
+      f"warmup_steps is {warmup_steps}, but the run has {total_steps} steps; "
       "it must be shorter than the run."
     )
   end = linear_end if linear_end_unit == "peak" else linear_end / learning_rate

@@ -7,7 +7,7 @@ import jax
 from etils import epath
 from jax.experimental import multihost_utils
 
-from mixer_jax import configuration
+from mixer_jax import configuration, models, schema
 from mixer_jax.errors import InputError
 
 _CONFIG = "config.json"
@@ -32,13 +32,36 @@ def check(directory: epath.Path, config: Any, may_change: tuple[str, ...]) -> No
     ) from e
   except OSError as e:
     raise InputError(f"workdir {directory} cannot be read: {e}") from e
-  changed = configuration.differences(configuration.load(path), config, may_change)
-  if changed:
+  saved = configuration.load(path)
+  _check_version(directory, saved, may_change)
+  if changed := configuration.differences(saved, config, may_change):
     listed = "\n  ".join(changed)
     raise InputError(
       f"{directory} belongs to a run with another configuration:\n  {listed}\nChoose another "
       "workdir, or give the configuration that it was started with."
     )
+
+
+def _check_version(
+  directory: epath.Path, saved: dict[str, Any], may_change: tuple[str, ...]
+) -> None:
+  today = schema.translated(saved, models.schema)
+  if changed := configuration.differences(saved, today, may_change):
+    listed = "\n  ".join(changed)
+    raise InputError(
+      f"{directory} belongs to a run of an earlier version, which had other keys:\n  {listed}\nFinish "
+      "it with that version. This one evaluates it, and starts a new workdir from its parameters with "
+      f"--config.init.weights={directory}"
+    )
+
+
+def load_config(directory: epath.Path) -> dict[str, Any]:
+  """Returns the configuration that a run was started with, by any version, with today's keys.
+
+  Raises:
+    InputError: the directory is no run's, or the file is damaged.
+  """
+  return schema.translated(configuration.load(directory / _CONFIG), models.schema)
 
 
 def create(directory: epath.Path, config: Any) -> None:

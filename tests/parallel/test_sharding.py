@@ -90,10 +90,10 @@ def test_rules_that_cannot_be_met_are_named(rules, message):
 @pytest.mark.parametrize(
   ("data", "fsdp", "message"),
   [
-    (-1, 3, "config.mesh.fsdp is 3, which does not divide the 4 devices"),
-    (2, 4, "config.mesh.data is 2 and config.mesh.fsdp 4, but there are 4 devices"),
-    (-1, 0, "config.mesh.fsdp is 0"),
-    (0, 1, "config.mesh.data is 0, but there are 4 devices"),
+    (-1, 3, "fsdp is 3, which does not divide the 4 devices"),
+    (2, 4, "data is 2 and fsdp 4, but there are 4 devices"),
+    (-1, 0, "fsdp is 0"),
+    (0, 1, "data is 0, but there are 4 devices"),
   ],
 )
 def test_meshes_that_do_not_match_the_devices_are_named(data, fsdp, message):

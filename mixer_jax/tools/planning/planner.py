@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 
-from mixer_jax import models
 from mixer_jax.errors import InputError
 from mixer_jax.tools.planning import chips, fit, flops, host, program, report, topology
 from mixer_jax.training import experiment
@@ -97,7 +96,7 @@ class Planner:
       rows_per_device=exp.options.batch_size // exp.mesh.size,
       num_devices=exp.mesh.size,
       can_accumulate=not exp.abstract_state.batch_stats,
-      can_remat="remat" in models.optional_fields(config.model.name),
+      can_remat="remat" in config.model,
       can_shard=config.mesh.data == -1,
     )
 

@@ -102,7 +102,7 @@ def make(
     rates=chip.rates if chip else "unknown",
     total_steps=exp.total_steps,
     published=published.find(
-      exp.data.dataset,
+      exp.options.data.dataset,
       exp.options.model.get("variant"),
       exp.options.total_epochs,
       exp.options.image_size,

@@ -68,16 +68,7 @@ def _known() -> str:
 
 
 def prepare_environment() -> None:
-  """Makes JAX start without a TPU although libtpu is there; call it before JAX is imported.
-
-  Raises:
-    InputError: libtpu is absent.
-  """
-  if importlib.util.find_spec("libtpu") is None:
-    raise InputError(
-      "--topology needs libtpu, which compiles for TPUs without one: pip install 'mixer-jax[tpu]'. "
-      "Without --topology the devices of this machine are planned for."
-    )
+  """Makes JAX start without a TPU although libtpu is there; call it before JAX is imported."""
   os.environ.update(
     JAX_PLATFORMS="cpu",
     TPU_SKIP_MDS_QUERY="1",  # else importing JAX waits for the metadata server of Google's cloud
@@ -93,8 +84,13 @@ def devices(topology: Topology) -> list[Any]:
   """Returns the slice's devices, which can be compiled for but not used.
 
   Raises:
-    InputError: there is no such slice.
+    InputError: there is no such slice, or libtpu is absent.
   """
+  if importlib.util.find_spec("libtpu") is None:
+    raise InputError(
+      "--topology needs libtpu, which compiles for TPUs without one: pip install 'mixer-jax[tpu]'. "
+      "Without --topology the devices of this machine are planned for."
+    )
   from jax.experimental import topologies  # Late: the environment is prepared before.
 
   one_host = topology.num_chips <= _CHIPS_PER_HOST

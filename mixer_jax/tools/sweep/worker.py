@@ -18,6 +18,7 @@ from mixer_jax import configuration
 from mixer_jax.errors import DivergedError, InputError
 from mixer_jax.tools.sweep import protocol
 from mixer_jax.training import experiment, init_from, loop
+from mixer_jax.workdir import directory as workdirs
 from mixer_jax.workdir import lease
 
 MakeConfig = Callable[[protocol.Run], Any]
@@ -98,7 +99,7 @@ def _check_settings(options: Options, found: dict[str, float], make_config: Make
     ):
       if run.name in found:
         config = make_config(run)
-        saved = configuration.load(epath.Path(results / run.name / "config.json"))
+        saved = workdirs.load_config(epath.Path(results / run.name))
         if changed := configuration.differences(saved, config, config.may_change):
           raise InputError(
             f"{results / run.name} was run with other settings:\n  " + "\n  ".join(changed)

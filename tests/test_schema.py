@@ -1,0 +1,110 @@
+"""The schema: read into objects, explained by --help, and translated from earlier versions."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from etils import epath
+
+from configs import common
+from mixer_jax import configuration, models, schema
+from mixer_jax.errors import InputError
+from mixer_jax.tools import configuration_help
+from mixer_jax.workdir import directory as workdirs
+from tests import runs
+from tests.configurations import small_config
+
+# As if today's keys had once had other names, other values and another section.
+MOVED = {
+  "rate": ("learning_rate", lambda value: value / 1000),
+  "model.depth": ("model.num_blocks", lambda value: value),
+  "judge": ("evaluation", lambda value: {"split": value["name"]}),
+}
+
+
+def today():
+  return json.loads(small_config().to_json())
+
+
+def earlier():
+  """Returns small_config as a version would have saved it that had MOVED's keys and no `profile`."""
+  config = today()
+  config["rate"] = 1000 * config.pop("learning_rate")
+  config["model"]["depth"] = config["model"].pop("num_blocks")
+  config["judge"] = {"name": config.pop("evaluation")["split"]}
+  del config["profile"], config["optimizer"]["b2"]
+  return config
+
+
+@pytest.fixture
+def moved(monkeypatch):
+  monkeypatch.setattr(schema, "RENAMED", MOVED)
+
+
+@pytest.mark.usefixtures("moved")
+def test_a_saved_configuration_of_an_earlier_version_is_translated(tmp_path):
+  configuration.save(epath.Path(tmp_path) / "config.json", earlier())
+  config = workdirs.load_config(epath.Path(tmp_path))
+  options = schema.read(config, models.schema)
+  assert options.learning_rate == small_config().learning_rate
+  assert options.model["num_blocks"] == 2
+  assert options.evaluation == schema.Evaluation(split="test")
+  assert (options.optimizer.b2, options.profile) == (0.999, schema.Profile())
+
+
+def test_a_configuration_of_today_is_left_as_it_is():
+  config = today()
+  assert schema.translated(config, models.schema) == config
+
+
+@pytest.mark.usefixtures("moved")
+def test_only_training_refuses_the_workdir_of_an_earlier_version(tmp_path):
+  workdir = epath.Path(tmp_path)
+  configuration.save(workdir / "config.json", earlier())
+  with pytest.raises(InputError, match=r"rate: [\s\S]*init\.weights="):
+    workdirs.check(workdir, small_config(), ("log",))
+  # A key that is new, and that may change, is no reason to refuse.
+  saved = today()
+  del saved["log"]["plots"]
+  configuration.save(workdir / "config.json", saved)
+  workdirs.check(workdir, small_config(), ("log",))
+
+
+@pytest.mark.usefixtures("moved")
+def test_an_old_key_is_an_error_that_names_the_new_one():
+  with pytest.raises(InputError) as e:
+    schema.read(earlier(), models.schema)
+  for old, (new, _) in MOVED.items():
+    assert f"config.{old} is not read by anything. Set config.{new}." in str(e.value)
+
+
+@pytest.mark.parametrize(
+  ("line", "argument"), [("config.model.depth = 2", ""), ("", "--config.model.depth=2")]
+)
+def test_an_old_key_in_a_file_or_a_flag_names_the_new_one(tmp_path, line, argument):
+  (tmp_path / "own.py").write_text(
+    "from configs import common\nfrom mixer_jax import schema\n\n"
+    'schema.RENAMED = {"model.depth": ("model.num_blocks", lambda value: value)}\n\n'
+    f"def get_config():\n  config = common.get_config()\n  {line}\n  return config\n"
+  )
+  arguments = [f"--config={tmp_path}/own.py", f"--workdir={tmp_path}/run", argument]
+  status, output = runs.run([sys.executable, "train.py", *filter(None, arguments)])
+  assert status == 2
+  assert "'depth'" in output
+  assert "config.model.num_blocks" in output
+  assert len(output.strip().splitlines()) == 1
+
+
+def test_help_has_every_key_with_its_default():
+  text = configuration_help.text()
+  for family in models.FAMILIES:
+    for key, value in configuration.flatten(common.get_config(family)).items():
+      value = tuple(value) if isinstance(value, list) else value
+      assert f"\n  config.{key}={value!r}  (" in text, key
+  assert "global norm" in next(x for x in text.splitlines() if "optimizer.clip_norm" in x)
+  assert "hidden width" in next(x for x in text.splitlines() if "model.tokens_mlp_dim" in x)
+  printed = subprocess.run(
+    [sys.executable, "train.py", "--help"], cwd=runs.ROOT, capture_output=True, text=True, check=False
+  ).stdout  # fmt: skip
+  assert text in printed
