@@ -4,7 +4,7 @@ Run by step.py as a child: `python -m benchmarks.step_jax ours|published VARIANT
 """
 
 import sys
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,10 @@ def ours(variant: str, dtype: str) -> Any:
 
   def prepare(work: str, batch_size: int) -> turns.Run:
     batch = throughput.make_batch(exp, batch_size)
-    return repeated(throughput.make_call(exp, cast(throughput.Work, work)), batch)
+    return repeated(
+      (throughput.make_train_call if work == "training" else throughput.make_predict_call)(exp),
+      batch,
+    )
 
   return prepare
 

@@ -25,9 +25,6 @@ def make_config(source: str) -> Any:
   config = common.get_config(origin.family)
   config.image_size = origin.input_shape[0]
   config.num_classes = origin.fields["num_classes"]
-  config.batch_size = 256
-  config.total_steps = 1  # nothing is trained
-  config.schedule.warmup_steps = 0
   config.loss = "softmax_xent"
   config.model.update({k: v for k, v in origin.fields.items() if k != "num_classes"})
   config.evaluation.ops = "decode|resize_small|central_crop"

@@ -54,19 +54,19 @@ def evaluate(
     weights_file=weights_file,
     evaluation=_evaluation_on(dataset, split, data_dir),
   )
-  exp = trained.exp
-  if directory is not None and exp.eval_split.labels_per_image > 1:
+  setup = trained.setup
+  if directory is not None and setup.eval_split.labels_per_image > 1:
     raise InputError("--details needs data with one label an image.")
-  source = exp.eval_split.open()
-  num_classes = exp.options.num_classes
+  source = setup.eval_split.open()
+  num_classes = setup.options.num_classes
   if dataset is not None and source.num_classes not in (None, num_classes):
     raise InputError(
       f"{source.name} has {source.num_classes} classes, the model {num_classes}: its head is for others. "
       "Fine-tune it first (configs/finetune.py)."
     )
-  results, rows = evaluation.evaluate_split(exp, trained.variables, source)
+  results, rows = evaluation.evaluate_split(setup, trained.variables, source)
   metrics.say(
-    f"{trained.name} on {exp.eval_split.dataset} {evaluation.evaluation_line(exp, results)}"
+    f"{trained.name} on {setup.eval_split.dataset} {evaluation.evaluation_line(setup, results)}"
   )
   if record and workdir is not None and jax.process_index() == 0:
     metrics.say(f"recorded: {_record(workdirs.path_of(workdir), trained, results)}")
@@ -74,7 +74,7 @@ def evaluate(
     crop = f" with {released.crop}" if released.crop else ""
     metrics.say(f"published: ImageNet top-1 {released.top1} %{crop} ({released.source})")
   if directory is not None and jax.process_index() == 0:
-    counted = confusion.count(rows, exp.options.num_classes, inference.class_names(exp))
+    counted = confusion.count(rows, setup.options.num_classes, inference.class_names(setup))
     metrics.say(confusion.table(counted))
     paths = confusion.save(directory, counted)
     metrics.say(f"written: {', '.join(str(p) for p in paths)}")
@@ -111,12 +111,12 @@ def _record(
   directory: epath.Path, trained: inference.Trained, results: dict[str, float]
 ) -> epath.Path:
   """Adds a line to the workdir's evaluations.jsonl: what was evaluated, how, and the result."""
-  path, split = directory / "evaluations.jsonl", trained.exp.eval_split
+  path, split = directory / "evaluations.jsonl", trained.setup.eval_split
   line = {
     "step": trained.step,
     "dataset": split.dataset,
     "split": split.split,
-    "ops": trained.exp.options.evaluation.ops,
+    "ops": trained.setup.options.evaluation.ops,
     **results,
   }
   before = path.read_text() if path.exists() else ""

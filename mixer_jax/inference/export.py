@@ -37,12 +37,14 @@ def make_function(trained: trained_lib.Trained, input_type: str) -> Callable[[An
     input_type: "uint8": pixels 0…255; "float32": values as config.normalize makes them.
   """
   fields: dict[str, Any] = {"dtype": "float32", "remat": "none"}
-  model = trained.exp.model
+  model = trained.setup.model
   model = model.clone(**{k: v for k, v in fields.items() if hasattr(model, k)})
   variables = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), trained.variables)
 
   def logits(image: Any) -> Any:
-    return model.apply(variables, trained.exp.normalize(image) if input_type == "uint8" else image)
+    return model.apply(
+      variables, trained.setup.normalize(image) if input_type == "uint8" else image
+    )
 
   return logits
 
@@ -116,12 +118,12 @@ FORMATS = {".stablehlo": save_stablehlo, ".onnx": save_onnx}
 
 def parity(function: Logits, trained: trained_lib.Trained, input_type: str) -> dict[int, float]:
   """Returns batch size -> largest absolute difference of a logit from Flax in float32, on noise."""
-  size = trained.exp.options.image_size
+  size = trained.setup.options.image_size
   model = jax.jit(make_function(trained, "float32"))
   differences = {}
   for batch in PARITY_BATCHES:
     pixels = np.random.default_rng(batch).integers(0, 256, (batch, size, size, 3), np.uint8)
-    values = np.asarray(trained.exp.normalize(jnp.asarray(pixels)))
+    values = np.asarray(trained.setup.normalize(jnp.asarray(pixels)))
     wanted = np.asarray(model(values))
     have = function(pixels if input_type == "uint8" else values)
     if have.shape != wanted.shape:
@@ -132,8 +134,8 @@ def parity(function: Logits, trained: trained_lib.Trained, input_type: str) -> d
 
 def description(trained: trained_lib.Trained, input_type: str) -> dict[str, Any]:
   """Returns what a program must know to use the file, as it is written beside it."""
-  exp = trained.exp
-  size, values = exp.options.image_size, augment.formula(exp.options.normalize, 3)
+  setup = trained.setup
+  size, values = setup.options.image_size, augment.formula(setup.options.normalize, 3)
   return {
     "source": trained.name,
     "input": {
@@ -141,15 +143,15 @@ def description(trained: trained_lib.Trained, input_type: str) -> dict[str, Any]
       "dtype": input_type,
       "shape": ["batch", size, size, 3],
       "values": "RGB pixels 0 to 255" if input_type == "uint8" else f"RGB, {values}",
-      "preprocessing": exp.options.evaluation.ops,
+      "preprocessing": setup.options.evaluation.ops,
     },
     "output": {
       "name": "logits",
       "dtype": "float32",
-      "shape": ["batch", exp.options.num_classes],
-      "probabilities": exp.options.loss.removesuffix("_xent"),
+      "shape": ["batch", setup.options.num_classes],
+      "probabilities": setup.options.loss.removesuffix("_xent"),
     },
-    "class_names": trained_lib.class_names(exp),
+    "class_names": trained_lib.class_names(setup),
   }
 
 
@@ -179,7 +181,7 @@ def save(
   num_bytes = 4 * sum(x.size for x in jax.tree.leaves(trained.variables))
   if num_bytes > MAX_BYTES:
     raise InputError(f"{num_bytes >> 20} MiB of weights do not fit into a {output.suffix} file.")
-  size = trained.exp.options.image_size
+  size = trained.setup.options.image_size
   image = jax.ShapeDtypeStruct((size, size, 3), jnp.dtype(input_type))
   partial = output.with_name(f"{output.name}.partial")
   sidecar = output.with_name(f"{output.name}.json")

@@ -66,18 +66,18 @@ def load_image(path: str, pipeline: ops.Pipeline) -> UInt8[np.ndarray, "h w 3"]:
     raise BadRecordError(str(e)) from e
 
 
-def make_top_step(exp: experiment.Experiment, top: int) -> Any:
+def make_top_step(setup: experiment.ModelSetup, top: int) -> Any:
   """Returns the jitted (variables, batch) -> (probabilities, classes), (b, top) each.
 
   Probabilities are those that the configuration's loss trains: sigmoids, or a softmax.
   """
-  activation = {"sigmoid_xent": jax.nn.sigmoid, "softmax_xent": jax.nn.softmax}[exp.options.loss]
+  activation = {"sigmoid_xent": jax.nn.sigmoid, "softmax_xent": jax.nn.softmax}[setup.options.loss]
 
   def output(batch: Any, outputs: Any) -> Any:
     del batch
-    return jax.lax.top_k(activation(outputs["logits"]), min(top, exp.options.num_classes))
+    return jax.lax.top_k(activation(outputs["logits"]), min(top, setup.options.num_classes))
 
-  return experiment.make_predict_step(exp, output)
+  return experiment.make_predict_step(setup, output)
 
 
 def predict(
@@ -97,14 +97,14 @@ def predict(
     top: classes for each image.
     batch_size: images computed at once; all batches have this size, so that one program serves them.
   """
-  exp = trained.exp
-  size = -(-min(batch_size, len(paths)) // exp.mesh.size) * exp.mesh.size
-  blank = np.zeros((exp.options.image_size, exp.options.image_size, 3), np.uint8)
-  top_step = make_top_step(exp, top)
+  setup = trained.setup
+  size = -(-min(batch_size, len(paths)) // setup.mesh.size) * setup.mesh.size
+  blank = np.zeros((setup.options.image_size, setup.options.image_size, 3), np.uint8)
+  top_step = make_top_step(setup, top)
 
   def load(path: str) -> np.ndarray | BadRecordError:
     try:
-      return load_image(path, exp.eval_split.ops)
+      return load_image(path, setup.eval_split.ops)
     except BadRecordError as e:
       return e
 
@@ -115,7 +115,7 @@ def predict(
       images = [blank if isinstance(x, BadRecordError) else x for x in loaded]
       images += [blank] * (size - len(part))
       batch = sharding.put_batch(
-        {"image": np.stack(images)}, exp.shardings.batch, np.arange(size), size
+        {"image": np.stack(images)}, setup.shardings.batch, np.arange(size), size
       )
       rows = zip(
         part,

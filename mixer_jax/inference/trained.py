@@ -4,6 +4,7 @@ What evaluation, prediction, few-shot and export share.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from mixer_jax.data import sources
 from mixer_jax.errors import InputError
 from mixer_jax.training import experiment
 from mixer_jax.training.state import Variables
-from mixer_jax.workdir import checkpoint
+from mixer_jax.workdir import checkpoint, metrics
 from mixer_jax.workdir import directory as workdirs
 
 
@@ -24,13 +25,13 @@ class Trained:
   """A trained model.
 
   Attributes:
-    exp: the experiment that the configuration describes, on all devices.
+    setup: the model that the configuration describes, on all devices.
     variables: of the model, on the devices: {"params", "batch_stats"?}.
     name: where they come from, for messages.
     step: of the checkpoint, None for a weights file.
   """
 
-  exp: experiment.Experiment
+  setup: experiment.ModelSetup
   variables: Variables
   name: str
   step: int | None = None
@@ -62,20 +63,18 @@ def load(
   elif config is None:
     raise InputError("give --workdir, or --weights together with --config.")
   config = {**config, "evaluation": {**config["evaluation"], **(evaluation or {})}}
-  mesh = experiment.make_mesh(config)
-  # The training batch plays no part, whatever devices there are here.
-  exp = experiment.build({**config, "batch_size": mesh.size, "grad_accum_steps": 1}, mesh)
+  setup = experiment.build_model(config, experiment.make_mesh(config))
   if weights_file is not None:
-    return _load_weights(exp, weights_file)
+    return _load_weights(setup, weights_file)
   if directory is not None:
-    return _load_checkpoint(exp, directory, which)
+    return _load_checkpoint(setup, directory, which)
   raise InputError("give --workdir, or --weights together with --config.")
 
 
 def _evaluation_of(own: dict[str, Any], config: Any | None) -> dict[str, Any]:
-  """Returns the workdir's configuration on all devices, or the given one if its state fits."""
+  """Returns the workdir's configuration on all devices here, or the given one if its model is the same."""
   if config is None:
-    return {**own, "mesh": {"data": -1, "fsdp": 1, "rules": ()}}
+    return {**own, "mesh": _mesh_here(own["mesh"])}
   state = ("image_size", "normalize", "num_classes", "model")
   changed = configuration.differences(
     {k: own[k] for k in state if k in own}, {k: config[k] for k in state}, ()
@@ -86,30 +85,40 @@ def _evaluation_of(own: dict[str, Any], config: Any | None) -> dict[str, Any]:
   return dict(config.items())
 
 
-def _load_weights(exp: experiment.Experiment, path: str) -> Trained:
-  variables = weights.load(path, exp.abstract_state.variables())
-  return Trained(exp, jax.device_put(variables, exp.shardings.state.variables()), path)
+def _mesh_here(own: dict[str, Any]) -> dict[str, Any]:
+  """Returns the run's mesh on the devices that there are here: its parameters in as many shards, if they allow."""
+  shards = math.gcd(own["fsdp"], jax.device_count())
+  if shards != own["fsdp"]:
+    metrics.say(
+      f"parameters in {shards} shards on {jax.device_count()} devices (in training: {own['fsdp']})"
+    )
+  return {**own, "data": -1, "fsdp": shards}
+
+
+def _load_weights(setup: experiment.ModelSetup, path: str) -> Trained:
+  variables = weights.load(path, setup.abstract_variables)
+  return Trained(setup, jax.device_put(variables, setup.shardings.variables), path)
 
 
 def _load_checkpoint(
-  exp: experiment.Experiment, directory: epath.Path, which: str | int
+  setup: experiment.ModelSetup, directory: epath.Path, which: str | int
 ) -> Trained:
   chosen, damaged = checkpoint.choose(directory, which)
   for line in damaged:
     if jax.process_index() == 0:
       print(f"WARNING: {line}; the newest intact one is that of step {chosen}", flush=True)
   variables = checkpoint.restore_variables(
-    directory, chosen, exp.abstract_state.variables(), exp.shardings.state.variables()
+    directory, chosen, setup.abstract_variables, setup.shardings.variables
   )
-  return Trained(exp, variables, f"{directory} step {chosen}", chosen)
+  return Trained(setup, variables, f"{directory} step {chosen}", chosen)
 
 
-def class_names(exp: experiment.Experiment) -> list[str]:
+def class_names(setup: experiment.ModelSetup) -> list[str]:
   """Returns the names of the model's classes; those that the data set does not name are numbers.
 
   They are part of TFDS's description of a data set, so the data themselves need not be there.
   """
-  num_classes, split = exp.options.num_classes, exp.eval_split
+  num_classes, split = setup.options.num_classes, setup.eval_split
   try:
     names = sources.class_names(dataset=split.dataset, data_dir=split.data_dir, label=split.label)[
       :num_classes

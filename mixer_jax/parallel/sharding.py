@@ -26,11 +26,19 @@ WHOLE = -1  # no dimension
 
 
 class Shardings(NamedTuple):
-  """Shardings of the train state (a tree like it), of every array of a batch, and of small results."""
+  """Where arrays live.
 
-  state: Any
+  Attributes:
+    variables: of the model's variables, a tree like them.
+    batch: of every array of a batch.
+    replicated: of small results.
+    state: of the train state, a tree like it; None where nothing is trained.
+  """
+
+  variables: Any
   batch: NamedSharding
   replicated: NamedSharding
+  state: Any = None
 
 
 def make_mesh(*, data: int, fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
@@ -60,17 +68,20 @@ def make_mesh(*, data: int, fsdp: int = 1, devices: Sequence[Any] | None = None)
   return Mesh(chosen, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def make_shardings(mesh: Mesh, abstract_state: Any, rules: tuple[str, ...] = ()) -> Shardings:
+def make_shardings(
+  mesh: Mesh, variables: Any, rules: tuple[str, ...] = (), state: Any = None
+) -> Shardings:
   """Returns the shardings on this mesh; needs no device, so a mesh of absent devices will do.
 
   Args:
     mesh: without an axis "fsdp" everything is replicated.
-    abstract_state: the train state's shapes. What belongs to a parameter (a leaf below its name, of its
-      shape: the optimizer's moments, the average) is sharded like it.
+    variables: the shapes of the model's variables.
     rules: "REGEX=WHERE" for names such as "MixerBlock_0/token_mixing/Dense_0/kernel"; the first whose
       expression matches a whole name counts. WHERE is "replicate", the number of the dimension to cut,
       or "auto", which is for all other parameters: the largest dimension that the axis divides, of
       parameters of at least MIN_AUTO_SIZE elements.
+    state: the train state's shapes, if it is to be trained. What belongs to a parameter (a leaf below its name,
+      of its shape: the optimizer's moments, the average) is sharded like it.
 
   Raises:
     InputError: a rule that is not of that form, decides for no parameter, or cannot be met.
@@ -78,7 +89,7 @@ def make_shardings(mesh: Mesh, abstract_state: Any, rules: tuple[str, ...] = ())
   replicated = NamedSharding(mesh, PartitionSpec())
   batch = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
   size = mesh.shape.get("fsdp", 1)
-  shapes = {_name(path): x.shape for path, x in _leaves(abstract_state.params)}
+  shapes = {_name(path): x.shape for path, x in _leaves(variables["params"])}
   dimensions = _cut_dimensions(shapes, rules, size)
 
   def sharding_of(path: Any, x: Any) -> NamedSharding:
@@ -88,8 +99,8 @@ def make_shardings(mesh: Mesh, abstract_state: Any, rules: tuple[str, ...] = ())
         return NamedSharding(mesh, PartitionSpec(*[None] * cut, "fsdp"))
     return replicated
 
-  state = jax.tree_util.tree_map_with_path(sharding_of, abstract_state)
-  return Shardings(state, batch, replicated)
+  placed = [jax.tree_util.tree_map_with_path(sharding_of, tree) for tree in (variables, state)]
+  return Shardings(placed[0], batch, replicated, placed[1])
 
 
 def _leaves(tree: Any) -> list[tuple[Any, Any]]:

@@ -24,13 +24,13 @@ def main(argv: list[str]) -> None:
   from mixer_jax.evaluators import fewshot, fewshot_task
   from mixer_jax.training import experiment
 
-  exp = trained.exp
+  setup = trained.setup
   task = fewshot_task.open_task(
-    exp.eval_split,
-    dataset=_DATASET.value or exp.train_split.dataset,
-    data_dir=_DATA_DIR.value or exp.train_split.data_dir,
-    train_split=_TRAIN_SPLIT.value or exp.train_split.split,
-    test_split=_TEST_SPLIT.value or exp.eval_split.split,
+    setup.eval_split,
+    dataset=_DATASET.value or setup.options.data.dataset,
+    data_dir=_DATA_DIR.value or setup.options.data.data_dir,
+    train_split=_TRAIN_SPLIT.value or setup.options.data.split,
+    test_split=_TEST_SPLIT.value or setup.eval_split.split,
     image_ops=_OPS.value,
     where="--ops",
   )
@@ -40,14 +40,14 @@ def main(argv: list[str]) -> None:
     f" ({len(task.test_source)} images)",
     flush=True,
   )
-  step = experiment.make_features_step(exp)
+  step = experiment.make_features_step(setup)
   values = dict(
     fewshot_task.evaluate(
       task,
       lambda batch: step(trained.variables, batch),
-      batch_size=exp.options.evaluation.batch_size,
-      batch_sharding=exp.shardings.batch,
-      num_workers=exp.options.evaluation.num_workers,
+      batch_size=setup.options.evaluation.batch_size,
+      batch_sharding=setup.shardings.batch,
+      num_workers=setup.options.evaluation.num_workers,
     )
   )
   print("images a class  " + "".join(f"  draw {s}" for s in fewshot.SEEDS) + "    mean")

@@ -31,9 +31,9 @@ def main(argv: list[str]) -> None:
   output = predict.check_output(_OUTPUT.value) if _OUTPUT.value else None
   trained = model_flags.load()
   names = (
-    predict.read_class_names(_CLASS_NAMES.value, trained.exp.options.num_classes)
+    predict.read_class_names(_CLASS_NAMES.value, trained.setup.options.num_classes)
     if _CLASS_NAMES.value
-    else inference.class_names(trained.exp)
+    else inference.class_names(trained.setup)
   )
   predictions, paths = [], predict.find_images(argv[1:])
   for one in predict.predict(trained, paths, names, top=_TOP.value, batch_size=_BATCH_SIZE.value):

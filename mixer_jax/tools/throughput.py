@@ -68,12 +68,18 @@ def measure(
       f"batch size {odd[0]} cannot be taken in grad_accum_steps={parts} equal parts; choose multiples of {parts}."
     )
   one = {**config, "batch_size": parts, "grad_accum_steps": parts, "mesh": _one_device(config)}
-  exp = experiment.build(one, experiment.make_mesh(one))
-  device, speeds, slower = exp.mesh.devices.flat[0], {}, 0
-  call = make_call(exp, work)
+  mesh = experiment.make_mesh(one)
+  device, speeds, slower = mesh.devices.flat[0], {}, 0
+  setup: experiment.ModelSetup
+  if work == "training":
+    setup = exp = experiment.build(one, mesh)
+    call = make_train_call(exp)
+  else:
+    setup = experiment.build_model(one, mesh)
+    call = make_predict_call(setup)
   for batch_size in batch_sizes:
     try:
-      batch = make_batch(exp, batch_size)
+      batch = make_batch(setup, batch_size)
       seconds = _seconds(functools.partial(call, batch))
     except jax.errors.JaxRuntimeError as e:
       if "RESOURCE_EXHAUSTED" not in str(e) and "Out of memory" not in str(e):
@@ -97,13 +103,15 @@ def _one_device(config: Any) -> dict[str, Any]:
   }
 
 
-def make_call(exp: experiment.Experiment, work: Work) -> Callable[[Any], Any]:
-  """Returns what is timed, batch -> arrays: the experiment's own step, which keeps its state to itself."""
-  state = exp.init_state()
-  if work == "inference":
-    step = experiment.make_predict_step(exp, _logits)
-    return functools.partial(step, state.variables())
-  kept = [state]
+def make_predict_call(setup: experiment.ModelSetup) -> Callable[[Any], Any]:
+  """Returns what is timed, batch -> logits."""
+  step = experiment.make_predict_step(setup, _logits)
+  return functools.partial(step, setup.init_variables())
+
+
+def make_train_call(exp: experiment.Experiment) -> Callable[[Any], Any]:
+  """Returns what is timed, batch -> metrics: the experiment's own step, which keeps its state to itself."""
+  kept = [exp.init_state()]
 
   def train(batch: Any) -> Any:
     kept[0], metrics = exp.train_step(kept[0], batch)
@@ -112,15 +120,15 @@ def make_call(exp: experiment.Experiment, work: Work) -> Callable[[Any], Any]:
   return train
 
 
-def make_batch(exp: experiment.Experiment, batch_size: int) -> dict[str, jax.Array]:
+def make_batch(setup: experiment.ModelSetup, batch_size: int) -> dict[str, jax.Array]:
   """Returns a batch of random images on the experiment's devices."""
-  size, rng = exp.options.image_size, np.random.default_rng(0)
+  size, rng = setup.options.image_size, np.random.default_rng(0)
   batch = {
     "image": rng.integers(0, 256, (batch_size, size, size, 3), np.uint8),
-    "label": rng.integers(0, exp.options.num_classes, batch_size, np.int32),
+    "label": rng.integers(0, setup.options.num_classes, batch_size, np.int32),
     "mask": np.ones(batch_size, np.float32),
   }
-  return jax.device_put(batch, exp.shardings.batch)
+  return jax.device_put(batch, setup.shardings.batch)
 
 
 def _logits(batch: Any, outputs: Any) -> jax.Array:

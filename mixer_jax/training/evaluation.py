@@ -11,62 +11,62 @@ from mixer_jax.training import experiment
 from mixer_jax.training.state import Variables
 
 
-def evaluation_line(exp: experiment.Experiment, results: dict[str, float]) -> str:
+def evaluation_line(setup: experiment.ModelSetup, results: dict[str, float]) -> str:
   """Returns the printed line of an evaluation, with the count of images and of skipped records."""
-  skipped = exp.eval_split.num_examples - int(results["count"])
+  skipped = setup.eval_split.num_examples - int(results["count"])
   reason = (
-    "bad records" if exp.eval_split.labels_per_image == 1 else "images without a label, or bad,"
+    "bad records" if setup.eval_split.labels_per_image == 1 else "images without a label, or bad,"
   )
   return (
-    f"evaluation {exp.eval_split.split}: top-1 {results['top1']:.4f}  top-5 {results['top5']:.4f}"
+    f"evaluation {setup.eval_split.split}: top-1 {results['top1']:.4f}  top-5 {results['top5']:.4f}"
     f"  loss {results['loss']:.4f}  over {results['count']} images"
     + (f" ({skipped} {reason} skipped)" if skipped else "")
   )
 
 
 def evaluate_split(
-  exp: experiment.Experiment, variables: Variables, source: Any
+  setup: experiment.ModelSetup, variables: Variables, source: Any
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
   """Evaluates the evaluation split; see classification.evaluate for what it returns."""
   batches = rows_lib.device_batches(
-    exp.eval_split,
+    setup.eval_split,
     source,
-    batch_size=exp.options.evaluation.batch_size,
-    batch_sharding=exp.shardings.batch,
-    num_workers=exp.options.evaluation.num_workers,
+    batch_size=setup.options.evaluation.batch_size,
+    batch_sharding=setup.shardings.batch,
+    num_workers=setup.options.evaluation.num_workers,
   )
   return classification.evaluate(
-    lambda batch: exp.eval_step(variables, batch),
+    lambda batch: setup.eval_step(variables, batch),
     batches,
-    batch_size=exp.options.evaluation.batch_size,
+    batch_size=setup.options.evaluation.batch_size,
   )
 
 
-def make_fewshot(exp: experiment.Experiment) -> Callable[[Variables], dict[str, float]]:
+def make_fewshot(setup: experiment.ModelSetup) -> Callable[[Variables], dict[str, float]]:
   """Opens the data of config.fewshot and returns variables -> few-shot accuracies by name.
 
   Raises:
     InputError: the data cannot be opened, or have several labels an image.
   """
-  options = exp.options.fewshot
+  options = setup.options.fewshot
   task = fewshot_task.open_task(
-    exp.eval_split,
+    setup.eval_split,
     dataset=str(options.dataset),
-    data_dir=exp.options.data.data_dir,
+    data_dir=setup.options.data.data_dir,
     train_split=options.train_split,
     test_split=options.test_split,
     image_ops=options.ops,
     where="config.fewshot.ops",
   )
-  features = experiment.make_features_step(exp)
+  features = experiment.make_features_step(setup)
 
   def evaluate_fewshot(variables: Variables) -> dict[str, float]:
     values = fewshot_task.evaluate(
       task,
       lambda batch: features(variables, batch),
-      batch_size=exp.options.evaluation.batch_size,
-      batch_sharding=exp.shardings.batch,
-      num_workers=exp.options.evaluation.num_workers,
+      batch_size=setup.options.evaluation.batch_size,
+      batch_sharding=setup.shardings.batch,
+      num_workers=setup.options.evaluation.num_workers,
     )
     return dict(values)
 

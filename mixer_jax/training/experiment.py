@@ -1,7 +1,8 @@
 """Where configuration becomes objects; touches no device and no data.
 
-`build(config, mesh)` is what training, evaluation, benchmarks and planning all call, so what is
-planned and measured is what trains. Derived numbers are computed here, once.
+`build_model(config, mesh)` is for all who only infer; `build(config, mesh)`, on top of it, is what training,
+benchmarks and planning call, so what is planned and measured is what trains. Derived numbers are computed here,
+once.
 """
 
 import dataclasses
@@ -21,39 +22,54 @@ from mixer_jax.parallel import sharding
 from mixer_jax.training import augment, optimizer, state, step
 
 
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-  """All objects of a run.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSetup:
+  """A model on a mesh, and what it makes of images.
 
   Attributes:
     options: the configuration, checked.
-    model, tx, schedule: module, optimizer, step -> multiplier of the learning rate.
-    abstract_state: shapes and types of the train state.
-    shardings: of state, batch and small results on the mesh.
-    init_state: jitted () -> TrainState before the first step.
-    first_state: jitted variables -> the state before the first step, at these.
+    model: module.
     normalize: image uint8 -> float32, what the model sees.
-    train_step: jitted (state, batch) -> (state, metrics); the state is donated.
+    abstract_variables: shapes and types of the model's variables.
+    shardings: of variables, batch and small results on the mesh.
+    init_variables: jitted () -> the model's random variables.
     eval_step: jitted (variables, batch) -> rows of results, replicated.
-    total_steps: steps of the whole run.
-    train_split, eval_split: what to load, unopened.
+    eval_split: what to evaluate on, unopened.
   """
 
   options: schema.Options
   mesh: Mesh
   model: nn.Module
+  normalize: augment.Normalize
+  abstract_variables: state.Variables
+  shardings: sharding.Shardings
+  init_variables: Callable[[], state.Variables]
+  eval_step: Any
+  eval_split: pipeline.SplitSpec
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment(ModelSetup):
+  """All objects of a training run; `shardings` has the state's, too.
+
+  Attributes:
+    tx, schedule: optimizer, step -> multiplier of the learning rate.
+    abstract_state: shapes and types of the train state.
+    init_state: jitted () -> TrainState before the first step.
+    first_state: jitted variables -> the state before the first step, at these.
+    train_step: jitted (state, batch) -> (state, metrics); the state is donated.
+    total_steps: steps of the whole run.
+    train_split: what to train on, unopened.
+  """
+
   tx: optax.GradientTransformation
   schedule: optimizer.Schedule
   abstract_state: state.TrainState
-  shardings: sharding.Shardings
   init_state: Callable[[], state.TrainState]
   first_state: Callable[[state.Variables], state.TrainState]
-  normalize: augment.Normalize
   train_step: Any
-  eval_step: Any
   total_steps: int
   train_split: pipeline.SplitSpec
-  eval_split: pipeline.SplitSpec
 
 
 def make_mesh(config: Mapping[str, Any], devices: Sequence[Any] | None = None) -> Mesh:
@@ -63,8 +79,8 @@ def make_mesh(config: Mapping[str, Any], devices: Sequence[Any] | None = None) -
     return sharding.make_mesh(data=options.data, fsdp=options.fsdp, devices=devices)
 
 
-def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
-  """Returns the experiment that the configuration describes, for this mesh.
+def build_model(config: Mapping[str, Any], mesh: Mesh) -> ModelSetup:
+  """Returns the model that the configuration describes, for this mesh; what concerns training is not looked at.
 
   Args:
     config: schema.py's keys, all of them and no others.
@@ -74,26 +90,60 @@ def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
     InputError: names the key at fault and the way out.
   """
   options = schema.read(config, models.schema)
-  with configuration.placed(config, "model", "optimizer", "schedule", "mesh"):
-    return _build(options, mesh)
+  with configuration.placed(config, *_SECTIONS):
+    return _build_model(options, mesh)
 
 
-def _build(options: schema.Options, mesh: Mesh) -> Experiment:
+def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
+  """Returns the experiment that the configuration describes, for this mesh; see build_model."""
+  options = schema.read(config, models.schema)
+  with configuration.placed(config, *_SECTIONS):
+    _check_batches(options, mesh)
+    return _build(_build_model(options, mesh))
+
+
+_SECTIONS = ("model", "optimizer", "schedule", "mesh")  # whose keys leaves name
+
+
+def _build_model(options: schema.Options, mesh: Mesh) -> ModelSetup:
   # With automatic axes, whatever kind the given mesh has: XLA propagates the shardings.
   mesh = Mesh(mesh.devices, mesh.axis_names)
-  _check_batches(options, mesh)
   model = models.build(**options.model, num_classes=options.num_classes)
-  train_split, eval_split = _splits(options)
-  total_steps = _total_steps(options, train_split.num_used)
-  _check_profile(options.profile, total_steps)
+  normalize = augment.normalization(options.normalize, 3)
+  init_variables = functools.partial(state.init_variables, model, options.image_size, options.seed)
+  abstract_variables = jax.eval_shape(init_variables)
+  shardings = sharding.make_shardings(mesh, abstract_variables, options.mesh.rules)
+  gather = sharding.make_gather(shardings.variables)
+  eval_step = step.make_eval_step(
+    model=model, loss=losses.LOSSES[options.loss], normalize=normalize
+  )
+  return ModelSetup(
+    options=options,
+    mesh=mesh,
+    model=model,
+    normalize=normalize,
+    abstract_variables=abstract_variables,
+    shardings=shardings,
+    init_variables=jax.jit(init_variables, out_shardings=shardings.variables),
+    eval_step=jax.jit(
+      lambda variables, batch: eval_step(gather(variables), batch),
+      in_shardings=(shardings.variables, shardings.batch),
+      out_shardings=shardings.replicated,
+    ),
+    eval_split=_eval_split(options),
+  )
+
+
+def _build(setup: ModelSetup) -> Experiment:
+  options, model = setup.options, setup.model
+  steps = total_steps(options)
+  _check_profile(options.profile, steps)
   schedule = optimizer.make_schedule(
-    **vars(options.schedule), total_steps=total_steps, learning_rate=options.learning_rate
+    **vars(options.schedule), total_steps=steps, learning_rate=options.learning_rate
   )
   tx = optimizer.make_optimizer(
     **vars(options.optimizer), learning_rate=options.learning_rate, schedule=schedule
   )
-  loss = losses.LOSSES[options.loss]
-  normalize = augment.normalization(options.normalize, 3)
   first_state = functools.partial(
     state.first_state, tx=tx, seed=options.seed, ema_decay=options.ema_decay
   )
@@ -107,49 +157,38 @@ def _build(options: schema.Options, mesh: Mesh) -> Experiment:
       "config.grad_accum_steps must be 1 for a model with batch statistics: those of a part are not "
       "those of the batch."
     )
-  shardings = sharding.make_shardings(mesh, abstract_state, options.mesh.rules)
-  variables = shardings.state.variables()
-  gather = sharding.make_gather(variables)
+  shardings = sharding.make_shardings(
+    setup.mesh, setup.abstract_variables, options.mesh.rules, abstract_state
+  )
   train_step = step.make_train_step(
     model=model,
     tx=tx,
     schedule=schedule,
     learning_rate=options.learning_rate,
-    loss=loss,
+    loss=losses.LOSSES[options.loss],
     augment=augment.make_augment(
-      normalize=normalize, num_classes=options.num_classes, mixup_p=options.mixup_p
+      normalize=setup.normalize, num_classes=options.num_classes, mixup_p=options.mixup_p
     ),
     grad_accum_steps=options.grad_accum_steps,
     ema_decay=options.ema_decay,
     multipliers=optimizer.make_multipliers(options.optimizer.lr_multipliers),
-    param_shardings=shardings.state.params,
+    param_shardings=shardings.variables["params"],
   )
-  eval_step = step.make_eval_step(model=model, loss=loss, normalize=normalize)
   return Experiment(
-    options=options,
-    mesh=mesh,
-    model=model,
+    **{**vars(setup), "shardings": shardings},
     tx=tx,
     schedule=schedule,
     abstract_state=abstract_state,
-    shardings=shardings,
     init_state=jax.jit(init_state, out_shardings=shardings.state),
     first_state=jax.jit(first_state, out_shardings=shardings.state),
-    normalize=normalize,
     train_step=jax.jit(
       train_step,
       in_shardings=(shardings.state, shardings.batch),
       out_shardings=(shardings.state, shardings.replicated),
       donate_argnums=0,
     ),
-    eval_step=jax.jit(
-      lambda variables, batch: eval_step(gather(variables), batch),
-      in_shardings=(variables, shardings.batch),
-      out_shardings=shardings.replicated,
-    ),
-    total_steps=total_steps,
-    train_split=train_split,
-    eval_split=eval_split,
+    total_steps=steps,
+    train_split=_train_split(options),
   )
 
 
@@ -164,20 +203,24 @@ def _check_batches(options: schema.Options, mesh: Mesh) -> None:
     )
 
 
-def _total_steps(options: schema.Options, num_examples: int) -> int:
-  """Epochs are whole batches drawn from an endless sequence of permutations, so the last is cut."""
+def total_steps(options: schema.Options) -> int:
+  """Returns the steps of the whole run; raises InputError if there are none.
+
+  Epochs are whole batches drawn from an endless sequence of permutations, so the last is cut.
+  """
+  num_examples = _train_split(options).num_used
   if options.total_steps is not None:
-    total_steps = options.total_steps
+    steps = options.total_steps
   elif options.total_epochs is not None:
-    total_steps = int(options.total_epochs * num_examples) // options.batch_size
+    steps = int(options.total_epochs * num_examples) // options.batch_size
   else:
     raise InputError("set config.total_epochs or config.total_steps.")
-  if total_steps < 1:
+  if steps < 1:
     raise InputError(
-      f"the run has {total_steps} steps: raise config.total_epochs or total_steps, or lower batch_size "
+      f"the run has {steps} steps: raise config.total_epochs or total_steps, or lower batch_size "
       f"({options.batch_size}, of {num_examples} examples)."
     )
-  return total_steps
+  return steps
 
 
 def _check_profile(profile: schema.Profile, total_steps: int) -> None:
@@ -188,62 +231,60 @@ def _check_profile(profile: schema.Profile, total_steps: int) -> None:
     )
 
 
-def _splits(options: schema.Options) -> tuple[pipeline.SplitSpec, pipeline.SplitSpec]:
-  data, evaluation = options.data, options.evaluation
+def _train_split(options: schema.Options) -> pipeline.SplitSpec:
+  subset = dict(subset_percent=options.data.subset_percent, subset_seed=options.data.subset_seed)
+  return _split(options, options.data, "config.data", dataset=options.data.dataset, **subset)
 
-  def split(
-    section: schema.Data | schema.Evaluation, where: str, **fields: Any
-  ) -> pipeline.SplitSpec:
-    return pipeline.SplitSpec(
-      data_dir=data.data_dir,
-      split=section.split,
-      label=section.label,
-      labels_per_image=section.labels_per_image,
-      num_examples=section.num_examples,
-      num_classes=options.num_classes,
-      ops=ops.Pipeline(section.ops, options.image_size, f"{where}.ops"),
-      on_bad_record=data.on_bad_record,
-      **fields,
-    )
 
-  return (
-    split(
-      data,
-      "config.data",
-      dataset=data.dataset,
-      subset_percent=data.subset_percent,
-      subset_seed=data.subset_seed,
-    ),
-    split(evaluation, "config.evaluation", dataset=evaluation.dataset or data.dataset),
+def _eval_split(options: schema.Options) -> pipeline.SplitSpec:
+  dataset = options.evaluation.dataset or options.data.dataset
+  return _split(options, options.evaluation, "config.evaluation", dataset=dataset)
+
+
+def _split(
+  options: schema.Options, section: schema.Data | schema.Evaluation, where: str, **fields: Any
+) -> pipeline.SplitSpec:
+  return pipeline.SplitSpec(
+    data_dir=options.data.data_dir,
+    split=section.split,
+    label=section.label,
+    labels_per_image=section.labels_per_image,
+    num_examples=section.num_examples,
+    num_classes=options.num_classes,
+    ops=ops.Pipeline(section.ops, options.image_size, f"{where}.ops"),
+    on_bad_record=options.data.on_bad_record,
+    **fields,
   )
 
 
 def make_predict_step(
-  exp: Experiment, output: Callable[[dict[str, Any], dict[str, Any]], Any]
+  setup: ModelSetup, output: Callable[[dict[str, Any], dict[str, Any]], Any]
 ) -> Any:
   """Returns the jitted predict_step(variables, batch), replicated on all devices.
 
   Args:
-    exp: the experiment.
+    setup: the model.
     output: (batch, outputs of the model: logits (b, k) and pre_logits (b, c)) -> what is returned;
       what it does not use is not computed.
   """
 
+  gather = sharding.make_gather(setup.shardings.variables)
+
   def predict_step(variables: state.Variables, batch: dict[str, Any]) -> Any:
-    logits, sown = exp.model.apply(
-      variables, exp.normalize(batch["image"]), mutable=["intermediates"]
+    logits, sown = setup.model.apply(
+      gather(variables), setup.normalize(batch["image"]), mutable=["intermediates"]
     )
     (pre_logits,) = sown["intermediates"]["pre_logits"]
     return output(batch, {"logits": logits, "pre_logits": pre_logits})
 
   return jax.jit(
     predict_step,
-    in_shardings=(exp.shardings.state.variables(), exp.shardings.batch),
-    out_shardings=exp.shardings.replicated,
+    in_shardings=(setup.shardings.variables, setup.shardings.batch),
+    out_shardings=setup.shardings.replicated,
   )
 
 
-def make_features_step(exp: Experiment) -> Any:
+def make_features_step(setup: ModelSetup) -> Any:
   """Returns the jitted (variables, batch) -> rows of pre_logits, label and mask."""
 
   def rows(batch: dict[str, Any], outputs: dict[str, Any]) -> dict[str, Any]:
@@ -253,4 +294,4 @@ def make_features_step(exp: Experiment) -> Any:
       "mask": batch["mask"],
     }
 
-  return make_predict_step(exp, rows)
+  return make_predict_step(setup, rows)

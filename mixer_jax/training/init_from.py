@@ -98,14 +98,14 @@ def initial_variables(exp: experiment.Experiment) -> tuple[weights.Variables, st
   origin = weights.describe(variables, source) if path is None else _origin_of_run(path)
   variables, resized = _resized(variables, origin, exp)
   line = f"parameters of {source}{resized}"
-  wanted = exp.abstract_state.variables()
+  wanted = exp.abstract_variables
   if exp.options.init.new_head:
     bias = getattr(exp.model, "head_bias_init", 0.0)
     variables = weights.replace_head(variables, wanted, bias)
     line += ", with a new head"
   weights.check_match(variables, wanted, f"{source} for {exp.options.image_size} px")
   variables = jax.tree.map(lambda p, w: np.asarray(p).astype(w.dtype), variables, wanted)
-  return jax.device_put(variables, exp.shardings.state.variables()), line
+  return jax.device_put(variables, exp.shardings.variables), line
 
 
 def _resized(

@@ -18,7 +18,7 @@ from tests.inference.conftest import make_trained
 @pytest.fixture(scope="module")
 def task():
   return fewshot_task.open_task(
-    make_trained().exp.eval_split,
+    make_trained().setup.eval_split,
     dataset="digits",
     data_dir=None,
     train_split="train",
@@ -30,8 +30,8 @@ def task():
 def _features(trained, split, source):
   """Pre-logits and labels of all images, by the model itself and without batches."""
   examples = [split.ops(source[i], np.random.default_rng(0)) for i in range(len(source))]
-  images = trained.exp.normalize(jnp.stack([e["image"] for e in examples]))
-  headless = trained.exp.model.clone(num_classes=None)
+  images = trained.setup.normalize(jnp.stack([e["image"] for e in examples]))
+  headless = trained.setup.model.clone(num_classes=None)
   features = jax.jit(headless.apply)(trained.variables, images)
   return np.asarray(features), np.array([e["label"] for e in examples])
 
@@ -42,13 +42,13 @@ def test_the_accuracies_are_those_of_all_features(task, num_devices):
   train = sources.open_source(dataset="digits", data_dir=None, split="train", label=None)
   x, y = _features(trained, task.train_split, train)
   x_test, y_test = _features(trained, task.test_split, task.test_source)
-  features_step = experiment.make_features_step(trained.exp)
+  features_step = experiment.make_features_step(trained.setup)
   values = dict(
     fewshot_task.evaluate(
       task,
       lambda batch: features_step(trained.variables, batch),
       batch_size=250,  # not a multiple of the drawn images, or of the test images
-      batch_sharding=trained.exp.shardings.batch,
+      batch_sharding=trained.setup.shardings.batch,
       num_workers=0,
     )
   )

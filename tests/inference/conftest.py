@@ -14,13 +14,14 @@ def make_trained(num_devices=1, dtype="float32", **changes):
   config = small_config(**changes)
   config.mesh.data = num_devices
   config.model.dtype = dtype
-  exp = experiment.build(config, experiment.make_mesh(config))
+  setup = experiment.build_model(config, experiment.make_mesh(config))
   rng = np.random.default_rng(0)
-  params = jax.tree.map(
-    lambda x: rng.normal(scale=0.3, size=x.shape).astype(x.dtype), exp.abstract_state.params
+  variables = jax.tree.map(
+    lambda x: rng.normal(scale=0.3, size=x.shape).astype(x.dtype), setup.abstract_variables
   )
-  variables = jax.device_put({"params": params}, exp.shardings.state.variables())
-  return inference.Trained(exp, variables, "random weights")
+  return inference.Trained(
+    setup, jax.device_put(variables, setup.shardings.variables), "random weights"
+  )
 
 
 @pytest.fixture(scope="session")

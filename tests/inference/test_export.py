@@ -24,8 +24,8 @@ PIXELS = np.random.default_rng(100).integers(0, 256, (7, 16, 16, 3), np.uint8)
 
 
 def _logits(trained):
-  apply = jax.jit(trained.exp.model.apply)
-  return np.asarray(apply(trained.variables, trained.exp.normalize(jnp.asarray(PIXELS))))
+  apply = jax.jit(trained.setup.model.apply)
+  return np.asarray(apply(trained.variables, trained.setup.normalize(jnp.asarray(PIXELS))))
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_files_give_the_models_logits(tmp_path, trained, wanted, name, input_typ
   assert sorted(differences) == [1, 7]
   call = {".stablehlo": _call_stablehlo, ".onnx": _call_onnx}[path.suffix](path)
   given = (
-    PIXELS if input_type == "uint8" else np.asarray(trained.exp.normalize(jnp.asarray(PIXELS)))
+    PIXELS if input_type == "uint8" else np.asarray(trained.setup.normalize(jnp.asarray(PIXELS)))
   )
   for batch in (1, 7):
     np.testing.assert_allclose(call(given[:batch]), wanted[:batch], rtol=0, atol=1e-5)

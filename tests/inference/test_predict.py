@@ -61,8 +61,8 @@ def test_predictions_are_those_of_the_model(folder, loss, activation, num_device
   paths = predict.find_images([str(folder)])
   predictions = list(predict.predict(trained, paths, NAMES, top=5, batch_size=batch_size))
   assert [p["file"] for p in predictions] == paths
-  pixels = jnp.stack([predict.load_image(p, trained.exp.eval_split.ops) for p in paths])
-  logits = jax.jit(trained.exp.model.apply)(trained.variables, trained.exp.normalize(pixels))
+  pixels = jnp.stack([predict.load_image(p, trained.setup.eval_split.ops) for p in paths])
+  logits = jax.jit(trained.setup.model.apply)(trained.variables, trained.setup.normalize(pixels))
   probabilities = activation(np.asarray(logits, np.float64))
   for wanted, prediction in zip(probabilities, predictions, strict=True):
     best = np.argsort(-wanted, kind="stable")[:5]
@@ -136,7 +136,7 @@ def test_a_huge_file_is_not_read(tmp_path, trained):
   with path.open("wb") as f:
     f.truncate(predict.MAX_FILE_BYTES + 1)  # a hole: it takes no space
   with pytest.raises(BadRecordError, match="larger than 256 MiB"):
-    predict.load_image(str(path), trained.exp.eval_split.ops)
+    predict.load_image(str(path), trained.setup.eval_split.ops)
 
 
 def test_an_image_too_small_for_the_crop_is_a_bad_image(tmp_path):

@@ -47,7 +47,7 @@ def train(ema_decay):
     grad_accum_steps=1,
     ema_decay=ema_decay,
     multipliers=optimizer.make_multipliers(()),
-    param_shardings=sharding.make_shardings(mesh, states[0]).state.params,
+    param_shardings=sharding.make_shardings(mesh, states[0].variables()).variables["params"],
   )
   for batch in batches():
     states.append(jax.jit(train_step)(states[-1], batch)[0])

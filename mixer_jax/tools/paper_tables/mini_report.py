@@ -101,7 +101,7 @@ def _example_images(setting: Setting, count: int) -> tuple[list[np.ndarray], lis
   config = mini.load_config(
     Pretrain("mixer", setting.largest, setting.percents[-1]).command(setting)
   )
-  source = experiment.build(config, experiment.make_mesh(config)).eval_split.open()
+  source = experiment.build_model(config, experiment.make_mesh(config)).eval_split.open()
   examples = [source[i] for i in range(count)]
   names = source.class_names or [str(i) for i in range(config.num_classes)]
   images = [ops.decode_image(e["image"]) for e in examples]
@@ -279,7 +279,7 @@ def _weights(found: Found, setting: Setting, seen: Seen) -> list[str]:
   except InputError as e:
     return [title, page.paragraph(f"The checkpoint cannot be read: {e}")]
   after, before = (
-    jax.device_get(v["params"]) for v in (trained.variables, trained.exp.init_state().variables())
+    jax.device_get(v["params"]) for v in (trained.variables, trained.setup.init_variables())
   )
   cosines = [f"{mean_cosine(params):+.2f}".replace("-", "−") for params in (before, after)]
   return [

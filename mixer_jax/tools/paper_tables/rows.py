@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mixer_jax import configuration
+from mixer_jax import configuration, models, schema
 from mixer_jax.errors import InputError
 from mixer_jax.tools.paper_tables import numbers
 from mixer_jax.tools.paper_tables.results import Found, Run
@@ -119,9 +119,7 @@ def permuted(ops: str, order: str) -> str:
 @functools.cache
 def total_steps(file: str) -> int:
   """Returns the steps of a configuration's whole run."""
-  config = load(file)
-  one = {**config, "mesh": {**config["mesh"], "data": 1}}
-  return experiment.build(one, experiment.make_mesh(one)).total_steps
+  return experiment.total_steps(schema.read(load(file), models.schema))
 
 
 def of_figure2() -> list[Pretraining]:
@@ -225,6 +223,4 @@ def benchmark_config(model: str, image_size: int) -> Any:
   config = _module("configs/common.py").get_config(fields["name"])
   config.image_size = image_size
   config.model.variant = fields["variant"]
-  config.total_steps = 1
-  config.schedule.warmup_steps = 0
   return config

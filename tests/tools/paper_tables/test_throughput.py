@@ -71,7 +71,7 @@ def test_what_is_timed_in_training_is_the_experiments_step():
   """Call by call it returns the metrics of a state that is handed on."""
   config = small_config()
   exp = experiment.build(config, experiment.make_mesh(config))
-  batch, call = throughput.make_batch(exp, 4), throughput.make_call(exp, "training")
+  batch, call = throughput.make_batch(exp, 4), throughput.make_train_call(exp)
   state = exp.init_state()
   for _ in range(3):
     state, metrics = exp.train_step(state, batch)
