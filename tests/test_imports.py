@@ -10,6 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = [
   {"errors"},
+  {"files", "rules"},
   {"losses"},
   {"labels", "configuration"},
   {"schema"},

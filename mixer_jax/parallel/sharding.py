@@ -16,12 +16,14 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from mixer_jax import rules as rules_lib
 from mixer_jax.errors import InputError
 
 AXES = ("data", "fsdp")
 # Elements from which on "auto" shards a parameter: a smaller one takes longer to gather than it is worth.
 MIN_AUTO_SIZE = 2**14
 WHOLE = -1  # no dimension
+_PLACES = "auto, replicate or the number of a dimension"
 
 
 class Shardings(NamedTuple):
@@ -45,15 +47,15 @@ def make_mesh(*, data: int, fsdp: int = 1, devices: Sequence[Any] | None = None)
   """
   known = jax.devices() if devices is None else list(devices)
   if fsdp < 1 or (data == -1 and len(known) % fsdp):
-    raise InputError(f"config.mesh.fsdp is {fsdp}, which does not divide the {len(known)} devices.")
+    raise InputError(f"mesh.fsdp is {fsdp}, which does not divide the {len(known)} devices.")
   copies = len(known) // fsdp if data == -1 else data
   if not 1 <= copies * fsdp <= len(known):
-    times = f" and config.mesh.fsdp {fsdp}" if fsdp > 1 else ""
+    times = f" and mesh.fsdp {fsdp}" if fsdp > 1 else ""
     raise InputError(
-      f"config.mesh.data is {data}{times}, but there are {len(known)} devices; -1 takes all."
+      f"mesh.data is {data}{times}, but there are {len(known)} devices; -1 takes all."
     )
   if devices is None and jax.process_count() > 1 and copies * fsdp != len(known):
-    raise InputError("config.mesh.data must be -1 with several processes: each takes part.")
+    raise InputError("mesh.data must be -1 with several processes: each takes part.")
   # jax.make_mesh would refuse an axis that is a part of one of the torus: 2 of v6e:4x4's 4.
   chosen = mesh_utils.create_device_mesh(
     (copies, fsdp), known[: copies * fsdp], allow_split_physical_axes=True
@@ -110,39 +112,21 @@ def _cut_dimensions(
   shapes: dict[str, tuple[int, ...]], rules: tuple[str, ...], size: int
 ) -> dict[str, int]:
   """Returns for each parameter the dimension that is cut into `size` shards, or WHOLE."""
-  parsed = [_parse(rule) for rule in rules]
-  unused = dict(enumerate(rules))
-
-  def where(name: str) -> tuple[str, str]:
-    for i, (pattern, place) in enumerate(parsed):
-      if pattern.fullmatch(name):
-        unused.pop(i, None)
-        return rules[i], place
-    return "", "auto"
-
-  cut = {name: _dimension(name, shape, size, *where(name)) for name, shape in shapes.items()}
-  if unused:
-    raise InputError(
-      f"config.mesh.rules: {', '.join(map(repr, unused.values()))} decides for no parameter: no name "
-      f"matches, or an earlier rule does. Names are such as {', '.join(list(shapes)[:3])}."
-    )
-  return cut
+  parsed = rules_lib.parse("mesh.rules", rules, _PLACES, _place)
+  decided = rules_lib.decide("mesh.rules", parsed, list(shapes))
+  return {name: _dimension(name, shape, size, decided[name]) for name, shape in shapes.items()}
 
 
-def _parse(rule: str) -> tuple[re.Pattern[str], str]:
-  pattern, _, place = rule.rpartition("=")
-  if not pattern or not (place in ("auto", "replicate") or place.isdecimal()):
-    raise InputError(
-      f"config.mesh.rules: {rule!r} is not REGEX=WHERE with WHERE auto, replicate or the number of a "
-      "dimension."
-    )
-  try:
-    return re.compile(pattern), place
-  except re.error as e:
-    raise InputError(f"config.mesh.rules: {rule!r} has no valid expression: {e}") from e
+def _place(text: str) -> str:
+  if text not in ("auto", "replicate") and not text.isdecimal():
+    raise ValueError(f"{text!r} is none of them")
+  return text
 
 
-def _dimension(name: str, shape: tuple[int, ...], size: int, rule: str, place: str) -> int:
+def _dimension(
+  name: str, shape: tuple[int, ...], size: int, rule: rules_lib.Rule[str] | None
+) -> int:
+  place = "auto" if rule is None else rule.value
   if place == "replicate":
     return WHOLE
   if place == "auto":
@@ -151,8 +135,8 @@ def _dimension(name: str, shape: tuple[int, ...], size: int, rule: str, place: s
     return max(divisible, key=lambda i: shape[i]) if large else WHOLE
   if int(place) >= len(shape) or shape[int(place)] % size:
     raise InputError(
-      f"config.mesh.rules: {rule!r} decides for {name} of shape {shape}, which has no dimension {place} "
-      f"that config.mesh.fsdp {size} divides."
+      f"mesh.rules: {rule and rule.text!r} decides for {name} of shape {shape}, which has no dimension "
+      f"{place} that fsdp {size} divides."
     )
   return int(place)
 

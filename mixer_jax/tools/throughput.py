@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
+from mixer_jax import files
 from mixer_jax.errors import InputError
 from mixer_jax.parallel import cores
 from mixer_jax.training import experiment
@@ -170,9 +171,8 @@ def save(results: pathlib.Path, name: str, result: Throughput) -> None:
   kept = result._asdict() | {"by_batch_size": {str(k): v for k, v in result.by_batch_size.items()}}
   everything.setdefault(jax.devices()[0].device_kind, {})[name] = kept
   results.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f"{FILE}.partial")
-  partial.write_text(json.dumps(everything, indent=1) + "\n")
-  partial.replace(path)
+  with files.replacing(path) as partial:
+    partial.write_text(json.dumps(everything, indent=1) + "\n")
 
 
 def _read(path: pathlib.Path) -> dict[str, dict[str, Any]]:

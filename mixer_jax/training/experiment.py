@@ -237,7 +237,7 @@ def _splits(
       label=section.label,
       labels_per_image=section.labels_per_image,
       num_examples=section.num_examples,
-      ops=ops.Pipeline(section.ops, options.image_size, f"{where}.ops"),
+      ops=ops.Preprocess(section.ops, options.image_size, f"{where}.ops"),
       **fields,
       **common,
     )

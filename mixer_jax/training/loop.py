@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from mixer_jax.data import pipeline
+from mixer_jax.data import loading, pipeline
 from mixer_jax.errors import DivergedError, SaveError
 from mixer_jax.figures import curves
 from mixer_jax.parallel import cores, distributed, sharding
@@ -201,7 +201,7 @@ class _Run:
       with contextlib.suppress(OSError):
         self._writer.close()
 
-  def _batches(self, start_step: int) -> pipeline.ClosingIterator:
+  def _batches(self, start_step: int) -> loading.ClosingIterator:
     exp = self._exp
     batches = pipeline.TrainBatches(
       exp.train_split,
@@ -211,7 +211,7 @@ class _Run:
       rows=self._rows,
       total_steps=exp.total_steps,
     )
-    return pipeline.iterate(batches, start=start_step, num_workers=exp.data.num_workers)
+    return loading.iterate(batches, start=start_step, num_workers=exp.data.num_workers)
 
   def _put(self, batch: pipeline.Batch) -> dict[str, jax.Array]:
     exp = self._exp
@@ -288,7 +288,7 @@ class _Run:
   def _reporting(self) -> Iterator[None]:
     try:
       yield
-    except OSError as e:
+    except (OSError, SaveError) as e:
       raise SaveError(checkpoint.save_failure(self._directory, e)) from e
 
   def _save(self, step: int, state: TrainState) -> None:

@@ -24,8 +24,8 @@ import numpy as np
 from etils import epath
 from flax import traverse_util
 
+from mixer_jax import files
 from mixer_jax.errors import InputError
-from mixer_jax.weights import files
 
 MAX_BYTES = 16 << 30  # unpacked; three times H/14 at three times its resolution
 # Trained weights hardly compress; those of a model made K times larger are zeros but for 1/K².
@@ -86,7 +86,11 @@ def save_npz(path: str | os.PathLike[str], params: dict[str, Any]) -> None:
     SaveError: the file could not be written.
   """
   flat: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
-  with files.replacing(epath.Path(path)) as f, zipfile.ZipFile(f, "w", allowZip64=True) as archive:
+  with (
+    files.replacing(epath.Path(path)) as partial,
+    partial.open("wb") as f,
+    zipfile.ZipFile(f, "w", allowZip64=True) as archive,
+  ):
     for name, value in flat.items():
       # As np.savez does it, but with dates that do not depend on the clock.
       with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:

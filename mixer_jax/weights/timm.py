@@ -16,8 +16,8 @@ import numpy as np
 from etils import epath
 from flax import traverse_util
 
+from mixer_jax import files
 from mixer_jax.errors import InputError
-from mixer_jax.weights import files
 from mixer_jax.weights.params import check_family, model_fields
 
 _IN_BLOCK = (
@@ -100,7 +100,7 @@ def load_safetensors(
   Raises:
     InputError: no such file, not a whole safetensors file, or values that are no floating-point numbers.
   """
-  import safetensors  # Late: the rest of mixer_jax.weights needs only JAX, Flax and NumPy.
+  import safetensors
 
   where = where or str(path)
   try:
@@ -128,5 +128,5 @@ def save_safetensors(path: str | os.PathLike[str], state: dict[str, np.ndarray])
   # The library takes memory as it lies, whatever the strides.
   state = {name: np.ascontiguousarray(value) for name, value in state.items()}
   content = safetensors.numpy.save(state, metadata={"format": "pt"})
-  with files.replacing(epath.Path(path)) as f:
-    f.write(content)
+  with files.replacing(epath.Path(path)) as partial:
+    partial.write_bytes(content)

@@ -11,6 +11,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
+from mixer_jax import files
+
 
 def format_duration(seconds: float) -> str:
   """Returns h:mm:ss."""
@@ -67,9 +69,8 @@ class MetricWriter:
     self._events.close()
 
   def _rewrite(self) -> None:
-    partial = self._path.parent / f"{self._path.name}.partial"
-    partial.write_text("".join(json.dumps(r) + "\n" for r in self.records))
-    partial.replace(self._path)
+    with files.replacing(self._path) as partial:
+      partial.write_text("".join(json.dumps(r) + "\n" for r in self.records))
 
 
 def _open_events(directory: epath.Path, purge_step: int) -> EventsWriter:

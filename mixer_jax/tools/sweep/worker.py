@@ -14,7 +14,7 @@ from typing import Any
 
 from etils import epath
 
-from mixer_jax import configuration
+from mixer_jax import configuration, files
 from mixer_jax.errors import DivergedError, InputError
 from mixer_jax.tools.sweep import protocol
 from mixer_jax.training import experiment, init_from, loop
@@ -142,9 +142,8 @@ def _take(
     except DivergedError as e:
       print(f"diverged, counted as 0: {e}", flush=True)
       kept |= {"top1": 0.0, "count": 0, "diverged": True}
-    partial = directory / "result.json.partial"
-    partial.write_text(json.dumps(kept) + "\n")
-    partial.replace(directory / "result.json")
+    with files.replacing(directory / "result.json") as partial:
+      partial.write_text(json.dumps(kept) + "\n")
     if run.judge == "dev":  # only its figure is needed; the reported runs keep theirs
       shutil.rmtree(directory / "checkpoints", ignore_errors=True)
   return True
