@@ -17,6 +17,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mixer_jax import rules as rules_lib
+from mixer_jax import tables
 from mixer_jax.errors import InputError
 
 AXES = ("data", "fsdp")
@@ -225,20 +226,19 @@ def describe(abstract_state: Any, shardings: Shardings) -> list[Placement]:
 def table(placements: Iterable[Placement]) -> str:
   """Returns the placements as text, a line each, with the sums."""
   placements = list(placements)
-  width = max(len(p.name) for p in placements)
-  lines = [f"{'parameter':{width}}  number  {'shape':>18}  {'cut':>9}  MB a device  with optimizer"]
+  lines = [("parameter", "number", "shape", "cut", "MB a device", "with optimizer")]
   for p in placements:
     cut = "whole" if p.cut == WHOLE else f"dim {p.cut}"
-    lines.append(
-      f"{p.name:{width}}  {p.number:>6}  {p.shape!s:>18}  {cut:>9}  {p.params_bytes / 1e6:>11.3f}"
-      f"  {p.state_bytes / 1e6:>14.3f}"
-    )
-  total = (sum(p.params_bytes for p in placements), sum(p.state_bytes for p in placements))
-  lines.append(
-    f"{'all':{width}}  {sum(p.number for p in placements):>6}  {'':18}  {'':9}"
-    f"  {total[0] / 1e6:>11.3f}  {total[1] / 1e6:>14.3f}"
+    lines.append((p.name, str(p.number), str(p.shape), cut, *_megabytes([p])))
+  lines.append(("all", str(sum(p.number for p in placements)), "", "", *_megabytes(placements)))
+  return tables.as_text(lines, right=range(1, 6))
+
+
+def _megabytes(placements: list[Placement]) -> tuple[str, str]:
+  params, state = (
+    sum(sizes) for sizes in zip(*((p.params_bytes, p.state_bytes) for p in placements), strict=True)
   )
-  return "\n".join(lines)
+  return f"{params / 1e6:.3f}", f"{state / 1e6:.3f}"
 
 
 def local_rows(batch: NamedSharding, batch_size: int) -> np.ndarray:

@@ -18,7 +18,7 @@ import numpy as np
 
 from mixer_jax import files
 from mixer_jax.errors import InputError
-from mixer_jax.parallel import cores
+from mixer_jax.parallel import processes
 from mixer_jax.training import experiment
 
 Work = Literal["inference", "training"]
@@ -43,7 +43,7 @@ class Throughput(NamedTuple):
 
 def num_cores(device: Any) -> int:
   """Returns how many cores a device stands for: an accelerator one, a CPU those that may be used."""
-  return cores.num_cores() if device.platform == "cpu" else 1
+  return processes.num_cores() if device.platform == "cpu" else 1
 
 
 def measure(

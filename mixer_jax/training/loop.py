@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from mixer_jax.data import loading, pipeline
 from mixer_jax.errors import DivergedError, SaveError
 from mixer_jax.figures import curves
-from mixer_jax.parallel import cores, distributed, sharding
+from mixer_jax.parallel import distributed, processes, sharding
 from mixer_jax.parallel.distributed import StopSignal
 from mixer_jax.training import evaluation, experiment, init_from, optimizer, profiling
 from mixer_jax.training.state import TrainState
@@ -104,7 +104,7 @@ def _placement(exp: experiment.Experiment) -> str:
 
 def _num_cores(mesh: Mesh) -> int:
   """Cores that core-hours count: accelerator devices, or the CPU cores that this process may use."""
-  return cores.num_cores() if mesh.devices.flat[0].platform == "cpu" else mesh.size
+  return processes.num_cores() if mesh.devices.flat[0].platform == "cpu" else mesh.size
 
 
 class _Run:

@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from mixer_jax.tools.paper_tables import numbers
+from mixer_jax.tools import paper_numbers
 from mixer_jax.tools.paper_tables.rows import Pretraining
 from mixer_jax.tools.paper_tables.sheets import LeftOut, Missing
 
@@ -83,7 +83,7 @@ def describe(pretraining: Pretraining, plans: Plans) -> str:
   """Returns the cost as the commands' list shows it."""
   if pretraining in plans:
     return f"planned: at least {plans[pretraining].core_days:,.1f} TPUv3-core-days of pre-training"
-  for row in numbers.rows("table3_scale"):
+  for row in paper_numbers.rows("table3_scale"):
     key = (row["pretrain"], row["model"], float(row["pretrain_epochs"]))
     if key == (pretraining.dataset, pretraining.model, pretraining.epochs):
       extrapolated = ", extrapolated there" * (row["core_days_extrapolated"] == "yes")

@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 
 from mixer_jax.data import permutations
-from mixer_jax.tools.paper_tables import costs, numbers, rows, tables
-from mixer_jax.tools.paper_tables.numbers import number
+from mixer_jax.tools import config_files, paper_numbers
+from mixer_jax.tools.paper_numbers import number
+from mixer_jax.tools.paper_tables import costs, rows, tables
 from mixer_jax.tools.paper_tables.results import Found, Run
 from mixer_jax.tools.paper_tables.rows import Pretraining
 from mixer_jax.tools.paper_tables.sheets import Compared, Missing, Sheet
@@ -56,7 +57,7 @@ def figure2(found: Found) -> Drawn:
   table = tables.table2(found)
   runs, _ = rows.match(found)
   figure, (left, right) = new_figure(2)
-  _scatter(left, table, numbers.rows("table2_transfer"), "tpuv3_core_days")
+  _scatter(left, table, paper_numbers.rows("table2_transfer"), "tpuv3_core_days")
   left.set(title="transfer at the larger size", xlabel="TPUv3-core-days of pre-training")
   points = _draw_subsets(right, runs)
   sheet = Sheet(
@@ -130,7 +131,7 @@ def _train_command(found: Found, p: Pretraining) -> str:
   command = f"python train.py --config={p.file} --workdir={found.directory}/pretrain/{p.name}"
   command += f" {FEWSHOT_FLAGS}"
   if p.order:
-    config = rows.load(p.file)
+    config = config_files.load(p.file)
     for section in ("data", "evaluation", "fewshot"):
       command += f' --config.{section}.ops="{rows.permuted(config[section].ops, p.order)}"'
   return command
@@ -141,10 +142,10 @@ def figure3(found: Found) -> Drawn:
   table = tables.table3(found)
   chosen = [
     i
-    for i, row in enumerate(numbers.rows("table3_scale"))
+    for i, row in enumerate(paper_numbers.rows("table3_scale"))
     if row["pretrain"] == "JFT-300M" and row["image_size"] == "224"
   ]
-  kept = [numbers.rows("table3_scale")[i] for i in chosen]
+  kept = [paper_numbers.rows("table3_scale")[i] for i in chosen]
   sheet = dataclasses.replace(
     table,
     title="Figure 3: accuracy against training cost and throughput, JFT-300M, 224 px (of table 3)",

@@ -9,6 +9,7 @@ import pathlib
 from typing import Any
 
 from mixer_jax.errors import InputError
+from mixer_jax.tools import config_files
 from mixer_jax.tools.paper_tables import rows
 from mixer_jax.tools.paper_tables.results import Found, Run
 
@@ -120,7 +121,7 @@ def transfers(setting: Setting) -> list[Transfer]:
 def load_config(command: str) -> Any:
   """Returns the configuration of "--config=FILE:ARG --config.KEY=VALUE …", as train.py reads it."""
   first, *changes = command.split(" --config.")
-  config = rows.load(first.removeprefix("--config="))
+  config = config_files.load(first.removeprefix("--config="))
   for change in changes:
     key, _, value = change.partition("=")
     *sections, name = key.split(".")

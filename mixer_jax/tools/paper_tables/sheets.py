@@ -5,6 +5,8 @@ import dataclasses
 import io
 from collections.abc import Sequence
 
+from mixer_jax import tables
+
 NOTHING = "–"
 
 
@@ -90,20 +92,14 @@ class Sheet:
 
 def as_text(sheet: Sheet) -> str:
   """Returns the table for a terminal; compared cells read "paper / ours / difference"."""
-  lines = _joined(sheet)
-  widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-  text = [sheet.title, ""]
-  for line in lines:
-    text.append("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip())
+  text = [sheet.title, "", tables.as_text(_joined(sheet))]
   return "\n".join(text + _remarks(sheet, "  ")) + "\n"
 
 
 def as_markdown(sheet: Sheet) -> str:
   """Returns the table as Markdown, its commands as code."""
   header, *lines = _joined(sheet)
-  text = [f"# {sheet.title}", ""]
-  for line in (header, ["---"] * len(header), *lines):
-    text.append(f"| {' | '.join(c.replace('|', chr(92) + '|') for c in line)} |")
+  text = [f"# {sheet.title}", "", tables.as_markdown(header, lines)]
   return "\n".join(text + _remarks(sheet, "    ")) + "\n"
 
 

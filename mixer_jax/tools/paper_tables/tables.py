@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixer_jax import models, weights
-from mixer_jax.tools import throughput
-from mixer_jax.tools.paper_tables import costs, numbers, rows, transfers
-from mixer_jax.tools.paper_tables.numbers import number
+from mixer_jax.tools import config_files, paper_numbers, throughput
+from mixer_jax.tools.paper_numbers import number
+from mixer_jax.tools.paper_tables import costs, rows, transfers
 from mixer_jax.tools.paper_tables.results import Found
 from mixer_jax.tools.paper_tables.rows import Pretraining
 from mixer_jax.tools.paper_tables.sheets import NOTHING, Cell, Compared, Missing, Sheet
@@ -29,7 +29,7 @@ AFTER = (
 def table1() -> Sheet:
   """Computed from the models' abstract parameters; nothing has to be run."""
   lines = []
-  for row in numbers.rows("table1_architectures"):
+  for row in paper_numbers.rows("table1_architectures"):
     params = abstract_params("Mixer-" + row["model"], _NUM_CLASSES)
     fields = weights.model_fields(params)
     exact, without_head = count(params), count({k: v for k, v in params.items() if k != "head"})
@@ -104,7 +104,7 @@ class _Results:
 
   name: str
   title: str
-  rows: tuple[numbers.Row, ...]
+  rows: tuple[paper_numbers.Row, ...]
   keys: list[tuple[Pretraining, int] | None]
   metrics: tuple[str, ...]
   setting: transfers.Setting
@@ -113,7 +113,7 @@ class _Results:
 
 def table2(found: Found) -> Sheet:
   """Mixer beside the best of its time, fine-tuned at the larger size."""
-  table = numbers.rows("table2_transfer")
+  table = paper_numbers.rows("table2_transfer")
   keys = [
     (Pretraining(r["pretrain"], r["model"], _TABLE2_EPOCHS[r["pretrain"]]), _PX448[r["model"]])
     if r["pretrain"] in _TABLE2_EPOCHS and r["model"] in _PX448
@@ -134,7 +134,7 @@ def table2(found: Found) -> Sheet:
 
 def table3(found: Found) -> Sheet:
   """Mixer, ViT and BiT at all scales."""
-  table = numbers.rows("table3_scale")
+  table = paper_numbers.rows("table3_scale")
   keys: list[tuple[Pretraining, int] | None] = [
     (Pretraining(r["pretrain"], r["model"], float(r["pretrain_epochs"])), int(r["image_size"]))
     for r in table
@@ -149,7 +149,7 @@ def models_of(table: str) -> list[tuple[str, int]]:
   """Returns (model, image size) of the rows of table2 or table3 whose throughput can be measured here."""
   if table == "table2":
     return list(_PX448.items())
-  table3_rows = numbers.rows("table3_scale")
+  table3_rows = paper_numbers.rows("table3_scale")
   return list(dict.fromkeys((r["model"], int(r["image_size"])) for r in table3_rows))
 
 
@@ -201,7 +201,7 @@ def _unmeasured(found: Found, table: str, measured: dict[str, float]) -> Missing
 
 
 def _line(
-  row: numbers.Row,
+  row: paper_numbers.Row,
   key: tuple[Pretraining, int] | None,
   done: transfers.Transferred | None,
   metrics: tuple[str, ...],
@@ -240,12 +240,12 @@ _COLUMNS = (
 def table4() -> Sheet:
   """Read off the configurations themselves."""
   lines = []
-  for row in numbers.rows("table4_pretraining"):
+  for row in paper_numbers.rows("table4_pretraining"):
     file = f"configs/{rows.FILES[row['dataset']]}"
     args = list(_VARIANTS[row["model"].removeprefix("Mixer-")])
     # The row "7 or 14" is the file's default and an argument.
     args += [f"{args[-1]},epochs={e}" for e in row["epochs"].split(" or ")[1:]]
-    read = [hyperparameters(rows.load(f"{file}:{arg}")) for arg in args]
+    read = [hyperparameters(config_files.load(f"{file}:{arg}")) for arg in args]
     ours = {name: " or ".join(dict.fromkeys(r[name] for r in read)) for name in _COLUMNS}
     cells = [Compared(_normal(row[name]), ours[name]) for name in _COLUMNS]
     lines.append([row["model"], row["dataset"], *cells, f"{file}:{args[0]}"])

@@ -9,6 +9,7 @@ from typing import Any
 from mixer_jax import weights
 from mixer_jax.data import datasets
 from mixer_jax.errors import InputError
+from mixer_jax.tools import config_files
 from mixer_jax.tools.paper_tables import rows
 from mixer_jax.tools.paper_tables.results import Found, Run
 from mixer_jax.tools.paper_tables.rows import Pretraining
@@ -201,7 +202,7 @@ def _asked(run: Run, source: str) -> protocol.Run:
 
 def _wanted(asked: protocol.Run, own: str, setting: Setting) -> Any:
   t = asked.transfer
-  config = rows.load(
+  config = config_files.load(
     f"{setting.file}:weights={own},dataset={t.dataset},size={t.size},lr={asked.lr},judge={asked.judge}"
   )
   config.seed = asked.seed

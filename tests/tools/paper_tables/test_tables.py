@@ -8,8 +8,8 @@ import pytest
 
 from configs import finetune, finetune_table3, imagenet, jft, quickstart
 from mixer_jax.errors import InputError
-from mixer_jax.tools import throughput
-from mixer_jax.tools.paper_tables import numbers, results, rows, sheets, tables
+from mixer_jax.tools import config_files, paper_numbers, throughput
+from mixer_jax.tools.paper_tables import results, rows, sheets, tables
 from mixer_jax.tools.paper_tables.sheets import Compared
 from tests.conftest import GOLDEN
 from tests.tools.paper_tables import made
@@ -30,9 +30,9 @@ def cell(sheet, row, column):
 def test_the_shipped_numbers_are_the_papers():
   for name in ("table1_architectures", "table4_pretraining"):
     with (GOLDEN / f"{name}.csv").open() as f:
-      assert list(numbers.rows(name)) == list(csv.DictReader(f))
-  counts = {"table2_transfer": 10, "table3_scale": 26, "finetune_grid": 6}
-  assert {name: len(numbers.rows(name)) for name in counts} == counts
+      assert list(paper_numbers.rows(name)) == list(csv.DictReader(f))
+  counts = {"table2_transfer": 10, "table3_scale": 26}
+  assert {name: len(paper_numbers.rows(name)) for name in counts} == counts
 
 
 def test_table1_equals_the_paper_to_the_digit():
@@ -66,7 +66,7 @@ def test_nothing_run_shows_no_number_and_the_commands(tmp_path):
   assert "after fine-tuning" in text
   file = "configs/jft.py:L/16,epochs=14"
   assert f"python train.py --config={file} --workdir={tmp_path}/none/pretrain/" in text
-  assert rows.load(file).total_epochs == 14.0  # the command's configuration is there
+  assert config_files.load(file).total_epochs == 14.0  # the command's configuration is there
   assert "paper: 450 TPUv3-core-days" in text
   assert "--weights=imagenet21k/Mixer-B_16" in text  # released: nothing to pre-train
 
@@ -226,7 +226,7 @@ def test_plans_are_read_for_tpu_v3_alone(tmp_path):
 
 def test_jft_rows_are_told_apart_by_epochs():
   files = {p.file for p in rows.everything() if p.dataset == "JFT-300M" and p.model == "Mixer-L/16"}
-  assert {rows.load(f).total_epochs for f in files} >= {7.0, 14.0, 233.0}
+  assert {config_files.load(f).total_epochs for f in files} >= {7.0, 14.0, 233.0}
   for p in rows.everything():
     config = rows.wanted(p)
     assert config.total_epochs == p.epochs and config.data.subset_percent == p.subset
