@@ -51,7 +51,6 @@ OTHER_STEPS = 500
 
 
 def get_config(arg: str = ""):
-  # Late, because they import all of JAX.
   from mixer_jax.data import sources
   from mixer_jax.training import init_from
   from mixer_jax.weights import resize

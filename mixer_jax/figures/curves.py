@@ -59,7 +59,7 @@ def save_weights(workdir: epath.Path, params: dict[str, Any], step: int) -> list
 
 def learning_curves(records: list[dict[str, Any]]) -> Any:
   """Returns a figure: training and evaluation loss, top-1, learning rate, against the step."""
-  from matplotlib.figure import Figure  # Slow to import; without pyplot there is no global state.
+  from matplotlib.figure import Figure
 
   figure = Figure(figsize=(12, 3.6), layout="constrained")
   left, middle, right = figure.subplots(1, 3)

@@ -177,7 +177,7 @@ def _square(count: int) -> int:
 
 def draw_mosaics(mosaics: list[tuple[str, np.ndarray]], *, height_inches: float = 5.0) -> Any:
   """Returns a figure of titled mosaics beside each other, whose pixels are not smoothed."""
-  from matplotlib.figure import Figure  # Slow to import; without pyplot there is no global state.
+  from matplotlib.figure import Figure
 
   shares = [m.shape[1] / m.shape[0] for _, m in mosaics]
   figure = Figure(figsize=(height_inches * sum(shares), height_inches + 0.4), layout="constrained")

@@ -69,7 +69,7 @@ def _load(source: str) -> dict[str, Any]:
 
 
 def _load_run(workdir: epath.Path) -> dict[str, Any]:
-  from mixer_jax import inference  # Late: only a run needs the training code.
+  from mixer_jax import inference
 
   which = _CHECKPOINT.value
   if which not in ("newest", "best") and not which.isdigit():

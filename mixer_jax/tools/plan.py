@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
   where = topology.parse(_TOPOLOGY.value) if _TOPOLOGY.value else None
   if where:
     topology.prepare_environment()
-  from mixer_jax.tools.planning import planner, report  # Late: they import JAX.
+  from mixer_jax.tools.planning import planner, report
 
   plan = planner.Planner(command.loaded(_CONFIG), where)
   result = plan.find(flags.FLAGS.fit, say=lambda text: print(text, file=sys.stderr, flush=True))

@@ -16,7 +16,7 @@ from typing import IO
 
 from mixer_jax.parallel import processes
 
-LOST = 75  # exit status: sysexits.h's EX_TEMPFAIL, "the same command may succeed later"
+EXIT_RETRY = 75  # exit status: sysexits.h's EX_TEMPFAIL, "the same command may succeed later"
 _MARK = "MIXER_JAX_SUPERVISOR"
 # What mixer_jax/distributed.py prints before it waits.
 _PLACE = re.compile(rb"(waiting for the others as|connecting to) the coordinator (\S+),")
@@ -46,7 +46,7 @@ def supervise(wait_seconds: int) -> None:
   """
   supervisor = os.environ.pop(_MARK, None)
   if supervisor is not None:
-    processes.die_with(int(supervisor), LOST)
+    processes.die_with(int(supervisor), EXIT_RETRY)
     return
   # stderr alone passes through here. A group of its own, so that Ctrl-C arrives once: from here.
   child = subprocess.Popen(  # noqa: S603  (this very command)
@@ -68,7 +68,7 @@ def supervise(wait_seconds: int) -> None:
   line = explain(output, wait_seconds) if status == -signal.SIGABRT else None
   if line is not None:
     print(f"error: {line}", file=sys.stderr, flush=True)
-    sys.exit(LOST)
+    sys.exit(EXIT_RETRY)
   sys.stderr.write(output.fatal)
   sys.exit(status if status >= 0 else 128 - status)
 

@@ -86,8 +86,12 @@ def _open_events(directory: epath.Path, purge_step: int) -> EventsWriter:
 
 
 def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:
-  """Returns the records of metrics.jsonl; a last line that a kill cut short is left out."""
-  path = workdir / "metrics.jsonl"
+  """Returns the records of metrics.jsonl."""
+  return read_records(workdir / "metrics.jsonl")
+
+
+def read_records(path: epath.Path) -> list[dict[str, Any]]:
+  """Returns the objects of a file's lines, none without a file; a last line that a kill cut short is left out."""
   if not path.exists():
     return []
   records = []

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from mixer_jax.tools import paper_numbers
+from mixer_jax.tools.paper_tables.comparison import Exclusion, MissingResult
 from mixer_jax.tools.paper_tables.rows import Pretraining
-from mixer_jax.tools.paper_tables.sheets import LeftOut, Missing
 
 _IMAGE_SIZE = 224
 _TOPOLOGY = "v3:16x16"
@@ -31,7 +31,7 @@ Plans = dict[Pretraining, Plan]
 
 def load(
   directory: pathlib.Path, pretrainings: Iterable[Pretraining]
-) -> tuple[Plans, list[LeftOut]]:
+) -> tuple[Plans, list[Exclusion]]:
   """Returns the plans of a results directory for TPU v3, and those that could not be used."""
   plans, left_out = {}, []
   for pretraining in pretrainings:
@@ -41,7 +41,7 @@ def load(
     try:
       plans[pretraining] = _read(path)
     except (OSError, ValueError, KeyError, TypeError) as e:
-      left_out.append(LeftOut(str(path), f"no plan for TPU v3: {type(e).__name__}: {e}"))
+      left_out.append(Exclusion(str(path), f"no plan for TPU v3: {type(e).__name__}: {e}"))
   return plans, left_out
 
 
@@ -66,7 +66,7 @@ def throughput(plans: Plans, model: str, image_size: int | None) -> float | None
 
 def missing(
   directory: pathlib.Path, pretrainings: Iterable[Pretraining], plans: Plans
-) -> Missing | None:
+) -> MissingResult | None:
   """Returns the commands that plan what has no plan yet."""
   unplanned = [p for p in pretrainings if p not in plans]
   if not unplanned:
@@ -76,7 +76,9 @@ def missing(
     f" > {directory}/plans/{p.name}.json"
     for p in unplanned
   ]
-  return Missing(f"plans of {len(unplanned)} pre-trainings for TPU v3", commands, "minutes each")
+  return MissingResult(
+    f"plans of {len(unplanned)} pre-trainings for TPU v3", commands, "minutes each"
+  )
 
 
 def describe(pretraining: Pretraining, plans: Plans) -> str:

@@ -14,8 +14,8 @@ from typing import Any
 from mixer_jax import configuration
 from mixer_jax.errors import InputError
 from mixer_jax.tools import config_files, paper_numbers
-from mixer_jax.tools.paper_tables.results import Found, Run
-from mixer_jax.tools.paper_tables.sheets import LeftOut
+from mixer_jax.tools.paper_tables.comparison import Exclusion
+from mixer_jax.tools.paper_tables.results import Results, Run
 from mixer_jax.training import experiment
 
 FILES = {"ImageNet": "imagenet.py", "ImageNet-21k": "imagenet21k.py", "JFT-300M": "jft.py"}
@@ -135,7 +135,7 @@ def differences(saved: Mapping[str, Any], asked: Any, free: Iterable[str] = FREE
   return configuration.differences(saved, asked, (*asked.may_change, *free))
 
 
-def match(found: Found) -> tuple[dict[Pretraining, Run], list[LeftOut]]:
+def match(found: Results) -> tuple[dict[Pretraining, Run], list[Exclusion]]:
   """Returns the finished runs of `everything`, and the runs from scratch that are none of them.
 
   Of several runs of one pre-training the first finished one counts; the others are named.
@@ -149,7 +149,7 @@ def match(found: Found) -> tuple[dict[Pretraining, Run], list[LeftOut]]:
     if pretraining is not None and pretraining in matched:
       reason = f"{matched[pretraining].path} is of the same configuration and was used"
     if pretraining is None or reason:
-      left_out.append(LeftOut(str(run.path), reason))
+      left_out.append(Exclusion(str(run.path), reason))
     else:
       matched[pretraining] = run
   return matched, left_out
@@ -180,13 +180,13 @@ def some(lines: list[str], most: int = 3) -> str:
   return "; ".join(lines[:most]) + (f"; and {rest} more" if rest > 0 else "")
 
 
-def grouped(left_out: Iterable[LeftOut]) -> list[LeftOut]:
+def grouped(left_out: Iterable[Exclusion]) -> list[Exclusion]:
   """Returns one line for all runs of a directory that were left out for the same reason."""
   groups: dict[tuple[str, str], list[str]] = collections.defaultdict(list)
   for item in left_out:
     groups[str(pathlib.Path(item.path).parent), item.reason].append(item.path)
   return [
-    LeftOut(paths[0] if len(paths) == 1 else f"{parent} ({len(paths)} runs)", reason)
+    Exclusion(paths[0] if len(paths) == 1 else f"{parent} ({len(paths)} runs)", reason)
     for (parent, reason), paths in groups.items()
   ]
 

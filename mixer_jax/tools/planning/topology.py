@@ -95,7 +95,7 @@ def devices(topology: Topology) -> list[Any]:
   Raises:
     InputError: there is no such slice.
   """
-  from jax.experimental import topologies  # Late: the environment is prepared before.
+  from jax.experimental import topologies
 
   one_host = topology.num_chips <= _CHIPS_PER_HOST
   try:
