@@ -54,7 +54,7 @@ def create(directory: epath.Path, config: Any) -> None:
       raise InputError(f"workdir {directory} is not writable: {e}") from e
   if jax.process_count() == 1:
     return
-  multihost_utils.sync_global_devices("the workdir is claimed")
+  multihost_utils.sync_global_devices("the workdir is created")
   deadline = time.monotonic() + _SHARED_SECONDS
   while not (directory / _CONFIG).exists():
     if time.monotonic() > deadline:

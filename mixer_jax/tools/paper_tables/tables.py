@@ -61,14 +61,14 @@ def table1() -> ComparisonTable:
   )  # fmt: skip
 
 
-def abstract_params(model: str, num_classes: int | None, image_size: int = _IMAGE_SIZE) -> Any:
+def abstract_params(model: str, num_classes: int | None) -> Any:
   """Returns the shapes of a model's parameters, by the paper's name; touches no device.
 
   Raises:
     InputError: not a model of this project.
   """
   module = models.build(**rows.model_fields(model), num_classes=num_classes)  # pyright: ignore
-  return abstract_variables(module, image_size)["params"]
+  return abstract_variables(module, _IMAGE_SIZE)["params"]
 
 
 def abstract_variables(module: Any, image_size: int) -> Any:

@@ -37,10 +37,6 @@ class Shard:
   split: str
   index: int
 
-  def __len__(self) -> int:
-    """Returns how many examples there should be."""
-    raise NotImplementedError
-
   def examples(self) -> Iterator[tuple[str, Callable[[], Example]]]:
     """Yields (name, load); `load` returns the example or raises BadRecordError."""
     raise NotImplementedError

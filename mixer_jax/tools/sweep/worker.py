@@ -131,7 +131,7 @@ def _take(
 ) -> bool:
   """Returns whether the run could be had, and is finished now."""
   _exit_if_asked(stop)
-  with lease.claimed(directory) as mine:
+  with lease.leased(directory) as mine:
     if not mine or (directory / "result.json").exists():
       return mine
     print(f"== {run.name}", flush=True)
