@@ -23,20 +23,20 @@ Batch = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitSpec:
-  """A split and its pre-processing; opening it is the first thing that touches the disk.
+  """A split and its preprocessing. Opening it is the first thing that touches the disk.
 
   Attributes:
     dataset, data_dir, split, label: see sources.open_source; "synthetic" is made on the fly.
     num_examples: examples of the split; checked against the data when it is opened.
     num_classes: labels must be below it.
-    labels_per_image: most labels that an image has; above 1 a batch's labels are (b, labels_per_image),
-      padded with −1.
-    ops: the pre-processing.
-    on_bad_record: an undecodable image or an impossible label stops the run ("stop"), or its row is
-      masked, said and counted ("skip").
-    subset_percent: random share of the examples that is used; of one seed, smaller ones are parts of
-      larger ones.
-    subset_seed: which examples, whatever the seed of the run.
+    labels_per_image: the most labels that an image has. Above 1, a batch's labels are
+      (b, labels_per_image), padded with −1.
+    ops: the preprocessing.
+    on_bad_record: what an undecodable image or an impossible label does. "stop" stops the run; "skip" masks
+      the row, logs it and counts it.
+    subset_percent: percentage of the examples to use. For one seed, smaller subsets are contained in larger
+      ones.
+    subset_seed: chooses the subset, independently of the run's seed.
   """
 
   dataset: str

@@ -5,7 +5,6 @@ RESULTS/plans/NAME.json; so nothing is compiled to show a table.
 """
 
 import json
-import math
 import pathlib
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -16,7 +15,6 @@ from mixer_jax.tools.paper_tables.rows import Pretraining
 
 _IMAGE_SIZE = 224
 _TOPOLOGY = "v3:16x16"
-_MAX_BYTES = 1 << 20
 
 
 class Plan(NamedTuple):
@@ -46,14 +44,10 @@ def load(
 
 
 def _read(path: pathlib.Path) -> Plan:
-  with path.open("rb") as f:
-    data: Any = json.loads(f.read(_MAX_BYTES))
+  data: Any = json.loads(path.read_text())
   if not str(data["devices"]).startswith("v3:"):
     raise ValueError(f"it is for {data['devices']}")
-  values = Plan(*(float(data["estimate"][name]) for name in Plan._fields))
-  if not all(math.isfinite(v) and v > 0 for v in values):
-    raise ValueError(f"impossible values: {values}")
-  return values
+  return Plan(*(float(data["estimate"][name]) for name in Plan._fields))
 
 
 def throughput(plans: Plans, model: str, image_size: int | None) -> float | None:
