@@ -251,7 +251,7 @@ def _split(
     labels_per_image=section.labels_per_image,
     num_examples=section.num_examples,
     num_classes=options.num_classes,
-    ops=ops.Pipeline(section.ops, options.image_size, f"{where}.ops"),
+    ops=ops.Preprocess(section.ops, options.image_size, f"{where}.ops"),
     on_bad_record=options.data.on_bad_record,
     **fields,
   )
