@@ -2,7 +2,7 @@
 
 import contextlib
 
-from configs import quickstart
+from configs import common, quickstart
 
 
 def small_config(**changes):
@@ -27,4 +27,11 @@ def small_config(**changes):
     config[key] = value
   with contextlib.suppress(AttributeError):
     config.unlock()
+  return config
+
+
+def with_family(config, family, fields):
+  """Returns the configuration with another model."""
+  config.model = common.get_config(family).model
+  config.model.update(fields)
   return config

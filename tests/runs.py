@@ -12,6 +12,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from mixer_jax.parallel.distributed import StopSignal
+
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = {
   "batch_size": 16, "total_steps": 20, "model.num_blocks": 2, "model.hidden_dim": 16,
@@ -139,3 +141,15 @@ def kill(process, number):
     os.killpg(process.pid, number)
   else:
     process.send_signal(number)
+
+
+class StopAfter(StopSignal):
+  """A signal that arrives after n more steps."""
+
+  def __init__(self, steps):
+    self._steps = steps
+
+  @property
+  def received(self):
+    self._steps -= 1
+    return signal.SIGTERM if self._steps < 0 else None

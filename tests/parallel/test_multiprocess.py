@@ -19,7 +19,7 @@ from mixer_jax.tools import supervisor
 from mixer_jax.training import loop
 from tests import runs, several
 from tests.configurations import small_config
-from tests.training.test_loop import StopAfter
+from tests.runs import StopAfter
 
 # Compiling takes most of the time of such short runs; what is compiled need not be fast.
 FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"

@@ -11,7 +11,7 @@ from etils import epath
 from mixer_jax.errors import InputError
 from mixer_jax.training import experiment, loop, profiling
 from tests.configurations import small_config
-from tests.training.test_loop import StopAfter
+from tests.runs import StopAfter
 
 
 def test_a_trace_holds_the_named_steps(tmp_path, capsys):
