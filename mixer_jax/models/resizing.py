@@ -12,6 +12,8 @@ Grids are (rows, columns); tokens are in raster order. Axis letters: s tokens, d
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -66,6 +68,14 @@ def choose_method(old_grid: Grid, new_grid: Grid, method: str, known: tuple[str,
       f"are no whole multiple of {old_grid[0]}x{old_grid[1]}. Use 'interpolate' or 'auto'."
     )
   return method
+
+
+def same_fields(
+  fields: Mapping[str, Any], old_grid: Grid, new_grid: Grid, method: str
+) -> dict[str, Any]:
+  """`resize_fields` of a family whose fields do not depend on the grid."""
+  del old_grid, new_grid, method
+  return dict(fields)
 
 
 def tile_mlp(

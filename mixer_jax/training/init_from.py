@@ -55,9 +55,12 @@ def fields_at(origin: weights.Origin, image_size: int, method: str = "auto") -> 
   """
   family = models.FAMILIES[origin.family]
   fields = {k: v for k, v in origin.fields.items() if k not in family.HEAD.values()}
-  if family.RESIZE_METHODS:
-    return family.resize_fields(fields, *_grids(origin, image_size), method)
-  return fields
+  if not family.RESIZE_METHODS:
+    return fields
+  grids = _grids(origin, image_size)
+  return family.resize_fields(
+    fields, *grids, resizing.choose_method(*grids, method, family.RESIZE_METHODS)
+  )
 
 
 def _grids(origin: weights.Origin, image_size: int) -> tuple[resizing.Grid, resizing.Grid]:
@@ -116,12 +119,10 @@ def _resized(
   if not family.RESIZE_METHODS:
     return variables, ""
   old, new = _grids(origin, exp.options.image_size)
-  family.resize_fields(
-    origin.fields, old, new, exp.options.init.resize
-  )  # raises what fields alone can tell
+  method = resizing.choose_method(old, new, exp.options.init.resize, family.RESIZE_METHODS)
   if old == new:
     return variables, ""
-  method = resizing.choose_method(old, new, exp.options.init.resize, family.RESIZE_METHODS)
+  family.resize_fields(origin.fields, old, new, method)  # raises what fields alone can tell
   line = f", from {old[0]}x{old[1]} to {new[0]}x{new[1]} tokens {resizing.HOW[method]}"
   return weights.resize(variables, old, new, method), line
 

@@ -220,7 +220,7 @@ def resize(
     raise InputError(
       f"the parameters are for {rows * columns} tokens, not for a grid of {old_grid[0]}x{old_grid[1]}."
     )
-  resizing.choose_method(old_grid, new_grid, method, family.RESIZE_METHODS)
+  method = resizing.choose_method(old_grid, new_grid, method, family.RESIZE_METHODS)
   if new_grid == old_grid:
     return dict(variables)
   return {**variables, "params": family.resize(variables["params"], old_grid, new_grid, method)}
