@@ -30,15 +30,15 @@ def main(argv: list[str]) -> None:
   command.no_arguments(argv)
   model = model_flags.chosen()
   process_flags.join()
-  from mixer_jax.inference import evaluate  # Late, as in train.py.
-  from mixer_jax.parallel import distributed  # Late, as in train.py.
+  from mixer_jax.inference import evaluate
+  from mixer_jax.parallel import distributed
 
   if model["weights_file"] and model["config"] is None and model["workdir"] is None:
-    from configs import evaluate
+    from configs import evaluate as evaluate_config
 
     if _DATASET.value is None:
       raise InputError("--weights alone needs --dataset.")
-    model["config"] = evaluate.make_config(model["weights_file"])
+    model["config"] = evaluate_config.make_config(model["weights_file"])
   if _DATA_DIR.value and model["config"] is not None:
     model["config"].data.data_dir = _DATA_DIR.value
   arguments = {

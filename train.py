@@ -18,7 +18,6 @@ _WORKDIR = flags.DEFINE_string(
 def main(argv: list[str]) -> None:
   command.no_arguments(argv)
   process_flags.join()
-  # Late: worker processes import this file anew and need neither JAX nor the loop.
   from mixer_jax.training import loop
 
   stop = loop.StopSignal().install()

@@ -26,7 +26,7 @@ import cv2
 import numpy as np
 
 from benchmarks import photos
-from mixer_jax.data import ops, pipeline, sources, turbojpeg
+from mixer_jax.data import loading, ops, pipeline, sources, turbojpeg
 
 RIVAL_PACKAGES = ("tensorflow-cpu==2.21.0", "scikit-image==0.26.0")
 BATCH, SIZE = 64, 224
@@ -78,7 +78,7 @@ def compare(
   }
   for mode in ("exact", "fast"):
     text = f"decode(mode={mode!r})|inception_crop|flip"
-    spec = ops.Pipeline(text + (AUGMENT if work.endswith("randaugment") else ""), SIZE)
+    spec = ops.Preprocess(text + (AUGMENT if work.endswith("randaugment") else ""), SIZE)
     if work.startswith("load"):
       for workers in args.workers:
         contestants[f"{mode}, {workers} workers"] = lambda s=spec, w=workers: measure_loader(
@@ -135,7 +135,7 @@ def cpu_s() -> float:
   return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
-def measure_ops(source: sources.Source, spec: ops.Pipeline, count: int) -> tuple[float, float]:
+def measure_ops(source: sources.Source, spec: ops.Preprocess, count: int) -> tuple[float, float]:
   """Returns CPU and wall seconds an image, of the operations alone."""
   examples = [source[i % len(source)] for i in range(count)]
   rng = np.random.default_rng(0)
@@ -167,7 +167,7 @@ class Repeated:
 
 
 def measure_loader(
-  source: sources.Source, spec: ops.Pipeline, num_workers: int, count: int
+  source: sources.Source, spec: ops.Preprocess, num_workers: int, count: int
 ) -> tuple[float, float]:
   """Returns CPU and wall seconds an image, in the middle of a run, when what is loaded ahead is full."""
   before = 3 * (num_workers + 1)
@@ -180,7 +180,7 @@ def measure_loader(
   batches = pipeline.TrainBatches(
     split, many, seed=0, batch_size=BATCH, rows=np.arange(BATCH), total_steps=10**6
   )
-  with pipeline.iterate(batches, num_workers=num_workers) as loaded:
+  with loading.iterate(batches, num_workers=num_workers) as loaded:
     for _ in range(before):
       next(loaded)
     cpu, wall = cpu_s(), time.perf_counter()

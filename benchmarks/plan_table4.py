@@ -17,6 +17,8 @@ import subprocess
 import sys
 import time
 
+from mixer_jax import tables
+
 # On v3 32, 512 and 128 cores; of the others sixteen chips.
 TOPOLOGIES = ("v3:4x4", "v5e:4x4", "v6e:4x4", "v4:2x2x4", "v5p:2x2x4", "v3:16x16", "v3:8x8")
 ROWS = (  # the largest first
@@ -120,8 +122,7 @@ def markdown(rows: list[dict[str, str]]) -> str:
   columns = [
     c for c in COLUMNS if c not in ("collectives", "trials", "seconds", "cpu_seconds", "cores")
   ]
-  lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-  return "\n".join(lines + ["| " + " | ".join(r[c] for c in columns) + " |" for r in rows])
+  return tables.as_markdown(columns, [[r[c] for c in columns] for r in rows])
 
 
 def main() -> None:

@@ -18,7 +18,6 @@ def get_config(arg: str = "weights=imagenet1k/Mixer-B_16"):
 
 def make_config(source: str) -> Any:
   """Returns the configuration of weights: a released name, an address or a file (docs/weights.md)."""
-  # Late, because it imports all of JAX.
   from mixer_jax.training import init_from
 
   origin = init_from.describe(source)

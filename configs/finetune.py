@@ -49,7 +49,6 @@ OTHER_STEPS = 500
 
 
 def get_config(arg: str = ""):
-  # Late, because they import all of JAX.
   from mixer_jax.data import sources
   from mixer_jax.training import init_from
 

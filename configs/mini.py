@@ -47,7 +47,7 @@ _ORDERS = {"": "", "patches": f"|permute_patches({PATCH_SIZE})", "pixels": "|per
 
 
 def get_config(arg: str = ""):
-  from mixer_jax.data import sources  # Late, because it imports TFDS.
+  from mixer_jax.data import sources
 
   given = common.parse_arg(
     arg, variant="L", model="mixer", percent="100", order="", dataset="digits_0_4",

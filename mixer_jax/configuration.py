@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeGuard, TypeVar, Unio
 
 from etils import epath
 
+from mixer_jax import files
 from mixer_jax.errors import InputError
 
 T = TypeVar("T")
@@ -249,11 +250,10 @@ def differences(
 
 
 def save(path: epath.Path, config: Mapping[str, Any]) -> None:
-  """Writes the configuration as JSON, atomically: a killed run leaves the whole file or none."""
+  """Writes the configuration as JSON, whole or not at all. Raises SaveError."""
   text = json.dumps(_plain(config), indent=2, sort_keys=True) + "\n"
-  partial = path.parent / f"{path.name}.partial"
-  partial.write_text(text)
-  partial.replace(path)
+  with files.replacing(path) as partial:
+    partial.write_text(text)
 
 
 def _plain(value: Any) -> Any:

@@ -13,7 +13,7 @@ class DivergedError(RuntimeError):
   """A loss, gradient or parameter became infinite or NaN."""
 
 
-class MeetingError(RuntimeError):
+class RendezvousError(RuntimeError):
   """The processes of a run have not found each other; the same command may succeed later."""
 
 

@@ -10,6 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = [
   {"errors"},
+  {"files", "rules", "tables"},
   {"losses"},
   {"labels", "configuration"},
   {"schema"},
@@ -25,7 +26,8 @@ LAYERS = [
   {"tools"},
 ]  # lowest first: rooms of mixer_jax, by docs/code.md
 TOOLS = [
-  {"preparation", "planning", "host_memory", "supervisor"},
+  {"paper_numbers", "config_files", "host_memory", "supervisor"},
+  {"preparation", "planning"},
   {"throughput"},
   {"sweep"},
   {"paper_tables"},

@@ -40,20 +40,18 @@ class Header(NamedTuple):
   adobe: bool = False  # a CMYK JPEG of Adobe's holds the complement
 
 
-def decode_image(data: bytes, *, strict: bool = False) -> Image:
+def decode_image(data: bytes) -> Image:
   """Decodes JPEG, PNG or WebP to RGB; grey becomes three equal channels.
 
-  Args:
-    data: the file.
-    strict: refuse a JPEG that decodes with warnings too. TensorFlow, and training, decode it as far as
-      it goes: stray bytes between markers do no harm, flipped bits disturb the blocks that follow.
+  A JPEG with warnings is decoded as far as it goes, as TensorFlow does: stray bytes between markers do no
+  harm, flipped bits disturb the blocks that follow.
 
   Raises:
     BadRecordError: empty, truncated, damaged, of another format, or more than MAX_PIXELS.
   """
   header = read_header(data)
   if header.format == "JPEG":
-    return _decode_jpeg(data, header, strict=strict)
+    return _decode_jpeg(data, header)
   return _decode_other(data, header)
 
 
@@ -206,14 +204,14 @@ def _read_webp_header(data: bytes) -> Header:
 
 
 def _decode_jpeg(
-  data: bytes, header: Header, *, eighths: int = 8, strict: bool = False
+  data: bytes, header: Header, *, eighths: int = 8
 ) -> UInt8[np.ndarray, "scaled_h scaled_w 3"]:
   colorspace = "CMYK" if header.cmyk else "RGB"
   height, width = (-(-n * eighths // 8) for n in (header.height, header.width))
   try:
     # These two flags give the bytes of TensorFlow's default decoder.
     pixels = simplejpeg.decode_jpeg(
-      data, colorspace, fastdct=True, fastupsample=False, strict=strict,
+      data, colorspace, fastdct=True, fastupsample=False, strict=False,
       min_height=height if eighths < 8 else 0, min_width=width if eighths < 8 else 0,
     )  # fmt: skip
   except ValueError as e:

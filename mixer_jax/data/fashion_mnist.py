@@ -4,9 +4,7 @@
 licence), in four gzip files of the IDX format: a magic number, the sizes of the axes, the bytes.
 """
 
-import contextlib
 import gzip
-import io
 import pathlib
 import struct
 import zlib
@@ -18,6 +16,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 
+from mixer_jax.data import builders
 from mixer_jax.errors import InputError
 
 DIRECTORY = pathlib.Path("/usr/share/datasets/fashion-mnist")
@@ -119,9 +118,4 @@ def prepare(data_dir: str | None) -> str:
     InputError: Debian's files are damaged.
   """
   builder = FashionMnistDebian(data_dir=data_dir, file_format="array_record")
-  if not pathlib.Path(builder.data_dir).exists():
-    tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download
-      builder.download_and_prepare()
-    tfds.enable_progress_bar()
-  return str(builder.data_dir)
+  return builders.prepare_once(builder, quiet=True)

@@ -1,4 +1,4 @@
-"""Pure operations on examples, and the pipelines that they make: "decode|inception_crop|flip".
+"""Pure operations on examples, and `Preprocess`, a sequence of them: "decode|inception_crop|flip".
 
 An operation is `(example, rng) -> example` on {"image": encoded bytes, then uint8 (h, w, 3), "label"};
 randomness comes from the generator alone, and what it decided is added to the example: "drawn" holds
@@ -41,14 +41,12 @@ def _drew(example: Example, name: str, value: Any) -> Example:
 # --- operations by name ---------------------------------------------------------------------------
 
 
-def decode(image_size: int, mode: Literal["exact", "fast"] = "exact") -> Op:
+def decode(mode: Literal["exact", "fast"] = "exact") -> Op:
   """Encoded bytes -> uint8 (h, w, 3).
 
   Args:
-    image_size: unused.
     mode: "fast" needs inception_crop right after it, and is up to it (decode_and_crop).
   """
-  del image_size
   if mode == "fast":
     raise InputError("decode(mode='fast') decodes for a crop: put inception_crop right after it.")
   return lambda example, rng: example | {"image": decode_image(example["image"])}
@@ -96,9 +94,8 @@ def decode_and_crop(
   return op
 
 
-def flip(image_size: int) -> Op:
+def flip() -> Op:
   """Mirrors left and right with probability ½."""
-  del image_size
 
   def op(example: Example, rng: np.random.Generator) -> Example:
     mirrored = bool(rng.random() < 0.5)
@@ -155,9 +152,8 @@ def random_crop(image_size: int) -> Op:
   return op
 
 
-def randaugment(image_size: int, num_layers: int, magnitude: float) -> Op:
+def randaugment(num_layers: int, magnitude: float) -> Op:
   """RandAugment as the authors used it (randaugment.py)."""
-  del image_size
 
   def op(example: Example, rng: np.random.Generator) -> Example:
     image = np.ascontiguousarray(example["image"])
@@ -204,7 +200,7 @@ OPS: dict[str, Callable[..., Op]] = {
 }
 
 
-class Pipeline:
+class Preprocess:
   """Operations in sequence, from a text such as "decode|resize_small(256)|central_crop"; picklable."""
 
   def __init__(self, text: str, image_size: int, where: str = "ops"):
@@ -235,7 +231,7 @@ class Pipeline:
     return example
 
   def __reduce__(self) -> tuple[Any, ...]:
-    return Pipeline, self._arguments  # closures do not pickle, the text does
+    return Preprocess, self._arguments  # closures do not pickle, the text does
 
 
 def _parse_call(text: str, where: str) -> tuple[str, dict[str, Any]]:
@@ -259,4 +255,5 @@ def _parse_call(text: str, where: str) -> tuple[str, dict[str, Any]]:
 
 
 def _bind(op: Callable[..., Op], kwargs: dict[str, Any], image_size: int, where: str) -> Op:
-  return configuration.call(op, kwargs, where, image_size=image_size)
+  takes_size = "image_size" in inspect.signature(op).parameters
+  return configuration.call(op, kwargs, where, **{"image_size": image_size} if takes_size else {})

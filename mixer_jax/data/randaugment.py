@@ -53,15 +53,6 @@ class Draw(NamedTuple):
   argument: tuple[int, ...] = ()
 
 
-def rand_augment(
-  image: Image, rng: np.random.Generator, *, num_layers: int, magnitude: float
-) -> Image:
-  """Applies `num_layers` freshly drawn operations; raises ValueError like `draw` and `apply`."""
-  _check_image(image)
-  height, width, _ = image.shape
-  return apply(image, draw(rng, height, width, num_layers=num_layers), magnitude=magnitude)
-
-
 def draw(rng: np.random.Generator, height: int, width: int, *, num_layers: int) -> tuple[Draw, ...]:
   """Draws the layers for an image of `height` x `width` pixels, a pure function of `rng`'s state.
 

@@ -4,27 +4,15 @@ Data sets must be prepared as ArrayRecord; `python -m mixer_jax.tools.prepare NA
 embedded digits are prepared on first use.
 """
 
-import contextlib
-import fcntl
-import io
 import os
-import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import cv2
 import numpy as np
-from etils import epath
 
 from mixer_jax import configuration
-from mixer_jax.data import buckets, datasets
+from mixer_jax.data import builders, datasets
 from mixer_jax.errors import BadRecordError, InputError
-
-EMBEDDED = ("digits", "digits_0_4", "digits_5_9")
-
-
-def _first_line(error: Exception) -> str:
-  return f"{type(error).__name__}: {error}".strip().splitlines()[0]
 
 
 class Source:
@@ -67,7 +55,7 @@ class Source:
       )
       return {"image": image, "label": np.asarray(label, np.int32)}
     except (OSError, RuntimeError, ValueError, TypeError, IndexError, KeyError) as e:
-      raise BadRecordError(f"unreadable: {_first_line(e)}") from e
+      raise BadRecordError(f"unreadable: {builders.first_line(e)}") from e
 
 
 def _rescale(png: bytes, factor: int) -> bytes:
@@ -112,15 +100,15 @@ def open_source(*, dataset: str, data_dir: str | None, split: str, label: str | 
 
 def _open_builder(dataset: str, data_dir: str | None) -> Any:
   kept = data_dir or os.environ.get("TFDS_DATA_DIR", "")
-  if "://" in kept and not _is_directory(dataset):
+  if "://" in kept and not builders.is_directory(dataset):
     raise InputError(
       f"data_dir {kept}: data sets in a bucket are not found by name. Give the data set's own directory, "
       f"{kept}/{dataset}/VERSION, as the data set (docs/data.md)."
     )
   try:
-    if dataset in EMBEDDED:
-      prepare(dataset, data_dir)
-    builder = _builder(dataset, data_dir)
+    if dataset in builders.EMBEDDED:
+      builders.prepare(dataset, data_dir)
+    builder = builders.find(dataset, data_dir)
   except OSError as e:
     raise InputError(f"data set {dataset!r} cannot be opened or prepared: {e}") from e
   if not builder.info.splits:
@@ -177,7 +165,7 @@ def _data_source(builder: Any, dataset: str, split: str) -> Any:
     ) from e
   except (RuntimeError, OSError) as e:
     raise InputError(
-      f"data set {dataset!r} in {builder.data_dir} is damaged: {_first_line(e)}"
+      f"data set {dataset!r} in {builder.data_dir} is damaged: {builders.first_line(e)}"
     ) from e
   except (ValueError, AssertionError) as e:
     known = configuration.nearest(split, builder.info.splits)
@@ -226,73 +214,6 @@ def class_names(*, dataset: str, data_dir: str | None, label: str | None) -> lis
     InputError: unknown data set or label.
   """
   entry = datasets.find(dataset)
-  features = _features(_builder(entry.tfds, data_dir), dataset)
+  features = _features(builders.find(entry.tfds, data_dir), dataset)
   name = _label_name(label or entry.label, features, dataset)
   return [] if name in datasets.LABELS else _classes(features[name])[1] or []
-
-
-def _is_directory(dataset: str) -> bool:
-  return dataset.startswith(("/", ".", "~")) or "://" in dataset
-
-
-def _builder(dataset: str, data_dir: str | None, **options: Any) -> Any:
-  import tensorflow_datasets as tfds
-
-  if _is_directory(dataset):
-    buckets.check(dataset)
-    dataset = str(epath.Path(dataset).expanduser())
-    if not (epath.Path(dataset) / "dataset_info.json").exists():
-      raise InputError(f"{dataset} is not the directory of a prepared TFDS data set.")
-    try:
-      return tfds.builder_from_directory(dataset)
-    except Exception as e:  # whatever TFDS makes of a damaged description
-      raise InputError(f"{dataset} is damaged: {_first_line(e)}") from e
-  if dataset in EMBEDDED:
-    from mixer_jax.data import digits
-
-    return digits.BUILDERS[dataset](data_dir=data_dir, file_format="array_record")
-  try:
-    return tfds.builder(dataset, data_dir=data_dir, try_gcs=False, **options)
-  except AssertionError as e:
-    raise InputError(f"data set {dataset!r}: {e}") from e
-  except tfds.core.DatasetNotFoundError as e:
-    known = [*EMBEDDED, *tfds.list_builders(with_community_datasets=False)]
-    hint = configuration.nearest(dataset, known)
-    raise InputError(
-      f"data set {dataset!r} is not known to TFDS; give the name of a TFDS data set, or the directory "
-      "of a prepared one." + (hint if "Did you mean" in hint else "")
-    ) from e
-
-
-def prepare(dataset: str, data_dir: str | None) -> str:
-  """Prepares a data set as ArrayRecord with TFDS's own builder, once; returns its directory."""
-  if "://" in (data_dir or ""):
-    raise InputError(f"--data_dir={data_dir}: prepare on a local disk, and copy the result there.")
-  builder = _builder(dataset, data_dir, file_format="array_record")
-  if pathlib.Path(builder.data_dir).exists():
-    return str(builder.data_dir)
-  with _lock(pathlib.Path(builder.data_dir)):
-    if not pathlib.Path(builder.data_dir).exists():
-      with _quiet() if dataset in EMBEDDED else contextlib.nullcontext():
-        builder.download_and_prepare()
-  return str(builder.data_dir)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-  """Hides TFDS's announcement of a download and its bars: the embedded data are there in a second."""
-  import tensorflow_datasets as tfds
-
-  tfds.disable_progress_bar()
-  with contextlib.redirect_stdout(io.StringIO()):
-    yield
-  tfds.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def _lock(directory: pathlib.Path) -> Iterator[None]:
-  """Lets one process at a time prepare a data set; the lock goes with the process that holds it."""
-  directory.parent.mkdir(parents=True, exist_ok=True)
-  with (directory.parent / f".{directory.name}.lock").open("w") as f:
-    fcntl.flock(f, fcntl.LOCK_EX)
-    yield

@@ -152,7 +152,7 @@ def _csv(header: Sequence[str], lines: Sequence[Sequence[Any]]) -> bytes:
 
 def figure(confusion: Confusion) -> Any:
   """Returns a picture: the matrix of up to 40 classes; of more, the worst classes and confusions."""
-  from matplotlib.figure import Figure  # Slow to import; without pyplot there is no global state.
+  from matplotlib.figure import Figure
 
   k = len(confusion.names)
   if k > MATRIX_CLASSES:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from mixer_jax.data import pipeline, sources
+from mixer_jax.data import loading, pipeline, sources
 from mixer_jax.parallel import sharding
 
 Rows = dict[str, Any]
@@ -33,7 +33,7 @@ def device_batches(
   size = -(-batch_size // num_devices) * num_devices
   rows = sharding.local_rows(batch_sharding, size)
   batches = pipeline.EvalBatches(spec, source, batch_size=batch_size, rows=rows)
-  with pipeline.iterate(batches, num_workers=num_workers) as local:
+  with loading.iterate(batches, num_workers=num_workers) as local:
     for batch in local:
       yield sharding.put_batch(batch, batch_sharding, rows, size)
 

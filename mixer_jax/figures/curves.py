@@ -59,7 +59,7 @@ def save_weights(workdir: epath.Path, params: dict[str, Any], step: int) -> list
 
 def learning_curves(records: list[dict[str, Any]]) -> Any:
   """Returns a figure: training and evaluation loss, top-1, learning rate, against the step."""
-  from matplotlib.figure import Figure  # Slow to import; without pyplot there is no global state.
+  from matplotlib.figure import Figure
 
   figure = Figure(figsize=(12, 3.6), layout="constrained")
   left, middle, right = figure.subplots(1, 3)
@@ -80,10 +80,11 @@ def learning_curves(records: list[dict[str, Any]]) -> Any:
   return figure
 
 
-def predictions(source: Any, rows: dict[str, np.ndarray], columns: int = 12, lines: int = 4) -> Any:
+def predictions(source: Any, rows: dict[str, np.ndarray]) -> Any:
   """Returns a figure of images with the predicted class; the wrong ones first, in red."""
   from matplotlib.figure import Figure
 
+  columns, lines = 12, 4
   wrong = rows["top1"] == 0
   order = np.argsort(~wrong, kind="stable")[: columns * lines]
   figure = Figure(figsize=(columns * 0.9, lines * 1.15 + 0.5), layout="constrained")

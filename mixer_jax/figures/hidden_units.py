@@ -14,6 +14,8 @@ from jaxtyping import Float, Int
 
 from mixer_jax.errors import InputError
 
+_PAIRED_BLOCKS, _MOST_PAIRS = 3, 64  # of figure 5
+
 
 def hidden_units(params: dict[str, Any], block: int) -> Float[np.ndarray, "d g g"]:
   """Returns the incoming weights of a block's token-mixing units as square pictures.
@@ -117,14 +119,14 @@ def _mosaic(pictures: np.ndarray, columns: int, gap_every: int) -> np.ndarray:
   return canvas
 
 
-def paired_mosaics(
-  params: dict[str, Any], blocks: int = 3, most: int = 64
-) -> list[Float[np.ndarray, "y x 3"]]:
+def paired_mosaics(params: dict[str, Any]) -> list[Float[np.ndarray, "y x 3"]]:
   """Returns a picture for each of the first blocks: its units in pairs, low frequencies first."""
   mosaics = []
-  for i in range(max(1, min(blocks, sum(name.startswith("MixerBlock_") for name in params)))):
+  for i in range(
+    max(1, min(_PAIRED_BLOCKS, sum(name.startswith("MixerBlock_") for name in params)))
+  ):
     units = hidden_units(params, i)
-    pairs = opposite_pairs(units)[:most]
+    pairs = opposite_pairs(units)[:_MOST_PAIRS]
     columns = 2 * max(1, round(math.sqrt(len(pairs) / 2)))
     mosaics.append(grey_mosaic(units[pairs.ravel()], columns, gap_every=2))
   return mosaics
@@ -149,15 +151,14 @@ def encode_png(mosaics: list[Float[np.ndarray, "y x 3"]], *, width_px: int = 900
   return cv2.imencode(".png", levels[..., ::-1])[1].tobytes()
 
 
-def draw_pairs(params: dict[str, Any], blocks: int = 3, most: int = 64) -> Any:
+def draw_pairs(params: dict[str, Any]) -> Any:
   """Returns figure 5: the units of the first blocks in pairs of opposite phase, low frequencies first."""
-  mosaics = paired_mosaics(params, blocks, most)
-  return draw_mosaics([(f"block {i + 1}", m) for i, m in enumerate(mosaics)])
+  return draw_mosaics([(f"block {i}", m) for i, m in enumerate(paired_mosaics(params), 1)])
 
 
-def draw_units(params: dict[str, Any], blocks: int = 2) -> Any:
-  """Returns figure 6: all units of the first blocks, low frequencies first."""
-  names = [i for i in range(blocks) if f"MixerBlock_{i}" in params] or [0]
+def draw_units(params: dict[str, Any]) -> Any:
+  """Returns figure 6: all units of the first two blocks, low frequencies first."""
+  names = [i for i in range(2) if f"MixerBlock_{i}" in params] or [0]
   mosaics = []
   for i in names:
     units = hidden_units(params, i)
@@ -175,12 +176,12 @@ def _square(count: int) -> int:
   return math.ceil(math.sqrt(count))
 
 
-def draw_mosaics(mosaics: list[tuple[str, np.ndarray]], *, height_inches: float = 5.0) -> Any:
+def draw_mosaics(mosaics: list[tuple[str, np.ndarray]]) -> Any:
   """Returns a figure of titled mosaics beside each other, whose pixels are not smoothed."""
-  from matplotlib.figure import Figure  # Slow to import; without pyplot there is no global state.
+  from matplotlib.figure import Figure
 
   shares = [m.shape[1] / m.shape[0] for _, m in mosaics]
-  figure = Figure(figsize=(height_inches * sum(shares), height_inches + 0.4), layout="constrained")
+  figure = Figure(figsize=(5 * sum(shares), 5.4), layout="constrained")
   axes = figure.subplots(1, len(mosaics), squeeze=False, width_ratios=shares)[0]
   for one, (title, mosaic) in zip(axes, mosaics, strict=True):
     one.imshow(mosaic, interpolation="nearest")

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mixer_jax import files
 from mixer_jax.errors import InputError, SaveError
 from mixer_jax.inference import trained as trained_lib
 from mixer_jax.training import augment
@@ -181,9 +182,8 @@ def save(
     raise InputError(f"{num_bytes >> 20} MiB of weights do not fit into a {output.suffix} file.")
   size = trained.exp.options.image_size
   image = jax.ShapeDtypeStruct((size, size, 3), jnp.dtype(input_type))
-  partial = output.with_name(f"{output.name}.partial")
   sidecar = output.with_name(f"{output.name}.json")
-  try:
+  with files.replacing(output) as partial:
     function = FORMATS[output.suffix](partial, make_function(trained, input_type), image)
     differences = parity(function, trained, input_type)
     worst = max(differences.values())
@@ -193,9 +193,4 @@ def save(
         " nothing was written. Very large logits round more coarsely: then allow more."
       )
     sidecar.write_text(json.dumps(description(trained, input_type), indent=1) + "\n")
-    partial.replace(output)
-  except OSError as e:
-    raise SaveError(f"{output} could not be written: {e}") from e
-  finally:
-    partial.unlink(missing_ok=True)
   return differences

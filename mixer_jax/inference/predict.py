@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
+from mixer_jax import files
 from mixer_jax.data import decode, ops
 from mixer_jax.errors import BadRecordError, InputError
 from mixer_jax.inference import trained as trained_lib
@@ -35,8 +36,8 @@ def find_images(arguments: Sequence[str]) -> list[str]:
   paths: list[str] = []
   for argument in arguments:
     if os.path.isdir(argument):
-      files = sorted(p for p in pathlib.Path(argument).rglob("*") if p.suffix.lower() in SUFFIXES)
-      paths += [str(p) for p in files if p.is_file()] or [argument]
+      found = sorted(p for p in pathlib.Path(argument).rglob("*") if p.suffix.lower() in SUFFIXES)
+      paths += [str(p) for p in found if p.is_file()] or [argument]
     elif os.path.exists(argument):
       paths.append(argument)
     else:
@@ -44,7 +45,7 @@ def find_images(arguments: Sequence[str]) -> list[str]:
   return list(dict.fromkeys(paths))
 
 
-def load_image(path: str, pipeline: ops.Pipeline) -> UInt8[np.ndarray, "h w 3"]:
+def load_image(path: str, pipeline: ops.Preprocess) -> UInt8[np.ndarray, "h w 3"]:
   """Returns the pre-processed image; raises BadRecordError if it is no usable image file."""
   try:
     if os.path.isdir(path):
@@ -185,7 +186,6 @@ def check_output(path: str) -> pathlib.Path:
 
 
 def save(output: pathlib.Path, predictions: Sequence[Prediction]) -> None:
-  """Writes the file, all of it or nothing."""
-  partial = output.with_name(f"{output.name}.partial")
-  partial.write_text(format_file(predictions, output.suffix), encoding="utf-8")
-  partial.replace(output)
+  """Writes the file, all of it or nothing. Raises SaveError."""
+  with files.replacing(output) as partial:
+    partial.write_text(format_file(predictions, output.suffix), encoding="utf-8")

@@ -24,7 +24,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from mixer_jax import configuration
-from mixer_jax.errors import InputError, MeetingError
+from mixer_jax.errors import InputError, RendezvousError
 
 HEARTBEAT_SECONDS = 20  # without a sign of life, after which a process counts as lost
 _PATIENCE_SECONDS = 2 * HEARTBEAT_SECONDS
@@ -55,7 +55,7 @@ def join(
 
   Raises:
     InputError: there is nothing to find the others by, or the coordinator's port is taken.
-    MeetingError: the cluster that JAX asks does not answer, or does not know the coordinator yet.
+    RendezvousError: the cluster that JAX asks does not answer, or does not know the coordinator yet.
   """
   if process_id == 0 and coordinator is not None:
     _check_port(coordinator)
@@ -72,7 +72,7 @@ def join(
     )
   except (ValueError, RuntimeError, OSError) as e:
     if isinstance(e, OSError) or _NOT_YET.search(str(e)):
-      raise MeetingError(
+      raise RendezvousError(
         f"--distributed: the other processes were not found within {wait_seconds} s: {e}"
       ) from e
     raise InputError(

@@ -17,12 +17,15 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from mixer_jax import rules as rules_lib
+from mixer_jax import tables
 from mixer_jax.errors import InputError
 
 AXES = ("data", "fsdp")
 # Elements from which on "auto" shards a parameter: a smaller one takes longer to gather than it is worth.
 MIN_AUTO_SIZE = 2**14
 WHOLE = -1  # no dimension
+_PLACES = "auto, replicate or the number of a dimension"
 
 
 class Shardings(NamedTuple):
@@ -105,39 +108,21 @@ def _cut_dimensions(
   shapes: dict[str, tuple[int, ...]], rules: tuple[str, ...], size: int
 ) -> dict[str, int]:
   """Returns for each parameter the dimension that is cut into `size` shards, or WHOLE."""
-  parsed = [_parse(rule) for rule in rules]
-  unused = dict(enumerate(rules))
-
-  def where(name: str) -> tuple[str, str]:
-    for i, (pattern, place) in enumerate(parsed):
-      if pattern.fullmatch(name):
-        unused.pop(i, None)
-        return rules[i], place
-    return "", "auto"
-
-  cut = {name: _dimension(name, shape, size, *where(name)) for name, shape in shapes.items()}
-  if unused:
-    raise InputError(
-      f"config.mesh.rules: {', '.join(map(repr, unused.values()))} decides for no parameter: no name "
-      f"matches, or an earlier rule does. Names are such as {', '.join(list(shapes)[:3])}."
-    )
-  return cut
+  parsed = rules_lib.parse("mesh.rules", rules, _PLACES, _place)
+  decided = rules_lib.decide("mesh.rules", parsed, list(shapes))
+  return {name: _dimension(name, shape, size, decided[name]) for name, shape in shapes.items()}
 
 
-def _parse(rule: str) -> tuple[re.Pattern[str], str]:
-  pattern, _, place = rule.rpartition("=")
-  if not pattern or not (place in ("auto", "replicate") or place.isdecimal()):
-    raise InputError(
-      f"config.mesh.rules: {rule!r} is not REGEX=WHERE with WHERE auto, replicate or the number of a "
-      "dimension."
-    )
-  try:
-    return re.compile(pattern), place
-  except re.error as e:
-    raise InputError(f"config.mesh.rules: {rule!r} has no valid expression: {e}") from e
+def _place(text: str) -> str:
+  if text not in ("auto", "replicate") and not text.isdecimal():
+    raise ValueError(f"{text!r} is none of them")
+  return text
 
 
-def _dimension(name: str, shape: tuple[int, ...], size: int, rule: str, place: str) -> int:
+def _dimension(
+  name: str, shape: tuple[int, ...], size: int, rule: rules_lib.Rule[str] | None
+) -> int:
+  place = "auto" if rule is None else rule.value
   if place == "replicate":
     return WHOLE
   if place == "auto":
@@ -146,8 +131,8 @@ def _dimension(name: str, shape: tuple[int, ...], size: int, rule: str, place: s
     return max(divisible, key=lambda i: shape[i]) if large else WHOLE
   if int(place) >= len(shape) or shape[int(place)] % size:
     raise InputError(
-      f"config.mesh.rules: {rule!r} decides for {name} of shape {shape}, which has no dimension {place} "
-      f"that config.mesh.fsdp {size} divides."
+      f"mesh.rules: {rule and rule.text!r} decides for {name} of shape {shape}, which has no dimension "
+      f"{place} that fsdp {size} divides."
     )
   return int(place)
 
@@ -237,20 +222,19 @@ def describe(abstract_state: Any, shardings: Shardings) -> list[Placement]:
 def table(placements: Iterable[Placement]) -> str:
   """Returns the placements as text, a line each, with the sums."""
   placements = list(placements)
-  width = max(len(p.name) for p in placements)
-  lines = [f"{'parameter':{width}}  number  {'shape':>18}  {'cut':>9}  MB a device      with state"]
+  lines = [("parameter", "number", "shape", "cut", "MB a device", "with optimizer")]
   for p in placements:
     cut = "whole" if p.cut == WHOLE else f"dim {p.cut}"
-    lines.append(
-      f"{p.name:{width}}  {p.number:>6}  {p.shape!s:>18}  {cut:>9}  {p.params_bytes / 1e6:>11.3f}"
-      f"  {p.state_bytes / 1e6:>14.3f}"
-    )
-  total = (sum(p.params_bytes for p in placements), sum(p.state_bytes for p in placements))
-  lines.append(
-    f"{'all':{width}}  {sum(p.number for p in placements):>6}  {'':18}  {'':9}"
-    f"  {total[0] / 1e6:>11.3f}  {total[1] / 1e6:>14.3f}"
+    lines.append((p.name, str(p.number), str(p.shape), cut, *_megabytes([p])))
+  lines.append(("all", str(sum(p.number for p in placements)), "", "", *_megabytes(placements)))
+  return tables.as_text(lines, right=range(1, 6))
+
+
+def _megabytes(placements: list[Placement]) -> tuple[str, str]:
+  params, state = (
+    sum(sizes) for sizes in zip(*((p.params_bytes, p.state_bytes) for p in placements), strict=True)
   )
-  return "\n".join(lines)
+  return f"{params / 1e6:.3f}", f"{state / 1e6:.3f}"
 
 
 def local_rows(batch: NamedSharding, batch_size: int) -> np.ndarray:

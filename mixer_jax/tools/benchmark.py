@@ -30,9 +30,7 @@ def main(argv: list[str]) -> None:
     if work not in ("training", "inference"):
       raise InputError(f"--work={work} is neither training nor inference.")
   sizes = _batch_sizes(_BATCH_SIZES.value)
-  from mixer_jax.tools import (
-    throughput,  # Late: it starts JAX, which a wrong flag need not wait for.
-  )
+  from mixer_jax.tools import throughput
 
   results = {}
   works = cast("list[throughput.Work]", _WORK.value)

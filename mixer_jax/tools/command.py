@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from mixer_jax.errors import DivergedError, InputError, MeetingError, SaveError
+from mixer_jax.errors import DivergedError, InputError, RendezvousError, SaveError
 from mixer_jax.tools import host_memory, supervisor
 
 _SAVER = f"{os.sep}orbax{os.sep}"
@@ -37,13 +37,13 @@ def run(
     except Exception as e:
       if _others() and not isinstance(e, InputError | DivergedError):
         _others().wait_for_loss()
-      if not isinstance(e, InputError | DivergedError | SaveError | MeetingError):
+      if not isinstance(e, InputError | DivergedError | SaveError | RendezvousError):
         if not _others():
           raise
         traceback.print_exc()
       _report(e)
       # Threads of Orbax may still hold what they could not write, and would say so at their end.
-      _exit(_status(e), e, at_once=not isinstance(e, InputError | MeetingError))
+      _exit(_status(e), e, at_once=not isinstance(e, InputError | RendezvousError))
     finally:
       if _others():
         sys.modules["jax"].distributed.shutdown()
@@ -69,8 +69,8 @@ def run(
 
 
 def _status(error: Exception) -> int:
-  if isinstance(error, MeetingError):
-    return supervisor.LOST
+  if isinstance(error, RendezvousError):
+    return supervisor.EXIT_RETRY
   return 2 if isinstance(error, InputError) else 1
 
 

@@ -41,6 +41,6 @@ def chosen() -> dict[str, Any]:
 
 def load() -> "inference.Trained":
   """Returns the model that the flags name."""
-  from mixer_jax import inference  # Late: it starts JAX, which a wrong flag need not wait for.
+  from mixer_jax import inference
 
   return inference.load(**chosen())

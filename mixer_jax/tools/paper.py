@@ -125,14 +125,14 @@ def _measure(models: list[tuple[str, int]], results: pathlib.Path) -> None:
 
 
 def _show(name: str, sheet: Any, figure: Any, output: pathlib.Path) -> None:
-  from mixer_jax.tools.paper_tables import sheets
+  from mixer_jax.tools.paper_tables import comparison
 
-  print(sheets.as_text(sheet))
+  print(comparison.as_text(sheet))
   try:
     output.mkdir(parents=True, exist_ok=True)
     written = [output / f"{name}.md", output / f"{name}.csv"]
-    written[0].write_text(sheets.as_markdown(sheet))
-    written[1].write_text(sheets.as_csv(sheet))
+    written[0].write_text(comparison.as_markdown(sheet))
+    written[1].write_text(comparison.as_csv(sheet))
     if figure is not None:
       for suffix in ("png", "svg"):
         written.append(output / f"{name}.{suffix}")

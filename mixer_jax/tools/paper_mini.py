@@ -3,8 +3,8 @@
 python -m mixer_jax.tools.paper_mini --results=workdir/paper-mini
 
 Images: Fashion-MNIST where Debian's package dataset-fashion-mnist is installed, else scikit-learn's digits.
-Writes RESULTS/report.html, one page that needs nothing else. Finished runs are kept: the same command
-goes on. `--report` writes the page of what is there. Run it in the project's root: it reads configs/.
+Writes RESULTS/report.md and its pictures, RESULTS/report/*.png. Finished runs are kept: the same command
+goes on. `--report` writes the report of what is there. Run it in the project's root: it reads configs/.
 """
 
 import os
@@ -18,9 +18,11 @@ from mixer_jax.errors import DivergedError
 from mixer_jax.tools import command
 
 _RESULTS = flags.DEFINE_string("results", "workdir/paper-mini", "Directory of runs and report.")
-_STEPS = flags.DEFINE_integer("steps", 240, "Of a pre-training.", lower_bound=10)
+_STEPS = flags.DEFINE_integer("steps", 240, "Training steps per pre-training run.", lower_bound=10)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data.")
-_REPORT = flags.DEFINE_bool("report", False, "Write the page of what is there, run nothing.")
+_REPORT = flags.DEFINE_bool(
+  "report", False, "Write the report of the runs that are finished, and run nothing."
+)
 
 
 def main(argv: list[str]) -> None:
@@ -38,9 +40,7 @@ def main(argv: list[str]) -> None:
   found = results_lib.scan(results)
   for item in found.left_out:
     print(f"left out: {item.path}: {item.reason}", file=sys.stderr)
-  path = results / "report.html"
-  path.write_text(mini_report.write(found, setting))
-  print(f"report: {path}")
+  print(f"report: {mini_report.write(found, setting)}")
 
 
 def _setting():
@@ -70,7 +70,7 @@ def _run_all(setting, results: pathlib.Path) -> None:
   keys = [*mini.pretrainings(setting), *mini.transfers(setting)]
   found = results_lib.scan(results)
   for i, key in enumerate(keys):
-    config = mini.load_config(mini.command_of(key, setting, results))
+    config = mini.config_of(key, setting, results)
     if mini.finished(found, key.name, config):
       continue
     minutes = (time.monotonic() - begin) / 60

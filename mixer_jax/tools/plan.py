@@ -44,7 +44,7 @@ flags.DEFINE_flag(
 def main(argv: list[str]) -> None:
   command.no_arguments(argv)
   where = topology.parse(_TOPOLOGY.value) if _TOPOLOGY.value else None
-  from mixer_jax.tools.planning import planner, report  # Late: they import JAX.
+  from mixer_jax.tools.planning import planner, report
 
   plan = planner.Planner(command.loaded(_CONFIG), where)
   result = plan.find(flags.FLAGS.fit, say=lambda text: print(text, file=sys.stderr, flush=True))

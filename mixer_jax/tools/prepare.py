@@ -17,7 +17,7 @@ import sys
 
 from absl import app, flags
 
-from mixer_jax.data import sources
+from mixer_jax.data import builders
 from mixer_jax.errors import InputError
 from mixer_jax.tools import command
 from mixer_jax.tools.preparation import archives, engine, folders, images, shards, tables, tfrecords
@@ -87,7 +87,7 @@ def main(argv: list[str]) -> None:
 
 def _prepare_by_builder(name: str) -> None:
   try:
-    print(f"{name} is prepared in {sources.prepare(name, _DATA_DIR.value)}")
+    print(f"{name} is prepared in {builders.prepare(name, _DATA_DIR.value)}")
   except ImportError as e:
     raise InputError(f"{name} needs {e.name}: pip install 'mixer-jax[prepare]'") from e
 

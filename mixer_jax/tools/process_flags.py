@@ -35,7 +35,7 @@ def join() -> None:
 
   Raises:
     InputError: flags that do not go together, or nothing to find the other processes by.
-    MeetingError: the cluster does not know the others yet.
+    RendezvousError: the cluster does not know the others yet.
   """
   place = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
   if not _DISTRIBUTED.value:
@@ -44,9 +44,7 @@ def join() -> None:
     return
   _check(*place)
   supervisor.supervise(_JOIN_SECONDS.value)
-  from mixer_jax.parallel import (
-    distributed,  # Late: it imports JAX, which the supervisor does not need.
-  )
+  from mixer_jax.parallel import distributed
 
   distributed.join(*place, _JOIN_SECONDS.value)
 

@@ -5,7 +5,6 @@ abort(), which nothing inside the process can turn into a message. The parent pa
 errors on, dies with its child and the child with it.
 """
 
-import ctypes
 import dataclasses
 import os
 import re
@@ -15,12 +14,13 @@ import sys
 from types import FrameType
 from typing import IO
 
-LOST = 75  # exit status: sysexits.h's EX_TEMPFAIL, "the same command may succeed later"
+from mixer_jax.parallel import processes
+
+EXIT_RETRY = 75  # exit status: sysexits.h's EX_TEMPFAIL, "the same command may succeed later"
 _MARK = "MIXER_JAX_SUPERVISOR"
 # What mixer_jax/distributed.py prints before it waits.
 _PLACE = re.compile(rb"(waiting for the others as|connecting to) the coordinator (\S+),")
 _FATAL = re.compile(rb"F\d{4} \d\d:\d\d:\d\d|terminate called|Fatal Python error")
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclasses.dataclass
@@ -46,7 +46,7 @@ def supervise(wait_seconds: int) -> None:
   """
   supervisor = os.environ.pop(_MARK, None)
   if supervisor is not None:
-    _die_with(int(supervisor))
+    processes.die_with(int(supervisor), EXIT_RETRY)
     return
   # stderr alone passes through here. A group of its own, so that Ctrl-C arrives once: from here.
   child = subprocess.Popen(  # noqa: S603  (this very command)
@@ -68,17 +68,9 @@ def supervise(wait_seconds: int) -> None:
   line = explain(output, wait_seconds) if status == -signal.SIGABRT else None
   if line is not None:
     print(f"error: {line}", file=sys.stderr, flush=True)
-    sys.exit(LOST)
+    sys.exit(EXIT_RETRY)
   sys.stderr.write(output.fatal)
   sys.exit(status if status >= 0 else 128 - status)
-
-
-def _die_with(supervisor: int) -> None:
-  """Ends this process when its supervisor ends, however that happens (on Linux)."""
-  if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-  if os.getppid() != supervisor:
-    os._exit(LOST)
 
 
 def _forward(errors: IO[bytes]) -> Output:

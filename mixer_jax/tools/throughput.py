@@ -16,8 +16,9 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
+from mixer_jax import files
 from mixer_jax.errors import InputError
-from mixer_jax.parallel import cores
+from mixer_jax.parallel import processes
 from mixer_jax.training import experiment
 
 Work = Literal["inference", "training"]
@@ -42,7 +43,7 @@ class Throughput(NamedTuple):
 
 def num_cores(device: Any) -> int:
   """Returns how many cores a device stands for: an accelerator one, a CPU those that may be used."""
-  return cores.num_cores() if device.platform == "cpu" else 1
+  return processes.num_cores() if device.platform == "cpu" else 1
 
 
 def measure(
@@ -170,9 +171,8 @@ def save(results: pathlib.Path, name: str, result: Throughput) -> None:
   kept = result._asdict() | {"by_batch_size": {str(k): v for k, v in result.by_batch_size.items()}}
   everything.setdefault(jax.devices()[0].device_kind, {})[name] = kept
   results.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f"{FILE}.partial")
-  partial.write_text(json.dumps(everything, indent=1) + "\n")
-  partial.replace(path)
+  with files.replacing(path) as partial:
+    partial.write_text(json.dumps(everything, indent=1) + "\n")
 
 
 def _read(path: pathlib.Path) -> dict[str, dict[str, Any]]:

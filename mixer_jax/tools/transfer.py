@@ -7,14 +7,13 @@ machines may give it at once with a shared directory (an array of jobs); each ta
 `--report` prints the table of what is there. Table: terminal, DIR/table.csv, DIR/table.md.
 """
 
-import importlib.util
 import pathlib
 from typing import Any
 
 from absl import app, flags
 
 from mixer_jax.errors import InputError
-from mixer_jax.tools import command
+from mixer_jax.tools import command, config_files
 from mixer_jax.tools.sweep import protocol, worker
 
 _WEIGHTS = flags.DEFINE_list(
@@ -59,11 +58,7 @@ def _learning_rates() -> list[float] | None:
 
 def _load_get_config(path: str) -> worker.MakeConfig:
   """Returns run -> configuration, by the file's get_config."""
-  spec = importlib.util.spec_from_file_location("transfer_config", path)
-  if spec is None or spec.loader is None or not pathlib.Path(path).is_file():
-    raise InputError(f"--config={path} is no Python file.")
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
+  get_config = config_files.module(path).get_config
 
   def make(run: protocol.Run) -> Any:
     t = run.transfer
@@ -72,7 +67,7 @@ def _load_get_config(path: str) -> worker.MakeConfig:
       arg += f",steps={_STEPS.value}"
     if _DATA_DIR.value:
       arg += f",data_dir={_DATA_DIR.value}"
-    config = module.get_config(arg)
+    config = get_config(arg)
     config.seed = run.seed
     config.batch_size = _BATCH.value or config.batch_size
     config.log.plots = False

@@ -201,7 +201,7 @@ def _splits(options: schema.Options) -> tuple[pipeline.SplitSpec, pipeline.Split
       labels_per_image=section.labels_per_image,
       num_examples=section.num_examples,
       num_classes=options.num_classes,
-      ops=ops.Pipeline(section.ops, options.image_size, f"{where}.ops"),
+      ops=ops.Preprocess(section.ops, options.image_size, f"{where}.ops"),
       on_bad_record=data.on_bad_record,
       **fields,
     )

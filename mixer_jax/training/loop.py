@@ -15,10 +15,10 @@ from etils import epath
 from jax.sharding import Mesh
 
 from mixer_jax import models
-from mixer_jax.data import pipeline
+from mixer_jax.data import loading, pipeline
 from mixer_jax.errors import DivergedError, SaveError
 from mixer_jax.figures import curves
-from mixer_jax.parallel import cores, distributed, sharding
+from mixer_jax.parallel import distributed, processes, sharding
 from mixer_jax.parallel.distributed import StopSignal
 from mixer_jax.training import evaluation, experiment, init_from, profiling
 from mixer_jax.training.state import TrainState, Variables
@@ -105,7 +105,7 @@ def _placement(exp: experiment.Experiment) -> str:
 
 def _num_cores(mesh: Mesh) -> int:
   """Cores that core-hours count: accelerator devices, or the CPU cores that this process may use."""
-  return cores.num_cores() if mesh.devices.flat[0].platform == "cpu" else mesh.size
+  return processes.num_cores() if mesh.devices.flat[0].platform == "cpu" else mesh.size
 
 
 class _Run:
@@ -202,7 +202,7 @@ class _Run:
       with contextlib.suppress(OSError):
         self._writer.close()
 
-  def _batches(self, start_step: int) -> pipeline.ClosingIterator:
+  def _batches(self, start_step: int) -> loading.ClosingIterator:
     exp = self._exp
     batches = pipeline.TrainBatches(
       exp.train_split,
@@ -212,7 +212,7 @@ class _Run:
       rows=self._rows,
       total_steps=exp.total_steps,
     )
-    return pipeline.iterate(batches, start=start_step, num_workers=exp.options.data.num_workers)
+    return loading.iterate(batches, start=start_step, num_workers=exp.options.data.num_workers)
 
   def _put(self, batch: pipeline.Batch) -> dict[str, jax.Array]:
     exp = self._exp
@@ -287,7 +287,7 @@ class _Run:
   def _reporting(self) -> Iterator[None]:
     try:
       yield
-    except OSError as e:
+    except (OSError, SaveError) as e:
       raise SaveError(checkpoint.save_failure(self._directory, e)) from e
 
   def _save(self, step: int, state: TrainState) -> None:

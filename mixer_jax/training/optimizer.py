@@ -6,7 +6,6 @@ where `schedule` is a multiplier with peak 1. Update k uses the schedule at k �
 very first update moves the moments and not the parameters.
 """
 
-import re
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -14,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mixer_jax import rules as rules_lib
 from mixer_jax.errors import InputError
 
 Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
@@ -80,38 +80,22 @@ def make_multipliers(rules: tuple[str, ...]) -> Callable[[Any], Any]:
   Raises:
     InputError: not of that form; later, when parameters are given, a rule that decides for none.
   """
-  parsed = []
-  for rule in rules:
-    pattern, _, factor = rule.rpartition("=")
-    try:
-      parsed.append((re.compile(pattern), float(factor)))
-    except (re.error, ValueError) as e:
-      raise InputError(f"config.optimizer.lr_multipliers: {rule!r} is not REGEX=FACTOR: {e}") from e
-    if not pattern or not 0 <= parsed[-1][1] < float("inf"):
-      raise InputError(
-        f"config.optimizer.lr_multipliers: {rule!r} needs an expression and a finite factor ≥ 0."
-      )
+  parsed = rules_lib.parse("lr_multipliers", rules, "a finite factor ≥ 0", _factor)
 
   def multipliers(params: Any) -> Any:
-    unused = dict(enumerate(rules))
-
-    def factor_of(path: Any, _: Any) -> float:
-      name = "/".join(str(getattr(key, "key", key)) for key in path)
-      for i, (pattern, factor) in enumerate(parsed):
-        if pattern.fullmatch(name):
-          unused.pop(i, None)
-          return factor
-      return 1.0
-
-    tree = jax.tree_util.tree_map_with_path(factor_of, params)
-    if unused:
-      raise InputError(
-        f"config.optimizer.lr_multipliers: {', '.join(map(repr, unused.values()))} decides for no "
-        "parameter: no name matches, or an earlier rule does."
-      )
-    return tree
+    leaves, treedef = jax.tree.flatten_with_path(params)
+    names = ["/".join(str(getattr(key, "key", key)) for key in path) for path, _ in leaves]
+    decided = rules_lib.decide("lr_multipliers", parsed, names)
+    factors = [1.0 if (rule := decided[name]) is None else rule.value for name in names]
+    return jax.tree.unflatten(treedef, factors)
 
   return multipliers
+
+
+def _factor(text: str) -> float:
+  if not 0 <= (factor := float(text)) < float("inf"):
+    raise ValueError(f"{text} is not such a factor")
+  return factor
 
 
 def _multiply(multipliers: Callable[[Any], Any]) -> optax.GradientTransformation:

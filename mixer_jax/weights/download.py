@@ -6,16 +6,16 @@ leaves `NAME.partial`, which the next try continues. An address may end in `#sha
 then have.
 """
 
-import contextlib
 import hashlib
 import os
 import re
 import sys
 import urllib.parse
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
+from mixer_jax import files
 from mixer_jax.errors import InputError, SaveError
 from mixer_jax.weights.transfer import Partial, transfer
 
@@ -44,7 +44,7 @@ def fetch(url: str, *, check: Callable[[Path, str], None]) -> Path:
   try:
     if not _is_cached(path):
       path.parent.mkdir(parents=True, exist_ok=True)
-      with _locked(path.with_name(f"{path.name}.lock")):
+      with files.locked(path.with_name(f"{path.name}.lock"), lambda: _say_waiting(path)):
         if not _is_cached(path):
           _download(url, path, pinned, check)
           return path
@@ -92,18 +92,8 @@ def _is_cached(path: Path) -> bool:
   return path.exists() and _checksum_file(path).exists()
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-  """Lets one process at a time download a file; the others then find it. Released by its death too."""
-  import fcntl  # Late: not on every system.
-
-  with path.open("w") as f:
-    try:
-      fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      print(f"waiting for the process that downloads {path.stem}", file=sys.stderr, flush=True)
-      fcntl.flock(f, fcntl.LOCK_EX)
-    yield
+def _say_waiting(path: Path) -> None:
+  print(f"waiting for the process that downloads {path.name}", file=sys.stderr, flush=True)
 
 
 def _digests(path: Path) -> tuple[str, str]:
@@ -130,8 +120,7 @@ def _download(url: str, path: Path, pinned: str | None, check: Callable[[Path, s
     partial.delete()
     raise
   # In this order: a file in its place always has its checksum.
-  checksum = path.with_name(f"{path.name}.sha256.partial")
-  checksum.write_text(f"{sha256}  {path.name}\n")
-  checksum.replace(_checksum_file(path))
+  with files.replacing(_checksum_file(path)) as checksum:
+    checksum.write_text(f"{sha256}  {path.name}\n")
   partial.path.replace(path)
   partial.delete()

@@ -1,12 +1,8 @@
-"""Weights files on disk: what kind a file is, and writing one whole or not at all."""
+"""What kind a weights file is."""
 
-import contextlib
-from collections.abc import Iterator
-from typing import IO, Literal
+from typing import Literal
 
-from etils import epath
-
-from mixer_jax.errors import InputError, SaveError
+from mixer_jax.errors import InputError
 
 Kind = Literal["npz", "safetensors"]
 HEAD_BYTES = 512  # enough for `kind_of`
@@ -29,23 +25,3 @@ def kind_of(head: bytes, where: str) -> Kind:
   if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
     raise InputError(f"{where} is a web page (HTML or XML), not weights: is the address right?")
   raise InputError(f"{where} is neither .npz nor .safetensors: it begins with {head[:8]!r}.")
-
-
-@contextlib.contextmanager
-def replacing(path: epath.Path) -> Iterator[IO[bytes]]:
-  """Opens a file that takes the path's place once it is whole; after an error nothing is left of it.
-
-  Raises:
-    SaveError: it could not be written.
-  """
-  partial = path.parent / f"{path.name}.partial"
-  try:
-    with partial.open("wb") as f:
-      yield f
-    partial.replace(path)
-  except BaseException as e:
-    with contextlib.suppress(OSError):
-      partial.unlink(missing_ok=True)
-    if isinstance(e, OSError):
-      raise SaveError(f"could not write {path}: {e}") from e
-    raise

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from mixer_jax import models
+from mixer_jax import files, models
 from mixer_jax.errors import InputError
-from mixer_jax.weights import files, variables
+from mixer_jax.weights import variables
 
 MAX_BYTES = 16 << 30  # unpacked; three times H/14 at three times its resolution
 # Trained weights hardly compress; those of a model made K times larger are zeros but for 1/K².
@@ -68,7 +68,11 @@ def save_npz(path: str | os.PathLike[str], tree: Mapping[str, Any]) -> None:
   Raises:
     SaveError: the file could not be written.
   """
-  with files.replacing(epath.Path(path)) as f, zipfile.ZipFile(f, "w", allowZip64=True) as archive:
+  with (
+    files.replacing(epath.Path(path)) as partial,
+    partial.open("wb") as f,
+    zipfile.ZipFile(f, "w", allowZip64=True) as archive,
+  ):
     for name, value in variables.flatten(tree).items():
       # As np.savez does it, but with dates that do not depend on the clock.
       with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from mixer_jax import models
+from mixer_jax import files, models
 from mixer_jax.errors import InputError
-from mixer_jax.weights import files, variables
+from mixer_jax.weights import variables
 from mixer_jax.weights.variables import Variables
 
 _TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
@@ -175,5 +175,5 @@ def save_safetensors(path: str | os.PathLike[str], state: Mapping[str, np.ndarra
   # The library takes memory as it lies, whatever the strides.
   state = {name: np.ascontiguousarray(value) for name, value in state.items()}
   content = safetensors.numpy.save(state, metadata={"format": "pt"})
-  with files.replacing(epath.Path(path)) as f:
-    f.write(content)
+  with files.replacing(epath.Path(path)) as partial:
+    partial.write_bytes(content)

@@ -7,7 +7,7 @@ and the one before it is used. The list is in the format of `sha256sum --check`.
 
 import contextlib
 import hashlib
-import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar, cast
@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import args as ocp_args
+from orbax.checkpoint.checkpoint_manager import METRIC_ITEM_NAME
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from mixer_jax.errors import InputError, SaveError
@@ -26,6 +27,9 @@ from mixer_jax.errors import InputError, SaveError
 CHECKSUMS = "SHA256SUMS"
 ITEM = "default"  # Orbax's name for a checkpoint's only item
 _COMMITTED = "commit_success.txt"  # Orbax writes it after the checksums; its text says nothing
+_METRICS = ocp.JsonCheckpointHandler(METRIC_ITEM_NAME)
+# TensorStore's errors are ValueErrors that begin with a status: "RESOURCE_EXHAUSTED: …"
+_STATUS = re.compile(r"[A-Z]+(_[A-Z]+)*: ")
 _CHUNK_BYTES = 1 << 22
 _NOT_EVALUATED = -1.0  # worse than any top-1
 
@@ -104,29 +108,24 @@ class ChecksummedRestore(ocp_args.PyTreeRestore):
 
 def steps(workdir: epath.Path) -> list[int]:
   """Steps of the committed checkpoints, ascending."""
-  directory = workdir / "checkpoints"
-  return (
-    sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit())
-    if directory.exists()
-    else []
-  )
+  return sorted(ocp.utils.checkpoint_steps(workdir / "checkpoints"))
 
 
 def best_step(workdir: epath.Path) -> int | None:
-  """Step with the best top-1 of those that were evaluated (the later of equals), None without one."""
-  evaluated = [
-    (top1, step) for step in steps(workdir) if (top1 := _top1_of(workdir, step)) is not None
-  ]
-  evaluated = [(top1, step) for top1, step in evaluated if top1 != _NOT_EVALUATED]
+  """Step with the best top-1 of those that were evaluated (the later of equals), None without one.
+
+  Orbax's manager would not open a directory in which one checkpoint's metrics are damaged, and opening it
+  takes all processes.
+  """
+  top1s = [(_top1_of(workdir, step), step) for step in steps(workdir)]
+  evaluated = [(top1, step) for top1, step in top1s if top1 not in (None, _NOT_EVALUATED)]
   return max(evaluated)[1] if evaluated else None
 
 
 def _top1_of(workdir: epath.Path, step: int) -> float | None:
   """Returns the top-1 that Orbax keeps beside a checkpoint, None if it is unreadable."""
   try:
-    return _top1(
-      json.loads((workdir / "checkpoints" / str(step) / "metrics" / "metrics").read_text())
-    )
+    return _top1(_METRICS.restore(workdir / "checkpoints" / str(step) / METRIC_ITEM_NAME))
   except (OSError, ValueError, KeyError, TypeError):
     return None
 
@@ -352,10 +351,12 @@ class Checkpointer:
 
   @contextlib.contextmanager
   def _reporting(self) -> Iterator[None]:
-    """Turns whatever Orbax and TensorStore raise for a failed write into a SaveError."""
+    """Turns what Orbax and TensorStore raise for a failed write into a SaveError."""
     try:
       yield
-    except Exception as e:
+    except (OSError, ValueError) as e:
+      if isinstance(e, ValueError) and not _STATUS.match(str(e)):
+        raise
       raise SaveError(save_failure(self._workdir, e)) from e
 
 

@@ -8,7 +8,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from mixer_jax import configuration, models, schema
-from mixer_jax.errors import InputError
+from mixer_jax.errors import InputError, SaveError
 
 _CONFIG = "config.json"
 _SHARED_SECONDS = 30  # until a shared file system shows what another host has written
@@ -73,11 +73,11 @@ def create(directory: epath.Path, config: Any) -> None:
     try:
       directory.mkdir(parents=True, exist_ok=True)
       configuration.save(directory / _CONFIG, config)
-    except OSError as e:
+    except (OSError, SaveError) as e:
       raise InputError(f"workdir {directory} is not writable: {e}") from e
   if jax.process_count() == 1:
     return
-  multihost_utils.sync_global_devices("the workdir is claimed")
+  multihost_utils.sync_global_devices("the workdir is created")
   deadline = time.monotonic() + _SHARED_SECONDS
   while not (directory / _CONFIG).exists():
     if time.monotonic() > deadline:

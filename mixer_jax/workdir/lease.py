@@ -1,6 +1,6 @@
 """Who works on what in a directory that several machines share.
 
-A claim is a file that exactly one process can create. Its owner renews the time of the file; a claim that
+A lease is a file that exactly one process can create. Its owner renews the time of the file; a lease that
 is not renewed, or whose process on this machine is gone, may be taken over.
 """
 
@@ -17,10 +17,10 @@ STALE_SECS = 300.0
 
 
 @contextlib.contextmanager
-def claimed(directory: pathlib.Path) -> Iterator[bool]:
+def leased(directory: pathlib.Path) -> Iterator[bool]:
   """Yields whether this process has the directory, which is created, for itself while in the block."""
   directory.mkdir(parents=True, exist_ok=True)
-  path = directory / "claim"
+  path = directory / "lease"
   mine = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4()}\n"
   _remove_if_dead(path)
   try:
@@ -55,10 +55,10 @@ def _remove_if_dead(path: pathlib.Path) -> None:
     return
   if not _is_gone(owner) and _now(path.parent) - renewed < STALE_SECS:
     return
-  aside = path.with_name(f"claim.{uuid.uuid4()}")
+  aside = path.with_name(f"lease.{uuid.uuid4()}")
   with contextlib.suppress(FileNotFoundError):
     path.rename(aside)
-    # Another process may have taken over in between: then this is its claim, and goes back.
+    # Another process may have taken over in between: then this is its lease, and goes back.
     if aside.read_text() != owner:
       with contextlib.suppress(FileExistsError):
         path.hardlink_to(aside)

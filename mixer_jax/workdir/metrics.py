@@ -11,6 +11,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
+from mixer_jax import files
+
 
 def format_duration(seconds: float) -> str:
   """Returns h:mm:ss."""
@@ -67,9 +69,8 @@ class MetricWriter:
     self._events.close()
 
   def _rewrite(self) -> None:
-    partial = self._path.parent / f"{self._path.name}.partial"
-    partial.write_text("".join(json.dumps(r) + "\n" for r in self.records))
-    partial.replace(self._path)
+    with files.replacing(self._path) as partial:
+      partial.write_text("".join(json.dumps(r) + "\n" for r in self.records))
 
 
 def _open_events(directory: epath.Path, purge_step: int) -> EventsWriter:
@@ -85,8 +86,12 @@ def _open_events(directory: epath.Path, purge_step: int) -> EventsWriter:
 
 
 def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:
-  """Returns the records of metrics.jsonl; a last line that a kill cut short is left out."""
-  path = workdir / "metrics.jsonl"
+  """Returns the records of metrics.jsonl."""
+  return read_records(workdir / "metrics.jsonl")
+
+
+def read_records(path: epath.Path) -> list[dict[str, Any]]:
+  """Returns the objects of a file's lines, none without a file; a last line that a kill cut short is left out."""
   if not path.exists():
     return []
   records = []

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from mixer_jax.data import ops, pipeline, sources
+from mixer_jax.data import loading, ops, pipeline, sources
 from mixer_jax.errors import InputError
 from tests.tfds_sets import Numbered
 
@@ -15,7 +15,7 @@ SIZE = 8
 def spec(num_examples, text="decode|inception_crop(area_min=50)", **changes):
   fields = dict(
     dataset="numbered", data_dir=None, split="train", label=None, num_examples=num_examples,
-    num_classes=1000, labels_per_image=1, ops=ops.Pipeline(text, SIZE), on_bad_record="stop",
+    num_classes=1000, labels_per_image=1, ops=ops.Preprocess(text, SIZE), on_bad_record="stop",
   )  # fmt: skip
   return pipeline.SplitSpec(**{**fields, **changes})
 
@@ -101,7 +101,7 @@ def test_processes_split_the_same_batches(processes):
 @pytest.mark.parametrize("num_workers", [0, 1, 2])
 def test_loading_is_the_same_with_any_number_of_workers(num_workers):
   batches = train_batches(total_steps=9)
-  with pipeline.iterate(batches, start=4, num_workers=num_workers) as loaded:
+  with loading.iterate(batches, start=4, num_workers=num_workers) as loaded:
     got = list(loaded)
   assert len(got) == 5
   for step, batch in zip(range(4, 9), got, strict=True):
@@ -132,7 +132,7 @@ def test_a_bad_record_stops_and_is_named(num_workers):
   source = sources.Source("numbered train", Numbered(20, bad={13: b"\x89PNG nonsense"}))
   batches = pipeline.EvalBatches(spec(20), source, batch_size=10, rows=np.arange(10))
   with (
-    pipeline.iterate(batches, num_workers=num_workers) as loaded,
+    loading.iterate(batches, num_workers=num_workers) as loaded,
     pytest.raises(InputError, match=r"bad record 13 of numbered train: .*on_bad_record=skip"),
   ):
     list(loaded)

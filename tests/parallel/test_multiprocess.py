@@ -200,7 +200,7 @@ def test_a_coordinator_that_freezes_is_named(tmp_path):
   os.kill(int(child), signal.SIGSTOP)
   ((status, output),) = outputs([processes[1]])
   processes[0].kill()  # its child with it
-  assert status == supervisor.LOST, output
+  assert status == supervisor.EXIT_RETRY, output
   line = f"error: lost process 0, the coordinator {coordinator[1]}: no sign of life"
   assert output.strip().splitlines()[-1].startswith(line), output
 
@@ -212,7 +212,7 @@ def test_a_lost_process_is_named_and_ends_the_others(tmp_path):
   runs.wait_for(processes[1], "Rank 1 is connected")
   processes[1].kill()
   (status, output), _ = outputs(processes)
-  assert status == supervisor.LOST, output
+  assert status == supervisor.EXIT_RETRY, output
   last = output.strip().splitlines()[-1]
   assert last.startswith("error: lost process 1: no sign of life"), output
   assert "Check failure" not in output, output
@@ -234,7 +234,7 @@ def test_a_coordinator_that_does_not_answer_is_named(tmp_path):
   address = free_address()
   place = ["--distributed", f"--coordinator={address}", "--num_processes=2", "--join_seconds=2"]
   status, output = runs.run([*command(tmp_path / "run"), *place, "--process_id=1"])
-  assert status == supervisor.LOST, output
+  assert status == supervisor.EXIT_RETRY, output
   waits, line = output.strip().splitlines()
   assert waits == f"connecting to the coordinator {address}, for up to 2 s"
   assert f"coordinator {address} within 2 s: it does not answer" in line
@@ -279,7 +279,7 @@ def test_a_cluster_that_is_not_ready_yet_is_no_bad_input(monkeypatch, capsys):
   monkeypatch.setattr(jax.distributed, "initialize", initialize)
   with pytest.raises(SystemExit) as ended:
     command_module.run(lambda main, **_: main([]), lambda _: distributed.join(None, None, None, 3))
-  assert ended.value.code == supervisor.LOST
+  assert ended.value.code == supervisor.EXIT_RETRY
   assert "not found within 3 s: Failed to recognize coordinator address mixer-0:8482" in (
     capsys.readouterr().err
   )

@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 
 from mixer_jax import configuration
-from mixer_jax.errors import DivergedError, InputError
+from mixer_jax.errors import DivergedError, InputError, SaveError
 from mixer_jax.inference import evaluate
 from mixer_jax.training import experiment, loop
 from mixer_jax.workdir import checkpoint
@@ -395,6 +395,27 @@ def test_skipped_training_records_are_counted(tmp_path, capsys):
   loop.train(config, str(tmp_path / "run"))
   assert "skipped 8 records" in capsys.readouterr().out
   assert runs.records(tmp_path / "run")[0]["skipped_records"] == 8
+
+
+@pytest.mark.parametrize(
+  ("error", "wanted"),
+  [
+    (OSError(28, "No space left on device"), SaveError),
+    (ValueError('RESOURCE_EXHAUSTED: Error writing local file "a"'), SaveError),  # TensorStore's
+    (ValueError("a bug"), ValueError),
+    (TypeError("a bug"), TypeError),
+  ],
+  ids=str,
+)
+def test_only_failed_writes_are_reported_as_such(tmp_path, monkeypatch, error, wanted):
+  def fail(*_, **__):
+    raise error
+
+  saver = checkpoint.Checkpointer(epath.Path(tmp_path), keep_newest=1, keep_best=0)
+  monkeypatch.setattr(saver._manager, "save", fail)
+  with pytest.raises(wanted):
+    saver.save(1, {"a": np.zeros(1)}, None)
+  saver.close()
 
 
 def test_a_workdir_that_cannot_be_written_is_named(tmp_path):

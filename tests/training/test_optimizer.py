@@ -1,5 +1,7 @@
 """Optimizers and schedules against five recorded updates of the authors' code."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -159,13 +161,13 @@ def test_frozen_gradients_do_not_count_in_the_global_norm(golden):
 @pytest.mark.parametrize(
   ("rule", "message"),
   [
-    ("head/.*", "is not REGEX=FACTOR"),
-    ("head/(=1", "is not REGEX=FACTOR"),
-    ("head/.*=-1", "a finite factor"),
-    ("=1", "needs an expression"),
-    ("haed/.*=1", "'haed/.\\*=1' decides for no parameter"),
+    ("head/.*", "'head/.*' is not"),
+    ("head/(=1", "'head/(=1' is not"),
+    ("head/.*=-1", "'head/.*=-1' is not"),
+    ("=1", "'=1' is not"),
+    ("haed/.*=1", "'haed/.*=1' decides for no parameter"),
   ],
 )
 def test_bad_multipliers_are_named(golden, rule, message):
-  with pytest.raises(InputError, match=message):
+  with pytest.raises(InputError, match=re.escape(f"lr_multipliers: {message}")):
     run(golden, **MOMENTUM | {"schedule": VT_SCHEDULE, "lr_multipliers": (rule,)})

@@ -12,11 +12,12 @@ import cv2
 import numpy as np
 
 from mixer_jax.data import permutations
-from mixer_jax.tools.paper_tables import costs, numbers, rows, tables
-from mixer_jax.tools.paper_tables.numbers import number
-from mixer_jax.tools.paper_tables.results import Found, Run
+from mixer_jax.tools import config_files, paper_numbers
+from mixer_jax.tools.paper_numbers import number
+from mixer_jax.tools.paper_tables import costs, rows, tables
+from mixer_jax.tools.paper_tables.comparison import Comparison, ComparisonTable, MissingResult
+from mixer_jax.tools.paper_tables.results import Results, Run
 from mixer_jax.tools.paper_tables.rows import Pretraining
-from mixer_jax.tools.paper_tables.sheets import Compared, Missing, Sheet
 
 COLOURS = {"Mixer": "tab:red", "ViT": "tab:blue", "BiT": "tab:green", "other": "tab:gray"}
 FEWSHOT_FLAGS = "--config.fewshot.dataset=imagenet2012"
@@ -27,16 +28,16 @@ _ORDERS = {"": "original", "patches": "patches and their pixels permuted", "pixe
 
 
 @dataclasses.dataclass(frozen=True)
-class Drawn:
+class PaperFigure:
   """A figure (matplotlib's), and the numbers in it."""
 
   figure: Any
-  sheet: Sheet
+  sheet: ComparisonTable
 
 
 def new_figure(columns: int, lines: int = 1, *, width: float = 5.5, height: float = 4.0) -> Any:
   """Returns (figure, axes in reading order)."""
-  from matplotlib.figure import Figure  # Slow to import; without pyplot there is no global state.
+  from matplotlib.figure import Figure
 
   figure = Figure(figsize=(width * columns, height * lines), layout="constrained")
   return figure, list(figure.subplots(lines, columns, squeeze=False).ravel())
@@ -51,15 +52,15 @@ def family(model: str) -> str:
 # --- figures 2 and 3: accuracy against cost and data ------------------------------------------------
 
 
-def figure2(found: Found) -> Drawn:
+def figure2(found: Results) -> PaperFigure:
   """Left: accuracy against the cost of pre-training. Right: accuracy against the amount of data."""
   table = tables.table2(found)
   runs, _ = rows.match(found)
   figure, (left, right) = new_figure(2)
-  _scatter(left, table, numbers.rows("table2_transfer"), "tpuv3_core_days")
+  _scatter(left, table, paper_numbers.rows("table2_transfer"), "tpuv3_core_days")
   left.set(title="transfer at the larger size", xlabel="TPUv3-core-days of pre-training")
   points = _draw_subsets(right, runs)
-  sheet = Sheet(
+  sheet = ComparisonTable(
     title="Figure 2: accuracy against cost (left: table 2) and against data (right: JFT-300M subsets)",
     header=table.header,
     rows=table.rows,
@@ -73,7 +74,7 @@ def figure2(found: Found) -> Drawn:
     missing=[*table.missing, *_missing_subsets(found, runs)],
     left_out=table.left_out,
   )
-  return Drawn(figure, sheet)
+  return PaperFigure(figure, sheet)
 
 
 def five_shot(run: Run, pretraining: Pretraining) -> float | None:
@@ -113,10 +114,10 @@ def _draw_subsets(axes: Any, runs: dict[Pretraining, Run]) -> list[str]:
   return texts
 
 
-def _missing_subsets(found: Found, runs: dict[Pretraining, Run]) -> list[Missing]:
+def _missing_subsets(found: Results, runs: dict[Pretraining, Run]) -> list[MissingResult]:
   """Returns a command for each run of the right half that is not there, or without few-shot figures."""
   return [
-    Missing(
+    MissingResult(
       f"{p.model}, {p.subset:g} % of JFT-300M for {p.epochs:g} epochs: 5-shot",
       [_train_command(found, p)],
       costs.describe(dataclasses.replace(p, subset=100.0, epochs=7.0), {}) + ", as many steps",
@@ -126,25 +127,25 @@ def _missing_subsets(found: Found, runs: dict[Pretraining, Run]) -> list[Missing
   ]
 
 
-def _train_command(found: Found, p: Pretraining) -> str:
+def _train_command(found: Results, p: Pretraining) -> str:
   command = f"python train.py --config={p.file} --workdir={found.directory}/pretrain/{p.name}"
   command += f" {FEWSHOT_FLAGS}"
   if p.order:
-    config = rows.load(p.file)
+    config = config_files.load(p.file)
     for section in ("data", "evaluation", "fewshot"):
       command += f' --config.{section}.ops="{rows.permuted(config[section].ops, p.order)}"'
   return command
 
 
-def figure3(found: Found) -> Drawn:
+def figure3(found: Results) -> PaperFigure:
   """Accuracy of all JFT-300M models of table 3 at 224 px against training cost and throughput."""
   table = tables.table3(found)
   chosen = [
     i
-    for i, row in enumerate(numbers.rows("table3_scale"))
+    for i, row in enumerate(paper_numbers.rows("table3_scale"))
     if row["pretrain"] == "JFT-300M" and row["image_size"] == "224"
   ]
-  kept = [numbers.rows("table3_scale")[i] for i in chosen]
+  kept = [paper_numbers.rows("table3_scale")[i] for i in chosen]
   sheet = dataclasses.replace(
     table,
     title="Figure 3: accuracy against training cost and throughput, JFT-300M, 224 px (of table 3)",
@@ -160,16 +161,18 @@ def figure3(found: Found) -> Drawn:
   left.set(xlabel="TPUv3-core-days of pre-training")
   _scatter(right, sheet, kept, "images_per_sec_per_tpuv3_core")
   right.set(xlabel="images/s and core of inference (paper: TPU v3)")
-  return Drawn(figure, sheet)
+  return PaperFigure(figure, sheet)
 
 
-def _scatter(axes: Any, sheet: Sheet, table: Sequence[dict[str, str]], column: str) -> None:
+def _scatter(
+  axes: Any, sheet: ComparisonTable, table: Sequence[dict[str, str]], column: str
+) -> None:
   """Draws the paper's points filled and ours hollow, ours at the paper's place on the x axis."""
   index = list(sheet.header).index("ImageNet top-1 %")
   ours = 0
   for row, cells in zip(table, sheet.rows, strict=True):
     x, cell = number(row[column]), cells[index]
-    if x is None or not isinstance(cell, Compared):
+    if x is None or not isinstance(cell, Comparison):
       continue
     colour = COLOURS[family(row["model"])]
     axes.plot([x], [cell.paper], "o", color=colour)
@@ -196,7 +199,7 @@ def _scatter(axes: Any, sheet: Sheet, table: Sequence[dict[str, str]], column: s
 _LOST = {"Mixer-B/16": 45.0, "BiT-R50x1": 75.0}
 
 
-def figure4(found: Found, photo: np.ndarray) -> Drawn:
+def figure4(found: Results, photo: np.ndarray) -> PaperFigure:
   """Learning from permuted inputs: Mixer's curve does not move with patches and their pixels permuted.
 
   Args:
@@ -225,12 +228,19 @@ def figure4(found: Found, photo: np.ndarray) -> Drawn:
     lost = 100 * (1 - value / base) if value is not None and base and p.order else None
     paper = {"patches": 0.0 if p.model.startswith("Mixer") else None, "pixels": _LOST[p.model]}
     lines.append(
-      [p.model, _ORDERS[p.order], Compared(None, value, 2), Compared(paper.get(p.order), lost, 1)]
+      [
+        p.model,
+        _ORDERS[p.order],
+        Comparison(None, value, 2),
+        Comparison(paper.get(p.order), lost, 1),
+      ]
     )
     if value is None:
       cost = costs.describe(dataclasses.replace(p, order=""), {})
-      missing.append(Missing(f"{p.model}, {_ORDERS[p.order]}", [_train_command(found, p)], cost))
-  sheet = Sheet(
+      missing.append(
+        MissingResult(f"{p.model}, {_ORDERS[p.order]}", [_train_command(found, p)], cost)
+      )
+  sheet = ComparisonTable(
     title="Figure 4: permuted inputs, pre-training on JFT-300M",
     header=("model", "input", "ImageNet 5-shot %", "accuracy lost, % of the original's"),
     rows=lines,
@@ -241,7 +251,7 @@ def figure4(found: Found, photo: np.ndarray) -> Drawn:
     missing=missing,
     left_out=rows.grouped(left_out),
   )
-  return Drawn(figure, sheet)
+  return PaperFigure(figure, sheet)
 
 
 def permuted_photos(photo: np.ndarray, size: int, patch: int) -> list[tuple[str, np.ndarray]]:

@@ -6,11 +6,13 @@ Nothing is run here (tools/paper_mini.py does): `pretrainings` and `transfers` s
 
 import dataclasses
 import pathlib
+import shlex
 from typing import Any
 
 from mixer_jax.errors import InputError
+from mixer_jax.tools import config_files
 from mixer_jax.tools.paper_tables import rows
-from mixer_jax.tools.paper_tables.results import Found, Run
+from mixer_jax.tools.paper_tables.results import Results, Run
 
 MODELS = {"mixer": "Mixer", "vit": "ViT", "resnet": "ResNet"}
 SIZES = ("S", "M", "L")
@@ -41,10 +43,6 @@ class Setting:
   image_size: int = 28
   sizes: tuple[str, ...] = SIZES
 
-  @property
-  def largest(self) -> str:
-    return self.sizes[-1]
-
 
 @dataclasses.dataclass(frozen=True)
 class Pretrain:
@@ -61,17 +59,19 @@ class Pretrain:
     order = f"-{self.order}" if self.order else ""
     return f"pretrain/{self.model}-{self.size}-{self.percent:g}percent{order}".lower()
 
-  def command(self, setting: Setting) -> str:
-    """Returns what follows `python train.py`, the workdir apart."""
-    points = NUM_POINTS if self.model in PERMUTED and _is_drawn(self, setting) else 1
+  def file(self, setting: Setting, results: pathlib.Path) -> str:
+    """Returns its configuration, as --config takes it."""
+    del results
+    is_drawn = self.model in PERMUTED and (self.size, self.percent) == largest(setting)
     parts = [self.size, f"model={self.model}", f"percent={self.percent:g}"]
     parts += [f"order={self.order}"] if self.order else []
     parts += [f"dataset={setting.dataset}", f"fewshot={setting.target}", f"steps={setting.steps}"]
-    return f"--config=configs/mini.py:{','.join(parts)},points={points}"
+    return f"configs/mini.py:{','.join(parts)},points={NUM_POINTS if is_drawn else 1}"
 
-
-def _is_drawn(run: Pretrain, setting: Setting) -> bool:
-  return run.size == setting.largest and run.percent == setting.percents[-1]
+  @property
+  def changes(self) -> dict[str, Any]:
+    """Keys of that configuration that are set otherwise."""
+    return {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,13 +86,16 @@ class Transfer:
   def name(self) -> str:
     return f"transfer/{self.model}-{self.size_px}px-seed{self.seed}"
 
-  def command(self, setting: Setting, results: pathlib.Path) -> str:
-    source = results / Pretrain(self.model, setting.largest, setting.percents[-1]).name
-    file = (
+  def file(self, setting: Setting, results: pathlib.Path) -> str:
+    source = results / Pretrain(self.model, *largest(setting)).name
+    return (
       f"configs/finetune.py:weights={source},dataset={setting.target},size={self.size_px},"
       f"lr={FINETUNE_LR},steps={FINETUNE_STEPS}"
     )
-    changes = {
+
+  @property
+  def changes(self) -> dict[str, Any]:
+    return {
       "batch_size": FINETUNE_BATCH,
       "seed": self.seed,
       "evaluation.batch_size": 180,
@@ -100,16 +103,34 @@ class Transfer:
       "checkpoint.every_steps": FINETUNE_STEPS,
       "log.plots": False,
     }
-    return f"--config={file} " + " ".join(f"--config.{k}={v}" for k, v in changes.items())
+
+
+Key = Pretrain | Transfer
+
+
+def largest(setting: Setting) -> tuple[str, float]:
+  """Returns the size and the share of the images that most of the story is told of."""
+  return setting.sizes[-1], setting.percents[-1]
+
+
+def config_of(key: Key, setting: Setting, results: pathlib.Path) -> Any:
+  """Returns a run's configuration."""
+  config = config_files.load(key.file(setting, results))
+  config.update_from_flattened_dict(key.changes)
+  return config
+
+
+def command_of(key: Key, setting: Setting, results: pathlib.Path) -> str:
+  """Returns the command that runs it alone."""
+  changes = [f"--config.{name}={value}" for name, value in key.changes.items()]
+  flags = [f"--config={key.file(setting, results)}", *changes, f"--workdir={results / key.name}"]
+  return shlex.join(["python", "train.py", *flags])
 
 
 def pretrainings(setting: Setting) -> list[Pretrain]:
   """Returns all families, sizes and shares, then the permuted inputs; cheap ones first."""
   grid = [Pretrain(m, s, p) for s in setting.sizes for m in MODELS for p in setting.percents]
-  permuted = [
-    Pretrain(m, setting.largest, setting.percents[-1], order) for m in PERMUTED for order in ORDERS
-  ]
-  return grid + permuted
+  return grid + [Pretrain(m, *largest(setting), order) for m in PERMUTED for order in ORDERS]
 
 
 def transfers(setting: Setting) -> list[Transfer]:
@@ -117,23 +138,7 @@ def transfers(setting: Setting) -> list[Transfer]:
   return [Transfer(m, px, seed) for m in MODELS for px in sizes for seed in SEEDS]
 
 
-def load_config(command: str) -> Any:
-  """Returns the configuration of "--config=FILE:ARG --config.KEY=VALUE …", as train.py reads it."""
-  first, *changes = command.split(" --config.")
-  config = rows.load(first.removeprefix("--config="))
-  for change in changes:
-    key, _, value = change.partition("=")
-    *sections, name = key.split(".")
-    target = config
-    for section in sections:
-      target = target[section]
-    target[name] = (
-      {"True": True, "False": False}[value] if value in ("True", "False") else int(value)
-    )
-  return config
-
-
-def finished(found: Found, name: str, config: Any) -> Run | None:
+def finished(found: Results, name: str, config: Any) -> Run | None:
   """Returns the run if it is there and whole.
 
   Raises:
@@ -152,7 +157,7 @@ def finished(found: Found, name: str, config: Any) -> Run | None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Seen:
+class Outcomes:
   """What was found: figures in per cent by run; absent ones were not run.
 
   Attributes:
@@ -163,20 +168,20 @@ class Seen:
     speed: images a second while training.
   """
 
-  top1: dict[Pretrain | Transfer, float]
+  top1: dict[Key, float]
   five_shot: dict[Pretrain, float]
-  count: dict[Pretrain | Transfer, int]
+  count: dict[Key, int]
   curves: dict[Pretrain, list[tuple[int, float]]]
   speed: dict[Pretrain, float]
 
 
-def read(found: Found, setting: Setting) -> Seen:
+def read(found: Results, setting: Setting) -> Outcomes:
   """Returns what the finished runs found; raises InputError for runs of another configuration."""
-  seen = Seen({}, {}, {}, {}, {})
+  seen = Outcomes({}, {}, {}, {}, {})
   for key in [*pretrainings(setting), *transfers(setting)]:
     if not (found.directory / key.name).exists():
       continue  # a transfer's configuration needs its pre-training
-    run = finished(found, key.name, load_config(command_of(key, setting, found.directory)))
+    run = finished(found, key.name, config_of(key, setting, found.directory))
     if run is None:
       continue
     seen.top1[key] = 100 * run.curve("evaluation/top1")[-1][1]
@@ -187,7 +192,3 @@ def read(found: Found, setting: Setting) -> Seen:
       speeds = sorted(v for _, v in run.curve("images_per_sec"))
       seen.speed[key] = speeds[len(speeds) // 2]
   return seen
-
-
-def command_of(key: Pretrain | Transfer, setting: Setting, results: pathlib.Path) -> str:
-  return key.command(setting) if isinstance(key, Pretrain) else key.command(setting, results)

@@ -7,16 +7,15 @@ learned (`FREE`); everything else is named and left out.
 import collections
 import dataclasses
 import functools
-import importlib.util
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mixer_jax import configuration
 from mixer_jax.errors import InputError
-from mixer_jax.tools.paper_tables import numbers
-from mixer_jax.tools.paper_tables.results import Found, Run
-from mixer_jax.tools.paper_tables.sheets import LeftOut
+from mixer_jax.tools import config_files, paper_numbers
+from mixer_jax.tools.paper_tables.comparison import Exclusion
+from mixer_jax.tools.paper_tables.results import Results, Run
 from mixer_jax.training import experiment
 
 FILES = {"ImageNet": "imagenet.py", "ImageNet-21k": "imagenet21k.py", "JFT-300M": "jft.py"}
@@ -64,8 +63,6 @@ SUBSET_MODELS = (
   "Mixer-B/32", "Mixer-L/32", "Mixer-L/16", "ViT-B/32", "ViT-L/32", "ViT-L/16", "BiT-R50x1", "BiT-R152x2",
 )  # fmt: skip
 PERMUTED_MODELS = ("Mixer-B/16", "BiT-R50x1")
-FAMILIES = {"Mixer": "mixer", "ViT": "vit", "BiT": "resnet"}
-"""The paper's prefix of a model's name -> models.FAMILIES."""
 
 
 def model_fields(model: str) -> dict[str, str]:
@@ -75,36 +72,15 @@ def model_fields(model: str) -> dict[str, str]:
     InputError: a model that this project does not have.
   """
   family, _, variant = model.partition("-")
-  if family not in FAMILIES:
+  if family not in paper_numbers.FAMILIES:
     raise InputError(f"{model} is not a model of this project.")
-  return {"name": FAMILIES[family], "variant": variant}
-
-
-@functools.cache
-def _module(path: str) -> Any:
-  spec = importlib.util.spec_from_file_location(f"paper_{pathlib.Path(path).stem}", path)
-  if spec is None or spec.loader is None or not pathlib.Path(path).is_file():
-    raise InputError(f"{path} is not there: run the command in the project's root.")
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
-
-
-def load(file: str) -> Any:
-  """Returns the configuration of FILE or FILE:ARGUMENT, as --config takes it.
-
-  Raises:
-    InputError: no such file or argument.
-  """
-  path, _, argument = file.partition(":")
-  module = _module(path)
-  return module.get_config(argument) if argument else module.get_config()
+  return {"name": paper_numbers.FAMILIES[family], "variant": variant}
 
 
 @functools.cache
 def wanted(pretraining: Pretraining) -> Any:
   """Returns the configuration of a pre-training."""
-  config = load(pretraining.file)
+  config = config_files.load(pretraining.file)
   if pretraining.order:
     for section in (config.data, config.evaluation, config.fewshot):
       section.ops = permuted(section.ops, pretraining.order)
@@ -119,7 +95,7 @@ def permuted(ops: str, order: str) -> str:
 @functools.cache
 def total_steps(file: str) -> int:
   """Returns the steps of a configuration's whole run."""
-  config = load(file)
+  config = config_files.load(file)
   one = {**config, "mesh": {**config["mesh"], "data": 1}}
   return experiment.build(one, experiment.make_mesh(one)).total_steps
 
@@ -148,8 +124,8 @@ def everything() -> tuple[Pretraining, ...]:
   """Returns all pre-trainings of the paper's tables and figures that this project has a model for."""
   table = [
     Pretraining(r["pretrain"], r["model"], float(r["pretrain_epochs"]))
-    for r in numbers.rows("table3_scale")
-    if r["model"].partition("-")[0] in FAMILIES
+    for r in paper_numbers.rows("table3_scale")
+    if r["model"].partition("-")[0] in paper_numbers.FAMILIES
   ]
   return tuple(dict.fromkeys([*table, *of_figure2(), *of_figure4()]))
 
@@ -159,7 +135,7 @@ def differences(saved: Mapping[str, Any], asked: Any, free: Iterable[str] = FREE
   return configuration.differences(saved, asked, (*asked.may_change, *free))
 
 
-def match(found: Found) -> tuple[dict[Pretraining, Run], list[LeftOut]]:
+def match(found: Results) -> tuple[dict[Pretraining, Run], list[Exclusion]]:
   """Returns the finished runs of `everything`, and the runs from scratch that are none of them.
 
   Of several runs of one pre-training the first finished one counts; the others are named.
@@ -173,7 +149,7 @@ def match(found: Found) -> tuple[dict[Pretraining, Run], list[LeftOut]]:
     if pretraining is not None and pretraining in matched:
       reason = f"{matched[pretraining].path} is of the same configuration and was used"
     if pretraining is None or reason:
-      left_out.append(LeftOut(str(run.path), reason))
+      left_out.append(Exclusion(str(run.path), reason))
     else:
       matched[pretraining] = run
   return matched, left_out
@@ -204,13 +180,13 @@ def some(lines: list[str], most: int = 3) -> str:
   return "; ".join(lines[:most]) + (f"; and {rest} more" if rest > 0 else "")
 
 
-def grouped(left_out: Iterable[LeftOut]) -> list[LeftOut]:
+def grouped(left_out: Iterable[Exclusion]) -> list[Exclusion]:
   """Returns one line for all runs of a directory that were left out for the same reason."""
   groups: dict[tuple[str, str], list[str]] = collections.defaultdict(list)
   for item in left_out:
     groups[str(pathlib.Path(item.path).parent), item.reason].append(item.path)
   return [
-    LeftOut(paths[0] if len(paths) == 1 else f"{parent} ({len(paths)} runs)", reason)
+    Exclusion(paths[0] if len(paths) == 1 else f"{parent} ({len(paths)} runs)", reason)
     for (parent, reason), paths in groups.items()
   ]
 
@@ -222,7 +198,7 @@ def benchmark_config(model: str, image_size: int) -> Any:
     InputError: not a model of this project.
   """
   fields = model_fields(model)
-  config = _module("configs/common.py").get_config(fields["name"])
+  config = config_files.module("configs/common.py").get_config(fields["name"])
   config.image_size = image_size
   config.model.variant = fields["variant"]
   config.total_steps = 1

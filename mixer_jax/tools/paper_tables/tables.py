@@ -8,12 +8,18 @@ import jax
 import numpy as np
 
 from mixer_jax import models, weights
-from mixer_jax.tools import throughput
-from mixer_jax.tools.paper_tables import costs, numbers, rows, transfers
-from mixer_jax.tools.paper_tables.numbers import number
-from mixer_jax.tools.paper_tables.results import Found
+from mixer_jax.tools import config_files, paper_numbers, throughput
+from mixer_jax.tools.paper_numbers import number
+from mixer_jax.tools.paper_tables import costs, rows, transfers
+from mixer_jax.tools.paper_tables.comparison import (
+  NOTHING,
+  Cell,
+  Comparison,
+  ComparisonTable,
+  MissingResult,
+)
+from mixer_jax.tools.paper_tables.results import Results
 from mixer_jax.tools.paper_tables.rows import Pretraining
-from mixer_jax.tools.paper_tables.sheets import NOTHING, Cell, Compared, Missing, Sheet
 
 _IMAGE_SIZE, _NUM_CLASSES = 224, 1000
 AFTER = (
@@ -25,10 +31,10 @@ AFTER = (
 # --- table 1: architectures ------------------------------------------------------------------------
 
 
-def table1() -> Sheet:
+def table1() -> ComparisonTable:
   """Computed from the models' abstract parameters; nothing has to be run."""
   lines = []
-  for row in numbers.rows("table1_architectures"):
+  for row in paper_numbers.rows("table1_architectures"):
     params = abstract_params("Mixer-" + row["model"], _NUM_CLASSES)
     fields = weights.describe({"params": params}).fields
     exact, without_head = count(params), count({k: v for k, v in params.items() if k != "head"})
@@ -42,8 +48,8 @@ def table1() -> Sheet:
       "params_millions_no_head": round(without_head / 1e6),
       "params_exact_1000_class_head": exact,
     }
-    lines.append([row["model"], *(Compared(number(row[k]), v) for k, v in ours.items())])
-  return Sheet(
+    lines.append([row["model"], *(Comparison(number(row[k]), v) for k, v in ours.items())])
+  return ComparisonTable(
     title="Table 1: the sizes of Mixer",
     header=(
       "model", "blocks", "patch", "hidden dim", "tokens", "channels MLP", "tokens MLP",
@@ -54,7 +60,7 @@ def table1() -> Sheet:
   )  # fmt: skip
 
 
-def abstract_params(model: str, num_classes: int | None, image_size: int = _IMAGE_SIZE) -> Any:
+def abstract_params(model: str, num_classes: int | None) -> Any:
   """Returns the shapes of a model's parameters, by the paper's name; touches no device.
 
   Raises:
@@ -79,11 +85,11 @@ _METRICS = {
   "avg5": ("avg5_top1", "Avg 5 %"),
   "vtab": ("vtab1k_19", "VTAB-1k %"),
 }
-"""Field of `Transferred` -> column of the CSV file, title."""
+"""Field of `TransferResult` -> column of the CSV file, title."""
 
 
 @dataclasses.dataclass(frozen=True)
-class _Results:
+class _ResultTable:
   """A table of results: how its rows are the project's.
 
   Attributes:
@@ -97,16 +103,16 @@ class _Results:
 
   name: str
   title: str
-  rows: tuple[numbers.Row, ...]
+  rows: tuple[paper_numbers.Row, ...]
   keys: list[tuple[Pretraining, int] | None]
   metrics: tuple[str, ...]
   setting: transfers.Setting
   notes: tuple[str, ...]
 
 
-def table2(found: Found) -> Sheet:
+def table2(found: Results) -> ComparisonTable:
   """Mixer beside the best of its time, fine-tuned at the larger size."""
-  table = numbers.rows("table2_transfer")
+  table = paper_numbers.rows("table2_transfer")
   keys = [
     (Pretraining(r["pretrain"], r["model"], _TABLE2_EPOCHS[r["pretrain"]]), _PX448[r["model"]])
     if r["pretrain"] in _TABLE2_EPOCHS and r["model"] in _PX448
@@ -121,13 +127,13 @@ def table2(found: Found) -> Sheet:
   )
   title = "Table 2: transfer, Mixer beside the best published models"
   return _sheet(
-    found, _Results("table2", title, table, keys, tuple(_METRICS), transfers.TABLE2, notes)
+    found, _ResultTable("table2", title, table, keys, tuple(_METRICS), transfers.TABLE2, notes)
   )
 
 
-def table3(found: Found) -> Sheet:
+def table3(found: Results) -> ComparisonTable:
   """Mixer, ViT and BiT at all scales."""
-  table = numbers.rows("table3_scale")
+  table = paper_numbers.rows("table3_scale")
   keys: list[tuple[Pretraining, int] | None] = [
     (Pretraining(r["pretrain"], r["model"], float(r["pretrain_epochs"])), int(r["image_size"]))
     for r in table
@@ -135,18 +141,18 @@ def table3(found: Found) -> Sheet:
   notes = (AFTER, "Ours: short side resized, centre crop (configs/finetune_table3.py).")
   title = "Table 3: Mixer, ViT and BiT over scales and data"
   metrics = ("imagenet", "real", "avg5")
-  return _sheet(found, _Results("table3", title, table, keys, metrics, transfers.TABLE3, notes))
+  return _sheet(found, _ResultTable("table3", title, table, keys, metrics, transfers.TABLE3, notes))
 
 
 def models_of(table: str) -> list[tuple[str, int]]:
   """Returns (model, image size) of the rows of table2 or table3 whose throughput can be measured here."""
   if table == "table2":
     return list(_PX448.items())
-  table3_rows = numbers.rows("table3_scale")
+  table3_rows = paper_numbers.rows("table3_scale")
   return list(dict.fromkeys((r["model"], int(r["image_size"])) for r in table3_rows))
 
 
-def _sheet(found: Found, table: _Results) -> Sheet:
+def _sheet(found: Results, table: _ResultTable) -> ComparisonTable:
   matched, left_out = rows.match(found)
   measured = throughput.load(found.directory)
   pretrainings = list(dict.fromkeys(key[0] for key in table.keys if key))
@@ -167,7 +173,7 @@ def _sheet(found: Found, table: _Results) -> Sheet:
     costs.missing(found.directory, pretrainings, plans),
   ]
   speed = throughput.describe(measured)
-  return Sheet(
+  return ComparisonTable(
     title=table.title,
     header=(
       "pre-trained on", "model", "px", "epochs", *(_METRICS[m][1] for m in table.metrics),
@@ -184,26 +190,26 @@ def _sheet(found: Found, table: _Results) -> Sheet:
   )  # fmt: skip
 
 
-def _unmeasured(found: Found, table: str, measured: dict[str, float]) -> Missing | None:
+def _unmeasured(found: Results, table: str, measured: dict[str, float]) -> MissingResult | None:
   left = [m for m in models_of(table) if throughput.key(*m) not in measured]
   if not left:
     return None
   command = f"python -m mixer_jax.tools.paper {table} --results={found.directory}"
   what = f"throughput of {len(left)} models on this device"
-  return Missing(what, [f"{command} --measure_throughput"], "minutes a model")
+  return MissingResult(what, [f"{command} --measure_throughput"], "minutes a model")
 
 
 def _line(
-  row: numbers.Row,
+  row: paper_numbers.Row,
   key: tuple[Pretraining, int] | None,
-  done: transfers.Transferred | None,
+  done: transfers.TransferResult | None,
   metrics: tuple[str, ...],
   measured: dict[str, float],
   plans: costs.Plans,
 ) -> list[Cell]:
   pretraining, size = key or (None, None)
   values: list[Cell] = [
-    Compared(number(row[_METRICS[m][0]]), getattr(done, m) if done else None, 2) for m in metrics
+    Comparison(number(row[_METRICS[m][0]]), getattr(done, m) if done else None, 2) for m in metrics
   ]
   speed = measured.get(throughput.key(row["model"], size)) if size else None
   planned_speed = costs.throughput(plans, row["model"], size)
@@ -214,9 +220,9 @@ def _line(
     str(size or NOTHING),
     row.get("pretrain_epochs", NOTHING),
     *values,
-    Compared(number(row["images_per_sec_per_tpuv3_core"]), speed),
+    Comparison(number(row["images_per_sec_per_tpuv3_core"]), speed),
     NOTHING if planned_speed is None else f"{planned_speed:,.0f}",
-    Compared(number(row["tpuv3_core_days"]), plan.core_days if plan else None),
+    Comparison(number(row["tpuv3_core_days"]), plan.core_days if plan else None),
     (done.source if done else None) or NOTHING,
   ]
 
@@ -230,19 +236,19 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def table4() -> Sheet:
+def table4() -> ComparisonTable:
   """Read off the configurations themselves."""
   lines = []
-  for row in numbers.rows("table4_pretraining"):
+  for row in paper_numbers.rows("table4_pretraining"):
     file = f"configs/{rows.FILES[row['dataset']]}"
     args = list(_VARIANTS[row["model"].removeprefix("Mixer-")])
     # The row "7 or 14" is the file's default and an argument.
     args += [f"{args[-1]},epochs={e}" for e in row["epochs"].split(" or ")[1:]]
-    read = [hyperparameters(rows.load(f"{file}:{arg}")) for arg in args]
+    read = [hyperparameters(config_files.load(f"{file}:{arg}")) for arg in args]
     ours = {name: " or ".join(dict.fromkeys(r[name] for r in read)) for name in _COLUMNS}
-    cells = [Compared(_normal(row[name]), ours[name]) for name in _COLUMNS]
+    cells = [Comparison(_normal(row[name]), ours[name]) for name in _COLUMNS]
     lines.append([row["model"], row["dataset"], *cells, f"{file}:{args[0]}"])
-  return Sheet(
+  return ComparisonTable(
     title="Table 4: hyper-parameters of pre-training",
     header=("model", "data set", *(c.replace("_", " ") for c in _COLUMNS), "configuration"),
     rows=lines,

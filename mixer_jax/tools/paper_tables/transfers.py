@@ -9,10 +9,11 @@ from typing import Any
 from mixer_jax import weights
 from mixer_jax.data import datasets
 from mixer_jax.errors import InputError
+from mixer_jax.tools import config_files
 from mixer_jax.tools.paper_tables import rows
-from mixer_jax.tools.paper_tables.results import Found, Run
+from mixer_jax.tools.paper_tables.comparison import Exclusion, MissingResult
+from mixer_jax.tools.paper_tables.results import Results, Run
 from mixer_jax.tools.paper_tables.rows import Pretraining
-from mixer_jax.tools.paper_tables.sheets import LeftOut, Missing
 from mixer_jax.tools.sweep import protocol
 
 IMAGENET, REAL = protocol.FIVE[0], "imagenet2012_real"
@@ -32,7 +33,7 @@ TABLE3 = Setting("configs/finetune_table3.py", "table3")
 
 
 @dataclasses.dataclass(frozen=True)
-class Transferred:
+class TransferResult:
   """Means over seeds in per cent, after fine-tuning; None: not finished.
 
   Attributes:
@@ -46,7 +47,7 @@ class Transferred:
   avg5: float | None = None
   vtab: float | None = None
   source: str | None = None
-  left_out: list[LeftOut] = dataclasses.field(default_factory=list)
+  left_out: list[Exclusion] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Job:
     run: the user's own run of that pre-training, if there is one.
   """
 
-  found: Found
+  found: Results
   pretraining: Pretraining
   size: int
   setting: Setting
@@ -79,10 +80,10 @@ class Job:
     name = f"{_RELEASED.get(self.pretraining.dataset)}/{family}-{variant.replace('/', '_')}"
     return name if family == "Mixer" and name in weights.RELEASED else None
 
-  def read(self) -> Transferred:
+  def read(self) -> TransferResult:
     """Returns what is known of these weights."""
     if (source := self.source) is None:
-      return Transferred()
+      return TransferResult()
     runs, left_out = _matching(self.found, source, self.setting)
     results = {name: run.top1 for name, run in runs.items() if run.top1 is not None}
     five = [protocol.Transfer(source, d, self.size) for d in protocol.FIVE]
@@ -90,7 +91,7 @@ class Job:
     table = protocol.table([*five, *vtab], None, protocol.NUM_SEEDS, results)
     means = {row.dataset: row.mean for row in table if len(row.top1) == protocol.NUM_SEEDS}
     reported = protocol.test_runs(five[0], None, protocol.NUM_SEEDS, results)
-    return Transferred(
+    return TransferResult(
       imagenet=_percent(means.get(IMAGENET)),
       real=_percent(_mean_evaluation([runs.get(r.name) for r in reported], REAL)),
       avg5=_percent(means.get("Avg 5")),
@@ -99,12 +100,12 @@ class Job:
       left_out=left_out,
     )
 
-  def missing(self, done: Transferred, asked: Sequence[str], cost: str) -> Missing | None:
+  def missing(self, done: TransferResult, asked: Sequence[str], cost: str) -> MissingResult | None:
     """Returns the commands that produce what is asked for and not done, None if nothing is.
 
     Args:
       done: what is known.
-      asked: fields of `Transferred`.
+      asked: fields of `TransferResult`.
       cost: of the pre-training, for the reader.
     """
     left = [a for a in asked if getattr(done, a) is None]
@@ -112,7 +113,7 @@ class Job:
       return None
     p = self.pretraining
     what = f"{p.dataset}, {p.model}, {p.epochs:g} epochs, {self.size} px: {', '.join(left)}"
-    return Missing(what, self._commands(left, done.imagenet is None), cost)
+    return MissingResult(what, self._commands(left, done.imagenet is None), cost)
 
   def _commands(self, left: Sequence[str], no_imagenet: bool) -> list[str]:
     commands, source = [], self.source
@@ -157,7 +158,9 @@ def _mean_evaluation(runs: Sequence[Run | None], dataset: str) -> float | None:
   return statistics.mean(v[-1] for v in values)
 
 
-def _matching(found: Found, source: str, setting: Setting) -> tuple[dict[str, Run], list[LeftOut]]:
+def _matching(
+  found: Results, source: str, setting: Setting
+) -> tuple[dict[str, Run], list[Exclusion]]:
   """Returns {protocol's name: run} of the runs that start from these weights, and those left out."""
   runs: dict[str, Run] = {}
   left_out = []
@@ -170,16 +173,16 @@ def _matching(found: Found, source: str, setting: Setting) -> tuple[dict[str, Ru
       wanted = _wanted(asked, str(own), setting)
       changed = rows.differences(run.config, wanted, ())
     except (InputError, KeyError, TypeError, ValueError) as e:
-      left_out.append(LeftOut(str(run.path), f"not a run of the protocol: {e}"))
+      left_out.append(Exclusion(str(run.path), f"not a run of the protocol: {e}"))
       continue
     if changed:
       reason = f"another configuration than {setting.file}: {rows.some(changed)}"
-      left_out.append(LeftOut(str(run.path), reason))
+      left_out.append(Exclusion(str(run.path), reason))
     elif run.top1 is None:
       reason = f"half a run: step {run.last_step} of {wanted.total_steps}"
-      left_out.append(LeftOut(str(run.path), reason))
+      left_out.append(Exclusion(str(run.path), reason))
     elif asked.name in runs:
-      left_out.append(LeftOut(str(run.path), f"{runs[asked.name].path} is the same and was used"))
+      left_out.append(Exclusion(str(run.path), f"{runs[asked.name].path} is the same and was used"))
     else:
       runs[asked.name] = run
   return runs, left_out
@@ -201,7 +204,7 @@ def _asked(run: Run, source: str) -> protocol.Run:
 
 def _wanted(asked: protocol.Run, own: str, setting: Setting) -> Any:
   t = asked.transfer
-  config = rows.load(
+  config = config_files.load(
     f"{setting.file}:weights={own},dataset={t.dataset},size={t.size},lr={asked.lr},judge={asked.judge}"
   )
   config.seed = asked.seed

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 from mixer_jax.tools.paper_tables import mini
-from mixer_jax.tools.paper_tables.mini import MODELS, Pretrain, Seen, Setting, Transfer
+from mixer_jax.tools.paper_tables.mini import MODELS, Key, Outcomes, Pretrain, Setting, Transfer
 
 HOLDS, NOT, UNDECIDED, NOT_RUN = "holds", "does not hold", "within noise", "not run"
 Difference = tuple[float, float]  # percentage points, their standard error
@@ -38,13 +38,13 @@ def verdict(differences: Sequence[Difference]) -> str:
   return HOLDS if all(d > 2 * e for d, e in differences) else UNDECIDED
 
 
-def difference(seen: Seen, a: Pretrain | Transfer, b: Pretrain | Transfer) -> Difference:
+def difference(seen: Outcomes, a: Key, b: Key) -> Difference:
   """Returns top-1 of a less that of b."""
   errors = [noise(seen.top1[k], seen.count[k]) for k in (a, b)]
   return seen.top1[a] - seen.top1[b], math.hypot(*errors)
 
 
-def judge(seen: Seen, setting: Setting) -> list[Claim]:
+def judge(seen: Outcomes, setting: Setting) -> list[Claim]:
   """Returns the paper's claims in its order; those whose runs are missing say so."""
   claims = []
   for claim, paper, look in _CLAIMS:
@@ -56,30 +56,30 @@ def judge(seen: Seen, setting: Setting) -> list[Claim]:
   return claims
 
 
-def _listed(seen: Seen, keys: dict[str, Pretrain]) -> str:
+def _listed(seen: Outcomes, keys: dict[str, Pretrain]) -> str:
   return ", ".join(f"{name} {seen.top1[key]:.1f}" for name, key in keys.items())
 
 
-def _scale(seen: Seen, setting: Setting) -> tuple[str, str]:
+def _scale(seen: Outcomes, setting: Setting) -> tuple[str, str]:
   keys = {s: Pretrain("mixer", s, setting.percents[-1]) for s in setting.sizes}
   steps = [difference(seen, b, a) for a, b in itertools.pairwise(keys.values())]
   return f"all images, top-1: {_listed(seen, keys)}", verdict(steps)
 
 
-def _small_data(seen: Seen, setting: Setting) -> tuple[str, str]:
+def _small_data(seen: Outcomes, setting: Setting) -> tuple[str, str]:
   keys = {s: Pretrain("mixer", s, setting.percents[0]) for s in setting.sizes}
   smaller = max(setting.sizes[:-1], key=lambda s: seen.top1[keys[s]])
   found = f"{setting.percents[0]:g} % of the images, top-1: {_listed(seen, keys)}"
-  return found, verdict([difference(seen, keys[smaller], keys[setting.largest])])
+  return found, verdict([difference(seen, keys[smaller], keys[setting.sizes[-1]])])
 
 
-def _data(seen: Seen, setting: Setting) -> tuple[str, str]:
-  ends = {m: [Pretrain(m, setting.largest, setting.percents[i]) for i in (0, -1)] for m in MODELS}
+def _data(seen: Outcomes, setting: Setting) -> tuple[str, str]:
+  ends = {m: [Pretrain(m, setting.sizes[-1], setting.percents[i]) for i in (0, -1)] for m in MODELS}
   gains = {m: difference(seen, many, few) for m, (few, many) in ends.items()}
   shots = {m: [seen.five_shot[k] for k in keys] for m, keys in ends.items()}
   mixer, error = gains["mixer"]
   found = (
-    f"size {setting.largest}, {setting.percents[0]:g} % → {setting.percents[-1]:g} % of the images, top-1: "
+    f"size {setting.sizes[-1]}, {setting.percents[0]:g} % → {setting.percents[-1]:g} % of the images, top-1: "
     + ", ".join(f"{MODELS[m]} {gain:+.1f}" for m, (gain, _) in gains.items())
     + "; 5-shot on the target: "
     + ", ".join(f"{MODELS[m]} {few:.1f} → {many:.1f}" for m, (few, many) in shots.items())
@@ -88,23 +88,23 @@ def _data(seen: Seen, setting: Setting) -> tuple[str, str]:
   return found, verdict([(mixer - gain, math.hypot(error, e)) for gain, e in others])
 
 
-def _vit(seen: Seen, setting: Setting) -> tuple[str, str]:
-  keys = {MODELS[m]: Pretrain(m, setting.largest, setting.percents[-1]) for m in MODELS}
-  found = f"size {setting.largest}, all images, top-1: {_listed(seen, keys)}"
+def _vit(seen: Outcomes, setting: Setting) -> tuple[str, str]:
+  keys = {MODELS[m]: Pretrain(m, *mini.largest(setting)) for m in MODELS}
+  found = f"size {setting.sizes[-1]}, all images, top-1: {_listed(seen, keys)}"
   return found, verdict([difference(seen, keys["ViT"], keys["Mixer"])])
 
 
-def _speed(seen: Seen, setting: Setting) -> tuple[str, str]:
-  speeds = {m: seen.speed[Pretrain(m, setting.largest, setting.percents[-1])] for m in MODELS}
+def _speed(seen: Outcomes, setting: Setting) -> tuple[str, str]:
+  speeds = {m: seen.speed[Pretrain(m, *mini.largest(setting))] for m in MODELS}
   ratio = speeds["mixer"] / speeds["vit"]
-  found = f"training here, size {setting.largest}, images/s: " + ", ".join(
+  found = f"training here, size {setting.sizes[-1]}, images/s: " + ", ".join(
     f"{MODELS[m]} {speed:,.0f}" for m, speed in speeds.items()
   )
   result = HOLDS if ratio > 1.1 else NOT if ratio < 0.9 else UNDECIDED
   return f"{found} (Mixer {ratio:.1f} times ViT)", result
 
 
-def _resolution(seen: Seen, setting: Setting) -> tuple[str, str]:
+def _resolution(seen: Outcomes, setting: Setting) -> tuple[str, str]:
   means, gains = [], {}
   for model, title in MODELS.items():
     values, errors = [], []
@@ -120,11 +120,10 @@ def _resolution(seen: Seen, setting: Setting) -> tuple[str, str]:
 
 
 def _permuted(setting: Setting, model: str) -> dict[str, Pretrain]:
-  largest, all_images = setting.largest, setting.percents[-1]
-  return {order: Pretrain(model, largest, all_images, order) for order in ("", *mini.ORDERS)}
+  return {order: Pretrain(model, *mini.largest(setting), order) for order in ("", *mini.ORDERS)}
 
 
-def _patches(seen: Seen, setting: Setting) -> tuple[str, str]:
+def _patches(seen: Outcomes, setting: Setting) -> tuple[str, str]:
   mixer, resnet = _permuted(setting, "mixer"), _permuted(setting, "resnet")
   change, error = difference(seen, mixer["patches"], mixer[""])
   lost = verdict([difference(seen, resnet[""], resnet["patches"])])
@@ -135,7 +134,7 @@ def _patches(seen: Seen, setting: Setting) -> tuple[str, str]:
   return found, lost if abs(change) <= 2 * error else NOT
 
 
-def _pixels(seen: Seen, setting: Setting) -> tuple[str, str]:
+def _pixels(seen: Outcomes, setting: Setting) -> tuple[str, str]:
   lost = {}
   for model in mini.PERMUTED:
     keys = _permuted(setting, model)

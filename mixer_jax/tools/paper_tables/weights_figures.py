@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 
 from mixer_jax.figures import hidden_units
-from mixer_jax.tools.paper_tables.figures import Drawn
-from mixer_jax.tools.paper_tables.sheets import Sheet
+from mixer_jax.tools.paper_tables.comparison import ComparisonTable
+from mixer_jax.tools.paper_tables.figures import PaperFigure
 
 Named = Mapping[str, dict[str, Any]]  # origin -> parameters
 _NOTE = "The paper shows these as pictures alone; no ImageNet figures."
 
 
-def figure5(params: Named) -> Drawn:
+def figure5(params: Named) -> PaperFigure:
   """Hidden units of the first three token-mixing MLPs, in pairs of opposite phase; one model."""
   (name, tree), *_ = params.items()
   lines = []
@@ -31,7 +31,7 @@ def figure5(params: Named) -> Drawn:
         f"{frequency.min():.3f}, {np.median(frequency):.3f}, {frequency.max():.3f}",
       ]
     )
-  sheet = Sheet(
+  sheet = ComparisonTable(
     title=f"Figure 5: hidden units of token mixing, {name}",
     header=("block", "units", "picture", "mean cosine of pairs", "frequency: least, median, most"),
     rows=lines,
@@ -42,24 +42,24 @@ def figure5(params: Named) -> Drawn:
       _NOTE,
     ),
   )
-  return Drawn(hidden_units.draw_pairs(tree), sheet)
+  return PaperFigure(hidden_units.draw_pairs(tree), sheet)
 
 
-def figure6(params: Named) -> Drawn:
+def figure6(params: Named) -> PaperFigure:
   """All hidden units of the first two token-mixing MLPs; one model."""
   (name, tree), *_ = params.items()
   units = [hidden_units.hidden_units(tree, block) for block in range(min(2, num_blocks(tree)))]
   lines = [[str(i + 1), str(len(u)), f"{u.shape[1]}x{u.shape[2]}"] for i, u in enumerate(units)]
-  sheet = Sheet(
+  sheet = ComparisonTable(
     title=f"Figure 6: all hidden units of the first two token-mixing MLPs, {name}",
     header=("block", "units", "picture"),
     rows=lines,
     notes=("From low to high frequency.", _NOTE),
   )
-  return Drawn(hidden_units.draw_units(tree), sheet)
+  return PaperFigure(hidden_units.draw_units(tree), sheet)
 
 
-def figure7(params: Named) -> Drawn:
+def figure7(params: Named) -> PaperFigure:
   """Filters of the embedding; the paper sets patches of 16 and of 32 pixels side by side."""
   lines = []
   for name, tree in params.items():
@@ -67,13 +67,13 @@ def figure7(params: Named) -> Drawn:
     frequency = np.median(hidden_units.frequencies(filters))
     size = f"{filters.shape[1]}x{filters.shape[2]}"
     lines.append([name, str(len(filters)), size, f"{frequency:.3f}"])
-  sheet = Sheet(
+  sheet = ComparisonTable(
     title="Figure 7: filters of the embedding",
     header=("weights", "filters", "pixels", "median frequency, cycles a pixel"),
     rows=lines,
     notes=("From low to high frequency, each by its own scale, grey is 0.", _NOTE),
   )
-  return Drawn(hidden_units.draw_filters(dict(params)), sheet)
+  return PaperFigure(hidden_units.draw_filters(dict(params)), sheet)
 
 
 def num_blocks(params: dict[str, Any]) -> int:

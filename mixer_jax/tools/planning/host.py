@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from mixer_jax.parallel import cores
+from mixer_jax.parallel import processes
 from mixer_jax.tools.planning import chips
 
 _SIDE = 2048  # of the matrices of the product
@@ -31,7 +31,7 @@ def measured_chip(num_devices: int) -> chips.Chip:
     hbm_bytes=memory_bytes(),
     hbm_bytes_per_sec=2 * 4 * _VALUES / copy,
     link_bytes_per_sec=None,
-    cores=cores.num_cores(),
+    cores=processes.num_cores(),
     devices=num_devices,
     rates="measured here",
   )

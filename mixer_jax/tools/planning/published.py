@@ -1,6 +1,10 @@
-"""What the paper reports of speed and cost (arXiv:2105.01601, table 3), at 224 pixels on TPU v3."""
+"""What the paper reports of speed and cost (arXiv:2105.01601, table 3) on TPU v3."""
 
 import dataclasses
+
+from mixer_jax.tools import paper_numbers
+
+_DATASETS = {"imagenet2012": "ImageNet", "imagenet21k": "ImageNet-21k", "jft300m": "JFT-300M"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,26 +22,18 @@ class Published:
   extrapolated: bool
 
 
-IMAGE_SIZE = 224
-# (data.dataset, model.variant, epochs)
-ROWS = {
-  ("imagenet2012", "B/16", 300): Published(1384, 10, True),
-  ("imagenet2012", "L/16", 300): Published(419, 40, True),
-  ("imagenet21k", "B/16", 300): Published(1384, 150, True),
-  ("imagenet21k", "L/16", 300): Published(419, 410, True),
-  ("jft300m", "S/32", 5): Published(11489, 10, False),
-  ("jft300m", "S/16", 5): Published(3994, 30, False),
-  ("jft300m", "B/32", 7): Published(4208, 50, False),
-  ("jft300m", "B/16", 7): Published(1384, 80, False),
-  ("jft300m", "L/32", 7): Published(1314, 120, False),
-  ("jft300m", "L/16", 7): Published(419, 230, False),
-  ("jft300m", "L/16", 14): Published(419, 450, False),
-  ("jft300m", "H/14", 14): Published(194, 1010, False),
-}
-
-
-def find(dataset: str, variant: str | None, epochs: float | None, size: int) -> Published | None:
-  """Returns the paper's row of that data set, size, epochs and image size in pixels, or None."""
-  if variant is None or epochs is None or size != IMAGE_SIZE:
-    return None
-  return ROWS.get((dataset, variant, int(epochs))) if epochs == int(epochs) else None
+def find(
+  dataset: str, model: str, variant: str | None, epochs: float | None, size: int
+) -> Published | None:
+  """Returns the paper's row of config.data.dataset, model, epochs and image size in pixels, or None."""
+  for row in paper_numbers.rows("table3_scale"):
+    family, _, row_variant = row["model"].partition("-")
+    same_model = (paper_numbers.FAMILIES[family], row_variant) == (model, variant)
+    same_run = (row["pretrain"], float(row["pretrain_epochs"])) == (_DATASETS.get(dataset), epochs)
+    if same_model and same_run and int(row["image_size"]) == size:
+      return Published(
+        int(row["images_per_sec_per_tpuv3_core"]),
+        int(row["tpuv3_core_days"]),
+        row["core_days_extrapolated"] == "yes",
+      )
+  return None

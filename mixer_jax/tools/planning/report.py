@@ -103,6 +103,7 @@ def make(
     total_steps=exp.total_steps,
     published=published.find(
       exp.options.data.dataset,
+      exp.options.model["name"],
       exp.options.model.get("variant"),
       exp.options.total_epochs,
       exp.options.image_size,

@@ -91,7 +91,7 @@ def devices(topology: Topology) -> list[Any]:
       "--topology needs libtpu, which compiles for TPUs without one: pip install 'mixer-jax[tpu]'. "
       "Without --topology the devices of this machine are planned for."
     )
-  from jax.experimental import topologies  # Late: the environment is prepared before.
+  from jax.experimental import topologies
 
   one_host = topology.num_chips <= _CHIPS_PER_HOST
   try:

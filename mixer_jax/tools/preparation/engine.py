@@ -7,7 +7,6 @@ renamed when everything is there.
 
 import collections
 import contextlib
-import fcntl
 import json
 import pathlib
 import shutil
@@ -15,7 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mixer_jax.errors import InputError
+from mixer_jax import files
+from mixer_jax.errors import InputError, SaveError
 from mixer_jax.tools.preparation import shards, workers
 
 _FACTS = ("splits", "classes", "num_bad", "num_ignored")  # of Prepared, kept in SUMMARY
@@ -96,16 +96,16 @@ def _already_prepared(directory: pathlib.Path, arguments: dict[str, Any]) -> Pre
 
 @contextlib.contextmanager
 def _lock(directory: pathlib.Path) -> Iterator[None]:
-  """Lets one process at a time prepare a data set; the lock goes with the process that holds it."""
+  """Lets one process at a time prepare a data set."""
+
+  def refuse() -> None:
+    raise InputError(f"another process is preparing {directory}.")
+
   try:
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with (directory.parent / f".{directory.name}.lock").open("w") as f:
-      try:
-        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except BlockingIOError as e:
-        raise InputError(f"another process is preparing {directory}.") from e
+    with files.locked(directory.parent / f".{directory.name}.lock", refuse):
       yield
-  except OSError as e:
+  except (OSError, SaveError) as e:
     raise InputError(f"{directory} cannot be written: {e}") from e
 
 

@@ -133,9 +133,6 @@ class ImageShard(shards.Shard):
   multi_label: bool
   file_names: bool
 
-  def __len__(self) -> int:
-    return len(self.entries)
-
   def examples(self) -> Iterator[tuple[str, Callable[[], shards.Example]]]:
     serialize = metadata.serializer(self.multi_label, self.file_names)
     for text in self.entries:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from mixer_jax import files
 from mixer_jax.errors import BadRecordError, InputError
 
 MAX_EXAMPLE_BYTES = 1 << 29  # of an encoded image or a record: what is larger is not read
@@ -35,10 +36,6 @@ class Shard:
   file: str
   split: str
   index: int
-
-  def __len__(self) -> int:
-    """Returns how many examples there should be."""
-    raise NotImplementedError
 
   def examples(self) -> Iterator[tuple[str, Callable[[], Example]]]:
     """Yields (name, load); `load` returns the example or raises BadRecordError."""
@@ -103,14 +100,13 @@ def write(
   Raises:
     InputError: the disk is full, or cannot be written.
   """
-  partial = directory / f"{shard.file}.partial"
   try:
-    summary = _write_records(shard, partial, verify, count)
-    summary["file_bytes"] = partial.stat().st_size
-    _sync(partial)
-    partial.rename(directory / shard.file)
+    with files.replacing(directory / shard.file) as partial:
+      summary = _write_records(shard, partial, verify, count)
+      summary["file_bytes"] = partial.stat().st_size
+      _sync(partial)
     save_json(summary_path(directory, shard), summary)
-  except (OSError, RuntimeError) as e:  # ArrayRecord raises RuntimeError
+  except (OSError, RuntimeError) as e:  # ArrayRecord and SaveError are RuntimeErrors
     raise InputError(
       f"{directory / shard.file} could not be written: {e}. Make room there and give the same command "
       "again: finished shards are kept."
@@ -167,10 +163,9 @@ def finished(directory: pathlib.Path, shard: Shard) -> dict[str, Any] | None:
 def save_json(path: pathlib.Path, value: Any) -> None:
   """Writes JSON so that a killed run leaves the whole file or none."""
   path.parent.mkdir(exist_ok=True)
-  partial = path.with_name(f"{path.name}.partial")
-  partial.write_text(json.dumps(value, indent=1) + "\n")
-  _sync(partial)
-  partial.rename(path)
+  with files.replacing(path) as partial:
+    partial.write_text(json.dumps(value, indent=1) + "\n")
+    _sync(partial)
 
 
 def _sync(path: pathlib.Path) -> None:

@@ -108,9 +108,6 @@ class TFRecordShard(shards.Shard):
   path: str
   length: int
 
-  def __len__(self) -> int:
-    return self.length
-
   def examples(self) -> Iterator[tuple[str, Callable[[], shards.Example]]]:
     name, number = pathlib.Path(self.path).name, -1
     for number, record in enumerate(records(self.path)):

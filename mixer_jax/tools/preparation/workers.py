@@ -1,19 +1,18 @@
 """Shards written by worker processes, with their progress."""
 
 import contextlib
-import ctypes
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.resource_tracker
 import os
 import pathlib
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from mixer_jax.errors import InputError
+from mixer_jax.parallel import processes
 from mixer_jax.tools.preparation import shards
 
 PATIENCE_SECS = 600.0  # without a sign of any worker
@@ -96,7 +95,7 @@ def _write_here(
 def _processes(number: int, work: pathlib.Path, verify: bool) -> Iterator[list[Any]]:
   """Yields the connections of worker processes, which are killed at the end: shards are atomic."""
   context = multiprocessing.get_context("spawn")
-  processes, connections = [], []
+  started, connections = [], []
   try:
     # Ctrl-C is for this process alone, also while a worker is starting: the mask is inherited. The
     # tracker takes it away when it is started.
@@ -106,15 +105,15 @@ def _processes(number: int, work: pathlib.Path, verify: bool) -> Iterator[list[A
       for _ in range(number):
         ours, theirs = context.Pipe()
         arguments = (theirs, os.getpid(), work, verify)
-        processes.append(context.Process(target=_work, args=arguments, daemon=True))
+        started.append(context.Process(target=_work, args=arguments, daemon=True))
         connections.append(ours)
-        processes[-1].start()
+        started[-1].start()
         theirs.close()
     finally:
       signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     yield connections
   finally:
-    for process in processes:
+    for process in started:
       if process.pid is not None:
         process.kill()
         process.join()
@@ -148,11 +147,7 @@ def _receive(connection: Any) -> Any:
 
 def _work(connection: Any, parent: int, work: pathlib.Path, verify: bool) -> None:
   """Writes the shards that it is sent; dies with its parent, however that dies."""
-  if sys.platform == "linux":
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-  if os.getppid() != parent:
-    os._exit(1)  # it died while this process was starting
+  processes.die_with(parent, 1)
   while True:
     shard = connection.recv()
     try:

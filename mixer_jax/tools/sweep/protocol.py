@@ -9,8 +9,9 @@ import dataclasses
 import io
 import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
+from mixer_jax import tables
 from mixer_jax.data import datasets
 from mixer_jax.errors import InputError
 
@@ -181,15 +182,12 @@ def _cells(row: Row) -> list[str]:
 
 def as_text(rows: Sequence[Row]) -> str:
   """Returns the table for a terminal."""
-  return _aligned([list(_HEADER), *map(_cells, rows)], "  ".join)
+  return tables.as_text([_HEADER, *map(_cells, rows)])
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
   """Returns the table as Markdown."""
-  lines = [list(_HEADER), ["---"] * len(_HEADER), *map(_cells, rows)]
-  return (
-    "\n".join(f"| {' | '.join(c.replace('|', '/') for c in cells)} |" for cells in lines) + "\n"
-  )
+  return tables.as_markdown(_HEADER, list(map(_cells, rows))) + "\n"
 
 
 def as_csv(rows: Sequence[Row]) -> str:
@@ -201,10 +199,3 @@ def as_csv(rows: Sequence[Row]) -> str:
     by_seed = " ".join(map(str, r.top1))
     writer.writerow((r.weights, r.dataset, r.size, r.lr, r.mean, r.std, by_seed))
   return text.getvalue()
-
-
-def _aligned(lines: Sequence[Sequence[str]], join: Callable[[list[str]], str]) -> str:
-  widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-  return "\n".join(
-    join([c.ljust(w) for c, w in zip(line, widths, strict=True)]).rstrip() for line in lines
-  )

@@ -14,7 +14,7 @@ from typing import Any
 
 from etils import epath
 
-from mixer_jax import configuration
+from mixer_jax import configuration, files
 from mixer_jax.errors import DivergedError, InputError
 from mixer_jax.tools.sweep import protocol
 from mixer_jax.training import experiment, init_from, loop
@@ -132,7 +132,7 @@ def _take(
 ) -> bool:
   """Returns whether the run could be had, and is finished now."""
   _exit_if_asked(stop)
-  with lease.claimed(directory) as mine:
+  with lease.leased(directory) as mine:
     if not mine or (directory / "result.json").exists():
       return mine
     print(f"== {run.name}", flush=True)
@@ -143,9 +143,8 @@ def _take(
     except DivergedError as e:
       print(f"diverged, counted as 0: {e}", flush=True)
       kept |= {"top1": 0.0, "count": 0, "diverged": True}
-    partial = directory / "result.json.partial"
-    partial.write_text(json.dumps(kept) + "\n")
-    partial.replace(directory / "result.json")
+    with files.replacing(directory / "result.json") as partial:
+      partial.write_text(json.dumps(kept) + "\n")
     if run.judge == "dev":  # only its figure is needed; the reported runs keep theirs
       shutil.rmtree(directory / "checkpoints", ignore_errors=True)
   return True

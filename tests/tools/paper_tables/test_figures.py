@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from configs import finetune, jft
-from mixer_jax.tools.paper_tables import figures, numbers, results, rows
+from mixer_jax.tools import paper_numbers
+from mixer_jax.tools.paper_tables import figures, results, rows
 from tests.tools.paper_tables import made
 from tests.tools.paper_tables.test_tables import GRID, compared
 
@@ -41,7 +42,7 @@ def test_figure2_shows_the_papers_points_and_ours_where_run(tmp_path):
   pretrained(tmp_path, "L/16,epochs=233,subset=3", [0.3, 0.4], fewshot="cifar100")
   drawn = figures.figure2(results.scan(tmp_path))
   left, right = drawn.figure.axes
-  paper = [(float(r["tpuv3_core_days"]), float(r["imagenet_top1"])) for r in numbers.rows("table2_transfer")]  # fmt: skip
+  paper = [(float(r["tpuv3_core_days"]), float(r["imagenet_top1"])) for r in paper_numbers.rows("table2_transfer")]  # fmt: skip
   assert points(left, "o") == sorted(paper)
   assert points(left, "D") == [(410.0, pytest.approx(85.0))]
   (line,) = right.lines
@@ -55,7 +56,7 @@ def test_figure2_shows_the_papers_points_and_ours_where_run(tmp_path):
 
 def test_figure3_is_table_3s_jft_rows_at_224(tmp_path):
   drawn = figures.figure3(results.scan(tmp_path))
-  chosen = [r for r in numbers.rows("table3_scale") if r["pretrain"] == "JFT-300M" and r["image_size"] == "224"]  # fmt: skip
+  chosen = [r for r in paper_numbers.rows("table3_scale") if r["pretrain"] == "JFT-300M" and r["image_size"] == "224"]  # fmt: skip
   assert len(drawn.sheet.rows) == len(chosen) == 15
   left, right = drawn.figure.axes
   for axes, column in ((left, "tpuv3_core_days"), (right, "images_per_sec_per_tpuv3_core")):

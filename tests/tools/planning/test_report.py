@@ -48,7 +48,7 @@ def b16(**changes):
     estimate=times,
     rates="published",
     total_steps=92_897,
-    published=published.ROWS["imagenet2012", "B/16", 300],
+    published=published.find("imagenet2012", "mixer", "B/16", 300, 224),
   )
   return dataclasses.replace(plan, **changes)
 

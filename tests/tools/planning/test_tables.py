@@ -1,5 +1,7 @@
 """Chips against JAX's own table, names of topologies, the paper's figures against its tables."""
 
+import itertools
+
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
@@ -89,7 +91,14 @@ def test_without_libtpu_the_extra_is_named(monkeypatch):
 def test_the_papers_figures_are_those_of_its_configurations():
   """Each configuration is headed by the paper's cost; the same numbers are in the table here."""
   names = {"imagenet2012": "imagenet", "imagenet21k": "imagenet21k", "jft300m": "jft"}
-  for (dataset, variant, epochs), row in published.ROWS.items():
+  cases = itertools.product(
+    names, ("S/32", "S/16", "B/32", "B/16", "L/32", "L/16", "H/14"), (5, 7, 14, 300)
+  )
+  rows = {case: published.find(case[0], "mixer", *case[1:], 224) for case in cases}
+  rows = {case: row for case, row in rows.items() if row is not None}
+  assert len(rows) == 12
+  assert published.find("jft300m", "vit", "L/16", 7, 224) is None  # Mixer's alone
+  for (dataset, variant, epochs), row in rows.items():
     with open(f"configs/{names[dataset]}.py") as f:
       head = f.read().split('"""')[1]
     lines = [line.split() for line in head.splitlines() if line.strip().startswith(variant)]

@@ -158,22 +158,26 @@ def test_unverified_images_are_copied_unseen(photos, tmp_path):
 
 
 def test_goes_on_after_any_file_was_cut_off(photos, tmp_path, monkeypatch):
-  """Stops before each rename of a run in turn, as a kill -9 would, and goes on."""
+  """Stops before each file or directory of a run takes its place, in turn, and goes on."""
   root, _ = photos
   whole = sets.prepare(sets.plan(root, num_shards=3), tmp_path / "whole").directory
-  rename, renames = shards.pathlib.Path.rename, []
+  renames = []
 
-  def dying(path, target):
-    if len(renames) == survives:
-      raise KeyboardInterrupt
-    renames.append(path.name)
-    return rename(path, target)
+  def dying(method):
+    def call(path, target):
+      if len(renames) == survives:
+        raise KeyboardInterrupt
+      renames.append(path.name)
+      return method(path, target)
+
+    return call
 
   survives = 0
   while True:
     out, renames = tmp_path / f"out{survives}", []
     with monkeypatch.context() as patched:
-      patched.setattr(shards.pathlib.Path, "rename", dying)
+      for name in ("rename", "replace"):
+        patched.setattr(shards.pathlib.Path, name, dying(getattr(shards.pathlib.Path, name)))
       try:
         sets.prepare(sets.plan(root, num_shards=3), out)
         break

@@ -64,7 +64,7 @@ def test_it_prints_its_table_and_repeats_nothing(source, tmp_path, capsys):
   assert {r["count"] for r in tests} == {179}
   mean = 100 * np.mean([r["top1"] for r in tests])
   assert f"{mean:.2f}" in output and f"{mean:.2f}" in (tmp_path / "table.md").read_text()
-  assert not list(tmp_path.rglob("claim*"))
+  assert not list(tmp_path.rglob("lease*"))
   call(source, tmp_path)
   again = capsys.readouterr().out
   assert "== " not in again and f"{mean:.2f}" in again
@@ -100,24 +100,24 @@ def test_what_was_not_run_is_shown_as_such(source, tmp_path, capsys):
 
 
 def test_a_run_belongs_to_one_process_until_it_is_dead(tmp_path):
-  with lease.claimed(tmp_path / "run") as mine:
+  with lease.leased(tmp_path / "run") as mine:
     assert mine
-    with lease.claimed(tmp_path / "run") as second:
+    with lease.leased(tmp_path / "run") as second:
       assert not second
-  with lease.claimed(tmp_path / "run") as mine:
+  with lease.leased(tmp_path / "run") as mine:
     assert mine
-  dead = tmp_path / "run" / "claim"
+  dead = tmp_path / "run" / "lease"
   dead.write_text("elsewhere 1 x\n")
-  with lease.claimed(tmp_path / "run") as mine:
+  with lease.leased(tmp_path / "run") as mine:
     assert not mine
   old = time.time() - lease.STALE_SECS - 1
   os.utime(dead, (old, old))
-  with lease.claimed(tmp_path / "run") as mine:
+  with lease.leased(tmp_path / "run") as mine:
     assert mine
   gone = subprocess.Popen(["true"])
   gone.wait()
   dead.write_text(f"{socket.gethostname()} {gone.pid} x\n")
-  with lease.claimed(tmp_path / "run") as mine:
+  with lease.leased(tmp_path / "run") as mine:
     assert mine
   assert [p.name for p in (tmp_path / "run").iterdir()] == []
 

@@ -5,14 +5,14 @@ import functools
 from importlib import resources
 
 Row = dict[str, str]
+FAMILIES = {"Mixer": "mixer", "ViT": "vit", "BiT": "resnet"}
+"""The paper's prefix of a model's name -> models.FAMILIES."""
 
 
 @functools.cache
 def rows(name: str) -> tuple[Row, ...]:
   """Returns the rows of `name`.csv: "table1_architectures", "table3_scale", …"""
-  text = (resources.files("mixer_jax.tools.paper_tables") / f"{name}.csv").read_text(
-    encoding="utf-8"
-  )
+  text = (resources.files(__name__) / f"{name}.csv").read_text(encoding="utf-8")
   return tuple(csv.DictReader(text.splitlines()))
 
 

@@ -5,11 +5,13 @@ import dataclasses
 import io
 from collections.abc import Sequence
 
+from mixer_jax import tables
+
 NOTHING = "–"
 
 
 @dataclasses.dataclass(frozen=True)
-class Compared:
+class Comparison:
   """The paper's value and ours; None: not reported, or not computed.
 
   Attributes:
@@ -44,11 +46,11 @@ class Compared:
     return value if isinstance(value, str) else f"{value:,.{self.digits}f}"
 
 
-Cell = str | Compared
+Cell = str | Comparison
 
 
 @dataclasses.dataclass(frozen=True)
-class Missing:
+class MissingResult:
   """What has not been run: the commands that would produce it, in order, and what they cost."""
 
   what: str
@@ -57,7 +59,7 @@ class Missing:
 
 
 @dataclasses.dataclass(frozen=True)
-class LeftOut:
+class Exclusion:
   """A result that was found and not used."""
 
   path: str
@@ -65,12 +67,12 @@ class LeftOut:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sheet:
+class ComparisonTable:
   """A table.
 
   Attributes:
     title: what it is.
-    header: a title for each column; a column of `Compared` becomes three.
+    header: a title for each column; a column of `Comparison` becomes three.
     rows: as many cells each.
     notes: what the reader has to know, sentences.
     missing: what has not been run.
@@ -81,38 +83,32 @@ class Sheet:
   header: Sequence[str]
   rows: Sequence[Sequence[Cell]]
   notes: Sequence[str] = ()
-  missing: Sequence[Missing] = ()
-  left_out: Sequence[LeftOut] = ()
+  missing: Sequence[MissingResult] = ()
+  left_out: Sequence[Exclusion] = ()
 
-  def is_compared(self, column: int) -> bool:
-    return any(isinstance(row[column], Compared) for row in self.rows)
+  def is_comparison(self, column: int) -> bool:
+    return any(isinstance(row[column], Comparison) for row in self.rows)
 
 
-def as_text(sheet: Sheet) -> str:
+def as_text(sheet: ComparisonTable) -> str:
   """Returns the table for a terminal; compared cells read "paper / ours / difference"."""
-  lines = _joined(sheet)
-  widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-  text = [sheet.title, ""]
-  for line in lines:
-    text.append("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip())
+  text = [sheet.title, "", tables.as_text(_joined(sheet))]
   return "\n".join(text + _remarks(sheet, "  ")) + "\n"
 
 
-def as_markdown(sheet: Sheet) -> str:
+def as_markdown(sheet: ComparisonTable) -> str:
   """Returns the table as Markdown, its commands as code."""
   header, *lines = _joined(sheet)
-  text = [f"# {sheet.title}", ""]
-  for line in (header, ["---"] * len(header), *lines):
-    text.append(f"| {' | '.join(c.replace('|', chr(92) + '|') for c in line)} |")
+  text = [f"# {sheet.title}", "", tables.as_markdown(header, lines)]
   return "\n".join(text + _remarks(sheet, "    ")) + "\n"
 
 
-def as_csv(sheet: Sheet) -> str:
+def as_csv(sheet: ComparisonTable) -> str:
   """Returns the table as CSV; a compared column becomes NAME (paper), (ours), (difference)."""
   header: list[str] = []
   for i, name in enumerate(sheet.header):
     parts = [f"{name} ({p})" for p in ("paper", "ours", "difference")]
-    header += parts if sheet.is_compared(i) else [name]
+    header += parts if sheet.is_comparison(i) else [name]
   out = io.StringIO()
   writer = csv.writer(out, lineterminator="\n")
   writer.writerow(header)
@@ -121,22 +117,22 @@ def as_csv(sheet: Sheet) -> str:
   return out.getvalue()
 
 
-def _values(sheet: Sheet, column: int, cell: Cell) -> list[float | str | None]:
-  if isinstance(cell, Compared):
+def _values(sheet: ComparisonTable, column: int, cell: Cell) -> list[float | str | None]:
+  if isinstance(cell, Comparison):
     return [cell.paper, cell.ours, cell.difference]
-  return [cell, None, None] if sheet.is_compared(column) else [cell]
+  return [cell, None, None] if sheet.is_comparison(column) else [cell]
 
 
-def _joined(sheet: Sheet) -> list[list[str]]:
+def _joined(sheet: ComparisonTable) -> list[list[str]]:
   return [list(sheet.header), *([_one(cell) for cell in row] for row in sheet.rows)]
 
 
 def _one(cell: Cell) -> str:
-  return " / ".join(cell.texts()) if isinstance(cell, Compared) else cell
+  return " / ".join(cell.texts()) if isinstance(cell, Comparison) else cell
 
 
-def _remarks(sheet: Sheet, indent: str) -> list[str]:
-  compared = any(sheet.is_compared(i) for i in range(len(sheet.header)) if sheet.rows)
+def _remarks(sheet: ComparisonTable, indent: str) -> list[str]:
+  compared = any(sheet.is_comparison(i) for i in range(len(sheet.header)) if sheet.rows)
   notes = [*(["Cells: paper / ours / difference."] if compared else []), *sheet.notes]
   lines = [""] + [f"- {note}" for note in notes]
   if sheet.missing:

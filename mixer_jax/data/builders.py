@@ -1,0 +1,97 @@
+"""TFDS builders: found by name or directory, and run once to prepare a data set as ArrayRecord."""
+
+import contextlib
+import io
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+
+from mixer_jax import configuration, files
+from mixer_jax.data import buckets
+from mixer_jax.errors import InputError
+
+EMBEDDED = ("digits", "digits_0_4", "digits_5_9")
+
+
+def first_line(error: Exception) -> str:
+  """Returns an exception's type and the first line of what it says."""
+  return f"{type(error).__name__}: {error}".strip().splitlines()[0]
+
+
+def is_directory(dataset: str) -> bool:
+  return dataset.startswith(("/", ".", "~")) or "://" in dataset
+
+
+def find(dataset: str, data_dir: str | None, **options: Any) -> Any:
+  """Returns the TFDS builder of a data set, prepared or not.
+
+  Args:
+    dataset, data_dir: see sources.open_source.
+    options: of the builder, where the data set has a name.
+
+  Raises:
+    InputError: unknown, or not the directory of a prepared data set.
+  """
+  import tensorflow_datasets as tfds
+
+  if is_directory(dataset):
+    buckets.check(dataset)
+    dataset = str(epath.Path(dataset).expanduser())
+    if not (epath.Path(dataset) / "dataset_info.json").exists():
+      raise InputError(f"{dataset} is not the directory of a prepared TFDS data set.")
+    try:
+      return tfds.builder_from_directory(dataset)
+    except Exception as e:  # whatever TFDS makes of a damaged description
+      raise InputError(f"{dataset} is damaged: {first_line(e)}") from e
+  if dataset in EMBEDDED:
+    from mixer_jax.data import digits
+
+    return digits.BUILDERS[dataset](data_dir=data_dir, file_format="array_record")
+  try:
+    return tfds.builder(dataset, data_dir=data_dir, try_gcs=False, **options)
+  except AssertionError as e:
+    raise InputError(f"data set {dataset!r}: {e}") from e
+  except tfds.core.DatasetNotFoundError as e:
+    known = [*EMBEDDED, *tfds.list_builders(with_community_datasets=False)]
+    hint = configuration.nearest(dataset, known)
+    raise InputError(
+      f"data set {dataset!r} is not known to TFDS; give the name of a TFDS data set, or the directory "
+      "of a prepared one." + (hint if "Did you mean" in hint else "")
+    ) from e
+
+
+def prepare(dataset: str, data_dir: str | None) -> str:
+  """Prepares a data set as ArrayRecord with TFDS's own builder, once; returns its directory."""
+  if "://" in (data_dir or ""):
+    raise InputError(f"--data_dir={data_dir}: prepare on a local disk, and copy the result there.")
+  builder = find(dataset, data_dir, file_format="array_record")
+  return prepare_once(builder, quiet=dataset in EMBEDDED)
+
+
+def prepare_once(builder: Any, *, quiet: bool) -> str:
+  """Prepares a builder's data set unless it is there; returns its directory.
+
+  Args:
+    builder: TFDS's.
+    quiet: hide TFDS's announcement of a download and its bars.
+  """
+  directory = pathlib.Path(builder.data_dir)
+  if not directory.exists():
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with files.locked(directory.parent / f".{directory.name}.lock"):
+      if not directory.exists():
+        with _quiet() if quiet else contextlib.nullcontext():
+          builder.download_and_prepare()
+  return str(directory)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  import tensorflow_datasets as tfds
+
+  tfds.disable_progress_bar()
+  with contextlib.redirect_stdout(io.StringIO()):
+    yield
+  tfds.enable_progress_bar()

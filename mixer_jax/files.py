@@ -1,0 +1,52 @@
+"""Files that appear whole or not at all, and locks between processes."""
+
+import contextlib
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from etils import epath
+
+from mixer_jax.errors import SaveError
+
+Path = TypeVar("Path", pathlib.Path, epath.Path)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+  """Yields the path of a file to write, which replaces `path` at the end of the block.
+
+  After an error nothing is left of it, and `path` is as it was.
+
+  Raises:
+    SaveError: it could not be written.
+  """
+  partial = path.with_name(f"{path.name}.partial")
+  try:
+    yield partial
+    partial.replace(path)
+  except BaseException as e:
+    with contextlib.suppress(OSError):
+      partial.unlink(missing_ok=True)
+    if isinstance(e, OSError):
+      raise SaveError(f"could not write {path}: {e}") from e
+    raise
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path, busy: Callable[[], None] = lambda: None) -> Iterator[None]:
+  """Lets one process at a time into the block; the lock ends with the process that holds it.
+
+  Args:
+    path: of the lock's file.
+    busy: called where another process has the lock, before waiting for it; may raise instead.
+  """
+  import fcntl  # Not on every system.
+
+  with path.open("w") as f:
+    try:
+      fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      busy()
+      fcntl.flock(f, fcntl.LOCK_EX)
+    yield
