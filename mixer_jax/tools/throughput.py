@@ -115,9 +115,9 @@ def make_call(exp: experiment.Experiment, work: Work) -> Callable[[Any], Any]:
 
 def make_batch(exp: experiment.Experiment, batch_size: int) -> dict[str, jax.Array]:
   """Returns a batch of random images on the experiment's devices."""
-  size, rng = exp.options.image_size, np.random.default_rng(0)
+  rng = np.random.default_rng(0)
   batch = {
-    "image": rng.integers(0, 256, (batch_size, size, size, 3), np.uint8),
+    "image": rng.integers(0, 256, (batch_size, *exp.options.input_shape), np.uint8),
     "label": rng.integers(0, exp.options.num_classes, batch_size, np.int32),
     "mask": np.ones(batch_size, np.float32),
   }

@@ -93,13 +93,13 @@ def _build(options: schema.Options, mesh: Mesh) -> Experiment:
     **vars(options.optimizer), learning_rate=options.learning_rate, schedule=schedule
   )
   loss = losses.LOSSES[options.loss]
-  normalize = augment.normalization(options.normalize, 3)
+  normalize = augment.normalization(options.normalize, options.image_channels)
   first_state = functools.partial(
     state.first_state, tx=tx, seed=options.seed, ema_decay=options.ema_decay
   )
 
   def init_state() -> state.TrainState:
-    return first_state(state.init_variables(model, options.image_size, options.seed))
+    return first_state(state.init_variables(model, options.input_shape, options.seed))
 
   abstract_state = jax.eval_shape(init_state)
   if abstract_state.batch_stats and options.grad_accum_steps > 1:
@@ -201,7 +201,7 @@ def _splits(options: schema.Options) -> tuple[pipeline.SplitSpec, pipeline.Split
       labels_per_image=section.labels_per_image,
       num_examples=section.num_examples,
       num_classes=options.num_classes,
-      ops=ops.Preprocess(section.ops, options.image_size, f"{where}.ops"),
+      ops=ops.Preprocess(section.ops, options.input_shape, f"{where}.ops"),
       on_bad_record=data.on_bad_record,
       **fields,
     )
