@@ -67,12 +67,10 @@ def _grids(
   origin: weights.Origin, image_size: tuple[int, int]
 ) -> tuple[resizing.Grid, resizing.Grid]:
   """Returns the old and the new grid of tokens; of equally many and no square, the old one is the new one."""
-  new = resizing.token_grid(image_size, origin.fields["patch_size"])
-  if not origin.knows_sides and resizing.token_grid(
-    origin.input_shape[:2], origin.fields["patch_size"]
-  ) == (new[0] * new[1], 1):
-    return new, new
-  return weights.grid_of(origin), new
+  patch_size = origin.fields["patch_size"]
+  new = resizing.token_grid(image_size, patch_size)
+  as_many = origin.input_shape[0] // patch_size == new[0] * new[1]
+  return new if as_many and not origin.knows_sides else weights.grid_of(origin), new
 
 
 def load(source: str) -> weights.Variables:
