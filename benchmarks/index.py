@@ -25,7 +25,7 @@ def measure(num_examples: int) -> None:
   begin = time.perf_counter()
   spec = pipeline.SplitSpec(
     dataset="synthetic", data_dir=None, split="train", label=None, num_examples=num_examples,
-    num_classes=1000, labels_per_image=1, ops=ops.Preprocess("decode|inception_crop|flip", 224),
+    num_classes=1000, labels_per_image=1, ops=ops.Preprocess("decode|inception_crop|flip", (224, 224, 3)),
     on_bad_record="stop",
   )  # fmt: skip
   source: sources.Source = spec.open()

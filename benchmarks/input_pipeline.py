@@ -78,7 +78,7 @@ def compare(
   }
   for mode in ("exact", "fast"):
     text = f"decode(mode={mode!r})|inception_crop|flip"
-    spec = ops.Preprocess(text + (AUGMENT if work.endswith("randaugment") else ""), SIZE)
+    spec = ops.Preprocess(text + (AUGMENT if work.endswith("randaugment") else ""), (SIZE, SIZE, 3))
     if work.startswith("load"):
       for workers in args.workers:
         contestants[f"{mode}, {workers} workers"] = lambda s=spec, w=workers: measure_loader(

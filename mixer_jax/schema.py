@@ -7,7 +7,8 @@ ImageNet where the paper gives them.
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from mixer_jax import configuration
@@ -132,7 +133,11 @@ class Options:
   """The whole configuration, checked: `options.data.dataset`."""
 
   seed: Seed = 0  # of parameters, order of the data, and all randomness
-  image_size: Annotated[int, Range(1, 2**14)] = 224  # pixels, square
+  image_size: int | str | tuple[int, ...] = (
+    224  # in pixels: a side, HEIGHTxWIDTH, or (height, width)
+  )
+  # 1: grey; 3: RGB; 4: RGB and alpha. How files of another kind are read: docs/data.md.
+  image_channels: Literal[1, 3, 4] = 3
   # Values of a pixel: "unit" (−1 to 1), "zero_one", "imagenet", or means and then deviations of pixel / 255.
   normalize: str | tuple[float, ...] = "unit"
   num_classes: PositiveInt = 1000
@@ -171,6 +176,16 @@ class Options:
     "may_change",
   )
 
+  @property
+  def input_shape(self) -> tuple[int, int, int]:
+    """An image of the model: (height, width, channels)."""
+    return (*sides(self.image_size), self.image_channels)
+
+  @property
+  def size(self) -> int | str:
+    """`image_size` in its shortest form, for people."""
+    return joined(*sides(self.image_size))
+
 
 RENAMED: dict[str, tuple[str, Callable[[Any], Any]]] = {
   "model.ablation": ("model.token_mixing", lambda value: "mlp" if value == "none" else value),
@@ -196,7 +211,35 @@ def read(config: Mapping[str, Any], describe_model: DescribeModel) -> Options:
   """Returns the configuration as an object; raises InputError that lists all that is wrong with it."""
   moved = {f"config.{old}": f"config.{new}" for old, (new, _) in RENAMED.items()}
   configuration.check(tree(config, describe_model), config, "config", moved)
-  return configuration.make(Options, config)
+  options = configuration.make(Options, config)
+  with configuration.placed(config):
+    sides(options.image_size)
+  return options
+
+
+MAX_SIDE = 2**14
+
+
+def sides(image_size: int | str | Sequence[int]) -> tuple[int, int]:
+  """Returns (height, width) of a side in pixels, of both sides, or of a text: "224" or "224x448".
+
+  Raises:
+    InputError: it is none of these, or a side is not in 1…MAX_SIDE.
+  """
+  pair = (image_size, image_size) if isinstance(image_size, int) else image_size
+  if isinstance(pair, str):
+    numbers = [int(n) if re.fullmatch(r"\d{1,5}", n) else 0 for n in pair.split("x")]
+    pair = numbers * 2 if len(numbers) == 1 else numbers
+  if len(pair) != 2 or not all(1 <= n <= MAX_SIDE for n in pair):
+    raise InputError(
+      f"image_size is {image_size!r}; expected a side or HEIGHTxWIDTH, of 1 to {MAX_SIDE} pixels."
+    )
+  return pair[0], pair[1]
+
+
+def joined(height: int, width: int) -> int | str:
+  """Returns the side of a square, or else "HEIGHTxWIDTH"; `sides` undoes it."""
+  return height if height == width else f"{height}x{width}"
 
 
 def translated(saved: Mapping[str, Any], describe_model: DescribeModel) -> dict[str, Any]:

@@ -5,7 +5,9 @@ import subprocess
 import sys
 
 import pytest
+from absl import flags
 from etils import epath
+from ml_collections import config_flags
 
 from configs import common
 from mixer_jax import configuration, models, schema
@@ -108,3 +110,28 @@ def test_help_has_every_key_with_its_default():
     [sys.executable, "train.py", "--help"], cwd=runs.ROOT, capture_output=True, text=True, check=False
   ).stdout  # fmt: skip
   assert text in printed
+
+
+@pytest.mark.parametrize(
+  ("given", "size", "shape"),
+  [
+    ("", 224, (224, 224, 3)), ("--c.image_size=32", 32, (32, 32, 3)),
+    ("--c.image_size=16x24", "16x24", (16, 24, 3)), ("--c.image_size=16,24", "16x24", (16, 24, 3)),
+  ],
+)  # fmt: skip
+def test_image_size_on_the_command_line(monkeypatch, given, size, shape):
+  monkeypatch.setattr(sys, "argv", ["train.py", *given.split()])  # where ml_collections looks
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_dict("c", common.get_config(), flag_values=values)
+  values(sys.argv)
+  options = schema.read(values["c"].value, models.schema)
+  assert (options.size, options.input_shape) == (size, shape)
+  assert schema.sides(options.size) == shape[:2]
+
+
+def test_image_size_in_a_file():
+  config = common.get_config()
+  for given in (24, "24x24", (24, 24)):
+    config.image_size = given
+    saved = json.loads(config.to_json())
+    assert schema.read(saved, models.schema).input_shape == (24, 24, 3)

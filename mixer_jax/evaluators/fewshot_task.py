@@ -89,7 +89,7 @@ def open_task(
       labels_per_image=1,
       num_examples=num_examples,
       num_classes=drawn.num_classes,
-      ops=ops.Preprocess(image_ops, like.ops.image_size, where),
+      ops=ops.Preprocess(image_ops, like.ops.input_shape, where),
     )
 
   return Task(

@@ -12,19 +12,22 @@ from mixer_jax.figures import hidden_units
 from mixer_jax.workdir import metrics
 
 
-def save_all(workdir: epath.Path, source: Any, rows: dict[str, np.ndarray]) -> list[epath.Path]:
+def save_all(
+  workdir: epath.Path, source: Any, rows: dict[str, np.ndarray], image_channels: int
+) -> list[epath.Path]:
   """Writes the pictures as PNG to `workdir/plots` and returns their paths.
 
   Args:
     workdir: a run's directory, with metrics.jsonl.
     source: the evaluation split.
     rows: the evaluation's rows (classification.evaluate).
+    image_channels: of the model.
   """
   directory = workdir / "plots"
   directory.mkdir(exist_ok=True)
   figures = {
     "learning_curves.png": learning_curves(metrics.read_metrics(workdir)),
-    "predictions.png": predictions(source, rows),
+    "predictions.png": predictions(source, rows, image_channels),
   }
   paths = []
   for name, figure in figures.items():
@@ -34,7 +37,9 @@ def save_all(workdir: epath.Path, source: Any, rows: dict[str, np.ndarray]) -> l
   return paths
 
 
-def save_weights(workdir: epath.Path, params: dict[str, Any], step: int) -> list[epath.Path]:
+def save_weights(
+  workdir: epath.Path, params: dict[str, Any], step: int, image_size: tuple[int, int]
+) -> list[epath.Path]:
   """Writes pictures of a Mixer's weights (the paper's figures 5 and 7) to `workdir/plots`.
 
   Returns their paths; none for models that have no such weights, or if they are spread over processes.
@@ -44,7 +49,7 @@ def save_weights(workdir: epath.Path, params: dict[str, Any], step: int) -> list
     return []
   try:
     images = {
-      "hidden_units": hidden_units.encode_png(hidden_units.paired_mosaics(params)),
+      "hidden_units": hidden_units.encode_png(hidden_units.paired_mosaics(params, image_size)),
       "embedding": hidden_units.encode_png([hidden_units.filter_mosaic(params)]),
     }
   except InputError:
@@ -80,7 +85,7 @@ def learning_curves(records: list[dict[str, Any]]) -> Any:
   return figure
 
 
-def predictions(source: Any, rows: dict[str, np.ndarray]) -> Any:
+def predictions(source: Any, rows: dict[str, np.ndarray], image_channels: int) -> Any:
   """Returns a figure of images with the predicted class; the wrong ones first, in red."""
   from matplotlib.figure import Figure
 
@@ -93,7 +98,7 @@ def predictions(source: Any, rows: dict[str, np.ndarray]) -> Any:
   for axes in grid:
     axes.set_axis_off()
   for axes, i in zip(grid, order, strict=False):
-    image = ops.decode_image(source[int(rows["index"][i])]["image"])
+    image = ops.decode_image(source[int(rows["index"][i])]["image"], max(image_channels, 3))
     axes.imshow(image, interpolation="nearest")
     text = _names(source, rows["prediction"][i])
     if wrong[i]:

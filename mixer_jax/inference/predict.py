@@ -45,7 +45,7 @@ def find_images(arguments: Sequence[str]) -> list[str]:
   return list(dict.fromkeys(paths))
 
 
-def load_image(path: str, pipeline: ops.Preprocess) -> UInt8[np.ndarray, "h w 3"]:
+def load_image(path: str, pipeline: ops.Preprocess) -> UInt8[np.ndarray, "h w c"]:
   """Returns the pre-processed image; raises BadRecordError if it is no usable image file."""
   try:
     if os.path.isdir(path):
@@ -100,7 +100,7 @@ def predict(
   """
   setup = trained.setup
   size = -(-min(batch_size, len(paths)) // setup.mesh.size) * setup.mesh.size
-  blank = np.zeros((setup.options.image_size, setup.options.image_size, 3), np.uint8)
+  blank = np.zeros(setup.options.input_shape, np.uint8)
   top_step = make_top_step(setup, top)
 
   def load(path: str) -> np.ndarray | BadRecordError:

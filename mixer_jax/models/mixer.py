@@ -151,7 +151,7 @@ class Model(nn.Module):
     """
     del mask
     _, height, width, _ = image.shape
-    layers.check_divisible(height, width, self.patch_size)
+    resizing.token_grid((height, width), self.patch_size)
     check_token_mixing(
       self.token_mixing, self.channel_groups, self.pyramid, self.num_blocks, self.hidden_dim
     )

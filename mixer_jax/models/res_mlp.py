@@ -142,7 +142,7 @@ class Model(nn.Module):
     """
     del mask
     _, height, width, channels = image.shape
-    layers.check_divisible(height, width, self.patch_size)
+    resizing.token_grid((height, width), self.patch_size)
     index = jnp.arange(image.shape[0]) if index is None else index
     dtypes: dict[str, Any] = dict(
       dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype)

@@ -226,7 +226,7 @@ class Model(nn.Module):
     """
     del mask
     _, height, width, _ = image.shape
-    layers.check_divisible(height, width, self.patch_size)
+    resizing.token_grid((height, width), self.patch_size)
     if self.hidden_dim % self.num_heads:
       raise InputError(f"num_heads {self.num_heads} does not divide hidden_dim {self.hidden_dim}.")
     index = jnp.arange(image.shape[0]) if index is None else index

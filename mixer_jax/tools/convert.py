@@ -6,12 +6,10 @@ INPUT: a released name, an address, a weights file, or the workdir of a run (--c
 OUTPUT: a file that does not exist yet, .npz or .safetensors.
 """
 
-import re
-
 from absl import app, flags
 from etils import epath
 
-from mixer_jax import configuration, models, weights
+from mixer_jax import configuration, models, schema, weights
 from mixer_jax.errors import InputError
 from mixer_jax.models import resizing
 from mixer_jax.tools import command
@@ -101,7 +99,7 @@ def _resized(variables: weights.Variables, source: str) -> weights.Variables:
       f"{source} is a {family.TITLE}, whose parameters are those for every image size."
     )
   given = _size(_FROM_IMAGE_SIZE) if _FROM_IMAGE_SIZE.value else None
-  if given is None and origin.input_shape[0] != origin.input_shape[1]:
+  if given is None and not origin.knows_sides:
     raise InputError(f"{source} is for no square: give --from_image_size=HEIGHTxWIDTH.")
   old_grid = weights.grid_of(origin, given)
   new_grid = resizing.token_grid(_size(_IMAGE_SIZE), origin.fields["patch_size"])
@@ -122,10 +120,10 @@ def _with_new_head(
 
 
 def _size(flag: flags.FlagHolder[str | None]) -> tuple[int, int]:
-  m = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", flag.value or "")
-  if not m:
-    raise InputError(f"--{flag.name}={flag.value} is neither SIDE nor HEIGHTxWIDTH in pixels.")
-  return int(m[1]), int(m[2] or m[1])
+  try:
+    return schema.sides(flag.value or "")
+  except InputError as e:
+    raise InputError(f"--{flag.name}: {e}") from e
 
 
 if __name__ == "__main__":

@@ -23,8 +23,10 @@ _DATASETS = flags.DEFINE_list(
   "datasets", ["five"], "Names, directories, and the groups five and vtab."
 )
 _RESULTS = flags.DEFINE_string("results", None, "Directory of runs and tables.", required=True)
-_SIZE = flags.DEFINE_integer(
-  "size", None, "Image size in pixels; default: of pre-training, VTAB-1k's large images twice that."
+_SIZE = flags.DEFINE_string(
+  "size",
+  None,
+  "Image size in pixels, SIDE or HEIGHTxWIDTH; default: of pre-training, VTAB-1k's large images twice that.",
 )
 _LRS = flags.DEFINE_list("lrs", None, "Learning rates; default: the paper's.")
 _SEEDS = flags.DEFINE_integer("seeds", protocol.NUM_SEEDS, "Runs that are reported.", lower_bound=1)

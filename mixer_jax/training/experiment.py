@@ -109,8 +109,8 @@ def _build_model(options: schema.Options, mesh: Mesh) -> ModelSetup:
   # With automatic axes, whatever kind the given mesh has: XLA propagates the shardings.
   mesh = Mesh(mesh.devices, mesh.axis_names)
   model = models.build(**options.model, num_classes=options.num_classes)
-  normalize = augment.normalization(options.normalize, 3)
-  init_variables = functools.partial(state.init_variables, model, options.image_size, options.seed)
+  normalize = augment.normalization(options.normalize, options.image_channels)
+  init_variables = functools.partial(state.init_variables, model, options.input_shape, options.seed)
   abstract_variables = jax.eval_shape(init_variables)
   shardings = sharding.make_shardings(mesh, abstract_variables, options.mesh.rules)
   gather = sharding.make_gather(shardings.variables)
@@ -149,7 +149,7 @@ def _build(setup: ModelSetup) -> Experiment:
   )
 
   def init_state() -> state.TrainState:
-    return first_state(state.init_variables(model, options.image_size, options.seed))
+    return first_state(state.init_variables(model, options.input_shape, options.seed))
 
   abstract_state = jax.eval_shape(init_state)
   if abstract_state.batch_stats and options.grad_accum_steps > 1:
@@ -251,7 +251,7 @@ def _split(
     labels_per_image=section.labels_per_image,
     num_examples=section.num_examples,
     num_classes=options.num_classes,
-    ops=ops.Preprocess(section.ops, options.image_size, f"{where}.ops"),
+    ops=ops.Preprocess(section.ops, options.input_shape, f"{where}.ops"),
     on_bad_record=options.data.on_bad_record,
     **fields,
   )

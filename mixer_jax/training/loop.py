@@ -80,7 +80,7 @@ def _headline(exp: experiment.Experiment, directory: epath.Path, start_step: int
   used = exp.train_split.num_used
   subset = f" ({used:,} of them used)" if used < exp.options.data.num_examples else ""
   return (
-    f"{models.FAMILIES[exp.options.model['name']].TITLE} with {parameters:,} parameters, {exp.options.image_size} px\n"
+    f"{models.FAMILIES[exp.options.model['name']].TITLE} with {parameters:,} parameters, {exp.options.size} px\n"
     f"data {exp.options.data.dataset} {exp.options.data.split}: {exp.options.data.num_examples:,} images{subset};"
     f" evaluation {exp.eval_split.dataset} {exp.eval_split.split}:"
     f" {exp.eval_split.num_examples:,} images\n"
@@ -184,7 +184,9 @@ class _Run:
     ]
     if self._exp.options.log.plots and jax.process_index() == 0:
       with self._reporting():
-        paths = curves.save_all(self._directory, self._eval_source, rows)
+        paths = curves.save_all(
+          self._directory, self._eval_source, rows, self._exp.options.image_channels
+        )
       lines.append(f"  pictures     {', '.join(str(p) for p in paths)}")
     metrics.say("\n".join(lines))
     return results
@@ -269,7 +271,7 @@ class _Run:
     self._write(step, {f"evaluation/{k}": v for k, v in results.items()})
     if self._exp.options.log.plots and jax.process_index() == 0:
       with self._reporting():
-        curves.save_weights(self._directory, state.params, step)
+        curves.save_weights(self._directory, state.params, step, self._exp.options.input_shape[:2])
     if self._fewshot is not None:
       fewshot = self._fewshot(variables)
       means = "  ".join(f"{k} {v:.4f}" for k, v in fewshot.items() if "_" not in k)

@@ -18,6 +18,7 @@ from mixer_jax.data import ops
 from mixer_jax.errors import BadRecordError, InputError
 from mixer_jax.inference import predict
 from tests import tfds_sets
+from tests.configurations import small_config
 from tests.conftest import GOLDEN
 from tests.inference.conftest import make_trained
 
@@ -140,7 +141,7 @@ def test_a_huge_file_is_not_read(tmp_path, trained):
 
 
 def test_an_image_too_small_for_the_crop_is_a_bad_image(tmp_path):
-  crop = ops.Preprocess("decode|central_crop", 16, "config.evaluation.ops")
+  crop = ops.Preprocess("decode|central_crop", (16, 16, 3), "config.evaluation.ops")
   cv2.imwrite(str(tmp_path / "small.png"), np.zeros((8, 30, 3), np.uint8))
   with pytest.raises(BadRecordError, match=r"config\.evaluation\.ops .* leaves \(4, 16\)"):
     predict.load_image(str(tmp_path / "small.png"), crop)
@@ -188,3 +189,20 @@ def test_class_names_from_a_file(tmp_path):
 def test_an_output_that_cannot_be_is_refused_first(tmp_path, path):
   with pytest.raises(InputError, match="--output"):
     predict.check_output(str(tmp_path / path))
+
+
+@pytest.mark.parametrize(
+  ("channels", "bad"), [(1, {"alpha"}), (3, {"alpha"}), (4, {"grey", "rgb"})]
+)
+def test_files_whose_channels_do_not_fit_are_named(tmp_path, channels, bad):
+  image = np.random.default_rng(0).integers(0, 255, (20, 30, 4), np.uint8)
+  for name, part in (("grey", image[..., 0]), ("rgb", image[..., :3]), ("alpha", image)):
+    cv2.imwrite(str(tmp_path / f"{name}.png"), part)
+  config = {"image_size": (8, 16), "image_channels": channels}
+  trained = make_trained(
+    evaluation={**small_config().evaluation, "ops": "decode|resize(8, 16)"}, **config
+  )
+  paths = predict.find_images([str(tmp_path)])
+  for one in predict.predict(trained, paths, NAMES, top=1, batch_size=2):
+    assert ("error" in one) == (os.path.basename(one["file"])[:-4] in bad)
+    assert str(channels) in one.get("error", str(channels))

@@ -98,7 +98,7 @@ def test_another_size_and_a_new_head(tmp_path, args, grid, method, tokens_mlp_di
     ([RELEASED, "x.bin"], r"x\.bin must end in \.npz or \.safetensors"),
     ([RELEASED, "old.npz"], r"old\.npz exists"),
     ([RELEASED, "x.npz", "--image_size=30"], "4 does not divide the image of 30x30"),
-    ([RELEASED, "x.npz", "--image_size=2x2x2"], "neither SIDE nor HEIGHTxWIDTH"),
+    ([RELEASED, "x.npz", "--image_size=2x2x2"], "--image_size: .*'2x2x2'"),
     ([RELEASED, "x.npz", "--image_size=24", "--method=paper"], "6x6 tokens are no whole multiple of 4x4"),
     ([RELEASED, "x.npz", "--image_size=24", "--from_image_size=20"], "16 tokens, not for a grid of 5x5"),
     ([RELEASED, "x.npz", "--method=paper"], "need --image_size"),

@@ -113,7 +113,7 @@ def test_prints_the_flags_that_train_on_it(tmp_path, capsys):
       labels_per_image=1,
       num_examples=int(found[f"{place}.num_examples"]),
       num_classes=int(found["num_classes"]),
-      ops=ops.Preprocess("decode|resize(8)", 8),
+      ops=ops.Preprocess("decode|resize(8)", (8, 8, 3)),
       on_bad_record="stop",
     )
     assert len(spec.open()) == spec.num_examples

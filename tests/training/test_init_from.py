@@ -4,12 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 from configs import finetune as finetune_config
 from mixer_jax import inference, weights
 from mixer_jax.errors import InputError
 from mixer_jax.inference import evaluate
 from mixer_jax.training import experiment, init_from, loop
+from mixer_jax.workdir import checkpoint
 from tests import families, runs
 from tests.configurations import small_config
 from tests.families import RESNET, VIT
@@ -273,3 +275,43 @@ def test_the_papers_settings():
 
 def build_total(config):
   return build(config).total_steps
+
+
+def test_a_run_on_rectangles_is_enlarged_by_its_own_grid(tmp_path):
+  """Twice as high and wide is appendix C's; the workdir says the grid, which the parameters do not."""
+  first = small_config(total_steps=3, image_size="8x16", image_channels=1)
+  first.evaluation.ops = "decode|resize|central_crop"
+  loop.train(first, str(tmp_path))
+  config = finetune_config.get_config(f"weights={tmp_path},dataset=digits,size=16x32")
+  assert (config.image_size, config.image_channels) == ("16x32", 1)
+  config.batch_size = 16
+  exp = build(config)
+  variables, line = init_from.initial_variables(exp)
+  assert "from 2x4 to 4x8 tokens as in appendix C" in line
+  old = checkpoint.load_variables(epath.Path(tmp_path), 3)
+  wanted = weights.resize(old, (2, 4), (4, 8), "paper")["params"]["MixerBlock_0"]
+  jax.tree.map(np.testing.assert_array_equal, variables["params"]["MixerBlock_0"], wanted)
+  same = finetune_config.get_config(f"weights={tmp_path},dataset=digits")
+  assert same.image_size == "8x16"
+
+
+def test_tokens_of_an_unknown_rectangle_are_taken_as_they_are_or_refused(tmp_path):
+  config = small_config(image_size=(8, 16))
+  exp = build(config)
+  weights.save_npz(tmp_path / "oblong.npz", jax.device_get(exp.init_state().variables()))
+  config.init.weights, config.init.new_head = str(tmp_path / "oblong.npz"), False
+  variables, line = init_from.initial_variables(build(config))
+  jax.tree.map(np.testing.assert_array_equal, variables["params"], exp.init_state().params)
+  assert " to " not in line
+  config.image_size = 16
+  with pytest.raises(InputError, match="8 tokens are no square"):
+    init_from.initial_variables(build(config))
+  with pytest.raises(InputError, match="8 tokens are no square"):
+    finetune_config.get_config(f"weights={tmp_path}/oblong.npz,dataset=digits")
+
+
+def test_weights_of_other_channels_are_refused(source):
+  config = tuning(source, 16)
+  config.image_channels = 1
+  with pytest.raises(InputError, match=r"3 channels, but config\.image_channels is 1"):
+    init_from.initial_variables(build(config))

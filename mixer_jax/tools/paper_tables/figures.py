@@ -259,8 +259,8 @@ def permuted_photos(photo: np.ndarray, size: int, patch: int) -> list[tuple[str,
   image = cv2.resize(photo, (size, size), interpolation=cv2.INTER_AREA)
   orders = (
     None,
-    permutations.order_of_patches(size, patch, 0),
-    permutations.order_of_pixels(size, 0),
+    permutations.order_of_patches((size, size), patch, 0),
+    permutations.order_of_pixels((size, size), 0),
   )
   images = [image if order is None else permutations.apply(image, order) for order in orders]
   return list(zip(_ORDERS.values(), images, strict=True))

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mixer_jax import inference, models
+from mixer_jax import inference, models, schema
 from mixer_jax import tables as text_tables
 from mixer_jax.data import ops
 from mixer_jax.errors import InputError
@@ -172,7 +172,7 @@ def num_params(config: Any) -> int:
   """Returns the number of a configuration's parameters."""
   module = models.build(**config.model, num_classes=config.num_classes)
   return tables.count(
-    models.abstract_variables(module, (config.image_size, config.image_size, 3))["params"]
+    models.abstract_variables(module, schema.read(config, models.schema).input_shape)["params"]
   )
 
 

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from mixer_jax import weights
+from mixer_jax import schema, weights
 from mixer_jax.data import datasets
 from mixer_jax.errors import InputError
 from mixer_jax.tools import config_files
@@ -87,7 +87,9 @@ class Job:
     runs, left_out = _matching(self.found, source, self.setting)
     results = {name: run.top1 for name, run in runs.items() if run.top1 is not None}
     five = [protocol.Transfer(source, d, self.size) for d in protocol.FIVE]
-    vtab = [protocol.Transfer(source, d, protocol.size_of(d, None, 224)) for d in datasets.VTAB]
+    vtab = [
+      protocol.Transfer(source, d, protocol.size_of(d, None, (224, 224))) for d in datasets.VTAB
+    ]
     table = protocol.table([*five, *vtab], None, protocol.NUM_SEEDS, results)
     means = {row.dataset: row.mean for row in table if len(row.top1) == protocol.NUM_SEEDS}
     reported = protocol.test_runs(five[0], None, protocol.NUM_SEEDS, results)
@@ -197,7 +199,8 @@ def _same(a: str, b: str) -> bool:
 
 def _asked(run: Run, source: str) -> protocol.Run:
   config = run.config
-  transfer = protocol.Transfer(source, config["data"]["dataset"], config["image_size"])
+  size = schema.joined(*schema.sides(config["image_size"]))
+  transfer = protocol.Transfer(source, config["data"]["dataset"], size)
   judge = "dev" if config["evaluation"]["split"] == "dev" else "test"
   return protocol.Run(transfer, float(config["learning_rate"]), int(config["seed"]), judge)
 

@@ -99,10 +99,10 @@ def compile_step(exp: Experiment) -> Program:
 
 def abstract_batch(exp: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
   """Returns the shapes and types of a global batch, as the loader makes it."""
-  rows, size = exp.options.batch_size, exp.options.image_size
+  rows = exp.options.batch_size
   most = exp.train_split.labels_per_image
   return {
-    "image": jax.ShapeDtypeStruct((rows, size, size, 3), jnp.uint8),
+    "image": jax.ShapeDtypeStruct((rows, *exp.options.input_shape), jnp.uint8),
     "label": jax.ShapeDtypeStruct((rows, most) if most > 1 else (rows,), jnp.int32),
     "mask": jax.ShapeDtypeStruct((rows,), jnp.float32),
   }

@@ -106,20 +106,20 @@ def make(
       exp.options.model["name"],
       exp.options.model.get("variant"),
       exp.options.total_epochs,
-      exp.options.image_size,
+      exp.options.input_shape,
     ),
   )
 
 
 def abstract_image(exp: Experiment) -> jax.ShapeDtypeStruct:
   """Returns shape and type of a batch of one image, as the model sees it."""
-  return jax.ShapeDtypeStruct((1, exp.options.image_size, exp.options.image_size, 3), jnp.float32)
+  return jax.ShapeDtypeStruct((1, *exp.options.input_shape), jnp.float32)
 
 
 def _settings(exp: Experiment) -> dict[str, Any]:
   return {
     "model": exp.options.model["variant"] or exp.options.model["name"],
-    "image_size": exp.options.image_size,
+    "image_size": exp.options.size,
     "batch_size": exp.options.batch_size,
     "grad_accum_steps": exp.options.grad_accum_steps,
     "remat": getattr(exp.model, "remat", "none"),

@@ -130,7 +130,8 @@ def _write_records(
     try:
       example = load()
       if verify:
-        decode.decode_image(example.image)
+        alpha = decode.read_header(example.image).alpha
+        decode.decode_image(example.image, 4 if alpha else 3)
     except BadRecordError as e:
       bad.append({"split": shard.split, "record": name, "reason": str(e)})
       continue

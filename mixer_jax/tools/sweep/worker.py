@@ -63,7 +63,7 @@ def run_protocol(options: Options, make_config: MakeConfig, *, report_only: bool
   report(rows, options.results)
 
 
-def plan(sources: Sequence[str], names: Sequence[str], size: int | None) -> list[protocol.Transfer]:
+def plan(sources: Sequence[str], names: Sequence[str], size: str | None) -> list[protocol.Transfer]:
   """Returns the cells of the table for weights and data sets, groups expanded.
 
   Raises:
@@ -73,7 +73,7 @@ def plan(sources: Sequence[str], names: Sequence[str], size: int | None) -> list
   for source in sources:
     origin = init_from.describe(source)
     for dataset in protocol.expand(names):
-      px = protocol.size_of(dataset, size, origin.input_shape[0])
+      px = protocol.size_of(dataset, size, origin.sides())
       transfers.append(protocol.Transfer(source, dataset, px))
   directories = [t.name for t in transfers]
   if len(set(directories)) < len(directories):

@@ -65,5 +65,5 @@ def test_only_a_checkpoints_evaluation_is_recorded():
 
 def test_other_models_draw_nothing(tmp_path):
   params = {"embedding": {"kernel": jnp.zeros((4, 4, 3, 8))}}
-  assert curves.save_weights(epath.Path(tmp_path), params, 7) == []
+  assert curves.save_weights(epath.Path(tmp_path), params, 7, (16, 16)) == []
   assert not (tmp_path / "plots").exists()

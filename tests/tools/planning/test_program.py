@@ -3,8 +3,10 @@
 import functools
 
 import jax
+import numpy as np
 import pytest
 
+from mixer_jax.data import pipeline
 from mixer_jax.tools.planning import chips, estimate, flops, hlo, program
 from mixer_jax.training import experiment
 from tests.configurations import small_config
@@ -52,6 +54,22 @@ def test_gradients_are_summed_once_and_nothing_grows_with_the_batch():
   scalars = 100
   assert 4 * num_params(exp) <= sums["all-reduce"] <= 4 * num_params(exp) + scalars
   assert [(c.kind, c.bytes) for c in large.collectives] == list(sums.items())
+
+
+@pytest.mark.parametrize(("image_size", "channels"), [(16, 3), ("8x24", 1)])
+def test_a_planned_batch_is_what_the_loader_makes(image_size, channels):
+  config = small_config(image_size=image_size, image_channels=channels)
+  exp = experiment.build(config, experiment.make_mesh(config))
+  batches = pipeline.TrainBatches(
+    exp.train_split,
+    exp.train_split.open(),
+    seed=0,
+    batch_size=16,
+    rows=np.arange(16),
+    total_steps=1,
+  )
+  planned = {k: (v.shape, v.dtype) for k, v in program.abstract_batch(exp).items()}
+  assert planned == {k: (v.shape, v.dtype) for k, v in batches[0].items()}
 
 
 @pytest.mark.parametrize(

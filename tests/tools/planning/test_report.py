@@ -48,7 +48,7 @@ def b16(**changes):
     estimate=times,
     rates="published",
     total_steps=92_897,
-    published=published.find("imagenet2012", "mixer", "B/16", 300, 224),
+    published=published.find("imagenet2012", "mixer", "B/16", 300, (224, 224, 3)),
   )
   return dataclasses.replace(plan, **changes)
 

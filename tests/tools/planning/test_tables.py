@@ -94,10 +94,10 @@ def test_the_papers_figures_are_those_of_its_configurations():
   cases = itertools.product(
     names, ("S/32", "S/16", "B/32", "B/16", "L/32", "L/16", "H/14"), (5, 7, 14, 300)
   )
-  rows = {case: published.find(case[0], "mixer", *case[1:], 224) for case in cases}
+  rows = {case: published.find(case[0], "mixer", *case[1:], (224, 224, 3)) for case in cases}
   rows = {case: row for case, row in rows.items() if row is not None}
   assert len(rows) == 12
-  assert published.find("jft300m", "vit", "L/16", 7, 224) is None  # Mixer's alone
+  assert published.find("jft300m", "vit", "L/16", 7, (224, 224, 3)) is None  # Mixer's alone
   for (dataset, variant, epochs), row in rows.items():
     with open(f"configs/{names[dataset]}.py") as f:
       head = f.read().split('"""')[1]
