@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
   names = (
     predict.read_class_names(_CLASS_NAMES.value, trained.setup.options.num_classes)
     if _CLASS_NAMES.value
-    else inference.class_names(trained.setup)
+    else inference.class_names(trained)
   )
   predictions, paths = [], predict.find_images(argv[1:])
   for one in predict.predict(trained, paths, names, top=_TOP.value, batch_size=_BATCH_SIZE.value):

@@ -6,7 +6,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -22,7 +22,7 @@ from mixer_jax.parallel import distributed, processes, sharding
 from mixer_jax.parallel.distributed import StopSignal
 from mixer_jax.training import evaluation, experiment, init_from, profiling
 from mixer_jax.training.state import TrainState, Variables
-from mixer_jax.workdir import checkpoint, metrics
+from mixer_jax.workdir import checkpoint, metrics, provenance
 from mixer_jax.workdir import directory as workdirs
 
 # Steps handed to the device ahead of the one whose loss is looked at: enough to keep it busy, few
@@ -30,13 +30,16 @@ from mixer_jax.workdir import directory as workdirs
 STEPS_IN_FLIGHT = 2
 
 
-def train(config: Any, workdir: str, stop: StopSignal | None = None) -> dict[str, float]:
+def train(
+  config: Any, workdir: str, stop: StopSignal | None = None, allow_change: Sequence[str] = ()
+) -> dict[str, float]:
   """Trains from the newest checkpoint in the workdir, or from the start, to the end.
 
   Args:
     config: the configuration.
     workdir: directory of the run, local, shared or gs://.
     stop: where signals arrive; None: none are looked for.
+    allow_change: keys and sections, besides config.may_change, that may differ from the run's that is resumed.
 
   Returns:
     The metrics of the last evaluation.
@@ -47,21 +50,23 @@ def train(config: Any, workdir: str, stop: StopSignal | None = None) -> dict[str
     SystemExit: with 128 + signal, after saving, when asked to stop.
   """
   stop = stop or StopSignal()
-  distributed.agree({"config": config, "workdir": workdir})
+  distributed.agree({"config": config, "workdir": workdir, "allow_change": allow_change})
   exp = experiment.build(config, experiment.make_mesh(config))
   directory = workdirs.path_of(workdir)
-  workdirs.check(directory, config, exp.options.may_change)
-  sources = exp.train_split.open(), exp.eval_split.open()
-  state = init_from.initial_state(exp, directory)
+  opened = {"data": exp.train_split.open(), "evaluation": exp.eval_split.open()}
+  intact, origin = _resumed(provenance.describe(config, opened), directory, allow_change)
+  state = init_from.initial_state(exp, directory, intact)
   fewshot = evaluation.make_fewshot(exp) if exp.options.fewshot.dataset else None
   workdirs.create(directory, config)
   keep = exp.options.checkpoint
   checkpointer = checkpoint.Checkpointer(
-    directory, keep_newest=keep.keep_newest, keep_best=keep.keep_best
+    directory, keep_newest=keep.keep_newest, keep_best=keep.keep_best, provenance=origin
   )
   start_step = int(state.step)
   metrics.say(_headline(exp, directory, start_step))
-  run = _Run(exp, directory, checkpointer, sources, fewshot, start_step)
+  run = _Run(
+    exp, directory, checkpointer, (opened["data"], opened["evaluation"]), fewshot, start_step
+  )
   try:
     state = run.train(state, start_step, stop)
     checkpointer.wait()
@@ -71,6 +76,17 @@ def train(config: Any, workdir: str, stop: StopSignal | None = None) -> dict[str
     run.close()
   metrics.say(f"saved step {int(state.step)} in {directory}; the same command resumes")
   sys.exit(128 + (stop.received or signal.SIGTERM))  # the signal may have met another process
+
+
+def _resumed(
+  new: provenance.Provenance, directory: epath.Path, allow_change: Sequence[str]
+) -> tuple[checkpoint.Intact, provenance.Provenance]:
+  """Returns the checkpoint to resume from and the run's provenance, if it may be resumed. Raises InputError."""
+  intact = checkpoint.find_intact(directory)
+  before = None
+  if intact.step is not None:
+    before = provenance.read(checkpoint.item_path(directory, intact.step))
+  return intact, provenance.resume(new, directory, before, allow_change)
 
 
 def _headline(exp: experiment.Experiment, directory: epath.Path, start_step: int) -> str:

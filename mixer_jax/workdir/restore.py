@@ -1,0 +1,119 @@
+"""Reading of checkpoints: the whole train state, or the variables to use and nothing else."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import jax
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from mixer_jax import configuration
+from mixer_jax.errors import InputError
+from mixer_jax.workdir import checkpoint
+
+Tree = TypeVar("Tree")
+
+
+def restore_state(workdir: epath.Path, step: int, abstract: Tree, shardings: Any) -> Tree:
+  """Returns the tree of a checkpoint, laid out by `shardings` whatever mesh wrote it.
+
+  Raises:
+    InputError: it is of the former layout, or of a state of other shapes; training cannot go on with it.
+  """
+  path = checkpoint.item_path(workdir, step)
+  saved = _saved(path)
+  if _is_former(saved):
+    raise InputError(
+      f"checkpoint {path} is of an earlier version, which training cannot resume; evaluation, prediction, "
+      "conversion and export take it. To train on, choose another workdir and start from its weights: "
+      f"--config.init.weights={workdir}."
+    )
+  if changed := configuration.differences(_shapes(saved), _shapes(abstract), ()):
+    listed = "\n  ".join(changed[:5])
+    raise InputError(
+      f"checkpoint {path} is of a state with other shapes, {len(changed)} in all:\n  {listed}\nStart a new "
+      f"workdir from its weights: --config.init.weights={workdir}."
+    )
+  target = jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
+  )
+  restore_args = ocp.checkpoint_utils.construct_restore_args(target)
+  args: Any = ocp.args.PyTreeRestore(target, restore_args=restore_args)
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    return cast(Tree, checkpointer.restore(path, args=args))
+
+
+def _shapes(state: Any) -> dict[str, tuple[int, ...]]:
+  return {k: x.shape for k, x in ocp.tree.to_flat_dict(state, sep="/").items()}
+
+
+def _saved(path: epath.Path) -> Any:
+  """Returns the tree of a checkpoint with metadata (shape, dtype) for leaves."""
+  return ocp.PyTreeCheckpointHandler().metadata(path).tree
+
+
+def _is_former(saved: Any) -> bool:
+  """True for states of before batch statistics and the average were fields of their own."""
+  return "model_state" in saved
+
+
+def load_variables(workdir: epath.Path, step: int) -> dict[str, Any]:
+  """Returns a checkpoint's variables as NumPy arrays, {"params", "batch_stats"?}: their average if it has one.
+
+  Nothing else is read, neither the optimizer's moments nor a configuration.
+  """
+
+  def as_numpy(saved: Any) -> Any:
+    return jax.tree.map(lambda x: ocp.RestoreArgs(restore_type=np.ndarray, dtype=x.dtype), saved)
+
+  return _restore_variables(workdir, step, as_numpy)
+
+
+def restore_variables(
+  workdir: epath.Path, step: int, abstract: dict[str, Any], shardings: dict[str, Any]
+) -> dict[str, Any]:
+  """Returns what `load_variables` does, in the shapes and types of `abstract`, laid out by `shardings`."""
+  on_devices = jax.tree.map(
+    lambda x, s: ocp.ArrayRestoreArgs(sharding=s, global_shape=x.shape, dtype=x.dtype),
+    abstract,
+    shardings,
+  )
+  return _restore_variables(workdir, step, lambda _: on_devices)
+
+
+def _restore_variables(workdir: epath.Path, step: int, args_of: Callable[[Any], Any]) -> Any:
+  """Restores the variables to use and nothing else.
+
+  Args:
+    workdir, step: the checkpoint.
+    args_of: metadata of the variables as they were trained -> a tree like it of ocp.RestoreArgs.
+  """
+  path = checkpoint.item_path(workdir, step)
+  saved = _saved(path)
+  leaves, structure = jax.tree.flatten(saved)
+  places = jax.tree.leaves(_used(structure.unflatten(range(len(leaves)))))
+  args = dict(zip(places, jax.tree.leaves(args_of(_trained(saved))), strict=True))
+  targets = [leaf if i in args else ocp.PLACEHOLDER for i, leaf in enumerate(leaves)]
+  all_args = [args.get(i, ocp.RestoreArgs()) for i in range(len(leaves))]
+  request: Any = ocp.args.PyTreeRestore(
+    structure.unflatten(targets), restore_args=structure.unflatten(all_args)
+  )
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    return _used(checkpointer.restore(path, args=request))
+
+
+def _trained(saved: Any) -> dict[str, Any]:
+  """Returns where a saved train state has the variables as they were trained."""
+  if _is_former(saved):
+    return {"params": saved["params"], **saved["model_state"]}
+  return {k: saved[k] for k in ("params", "batch_stats") if saved[k]}
+
+
+def _used(saved: Any) -> dict[str, Any]:
+  """Returns where it has those to use: the average, if there is one."""
+  if not _is_former(saved):
+    return saved["ema"] or _trained(saved)
+  average = optax.tree.get(saved["opt_state"], "polyak_average")
+  return _trained(saved) | ({} if average is None else {"params": average})
