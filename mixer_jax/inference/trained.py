@@ -110,10 +110,10 @@ def _load_checkpoint(
   for line in damaged:
     if jax.process_index() == 0:
       print(f"WARNING: {line}; the newest intact one is that of step {chosen}", flush=True)
-  variables = restore.restore_variables(
+  variables = restore.load_variables(
     directory, chosen, setup.abstract_variables, setup.shardings.variables
   )
-  origin = provenance.read(checkpoint.item_path(directory, chosen))
+  origin = provenance.read(directory, chosen)
   names = origin.class_names if origin else ()
   return Trained(setup, variables, f"{directory} step {chosen}", chosen, names)
 

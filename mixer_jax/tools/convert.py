@@ -89,7 +89,7 @@ def _load_run(workdir: epath.Path) -> weights.Variables:
     raise InputError(f"--checkpoint={which} is neither newest, best nor a step.")
   configuration.load(workdir / "config.json")  # raises if this is not the workdir of a run
   step, _ = checkpoint.choose(workdir, int(which) if which.isdigit() else which)
-  origin = provenance.read(checkpoint.item_path(workdir, step))
+  origin = provenance.read(workdir, step)
   print(f"{workdir} step {step}" + (f" of run {origin.run}" if origin else ""))
   return restore.load_variables(workdir, step)
 

@@ -18,7 +18,7 @@ _TOP = flags.DEFINE_integer("top", 5, "Classes named for each image.", lower_bou
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images computed at once.", lower_bound=1)
 _OUTPUT = flags.DEFINE_string("output", None, "File to write, too: .csv or .json.")
 _CLASS_NAMES = flags.DEFINE_string(
-  "class_names", None, "Text file with a class a line, instead of the data set's names."
+  "class_names", None, "Text file with a class a line, instead of the checkpoint's names."
 )
 
 

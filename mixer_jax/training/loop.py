@@ -15,7 +15,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from mixer_jax import models
-from mixer_jax.data import loading, pipeline
+from mixer_jax.data import loading, pipeline, sources
 from mixer_jax.errors import DivergedError, SaveError
 from mixer_jax.figures import curves
 from mixer_jax.parallel import distributed, processes, sharding
@@ -54,7 +54,9 @@ def train(
   exp = experiment.build(config, experiment.make_mesh(config))
   directory = workdirs.path_of(workdir)
   opened = {"data": exp.train_split.open(), "evaluation": exp.eval_split.open()}
-  intact, origin = _resumed(provenance.describe(config, opened), directory, allow_change)
+  intact = checkpoint.find_intact(directory)
+  origin = provenance.describe(config, opened)
+  origin = provenance.resume(origin, directory, intact.step, allow_change)
   state = init_from.initial_state(exp, directory, intact)
   fewshot = evaluation.make_fewshot(exp) if exp.options.fewshot.dataset else None
   workdirs.create(directory, config)
@@ -64,9 +66,7 @@ def train(
   )
   start_step = int(state.step)
   metrics.say(_headline(exp, directory, start_step))
-  run = _Run(
-    exp, directory, checkpointer, (opened["data"], opened["evaluation"]), fewshot, start_step
-  )
+  run = _Run(exp, directory, checkpointer, opened, fewshot, start_step)
   try:
     state = run.train(state, start_step, stop)
     checkpointer.wait()
@@ -76,17 +76,6 @@ def train(
     run.close()
   metrics.say(f"saved step {int(state.step)} in {directory}; the same command resumes")
   sys.exit(128 + (stop.received or signal.SIGTERM))  # the signal may have met another process
-
-
-def _resumed(
-  new: provenance.Provenance, directory: epath.Path, allow_change: Sequence[str]
-) -> tuple[checkpoint.Intact, provenance.Provenance]:
-  """Returns the checkpoint to resume from and the run's provenance, if it may be resumed. Raises InputError."""
-  intact = checkpoint.find_intact(directory)
-  before = None
-  if intact.step is not None:
-    before = provenance.read(checkpoint.item_path(directory, intact.step))
-  return intact, provenance.resume(new, directory, before, allow_change)
 
 
 def _headline(exp: experiment.Experiment, directory: epath.Path, start_step: int) -> str:
@@ -132,12 +121,12 @@ class _Run:
     exp: experiment.Experiment,
     directory: epath.Path,
     checkpointer: checkpoint.Checkpointer,
-    sources: tuple[Any, Any],
+    opened: dict[str, sources.Source],
     fewshot: Callable[[Variables], dict[str, float]] | None,
     start_step: int,
   ):
     self._exp, self._directory, self._checkpointer = exp, directory, checkpointer
-    self._train_source, self._eval_source = sources
+    self._train_source, self._eval_source = opened["data"], opened["evaluation"]
     with self._reporting():
       first = jax.process_index() == 0
       self._writer = metrics.MetricWriter(directory, start_step) if first else None

@@ -23,6 +23,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from mixer_jax.errors import InputError, SaveError
 from mixer_jax.workdir import checksums
+from mixer_jax.workdir import directory as workdirs
 from mixer_jax.workdir import provenance as provenance_lib
 from mixer_jax.workdir.provenance import Provenance
 
@@ -64,11 +65,6 @@ class _Restore(ocp_args.PyTreeRestore):
   """Never used: Orbax takes no handler without."""
 
 
-def item_path(workdir: epath.Path, step: int) -> epath.Path:
-  """Returns the directory of a checkpoint's files; Orbax calls its only item "default"."""
-  return workdir / "checkpoints" / str(step) / "default"
-
-
 def steps(workdir: epath.Path) -> list[int]:
   """Steps of the committed checkpoints, ascending."""
   return sorted(ocp.utils.checkpoint_steps(workdir / "checkpoints"))
@@ -93,13 +89,6 @@ def _top1_of(workdir: epath.Path, step: int) -> float | None:
     return None
 
 
-def verify(workdir: epath.Path, step: int) -> None:
-  """Raises InputError if the files of this step's checkpoint are damaged."""
-  path = item_path(workdir, step)
-  if damage := checksums.find_damage(path):
-    raise InputError(f"checkpoint {path.parent} is damaged: {damage}.")
-
-
 def choose(workdir: epath.Path, which: str | int) -> tuple[int, list[str]]:
   """Returns the step of the wanted checkpoint, whose files are intact, and what newer ones suffer from.
 
@@ -117,8 +106,9 @@ def choose(workdir: epath.Path, which: str | int) -> tuple[int, list[str]]:
     chosen = best_step(workdir) if isinstance(which, str) else which
   if chosen is None or chosen not in steps(workdir):
     raise InputError(f"{workdir} has no checkpoint {which!r}; there are steps {steps(workdir)}.")
-  if which != "newest":
-    verify(workdir, chosen)
+  path = workdirs.checkpoint_path(workdir, chosen)
+  if which != "newest" and (damage := checksums.find_damage(path)):
+    raise InputError(f"checkpoint {path.parent} is damaged: {damage}.")
   return chosen, list(damaged.values())
 
 
@@ -146,7 +136,9 @@ def _look(workdir: epath.Path) -> Intact:
   newest, damaged = None, {}
   for step in reversed(steps(workdir)):
     # Older checkpoints are only asked for their metrics, which Orbax reads of all of them.
-    found = checksums.find_damage(item_path(workdir, step)) if newest is None else None
+    found = (
+      checksums.find_damage(workdirs.checkpoint_path(workdir, step)) if newest is None else None
+    )
     if _top1_of(workdir, step) is None:
       found = "its metrics are unreadable"
     if found is not None:

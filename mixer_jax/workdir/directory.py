@@ -1,4 +1,4 @@
-"""A run's directory: whose it is, and the state that a run starts from."""
+"""A run's directory: its path, its configuration, and where its checkpoints are."""
 
 import time
 from typing import Any
@@ -25,6 +25,11 @@ def path_of(workdir: str) -> epath.Path:
   except OSError as e:
     raise InputError(f"workdir {path} cannot be read: {e}") from e
   return path
+
+
+def checkpoint_path(workdir: epath.Path, step: int) -> epath.Path:
+  """Returns the directory of a checkpoint's files; Orbax calls its only item "default"."""
+  return workdir / "checkpoints" / str(step) / "default"
 
 
 def find_config(directory: epath.Path) -> dict[str, Any] | None:

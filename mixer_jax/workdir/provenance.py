@@ -82,13 +82,13 @@ def write(directory: epath.Path, provenance: Provenance) -> None:
   (directory / _FILE).write_text(f"{text}\n")
 
 
-def read(directory: epath.Path) -> Provenance | None:
-  """Reads the provenance beside a checkpoint's files, None if it is of before there was one.
+def read(workdir: epath.Path, step: int) -> Provenance | None:
+  """Reads the provenance of a checkpoint, None if it is of before there was one.
 
   Raises:
     InputError: it is of another format; the value at fault is named.
   """
-  path = directory / _FILE
+  path = workdirs.checkpoint_path(workdir, step) / _FILE
   if not path.exists():
     return None
   if path.stat().length > _MAX_BYTES:
@@ -109,14 +109,14 @@ def _made(declared: type[T], content: Any, where: str) -> T:
 
 
 def resume(
-  new: Provenance, workdir: epath.Path, before: Provenance | None, allow_change: Iterable[str]
+  new: Provenance, workdir: epath.Path, step: int | None, allow_change: Iterable[str]
 ) -> Provenance:
   """Returns the new provenance as the run's that it goes on from; prints what `allow_change` lets differ.
 
   Args:
     new: what is asked for now; its `may_change` is the list of keys that may differ.
     workdir: directory of the run.
-    before: of the checkpoint to resume from; None: there is none, or it has no provenance.
+    step: of the checkpoint to resume from, None if there is none.
     allow_change: further keys or sections that may differ.
 
   Raises:
@@ -124,6 +124,7 @@ def resume(
   """
   allow_change = tuple(allow_change)
   _check_keys(allow_change, new.configuration)
+  before = None if step is None else read(workdir, step)
   saved = before.configuration if before else workdirs.find_config(workdir)
   if saved is None:
     return new

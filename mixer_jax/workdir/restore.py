@@ -1,6 +1,5 @@
 """Reading of checkpoints: the whole train state, or the variables to use and nothing else."""
 
-from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import jax
@@ -11,7 +10,7 @@ from etils import epath
 
 from mixer_jax import configuration
 from mixer_jax.errors import InputError
-from mixer_jax.workdir import checkpoint
+from mixer_jax.workdir import directory as workdirs
 
 Tree = TypeVar("Tree")
 
@@ -22,7 +21,7 @@ def restore_state(workdir: epath.Path, step: int, abstract: Tree, shardings: Any
   Raises:
     InputError: it is of the former layout, or of a state of other shapes; training cannot go on with it.
   """
-  path = checkpoint.item_path(workdir, step)
+  path = workdirs.checkpoint_path(workdir, step)
   saved = _saved(path)
   if _is_former(saved):
     raise InputError(
@@ -59,42 +58,23 @@ def _is_former(saved: Any) -> bool:
   return "model_state" in saved
 
 
-def load_variables(workdir: epath.Path, step: int) -> dict[str, Any]:
-  """Returns a checkpoint's variables as NumPy arrays, {"params", "batch_stats"?}: their average if it has one.
-
-  Nothing else is read, neither the optimizer's moments nor a configuration.
-  """
-
-  def as_numpy(saved: Any) -> Any:
-    return jax.tree.map(lambda x: ocp.RestoreArgs(restore_type=np.ndarray, dtype=x.dtype), saved)
-
-  return _restore_variables(workdir, step, as_numpy)
-
-
-def restore_variables(
-  workdir: epath.Path, step: int, abstract: dict[str, Any], shardings: dict[str, Any]
+def load_variables(
+  workdir: epath.Path, step: int, abstract: Any = None, shardings: Any = None
 ) -> dict[str, Any]:
-  """Returns what `load_variables` does, in the shapes and types of `abstract`, laid out by `shardings`."""
-  on_devices = jax.tree.map(
-    lambda x, s: ocp.ArrayRestoreArgs(sharding=s, global_shape=x.shape, dtype=x.dtype),
-    abstract,
-    shardings,
-  )
-  return _restore_variables(workdir, step, lambda _: on_devices)
-
-
-def _restore_variables(workdir: epath.Path, step: int, args_of: Callable[[Any], Any]) -> Any:
-  """Restores the variables to use and nothing else.
+  """Returns a checkpoint's variables and nothing else, {"params", "batch_stats"?}: their average if it has one.
 
   Args:
     workdir, step: the checkpoint.
-    args_of: metadata of the variables as they were trained -> a tree like it of ocp.RestoreArgs.
+    abstract: their shapes and types; None: those that were trained.
+    shardings: their layout on devices; None: NumPy arrays.
   """
-  path = checkpoint.item_path(workdir, step)
+  path = workdirs.checkpoint_path(workdir, step)
   saved = _saved(path)
   leaves, structure = jax.tree.flatten(saved)
   places = jax.tree.leaves(_used(structure.unflatten(range(len(leaves)))))
-  args = dict(zip(places, jax.tree.leaves(args_of(_trained(saved))), strict=True))
+  wanted = jax.tree.leaves(_trained(saved) if abstract is None else abstract)
+  layout = [None] * len(wanted) if shardings is None else jax.tree.leaves(shardings)
+  args = dict(zip(places, map(_restore_args, wanted, layout), strict=True))
   targets = [leaf if i in args else ocp.PLACEHOLDER for i, leaf in enumerate(leaves)]
   all_args = [args.get(i, ocp.RestoreArgs()) for i in range(len(leaves))]
   request: Any = ocp.args.PyTreeRestore(
@@ -102,6 +82,12 @@ def _restore_variables(workdir: epath.Path, step: int, args_of: Callable[[Any], 
   )
   with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
     return _used(checkpointer.restore(path, args=request))
+
+
+def _restore_args(wanted: Any, sharding: Any) -> ocp.RestoreArgs:
+  if sharding is None:
+    return ocp.RestoreArgs(restore_type=np.ndarray, dtype=wanted.dtype)
+  return ocp.ArrayRestoreArgs(sharding=sharding, global_shape=wanted.shape, dtype=wanted.dtype)
 
 
 def _trained(saved: Any) -> dict[str, Any]:

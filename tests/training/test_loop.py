@@ -265,13 +265,13 @@ def test_another_split_of_the_same_size_is_refused_unless_allowed(tmp_path, caps
   config.data.split, config.data.num_examples = "train[:700]", 700
   with pytest.raises(SystemExit):
     loop.train(config, str(tmp_path), StopAfter(6))
-  first = provenance.read(checkpoint.item_path(epath.Path(tmp_path), 7))
+  first = provenance.read(epath.Path(tmp_path), 7)
   config.data.split = "train[700:1400]"
   with pytest.raises(InputError, match=r"data\.split\.records of digits train\[700:1400\]"):
     loop.train(config, str(tmp_path))
   loop.train(config, str(tmp_path), allow_change=["data.split"])
   assert "data.split: 'train[:700]' -> 'train[700:1400]'" in capsys.readouterr().out
-  last = provenance.read(checkpoint.item_path(epath.Path(tmp_path), 20))
+  last = provenance.read(epath.Path(tmp_path), 20)
   assert (first.run, first.step, last.step) == (last.run, 7, 20)
   assert last.splits["data"].name == "digits train[700:1400]"
   # Its class names need no data.

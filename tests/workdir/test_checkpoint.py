@@ -79,7 +79,7 @@ def test_the_variables_to_use_are_read_alone(tmp_path, name):
   shardings = jax.tree.map(
     lambda x: NamedSharding(mesh, PartitionSpec("fsdp" if x.ndim == 2 else None)), wanted
   )
-  restored = restore.restore_variables(workdir, 3, jax.eval_shape(lambda: wanted), shardings)
+  restored = restore.load_variables(workdir, 3, jax.eval_shape(lambda: wanted), shardings)
   assert jax.tree.map(lambda x: x.sharding, restored) == shardings
   for found in (loaded, restored):
     jax.tree.map(np.testing.assert_array_equal, found, wanted)

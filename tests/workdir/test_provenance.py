@@ -9,7 +9,8 @@ from etils import epath
 
 from mixer_jax.data import sources
 from mixer_jax.errors import InputError
-from mixer_jax.workdir import checkpoint, provenance
+from mixer_jax.workdir import checkpoint, checksums, provenance
+from mixer_jax.workdir import directory as workdirs
 from tests.configurations import small_config
 
 NAMES = ["ant", "bee"]
@@ -35,24 +36,33 @@ def test_a_checkpoint_carries_its_provenance(tmp_path):
     saver.save(step, {"a": np.zeros(1)}, None)
   saver.close()
   for step in (3, 4):
-    found = provenance.read(checkpoint.item_path(workdir, step))
+    found = provenance.read(workdir, step)
     content = json.loads(json.dumps(wanted.configuration))
     assert found == dataclasses.replace(wanted, step=step, configuration=content)
     assert found.class_names == tuple(NAMES)
-    checkpoint.verify(workdir, step)
+    assert checksums.find_damage(workdirs.checkpoint_path(workdir, step)) is None
+
+
+def saved(tmp_path, before):
+  """The workdir of a run that was saved at step 0."""
+  directory = workdirs.checkpoint_path(epath.Path(tmp_path), 0)
+  directory.mkdir(parents=True)
+  provenance.write(directory, before)
+  return epath.Path(tmp_path)
 
 
 @pytest.mark.parametrize("index", [0, 5, 9])
 def test_another_record_is_refused_and_named(tmp_path, index, capsys):
   before, other = describe(), describe(split(**{f"image{index}": b"another"}))
+  workdir = saved(tmp_path, before)
   with pytest.raises(InputError, match=r"data\.split\.records of set train: ") as e:
-    provenance.resume(other, epath.Path(tmp_path), before, ["evaluation"])
+    provenance.resume(other, workdir, 0, ["evaluation"])
   assert "evaluation" not in str(e.value)
   for key in ("data.split", "data"):
-    resumed = provenance.resume(other, epath.Path(tmp_path), before, [key])
+    resumed = provenance.resume(other, workdir, 0, [key])
     assert resumed == dataclasses.replace(other, run=before.run)
     assert "data.split.records of set train" in capsys.readouterr().out
-  assert provenance.resume(describe(), epath.Path(tmp_path), before, ()).run == before.run
+  assert provenance.resume(describe(), workdir, 0, ()).run == before.run
 
 
 def test_a_record_that_cannot_be_read_is_no_error():
@@ -63,11 +73,10 @@ def test_a_record_that_cannot_be_read_is_no_error():
 
 
 def test_permitted_changes_are_named_by_keys_that_there_are(tmp_path, capsys):
-  before, workdir = describe(), epath.Path(tmp_path)
-  longer = describe(total_steps=30)
+  workdir, longer = saved(tmp_path, describe()), describe(total_steps=30)
   with pytest.raises(InputError, match=r"--allow_change=total_step:.*'total_steps'"):
-    provenance.resume(longer, workdir, before, ["total_step"])
-  provenance.resume(longer, workdir, before, ["seed", "total_steps"])
+    provenance.resume(longer, workdir, 0, ["total_step"])
+  provenance.resume(longer, workdir, 0, ["seed", "total_steps"])
   assert "total_steps: 20 -> 30" in capsys.readouterr().out
 
 
@@ -83,16 +92,15 @@ def test_permitted_changes_are_named_by_keys_that_there_are(tmp_path, capsys):
   ],
 )
 def test_a_damaged_file_is_named(tmp_path, change, message):
-  directory = epath.Path(tmp_path)
-  provenance.write(directory, describe())
-  path = directory / "provenance.json"
+  path = workdirs.checkpoint_path(saved(tmp_path, describe()), 0) / "provenance.json"
   path.write_text(json.dumps(json.loads(path.read_text()) | change))
   with pytest.raises(InputError, match=message):
-    provenance.read(directory)
+    provenance.read(epath.Path(tmp_path), 0)
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", "[" * 100_000, "\x00", "3"])
+@pytest.mark.parametrize("content", ["{", "[1]", "[" * 100_000, "\x00", " " * (1 << 25)])
 def test_what_is_no_json_object_is_named(tmp_path, content):
-  (tmp_path / "provenance.json").write_text(content)
+  path = workdirs.checkpoint_path(saved(tmp_path, describe()), 0) / "provenance.json"
+  path.write_text(content)
   with pytest.raises(InputError, match=r"provenance\.json"):
-    provenance.read(epath.Path(tmp_path))
+    provenance.read(epath.Path(tmp_path), 0)
