@@ -13,6 +13,11 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file.",
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Directory of the run, local, shared or gs://.", required=True
 )
+_ALLOW_CHANGE = flags.DEFINE_list(
+  "allow_change",
+  [],
+  "Keys or sections (data.split,schedule) that may differ from the resumed run's, besides config.may_change.",
+)
 
 
 def main(argv: list[str]) -> None:
@@ -21,7 +26,7 @@ def main(argv: list[str]) -> None:
   from mixer_jax.training import loop
 
   stop = loop.StopSignal().install()
-  loop.train(command.loaded(_CONFIG), _WORKDIR.value, stop)
+  loop.train(command.loaded(_CONFIG), _WORKDIR.value, stop, _ALLOW_CHANGE.value)
 
 
 def _keys() -> str:

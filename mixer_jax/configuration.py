@@ -251,13 +251,14 @@ def differences(
 
 def save(path: epath.Path, config: Mapping[str, Any]) -> None:
   """Writes the configuration as JSON, whole or not at all. Raises SaveError."""
-  text = json.dumps(_plain(config), indent=2, sort_keys=True) + "\n"
+  text = json.dumps(plain(config), indent=2, sort_keys=True) + "\n"
   with files.replacing(path) as partial:
     partial.write_text(text)
 
 
-def _plain(value: Any) -> Any:
-  return {k: _plain(v) for k, v in value.items()} if hasattr(value, "items") else value
+def plain(value: Any) -> Any:
+  """Returns nested sections as dictionaries, for JSON."""
+  return {k: plain(v) for k, v in value.items()} if hasattr(value, "items") else value
 
 
 def load(path: epath.Path) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def evaluate(
     crop = f" with {released.crop}" if released.crop else ""
     metrics.say(f"published: ImageNet top-1 {released.top1} %{crop} ({released.source})")
   if directory is not None and jax.process_index() == 0:
-    counted = confusion.count(rows, setup.options.num_classes, inference.class_names(setup))
+    counted = confusion.count(rows, setup.options.num_classes, inference.class_names(trained))
     metrics.say(confusion.table(counted))
     paths = confusion.save(directory, counted)
     metrics.say(f"written: {', '.join(str(p) for p in paths)}")

@@ -154,7 +154,7 @@ def description(trained: trained_lib.Trained, input_type: str) -> dict[str, Any]
       "shape": ["batch", setup.options.num_classes],
       "probabilities": setup.options.loss.removesuffix("_xent"),
     },
-    "class_names": trained_lib.class_names(setup),
+    "class_names": trained_lib.class_names(trained),
   }
 
 

@@ -3,6 +3,7 @@
 What evaluation, prediction, few-shot and export share.
 """
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from mixer_jax.data import sources
 from mixer_jax.errors import InputError
 from mixer_jax.training import experiment
 from mixer_jax.training.state import Variables
-from mixer_jax.workdir import checkpoint, metrics
+from mixer_jax.workdir import checkpoint, metrics, provenance, restore
 from mixer_jax.workdir import directory as workdirs
 
 
@@ -29,12 +30,14 @@ class Trained:
     variables: of the model, on the devices: {"params", "batch_stats"?}.
     name: where they come from, for messages.
     step: of the checkpoint, None for a weights file.
+    class_names: that the checkpoint carries; () if it has none.
   """
 
   setup: experiment.ModelSetup
   variables: Variables
   name: str
   step: int | None = None
+  class_names: tuple[str, ...] = ()
 
 
 def load(
@@ -107,22 +110,24 @@ def _load_checkpoint(
   for line in damaged:
     if jax.process_index() == 0:
       print(f"WARNING: {line}; the newest intact one is that of step {chosen}", flush=True)
-  variables = checkpoint.restore_variables(
+  variables = restore.load_variables(
     directory, chosen, setup.abstract_variables, setup.shardings.variables
   )
-  return Trained(setup, variables, f"{directory} step {chosen}", chosen)
+  origin = provenance.read(directory, chosen)
+  names = origin.class_names if origin else ()
+  return Trained(setup, variables, f"{directory} step {chosen}", chosen, names)
 
 
-def class_names(setup: experiment.ModelSetup) -> list[str]:
-  """Returns the names of the model's classes; those that the data set does not name are numbers.
+def class_names(trained: Trained) -> list[str]:
+  """Returns the names of the model's classes; those without a name are numbers.
 
-  They are part of TFDS's description of a data set, so the data themselves need not be there.
+  Where the checkpoint carries none, TFDS's description of the data set has them; the data need not be there.
   """
-  num_classes, split = setup.options.num_classes, setup.eval_split
-  try:
-    names = sources.class_names(dataset=split.dataset, data_dir=split.data_dir, label=split.label)[
-      :num_classes
-    ]
-  except InputError:  # a data set that TFDS does not know: the model is usable without it
-    names = []
+  split, num_classes = trained.setup.eval_split, trained.setup.options.num_classes
+  names = list(trained.class_names)
+  if not names:
+    with contextlib.suppress(InputError):  # TFDS may not know the data set
+      names = sources.class_names(
+        dataset=split.dataset, data_dir=split.data_dir, label=split.label
+      )[:num_classes]
   return names + [str(i) for i in range(len(names), num_classes)]

@@ -80,15 +80,16 @@ def _load(source: str) -> weights.Variables:
 
 
 def _load_run(workdir: epath.Path) -> weights.Variables:
-  from mixer_jax.workdir import checkpoint
+  from mixer_jax.workdir import checkpoint, provenance, restore
 
   which = _CHECKPOINT.value
   if which not in ("newest", "best") and not which.isdigit():
     raise InputError(f"--checkpoint={which} is neither newest, best nor a step.")
   configuration.load(workdir / "config.json")  # raises if this is not the workdir of a run
   step, _ = checkpoint.choose(workdir, int(which) if which.isdigit() else which)
-  print(f"{workdir} step {step}")
-  return checkpoint.load_variables(workdir, step)
+  origin = provenance.read(workdir, step)
+  print(f"{workdir} step {step}" + (f" of run {origin.run}" if origin else ""))
+  return restore.load_variables(workdir, step)
 
 
 def _resized(variables: weights.Variables, source: str) -> weights.Variables:

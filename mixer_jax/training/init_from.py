@@ -11,7 +11,7 @@ from mixer_jax.errors import InputError
 from mixer_jax.models import resizing
 from mixer_jax.training import experiment
 from mixer_jax.training.state import TrainState
-from mixer_jax.workdir import checkpoint, metrics
+from mixer_jax.workdir import checkpoint, metrics, restore
 from mixer_jax.workdir import directory as workdirs
 
 
@@ -81,7 +81,7 @@ def load(source: str) -> weights.Variables:
   if _config_of_run(source) is not None:
     directory = workdirs.path_of(source)
     step, _ = checkpoint.choose(directory, "newest")
-    return checkpoint.load_variables(directory, step)
+    return restore.load_variables(directory, step)
   return weights.load(source)
 
 
@@ -139,16 +139,19 @@ def _resized(
   return weights.resize(variables, old, new, method), line
 
 
-def initial_state(exp: experiment.Experiment, directory: epath.Path) -> TrainState:
+def initial_state(
+  exp: experiment.Experiment, directory: epath.Path, intact: checkpoint.Intact
+) -> TrainState:
   """Returns the newest intact checkpoint's state, or the one before the first step.
 
   Damaged checkpoints are reported and moved to `damaged_checkpoints/`.
 
   Raises:
-    InputError: all checkpoints are damaged, or there are no such weights to start from.
+    InputError: there are no such weights to start from.
   """
-  step, damaged = checkpoint.find_intact(directory, quarantine=True)
-  for line in damaged:
+  step = intact.step
+  checkpoint.quarantine(directory, intact)
+  for line in intact.damaged.values():
     metrics.say(f"WARNING: {line}; moved to damaged_checkpoints, continuing from step {step}")
   if step is None:
     if exp.options.init.weights is None:
@@ -156,4 +159,4 @@ def initial_state(exp: experiment.Experiment, directory: epath.Path) -> TrainSta
     variables, line = initial_variables(exp)
     metrics.say(line)
     return exp.first_state(variables)
-  return checkpoint.restore(directory, step, exp.abstract_state, exp.shardings.state)
+  return restore.restore_state(directory, step, exp.abstract_state, exp.shardings.state)

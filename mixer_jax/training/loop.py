@@ -6,7 +6,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -15,14 +15,14 @@ from etils import epath
 from jax.sharding import Mesh
 
 from mixer_jax import models
-from mixer_jax.data import loading, pipeline
+from mixer_jax.data import loading, pipeline, sources
 from mixer_jax.errors import DivergedError, SaveError
 from mixer_jax.figures import curves
 from mixer_jax.parallel import distributed, processes, sharding
 from mixer_jax.parallel.distributed import StopSignal
 from mixer_jax.training import evaluation, experiment, init_from, profiling
 from mixer_jax.training.state import TrainState, Variables
-from mixer_jax.workdir import checkpoint, metrics
+from mixer_jax.workdir import checkpoint, metrics, provenance
 from mixer_jax.workdir import directory as workdirs
 
 # Steps handed to the device ahead of the one whose loss is looked at: enough to keep it busy, few
@@ -30,13 +30,16 @@ from mixer_jax.workdir import directory as workdirs
 STEPS_IN_FLIGHT = 2
 
 
-def train(config: Any, workdir: str, stop: StopSignal | None = None) -> dict[str, float]:
+def train(
+  config: Any, workdir: str, stop: StopSignal | None = None, allow_change: Sequence[str] = ()
+) -> dict[str, float]:
   """Trains from the newest checkpoint in the workdir, or from the start, to the end.
 
   Args:
     config: the configuration.
     workdir: directory of the run, local, shared or gs://.
     stop: where signals arrive; None: none are looked for.
+    allow_change: keys and sections, besides config.may_change, that may differ from the run's that is resumed.
 
   Returns:
     The metrics of the last evaluation.
@@ -47,21 +50,23 @@ def train(config: Any, workdir: str, stop: StopSignal | None = None) -> dict[str
     SystemExit: with 128 + signal, after saving, when asked to stop.
   """
   stop = stop or StopSignal()
-  distributed.agree({"config": config, "workdir": workdir})
+  distributed.agree({"config": config, "workdir": workdir, "allow_change": allow_change})
   exp = experiment.build(config, experiment.make_mesh(config))
   directory = workdirs.path_of(workdir)
-  workdirs.check(directory, config, exp.options.may_change)
-  sources = exp.train_split.open(), exp.eval_split.open()
-  state = init_from.initial_state(exp, directory)
+  opened = {"data": exp.train_split.open(), "evaluation": exp.eval_split.open()}
+  intact = checkpoint.find_intact(directory)
+  origin = provenance.describe(config, opened)
+  origin = provenance.resume(origin, directory, intact.step, allow_change)
+  state = init_from.initial_state(exp, directory, intact)
   fewshot = evaluation.make_fewshot(exp) if exp.options.fewshot.dataset else None
   workdirs.create(directory, config)
   keep = exp.options.checkpoint
   checkpointer = checkpoint.Checkpointer(
-    directory, keep_newest=keep.keep_newest, keep_best=keep.keep_best
+    directory, keep_newest=keep.keep_newest, keep_best=keep.keep_best, provenance=origin
   )
   start_step = int(state.step)
   metrics.say(_headline(exp, directory, start_step))
-  run = _Run(exp, directory, checkpointer, sources, fewshot, start_step)
+  run = _Run(exp, directory, checkpointer, opened, fewshot, start_step)
   try:
     state = run.train(state, start_step, stop)
     checkpointer.wait()
@@ -116,12 +121,12 @@ class _Run:
     exp: experiment.Experiment,
     directory: epath.Path,
     checkpointer: checkpoint.Checkpointer,
-    sources: tuple[Any, Any],
+    opened: dict[str, sources.Source],
     fewshot: Callable[[Variables], dict[str, float]] | None,
     start_step: int,
   ):
     self._exp, self._directory, self._checkpointer = exp, directory, checkpointer
-    self._train_source, self._eval_source = sources
+    self._train_source, self._eval_source = opened["data"], opened["evaluation"]
     with self._reporting():
       first = jax.process_index() == 0
       self._writer = metrics.MetricWriter(directory, start_step) if first else None

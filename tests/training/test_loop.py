@@ -1,17 +1,18 @@
 """Whole runs, in this process: resumed runs equal undisturbed ones, damage is met, bad input is named."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 from etils import epath
 
-from mixer_jax import configuration
+from mixer_jax import configuration, inference
 from mixer_jax.errors import DivergedError, InputError, SaveError
 from mixer_jax.inference import evaluate
 from mixer_jax.training import experiment, loop
-from mixer_jax.workdir import checkpoint
+from mixer_jax.workdir import checkpoint, checksums, provenance
 from tests import runs, tfds_sets
 from tests.configurations import small_config
 from tests.marks import long
@@ -160,7 +161,7 @@ def truncate(step_directory):
 
 def half_written(step_directory):
   data_file(step_directory).unlink()
-  (step_directory / "default" / checkpoint.CHECKSUMS).unlink()
+  (step_directory / "default" / checksums.CHECKSUMS).unlink()
 
 
 def break_metrics(step_directory):
@@ -200,18 +201,18 @@ def test_without_any_intact_checkpoint_nothing_is_overwritten(tmp_path):
 def test_every_bit_is_covered(tmp_path):
   """A flipped bit anywhere in the saved arrays' files is found."""
   stopped_run(tmp_path)
-  item = tmp_path / "checkpoints" / str(steps_of(tmp_path)[-1]) / checkpoint.ITEM
-  assert checkpoint.find_damage(epath.Path(item)) is None
+  item = tmp_path / "checkpoints" / str(steps_of(tmp_path)[-1]) / "default"
+  assert checksums.find_damage(epath.Path(item)) is None
   rng = np.random.default_rng(0)
   files = [p for p in item.rglob("*") if p.is_file() and p.name != "commit_success.txt"]
-  assert len(files) > 5
+  assert item / "provenance.json" in files
   for path in files:
     data = path.read_bytes()
     for at in rng.integers(0, len(data), 3):
       changed = bytearray(data)
       changed[at] ^= 1 << int(rng.integers(8))
       path.write_bytes(changed)
-      assert checkpoint.find_damage(epath.Path(item)) is not None, (path, at)
+      assert checksums.find_damage(epath.Path(item)) is not None, (path, at)
     path.write_bytes(data)
 
 
@@ -244,6 +245,28 @@ def test_another_configuration_is_refused_with_the_differences(undisturbed, caps
   assert loop.train(allowed, str(undisturbed[0]))["top1"] == undisturbed[1]["top1"]
   saved = configuration.load(epath.Path(undisturbed[0]) / "config.json")
   assert saved["grad_accum_steps"] == 2
+
+
+def test_another_split_of_the_same_size_is_refused_unless_allowed(tmp_path, capsys):
+  config = small_config()
+  config.data.split, config.data.num_examples = "train[:700]", 700
+  with pytest.raises(SystemExit):
+    loop.train(config, str(tmp_path), StopAfter(6))
+  first = provenance.read(epath.Path(tmp_path), 7)
+  config.data.split = "train[700:1400]"
+  with pytest.raises(InputError, match=r"data\.split\.records of digits train\[700:1400\]"):
+    loop.train(config, str(tmp_path))
+  loop.train(config, str(tmp_path), allow_change=["data.split"])
+  assert "data.split: 'train[:700]' -> 'train[700:1400]'" in capsys.readouterr().out
+  last = provenance.read(epath.Path(tmp_path), 20)
+  assert (first.run, first.step, last.step) == (last.run, 7, 20)
+  assert last.splits["data"].name == "digits train[700:1400]"
+  # Its class names need no data.
+  trained = inference.load(
+    workdir=str(tmp_path), config=None, evaluation={"dataset": "/nowhere/digits/1.0.0"}
+  )
+  assert trained.class_names == tuple("0123456789")
+  assert inference.class_names(dataclasses.replace(trained, class_names=("a",)))[:2] == ["a", "1"]
 
 
 @pytest.mark.parametrize("num_devices", [1, 4])
