@@ -81,10 +81,7 @@ def prepare(
 
 
 def _already_prepared(directory: pathlib.Path, arguments: dict[str, Any]) -> Prepared:
-  try:
-    summary = json.loads((directory / SUMMARY).read_text())
-  except (OSError, ValueError):
-    summary = {}
+  summary = shards.load_json(directory / SUMMARY)
   if not arguments.items() <= summary.items():
     raise InputError(
       f"{directory} is there already, prepared from other images or with other arguments. Give another "
@@ -115,12 +112,7 @@ def _begin(work: pathlib.Path, arguments: dict[str, Any]) -> None:
   path = work / "plan.json"
   if not path.exists():
     shards.save_json(path, arguments)
-    return
-  try:
-    same = json.loads(path.read_text()) == arguments
-  except ValueError:
-    same = False
-  if not same:
+  elif shards.load_json(path) != arguments:
     raise InputError(
       f"{work} was begun from other images or with other arguments. Give those again to go on with it, "
       "another --name or --data_dir, or remove it."
@@ -151,25 +143,21 @@ def _finish(
       f"All are listed in {work / QUARANTINE}. Repair them and give the same command again, or leave them "
       "out with --on_bad_record=skip: the shards that are done are kept."
     )
-  lengths: dict[str, list[int]] = collections.defaultdict(list)
-  num_bytes: collections.Counter[str] = collections.Counter()
-  counts: dict[str, collections.Counter[int]] = collections.defaultdict(collections.Counter)
-  for summary in done:
-    lengths[summary["split"]].append(summary["num_examples"])
-    num_bytes[summary["split"]] += summary["num_bytes"]
-    counts[summary["split"]].update({int(k): n for k, n in summary["classes"].items()})
+  by_split = {split: [s for s in done if s["split"] == split] for split in plan.num_examples}
+  lengths = {split: [s["num_examples"] for s in found] for split, found in by_split.items()}
+  num_bytes = {split: sum(s["num_bytes"] for s in found) for split, found in by_split.items()}
   if empty := [split for split in lengths if not sum(lengths[split])]:
     raise InputError(f"no image of the split {empty[0]!r} is good: see {work / QUARANTINE}.")
   prepared = Prepared(
     directory=directory,
-    splits={split: sum(lengths[split]) for split in plan.num_examples},
-    classes={split: _by_name(plan.classes, counts[split]) for split in plan.num_examples},
+    splits={split: sum(lengths[split]) for split in lengths},
+    classes={split: _count_classes(plan.classes, found) for split, found in by_split.items()},
     num_bad=len(bad),
     num_ignored=len(plan.ignored),
   )
   facts = {key: getattr(prepared, key) for key in _FACTS}
   shards.save_json(work / SUMMARY, arguments | facts)
-  plan.describe(work, {s: lengths[s] for s in plan.num_examples}, dict(num_bytes))
+  plan.describe(work, lengths, num_bytes)
   work.rename(directory)
   _clean(directory)
   return prepared
@@ -181,7 +169,11 @@ def _clean(directory: pathlib.Path) -> None:
   (directory / "plan.json").unlink(missing_ok=True)
 
 
-def _by_name(classes: Sequence[str], counts: collections.Counter[int]) -> dict[str, int]:
+def _count_classes(classes: Sequence[str], summaries: list[dict[str, Any]]) -> dict[str, int]:
+  """Returns {class name: number of images}; a class without a name goes by its index."""
+  counts: collections.Counter[int] = collections.Counter()
+  for summary in summaries:
+    counts.update({int(k): n for k, n in summary["classes"].items()})
   names = dict(enumerate(classes))
   return {names.get(i, str(i)): counts[i] for i in sorted({*names, *counts})}
 

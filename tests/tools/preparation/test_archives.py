@@ -33,7 +33,7 @@ def write(root, train=None, validation=None):
 
 def test_is_read_as_imagenet2012(tmp_path):
   directory = write(tmp_path, train=train_members(lambda i: 1 + (i < 3)))
-  result = sets.prepare(images.ImagePlan(archives.read(directory)), tmp_path / "out")
+  result = sets.prepare(images.plan(archives.read(directory)), tmp_path / "out")
   assert result.splits == {"train": 1003, "validation": 4}
   assert list(result.classes["train"]) == CLASSES and result.classes["train"][CLASSES[2]] == 2
   validation = sets.read(result.directory, "validation")

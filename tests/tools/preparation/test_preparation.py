@@ -302,9 +302,8 @@ def test_all_images_of_a_split_bad(tmp_path):
 
 def test_a_shard_without_good_images_is_read_over(photos, tmp_path):
   root, files = photos
-  made = sets.plan(root, num_shards=6)
-  for text in list(made.shards())[2].entries:
-    path = json.loads(text)[0]
+  third = list(sets.plan(root, num_shards=6).shards())[2]
+  for path, _ in third.examples():
     (root / path).write_bytes(b"")
     del files[path]
   prepared = sets.prepare(sets.plan(root, num_shards=6), tmp_path / "out", skip_bad=True)

@@ -66,7 +66,7 @@ def test_framing_is_that_of_tensorflow():
 
 def test_is_copied_whole(prepared, tmp_path):
   theirs, ours = prepared
-  made = tfrecords.TFRecordPlan(str(ours))
+  made = tfrecords.plan(str(ours))
   result = sets.prepare(made, tmp_path)
   assert result.directory == tmp_path / "mine" / "1.0.0"
   for path in theirs.glob("*.array_record*"):
@@ -90,11 +90,11 @@ def test_damaged_records_are_counted_and_the_others_kept(directory, tmp_path):
   length = struct.unpack("<Q", data[:8])[0] + 16
   second.write_bytes(data[:length] + b"\xff" + data[length + 1 :])  # the second record's length
   with pytest.raises(InputError, match="3 of 11 images cannot be used") as e:
-    sets.prepare(tfrecords.TFRecordPlan(str(directory)), tmp_path / "out")
+    sets.prepare(tfrecords.plan(str(directory)), tmp_path / "out")
   assert f"{first.name}:0: its checksum does not fit" in str(e.value)
   assert f"{second.name}:1: the checksum of its length does not fit; the rest" in str(e.value)
   assert "holds 2 records, dataset_info.json says 5" in str(e.value)
-  again = tfrecords.TFRecordPlan(str(directory))
+  again = tfrecords.plan(str(directory))
   result = sets.prepare(again, tmp_path / "out", skip_bad=True)
   assert result.splits == {"train": 4, "validation": 2} and result.num_bad == 3
   assert len(sets.read(result.directory, "train")) == 4
@@ -105,7 +105,7 @@ def test_truncated_files(directory, tmp_path, keep):
   path = min(directory.glob("*train*"))
   path.write_bytes(path.read_bytes()[:keep])
   with pytest.raises(InputError, match="says 4"):
-    sets.prepare(tfrecords.TFRecordPlan(str(directory)), tmp_path / "out")
+    sets.prepare(tfrecords.plan(str(directory)), tmp_path / "out")
 
 
 def test_lengths_and_examples_that_lie(directory, tmp_path):
@@ -118,7 +118,7 @@ def test_lengths_and_examples_that_lie(directory, tmp_path):
     framed(b"\xff\xff\xff") + framed(image) + framed(b"") + huge + masked_crc32c(huge)
   )
   with pytest.raises(InputError, match="4 of 11 images cannot be used") as e:
-    sets.prepare(tfrecords.TFRecordPlan(str(directory)), tmp_path / "out")
+    sets.prepare(tfrecords.plan(str(directory)), tmp_path / "out")
   assert ":0: not a tf.train.Example" in str(e.value)
   assert ":1: 0 images in the feature 'image'" in str(e.value)
   assert ":3: it ends within a record; the rest of the file, 12 bytes, is lost" in str(e.value)
@@ -150,4 +150,4 @@ def change(directory, **values):
 def test_bad_data_sets(directory, spoil, message):
   spoil(directory)
   with pytest.raises(InputError, match=message):
-    tfrecords.TFRecordPlan(str(directory))
+    tfrecords.plan(str(directory))
