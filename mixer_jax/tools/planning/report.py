@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mixer_jax.tools.planning import chips, estimate, flops, published
+from mixer_jax.tools.planning import chips, estimate, fit, flops, published
 from mixer_jax.tools.planning.program import Program
 from mixer_jax.training.experiment import Experiment
 
@@ -56,8 +56,7 @@ def make(
   devices: str,
   chip: chips.Chip | None,
   limit_bytes: int | None,
-  program: Program | None,
-  needed_bytes: int,
+  trial: fit.Trial,
 ) -> Report:
   """Returns the plan of an experiment on the devices of its mesh.
 
@@ -65,29 +64,23 @@ def make(
     devices: how the report calls them.
     chip: their rates; None: unknown.
     limit_bytes: of memory on each; None: unknown.
-    program: the compiled step, None if it was refused.
-    needed_bytes: of memory on each.
+    trial: what the compiler said of it.
   """
   image = abstract_image(exp)
   state = exp.abstract_state
-  forward = flops.forward_flops(exp.model, state.variables(), image)
   training = flops.training_flops(exp.model, state.variables(), image)
-  times = (
-    program
-    and chip
-    and estimate.make(
+  times = None
+  if trial.program and chip:
+    times = estimate.make(
       chip=chip,
       dtype=_settings(exp)["dtype"],
       num_devices=exp.mesh.size,
-      flops=program.flops,
-      bytes_moved=program.bytes_moved,
-      collectives=program.collectives,
+      program=trial.program,
       batch_size=exp.options.batch_size,
       total_steps=exp.total_steps,
       training_flops_per_image=training,
-      forward_flops_per_image=forward,
+      forward_flops_per_image=flops.forward_flops(exp.model, state.variables(), image),
     )
-  )
   return Report(
     devices=devices,
     num_devices=exp.mesh.size,
@@ -95,10 +88,10 @@ def make(
     settings=_settings(exp),
     parameters=sum(x.size for x in jax.tree.leaves(state.params)),
     training_flops_per_image=training,
-    program=program,
-    needed_bytes=needed_bytes,
+    program=trial.program,
+    needed_bytes=trial.needed_bytes,
     limit_bytes=limit_bytes,
-    estimate=times or None,
+    estimate=times,
     rates=chip.rates if chip else "unknown",
     total_steps=exp.total_steps,
     published=published.find(

@@ -61,7 +61,7 @@ def plan(directory: str) -> shards.Plan:
 
 
 def _classes(features: Any) -> list[str]:
-  label = next((features[key] for key in ("labels", "label") if key in features), None)
+  label: Any = next((features[key] for key in ("labels", "label") if key in features), None)
   label = getattr(label, "feature", label)  # of a sequence
   return label.names if getattr(label, "num_classes", None) else []
 

@@ -6,6 +6,7 @@ import struct
 
 import pytest
 import tensorflow_datasets as tfds
+from array_record.python import array_record_data_source
 
 from mixer_jax.errors import InputError
 from mixer_jax.tools.preparation import tfrecords
@@ -47,9 +48,7 @@ def prepared(tmp_path_factory):
   info |= {"fileFormat": "tfrecord", "citation": "Nobody, 2026"}
   (ours / "dataset_info.json").write_text(json.dumps(info))
   for path in theirs.glob("*.array_record*"):
-    source = tfds.core.data_sources.array_record.array_record_data_source.ArrayRecordDataSource(
-      [path]
-    )
+    source = array_record_data_source.ArrayRecordDataSource([path])
     data = b"".join(framed(source[i]) for i in range(len(source)))
     (ours / path.name.replace("array_record", "tfrecord")).write_bytes(data)
   return theirs, ours
