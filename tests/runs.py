@@ -12,6 +12,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from mixer_jax.training import loop
+
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = {
   "batch_size": 16, "total_steps": 20, "model.num_blocks": 2, "model.hidden_dim": 16,
@@ -19,8 +21,19 @@ SMALL = {
   "evaluation.every_steps": 10, "schedule.warmup_steps": 2, "log.every_steps": 5, "log.plots": False,
 }  # fmt: skip
 
-
 _BEFORE: dict[int, set[str]] = {}  # process -> shared-memory segments that were there at its start
+
+
+class StopAfter(loop.StopSignal):
+  """A signal that arrives after n more steps."""
+
+  def __init__(self, steps):
+    self._steps = steps
+
+  @property
+  def received(self):
+    self._steps -= 1
+    return signal.SIGTERM if self._steps < 0 else None
 
 
 def command(workdir, script="train.py", config="configs/quickstart.py", **flags):

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import signal
 
 import numpy as np
 import pytest
@@ -16,18 +15,6 @@ from mixer_jax.workdir import checkpoint
 from tests import runs, tfds_sets
 from tests.configurations import small_config
 from tests.marks import long
-
-
-class StopAfter(loop.StopSignal):
-  """A signal that arrives after n more steps."""
-
-  def __init__(self, steps):
-    self._steps = steps
-
-  @property
-  def received(self):
-    self._steps -= 1
-    return signal.SIGTERM if self._steps < 0 else None
 
 
 def averaging(**changes):
@@ -83,7 +70,7 @@ def test_interrupted_runs_end_bit_identical(undisturbed, tmp_path, capsys, stops
   config.data.num_workers = num_workers
   for steps in stops:
     with pytest.raises(SystemExit) as stop:
-      loop.train(config, str(tmp_path), StopAfter(steps))
+      loop.train(config, str(tmp_path), runs.StopAfter(steps))
     assert stop.value.code == 143
     assert int(capsys.readouterr().out.split("saved step ")[1].split()[0]) == steps_of(tmp_path)[-1]
   results = loop.train(config, str(tmp_path))
@@ -150,7 +137,7 @@ def stopped_run(tmp_path):
   config = averaging()
   config.checkpoint.keep_newest = 3
   with pytest.raises(SystemExit):
-    loop.train(config, str(tmp_path), StopAfter(14))
+    loop.train(config, str(tmp_path), runs.StopAfter(14))
   assert len(steps_of(tmp_path)) >= 3
   return config
 
