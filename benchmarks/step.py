@@ -23,9 +23,13 @@ import sys
 from contextlib import ExitStack
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from benchmarks import turns
+from mixer_jax import models
 from mixer_jax.models import mixer
-from mixer_jax.tools.planning import chips
+from mixer_jax.tools.planning import chips, flops
 
 RIVAL_PACKAGES = ("torch==2.13.0", "torchvision==0.28.0", "timm==1.0.31")
 ROOT = pathlib.Path(__file__).parents[1]
@@ -115,11 +119,11 @@ def model_flops(variant: str, work: str) -> int:
 
   Training counts three times the forward pass, less the gradient of the image, which nobody computes.
   """
-  sizes = mixer.VARIANTS[variant]
-  tokens, channels = (IMAGE_SIZE // sizes["patch_size"]) ** 2, sizes["hidden_dim"]
-  stem = 2 * tokens * channels * 3 * sizes["patch_size"] ** 2
-  block = 4 * tokens * channels * (sizes["tokens_mlp_dim"] + sizes["channels_mlp_dim"])
-  forward = stem + sizes["num_blocks"] * block + 2 * channels * NUM_CLASSES
+  model = models.build("mixer", variant=variant, num_classes=NUM_CLASSES)
+  image = jax.ShapeDtypeStruct((1, IMAGE_SIZE, IMAGE_SIZE, 3), jnp.float32)
+  variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), image)
+  forward = flops.forward_flops(model, variables, image)
+  stem = 2 * 3 * IMAGE_SIZE**2 * mixer.VARIANTS[variant]["hidden_dim"]
   return 3 * forward - stem if work == "training" else forward
 
 

@@ -100,4 +100,9 @@ def test_json_has_all_numbers():
   assert found["program"]["memory"]["total"] == found["needed_bytes"]
   assert found["estimate"]["bound_by"] == "compute"
   assert found["estimate"]["mfu"] == pytest.approx(75.6e9 * 128 / 9.761e12)
-  assert found["published"]["core_days"] == 10
+  assert found["published"] == {
+    "inference_images_per_sec": 1384, "core_days": 10, "extrapolated": True,
+  }  # fmt: skip
+  assert (
+    published.find("jft300m", "vit", "L/16", 7, 224) is None
+  )  # the L/16 of 7 epochs is a Mixer
