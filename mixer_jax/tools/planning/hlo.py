@@ -8,16 +8,11 @@ import collections
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
 
 COLLECTIVES = (
-  "all-reduce",
-  "all-gather",
-  "reduce-scatter",
-  "all-to-all",
-  "collective-permute",
+  "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute",
   "collective-broadcast",
-)
+)  # fmt: skip
 # Operations that move nothing themselves.
 _FREE = {
   "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call",
@@ -26,6 +21,7 @@ _FREE = {
 _ARRAY = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\](\{[^{}]*\})?")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([^\s=]+) = (.*)")
 _CALLED = re.compile(r"\b(?:calls|to_apply|body|condition)=%?([\w.-]+)")
+_BODY = re.compile(r"\bbody=%?([\w.-]+)")
 # The TPU compiler makes a reduce-scatter of a computation of this name around an all-reduce.
 _TPU_REDUCE_SCATTER = "all-reduce-scatter"
 _NOT_HBM = re.compile(r"S\([1-9]\d*\)")  # memory spaces other than 0: on-chip
@@ -182,10 +178,12 @@ def uncounted_loop_bytes(module: Module) -> int:
 
 
 def _loop_bodies(module: Module) -> set[str]:
-  lines: Iterator[Instruction] = (
-    line for computation in module.computations.values() for line in computation.values()
-  )
-  return {m[1] for line in lines if (m := re.search(r"\bbody=%?([\w.-]+)", line.attributes))}
+  return {
+    match[1]
+    for lines in module.computations.values()
+    for line in lines.values()
+    if (match := _BODY.search(line.attributes))
+  }
 
 
 def _hbm_bytes(computation: dict[str, Instruction]) -> int:

@@ -103,6 +103,4 @@ def test_json_has_all_numbers():
   assert found["published"] == {
     "inference_images_per_sec": 1384, "core_days": 10, "extrapolated": True,
   }  # fmt: skip
-  assert (
-    published.find("jft300m", "vit", "L/16", 7, 224) is None
-  )  # the L/16 of 7 epochs is a Mixer
+  assert published.find("jft300m", "vit", "L/16", 7, 224) is None  # the L/16 of 7 epochs is a Mixer
