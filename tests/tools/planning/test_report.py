@@ -68,7 +68,7 @@ def test_table():
     assert expected in text
 
 
-def test_the_papers_share_is_of_published_rates():
+def test_the_papers_share_needs_published_rates():
   text = report.table(b16(rates="measured here"))
   assert "links 0.74 ms (rates measured here): bound by compute" in text
   assert "45–80 %" not in text
@@ -80,14 +80,14 @@ def test_the_papers_speed_is_not_compared_with_other_chips():
   assert "of its bound" not in text
 
 
-def test_what_was_refused():
+def test_a_refused_program_does_not_fit():
   plan = b16(program=None, estimate=None, needed_bytes=int(22.9 * GIB))
   assert not plan.fits
   assert "22.90 GiB of 15.48 GiB: DOES NOT FIT, 7.42 GiB too much" in report.table(plan)
   assert json.loads(report.to_json(plan))["fits"] is False
 
 
-def test_what_compiles_may_be_too_large_too():
+def test_a_compiled_program_may_be_too_large():
   """GPUs and CPUs: their compiler does not refuse."""
   plan = b16(limit_bytes=4 * GIB)
   assert not plan.fits

@@ -69,7 +69,7 @@ def test_incomplete_or_other_archives(tmp_path):
       archives.read(write(tmp_path, validation=[(name, IMAGE)]))
 
 
-def test_archives_that_lie_about_sizes(tmp_path):
+def test_archives_with_wrong_sizes_are_refused(tmp_path):
   """A member that reaches beyond its archive must not reach into the next one's bytes."""
   name = f"{CLASSES[0]}.tar"
 

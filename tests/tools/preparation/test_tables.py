@@ -105,12 +105,3 @@ def test_bad_bytes_and_names(root):
   names.write_text("a\na\n")
   with pytest.raises(InputError, match="class 'a' is there twice"):
     tables.read(write(root, "d/0.JPG\ta"), "mine", str(names))
-
-
-def test_a_directory_and_a_missing_file_are_bad_images(root, tmp_path):
-  file = write(root, "d\ta", "d/0.JPG\ta", "d/gone.jpg\ta")
-  made = images.plan(tables.read(file, "mine"))
-  with pytest.raises(InputError, match=r"(?s)2 of 3 images cannot be used:") as e:
-    sets.prepare(made, tmp_path / "out")
-  assert "d: cannot be read: Is a directory" in str(e.value)
-  assert "d/gone.jpg: cannot be read: No such file" in str(e.value)

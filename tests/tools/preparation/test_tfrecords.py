@@ -107,7 +107,7 @@ def test_truncated_files(directory, tmp_path, keep):
     sets.prepare(tfrecords.plan(str(directory)), tmp_path / "out")
 
 
-def test_lengths_and_examples_that_lie(directory, tmp_path):
+def test_wrong_lengths_and_examples_are_counted(directory, tmp_path):
   path = min(directory.glob("*train*"))
   image = tfds.core.example_serializer.ExampleSerializer(
     tfds.features.FeaturesDict({"other": tfds.features.Text()}).get_serialized_info()

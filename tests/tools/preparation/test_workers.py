@@ -32,7 +32,7 @@ def fail():
     (fail, "as said"),
   ],
 )
-def test_is_an_error(tmp_path, monkeypatch, examples, message):
+def test_a_worker_that_hangs_dies_or_fails_is_an_error(tmp_path, monkeypatch, examples, message):
   monkeypatch.setattr(workers, "PATIENCE_SECS", 4.0 if examples is hang else 60.0)
   sets.folder(tmp_path / "in", {"x": 1})
   progress = workers.Progress(sets.plan(tmp_path / "in"), [], print)
