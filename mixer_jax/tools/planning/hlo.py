@@ -1,7 +1,6 @@
-"""What the compiler's cost analysis does not say, read off the compiled program's text (HLO).
+"""Collectives and repeated loops of a compiled program, read from its text (HLO).
 
-The analysis counts a loop's body once and lists no collectives. The text is the compiler's own, of a
-program of this project.
+The compiler's cost analysis counts a loop's body once and lists no collectives.
 """
 
 import collections
@@ -51,12 +50,12 @@ class Module:
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """All collectives of a kind in one execution of the program on one device.
+  """The collectives of one kind in one execution of the program on one device.
 
   Attributes:
     kind: "all-reduce", …
     count: how many are executed.
-    bytes: of the whole arrays (what is gathered, what is summed), of all of them together.
+    bytes: size of the whole arrays that are gathered, summed or moved, over all of them.
   """
 
   kind: str

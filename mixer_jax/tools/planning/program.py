@@ -1,4 +1,4 @@
-"""The real train step, compiled for devices that need not be there, and what the compiler says of it."""
+"""Compiles the real train step, also for absent devices; returns what the compiler says of it."""
 
 import dataclasses
 import re
@@ -134,7 +134,7 @@ def memory_limit(device: Any) -> int | None:
 
 
 def absent_memory_limit(device: Any) -> int | None:
-  """Returns the same for a device that is not there, from what the compiler refuses; takes no time."""
+  """Returns `memory_limit` of an absent device, from the compiler's refusal of a huge array."""
   place = jax.sharding.SingleDeviceSharding(device)
   too_large = jax.ShapeDtypeStruct((2**40,), jnp.uint8)
   try:

@@ -23,10 +23,10 @@ class Report:
     settings: what decides about memory: batch_size, grad_accum_steps, remat, fsdp, dtype.
     parameters: of the model.
     training_flops_per_image: of the model, by its matrix products.
-    program: the compiled step; None: it does not fit and could not be compiled.
-    needed_bytes, limit_bytes: memory of a device that is needed and that there is; None: not known.
-    estimate: None: unknown rates, or nothing compiled.
-    rates: where those of the devices are from: "published", "measured here", "unknown".
+    program: the compiled step. If None, the compiler refused it.
+    needed_bytes, limit_bytes: memory that the step needs and that a device has, if known.
+    estimate: None if rates are unknown or nothing was compiled.
+    rates: source of the devices' rates: "published", "measured here" or "unknown".
     total_steps: of the run.
     published: the paper's row, None if there is none.
   """
@@ -61,9 +61,9 @@ def make(
   """Returns the plan of an experiment on the devices of its mesh.
 
   Args:
-    devices: how the report calls them.
-    chip: their rates; None: unknown.
-    limit_bytes: of memory on each; None: unknown.
+    devices: label shown in the report.
+    chip: their rates, if known.
+    limit_bytes: memory of each device, if known.
     trial: what the compiler said of it.
   """
   image = abstract_image(exp)

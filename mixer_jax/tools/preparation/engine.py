@@ -1,8 +1,7 @@
 """Writes a data set shard by shard in processes: resumable, and visible only when it is whole.
 
-All is written next to where it will be, in VERSION.incomplete: shards, each atomically, and what each
-holds in `finished/`. A run that is cut off, however, is gone on with by the same plan. The directory is
-renamed when everything is there.
+Shards are written into VERSION.incomplete, each atomically, and a summary of each into `finished/`. After
+any interruption the same plan resumes. When everything is there, the directory is renamed to VERSION.
 """
 
 import collections
@@ -32,7 +31,7 @@ class Prepared:
     classes: {split: {class name: number of images}}.
     num_bad: images or records left out, listed in quarantine.jsonl.
     num_ignored: files that are no images, listed there too.
-    again: it was there already.
+    again: whether it was there already.
   """
 
   directory: pathlib.Path
@@ -47,15 +46,15 @@ def prepare(
   plan: shards.Plan, data_dir: str, *, num_workers: int, verify: bool,
   skip_bad: bool, report: Callable[[str], None] = print,
 ) -> Prepared:  # fmt: skip
-  """Writes the data set into data_dir/name/version, going on where an earlier run was cut off.
+  """Writes the data set into data_dir/name/version; resumes an interrupted preparation.
 
   Args:
     plan: what to write.
     data_dir: TFDS's directory of data sets.
-    num_workers: processes; 0: this one.
-    verify: each image is decoded, and bad if that fails; else it is copied unseen.
-    skip_bad: leave bad images out; else they keep the data set from being finished.
-    report: told the progress, a line at a time.
+    num_workers: processes. If 0, this process writes.
+    verify: decode each image, which is bad if that fails. Without it images are only copied.
+    skip_bad: leave bad images out. Without it bad images are an error.
+    report: called with each line of progress.
 
   Raises:
     InputError: bad images without `skip_bad`; another data set is there; no room; another process at work.
@@ -107,7 +106,7 @@ def _lock(directory: pathlib.Path) -> Iterator[None]:
 
 
 def _begin(work: pathlib.Path, arguments: dict[str, Any]) -> None:
-  """Makes the directory, or finds it as the same plan left it."""
+  """Makes the directory; raises InputError if another plan has begun one."""
   work.mkdir(exist_ok=True)
   path = work / "plan.json"
   if not path.exists():
@@ -164,7 +163,7 @@ def _finish(
 
 
 def _clean(directory: pathlib.Path) -> None:
-  """Removes what only the preparation needs; after the renaming, so that until then it can go on."""
+  """Removes what only the preparation needs, after the renaming: until then it can resume."""
   shutil.rmtree(directory / "finished", ignore_errors=True)
   (directory / "plan.json").unlink(missing_ok=True)
 

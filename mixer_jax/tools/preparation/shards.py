@@ -1,4 +1,4 @@
-"""Writing a shard: read, verify, count; whole or not at all."""
+"""Plans and shards, and writing a shard: each is written whole or not at all."""
 
 import collections
 import json

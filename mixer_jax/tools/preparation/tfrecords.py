@@ -1,7 +1,7 @@
-"""A TFDS data set stored as TFRecord: the same examples, splits and names, without TensorFlow.
+"""Copies a TFDS data set stored as TFRecord to ArrayRecord, without TensorFlow.
 
-TFDS stores the same serialized tf.train.Example in either format, so records are copied. A TFRecord is
-its length (8 bytes, little-endian), the masked CRC-32C of that, the data, and the data's masked CRC.
+TFDS stores the same serialized tf.train.Example in both formats. A TFRecord is the length of the data
+(8 bytes, little-endian), the masked CRC-32C of the length, the data, and the data's masked CRC-32C.
 """
 
 import functools
@@ -95,7 +95,7 @@ def _describe(
   source: pathlib.Path, proto: Any, name: str,
   directory: pathlib.Path, lengths: dict[str, list[int]], num_bytes: dict[str, int],
 ) -> None:  # fmt: skip
-  """Carries the description over; only the format and the lengths are new."""
+  """Copies the description; only the format and the lengths of the shards are new."""
   import tensorflow_datasets as tfds
 
   shutil.copyfile(source / "features.json", directory / "features.json")

@@ -20,7 +20,7 @@ _REPORT_SECS = 10.0
 
 
 class Progress:
-  """Says how far it is, every ten seconds."""
+  """Reports the progress every ten seconds."""
 
   def __init__(self, plan: shards.Plan, done: list[dict[str, Any]], report: Callable[[str], None]):
     self._total = sum(plan.num_examples.values())
@@ -142,7 +142,7 @@ def _receive(connection: Any) -> Any:
 
 
 def _work(connection: Any, parent: int, work: pathlib.Path, verify: bool) -> None:
-  """Writes the shards that it is sent; dies with its parent, however that dies."""
+  """Writes the shards that the parent sends; ends when the parent ends."""
   processes.die_with(parent, 1)
   while True:
     shard = connection.recv()
