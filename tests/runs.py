@@ -21,8 +21,19 @@ SMALL = {
   "evaluation.every_steps": 10, "schedule.warmup_steps": 2, "log.every_steps": 5, "log.plots": False,
 }  # fmt: skip
 
-
 _BEFORE: dict[int, set[str]] = {}  # process -> shared-memory segments that were there at its start
+
+
+class StopAfter(StopSignal):
+  """A signal that arrives after n more steps."""
+
+  def __init__(self, steps):
+    self._steps = steps
+
+  @property
+  def received(self):
+    self._steps -= 1
+    return signal.SIGTERM if self._steps < 0 else None
 
 
 def command(workdir, script="train.py", config="configs/quickstart.py", **flags):
@@ -141,15 +152,3 @@ def kill(process, number):
     os.killpg(process.pid, number)
   else:
     process.send_signal(number)
-
-
-class StopAfter(StopSignal):
-  """A signal that arrives after n more steps."""
-
-  def __init__(self, steps):
-    self._steps = steps
-
-  @property
-  def received(self):
-    self._steps -= 1
-    return signal.SIGTERM if self._steps < 0 else None

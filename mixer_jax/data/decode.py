@@ -20,9 +20,7 @@ Part = UInt8[np.ndarray, "part_h part_w c"]
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 
 MAX_PIXELS = 100_000_000  # of an image: 300 MB decoded; ImageNet's largest has 60 million
-MAX_SCANS = (
-  100  # of a progressive JPEG, each of which may touch all of the image; encoders write 10
-)
+MAX_SCANS = 100  # of a progressive JPEG. Each may touch the whole image; encoders write 10.
 
 _OTHERS = {
   b"GIF8": "a GIF", b"BM": "a BMP", b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"<": "HTML or XML",

@@ -69,14 +69,9 @@ def decode_region(
 
 
 def _decode(
-  library: Any,
-  handle: Any,
-  data: bytes,
-  box: tuple[int, int, int, int],
-  channels: int,
-  eighths: int,
+  library: Any, handle: Any, data: bytes, box: tuple[int, int, int, int], channels: int, eighths: int,
   max_scans: int,
-) -> np.ndarray | None:
+) -> np.ndarray | None:  # fmt: skip
   library.tj3Set(handle, _FAST_DCT, 1)
   library.tj3Set(handle, _SCAN_LIMIT, max_scans)
   # Files of unusual subsampling cannot be cut; the header says so, or the region is refused.
@@ -92,11 +87,8 @@ def _decode(
   block = _MCU_WIDTHS[subsampling] * eighths // 8
   start, end = max(left - 1, 0) // block * block, min(left + width + 1, full_width)
   region = _Region(start, top, end - start, height)
-  if (
-    library.tj3SetScalingFactor(handle, _Fraction(eighths // _gcd8(eighths), 8 // _gcd8(eighths)))
-    < 0
-    or library.tj3SetCroppingRegion(handle, region) < 0
-  ):
+  scaled = library.tj3SetScalingFactor(handle, _Fraction(1, 8 // eighths))
+  if scaled < 0 or library.tj3SetCroppingRegion(handle, region) < 0:
     return None
   pixels = np.empty((height, end - start, channels), np.uint8)
   failed = library.tj3Decompress8(
@@ -105,10 +97,6 @@ def _decode(
   if failed and library.tj3GetErrorCode(handle) != _WARNING:
     raise ValueError(library.tj3GetErrorStr(handle).decode(errors="replace"))
   return pixels[:, left - start : left - start + width]
-
-
-def _gcd8(eighths: int) -> int:
-  return eighths & -eighths  # eighths divides 8
 
 
 @functools.cache

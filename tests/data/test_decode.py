@@ -284,7 +284,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_bombs_cost_nothing(name):
+def test_decompression_bombs_are_refused_before_decoding(name):
   before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
   for _ in range(20):
     with pytest.raises(BadRecordError, match=r"pixels; 100000000 at most"):
@@ -318,7 +318,7 @@ def test_too_many_scans_are_refused():
     (b"\x89PNG\r\n\x1a\n" + golden_jpeg("extra_tiny"), "PNG"),
   ],
 )  # fmt: skip
-def test_what_is_no_image_is_named(data, message):
+def test_files_that_are_no_image_are_named(data, message):
   for call in (decode.read_header, decode.decode_image):
     if call is decode.read_header and data[:3] == b"\xff\xd8\xff" and message == "JPEG":
       continue  # some damage is found only by decoding

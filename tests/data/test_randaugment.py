@@ -56,21 +56,13 @@ def test_operation_matches_the_recorded_result(recorded, entry):
 
 
 @pytest.mark.parametrize("step", one_of_each(), ids=lambda step: step.name)
-def test_operation_leaves_its_input_alone(step):
-  image = noise(24, 31)
-  before = image.copy()
-  got = randaugment.apply(image, [step], magnitude=15)
-  np.testing.assert_array_equal(image, before)
-  assert not np.shares_memory(got, image)
-
-
-@pytest.mark.parametrize("step", one_of_each(), ids=lambda step: step.name)
-def test_operation_takes_views_and_read_only_images(step):
-  image = noise(24, 31)
-  flipped = image[:, ::-1]
+def test_operation_takes_views_and_leaves_its_input_alone(step):
+  flipped = noise(24, 31)[:, ::-1]
   flipped.flags.writeable = False
+  got = randaugment.apply(flipped, [step], magnitude=15)
   want = randaugment.apply(np.ascontiguousarray(flipped), [step], magnitude=15)
-  np.testing.assert_array_equal(randaugment.apply(flipped, [step], magnitude=15), want)
+  np.testing.assert_array_equal(got, want)
+  assert not np.shares_memory(got, flipped)
 
 
 @pytest.mark.parametrize("magnitude", [0, 3, 15, 20, 1000])
@@ -113,18 +105,6 @@ def test_layers_are_applied_in_order():
   got = randaugment.apply(image, [cut, invert], magnitude=1)
   np.testing.assert_array_equal(got, 255 - randaugment.apply(image, [cut], magnitude=1))
   assert (got[:7, 1:9] == 127).all()
-
-
-def test_layers_are_drawn_by_the_seed():
-  for seed in range(20):
-    draws = randaugment.draw(np.random.default_rng(seed), 24, 31, num_layers=2)
-    assert draws == randaugment.draw(np.random.default_rng(seed), 24, 31, num_layers=2)
-
-
-def test_no_layers_is_the_identity():
-  image = noise(4, 5)
-  got = randaugment.apply(image, [], magnitude=15)
-  np.testing.assert_array_equal(got, image)
 
 
 def test_operations_and_signs_are_drawn_uniformly():

@@ -251,7 +251,7 @@ def test_another_split_of_the_same_size_is_refused_unless_allowed(tmp_path, caps
   config = small_config()
   config.data.split, config.data.num_examples = "train[:700]", 700
   with pytest.raises(SystemExit):
-    loop.train(config, str(tmp_path), StopAfter(6))
+    loop.train(config, str(tmp_path), runs.StopAfter(6))
   first = provenance.read(epath.Path(tmp_path), 7)
   config.data.split = "train[700:1400]"
   with pytest.raises(InputError, match=r"data\.split\.records of digits train\[700:1400\]"):

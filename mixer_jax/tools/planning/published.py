@@ -35,9 +35,6 @@ def find(
     same_model = (paper_numbers.FAMILIES[family], row_variant) == (model, variant)
     same_run = (row["pretrain"], float(row["pretrain_epochs"])) == (_DATASETS.get(dataset), epochs)
     if same_model and same_run and input_shape == (int(row["image_size"]),) * 2 + (3,):
-      return Published(
-        int(row["images_per_sec_per_tpuv3_core"]),
-        int(row["tpuv3_core_days"]),
-        row["core_days_extrapolated"] == "yes",
-      )
+      speed, cost = int(row["images_per_sec_per_tpuv3_core"]), int(row["tpuv3_core_days"])
+      return Published(speed, cost, row["core_days_extrapolated"] == "yes")
   return None
