@@ -116,7 +116,7 @@ def test_an_address_is_downloaded_once(server, capsys):
   subprocess.run(check, cwd=download.cache_dir(), check=True)
 
 
-def test_a_name_is_downloaded_and_must_be_what_it_is_called(server, monkeypatch):
+def test_a_released_name_must_hold_the_model_that_it_names(server, monkeypatch):
   behaviour, url = server
   fields = weights.describe(weights.load_npz(GOLDEN / "mixer_tiny_checkpoint.npz")).fields
   entry = released.Released(url, "imagenet2012", fields)
@@ -143,7 +143,7 @@ def test_timms_files_are_known_by_their_content(server):
   assert weights.describe(weights.load(f"{url}?download=1")).fields["patch_size"] == 8
 
 
-def test_a_broken_download_goes_on_where_it_was(server):
+def test_a_broken_download_resumes(server):
   behaviour, url = server
   behaviour.break_after = 9000
   assert_golden(weights.load(url))
@@ -151,7 +151,7 @@ def test_a_broken_download_goes_on_where_it_was(server):
   assert cached() == WHOLE
 
 
-def test_the_next_command_goes_on_too(server):
+def test_the_next_command_resumes_too(server):
   behaviour, url = server
   behaviour.break_after = 5000
   with pytest.raises(InputError, match=r"15,000 of 22,788 bytes.* 15,000 bytes are kept"):
@@ -185,7 +185,7 @@ def test_a_half_of_another_file_is_never_continued(server, first, then):
 
 def break_off(behaviour, url, **changes):
   """Leaves 15 000 bytes of another file of the same length."""
-  change(behaviour, content=b"PK" + bytes(len(CONTENT) - 4), break_after=5000, **changes)
+  change(behaviour, content=b"PK\x03\x04" + bytes(len(CONTENT) - 4), break_after=5000, **changes)
   with pytest.raises(InputError, match="could not be downloaded"):
     weights.load(url)
   behaviour.break_after = None
