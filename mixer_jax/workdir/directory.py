@@ -34,6 +34,8 @@ def check(directory: epath.Path, config: Any, may_change: tuple[str, ...]) -> No
     raise InputError(f"workdir {directory} cannot be read: {e}") from e
   saved = configuration.load(path)
   _check_version(directory, saved, may_change)
+  others = {*saved["evaluators"]} ^ {*config["evaluators"]}  # may come and go
+  may_change = (*may_change, *(f"evaluators.{name}" for name in others))
   if changed := configuration.differences(saved, config, may_change):
     listed = "\n  ".join(changed)
     raise InputError(

@@ -198,7 +198,8 @@ def _same(a: str, b: str) -> bool:
 def _asked(run: Run, source: str) -> protocol.Run:
   config = run.config
   transfer = protocol.Transfer(source, config["data"]["dataset"], config["image_size"])
-  judge = "dev" if config["evaluation"]["split"] == "dev" else "test"
+  best, _, _ = config["best"].partition("/")
+  judge = "dev" if config["evaluators"][best]["split"] == "dev" else "test"
   return protocol.Run(transfer, float(config["learning_rate"]), int(config["seed"]), judge)
 
 
