@@ -9,6 +9,8 @@ Without --dataset: by the evaluators of the configuration that classify, or thos
 file alone needs --dataset, and is evaluated by configs/evaluate.py.
 """
 
+from typing import Any
+
 from absl import app, flags
 
 from mixer_jax.errors import InputError
@@ -44,8 +46,8 @@ def main(argv: list[str]) -> None:
     if _DATASET.value is None:
       raise InputError("--weights alone needs --dataset.")
     model["config"] = evaluate_config.make_config(model["weights_file"])
-  asked = {flag.name: flag.value for flag in (_EVALUATORS, _DATASET, _SPLIT, _DATA_DIR)}
-  written = {flag.name: flag.value for flag in (_DETAILS, _RECORD)}
+  asked: dict[str, Any] = {f.name: f.value for f in (_EVALUATORS, _DATASET, _SPLIT, _DATA_DIR)}
+  written: dict[str, Any] = {f.name: f.value for f in (_DETAILS, _RECORD)}
   distributed.agree({**model, **asked, **written})
   trained = inference.load(**model)
   sections = evaluate.choose(trained.setup.options, **asked)

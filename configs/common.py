@@ -24,7 +24,7 @@ def get_config(model: str = "mixer") -> Any:
     "model": {"name": model},
     "evaluators": {"val": {"type": "classification"}, "pictures": {"type": "pictures"}},
   }
-  config = _section(schema.tree(named, models.schema)).lock()
+  config: Any = _section(schema.tree(named, models.schema)).lock()
   config.evaluators.unlock()
   return config
 

@@ -46,13 +46,13 @@ class Fewshot:
     """
     self._setup, self._section, data = setup, section, setup.options.data
     self._features_step = setup.make_features_step()
-    where_from = dict(
-      dataset=section.dataset or data.dataset,
-      data_dir=section.data_dir or data.data_dir,
-      label=data.label if section.dataset in (None, data.dataset) else None,
-    )
+    place: dict[str, Any] = {
+      "dataset": section.dataset or data.dataset,
+      "data_dir": section.data_dir or data.data_dir,
+      "label": data.label if section.dataset in (None, data.dataset) else None,
+    }
     train, test = (
-      sources.open_source(split=split, **where_from)
+      sources.open_source(split=split, **place)
       for split in (section.train_split, section.test_split)
     )
     if not train.num_classes:
@@ -68,14 +68,14 @@ class Fewshot:
         num_classes=self.drawn.num_classes,
         ops=ops.Preprocess(section.ops, setup.options.image_size, f"{where}ops"),
         on_bad_record=data.on_bad_record,
-        **where_from,
+        **place,
       )
       return spec, source
 
     self.train = opened(section.train_split, Selected(train, self.drawn.rows))
     self.test = opened(section.test_split, test)
     self.every_steps = section.every_steps
-    self.title = f"on {where_from['dataset']}"
+    self.title = f"on {place['dataset']}"
 
   def __call__(self, variables: Any, step: int) -> Iterator[tuple[str, float]]:
     """Yields (name, value) as fewshot.evaluate does."""

@@ -53,7 +53,7 @@ def test_eval_runs_those_that_classify_or_those_asked_for(finished):
   trained = inference.load(workdir=str(finished[0]), config=None)
   options = trained.setup.options
   assert set(evaluate.choose(options)) == {"seen", "val"}
-  with pytest.raises(InputError, match="'seem'.* 'seen'"):
+  with pytest.raises(InputError, match=r"'seem'.* 'seen'"):
     evaluate.choose(options, evaluators=["seem"])
   found = evaluate.evaluate(trained, evaluate.choose(options, evaluators=["fewshot", "seen"]))
   logged = runs.records(finished[0])

@@ -85,18 +85,18 @@ def five_shot(run: Run, pretraining: Pretraining) -> float | None:
 
 def five_shot_curve(run: Run, pretraining: Pretraining) -> list[tuple[int, float]]:
   """Returns (step, share) of a run's ImageNet 5-shot accuracy; none if it was measured otherwise."""
-  wanted = {"train_split": schema.Fewshot.train_split, **_fewshot(pretraining)}
+  wanted = vars(schema.Fewshot()) | _fewshot(pretraining)
   same = all(
-    (run.value(f"evaluators.fewshot.{key}") or getattr(schema.Fewshot, key)) == value
-    for key, value in wanted.items()
+    (run.value(f"evaluators.fewshot.{key}") or getattr(schema.Fewshot, key)) == wanted[key]
+    for key in ("dataset", "train_split", "test_split", "ops")
   )
   return run.curve("fewshot/5shot") if same else []
 
 
 def _fewshot(p: Pretraining) -> dict[str, str]:
   """Returns the section of the few-shot evaluator that figures 2 and 4 read."""
-  ops = rows.permuted(schema.Fewshot.ops, p.order) if p.order else schema.Fewshot.ops
-  return {"type": "fewshot", "dataset": "imagenet2012", "test_split": "validation", "ops": ops}
+  ops = {"ops": rows.permuted(schema.Fewshot.ops, p.order)} if p.order else {}
+  return {"type": "fewshot", "dataset": "imagenet2012", **ops}
 
 
 def _draw_subsets(axes: Any, runs: dict[Pretraining, Run]) -> list[str]:

@@ -21,7 +21,7 @@ def points(axes, marker):
 def pretrained(tmp_path, argument, shots, *, fewshot="imagenet2012", change=None):
   """Writes a finished JFT-300M run with 5-shot accuracies at some steps."""
   config = jft.get_config(argument)
-  config.evaluators.fewshot = {"type": "fewshot", "dataset": fewshot, "test_split": "validation"}
+  config.evaluators.fewshot = {"type": "fewshot", "dataset": fewshot}
   if change:
     change(config)
   end = rows.total_steps(f"configs/jft.py:{argument}")
