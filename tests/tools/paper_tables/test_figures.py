@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from configs import finetune, jft
+from mixer_jax import schema
 from mixer_jax.tools import paper_numbers
 from mixer_jax.tools.paper_tables import figures, results, rows
 from tests.tools.paper_tables import made
