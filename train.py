@@ -9,7 +9,9 @@ from ml_collections import config_flags
 
 from mixer_jax.tools import command, process_flags
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file.", lock_config=True)
+_CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "Configuration file.", lock_config=False, accept_new_attributes=True
+)
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Directory of the run, local, shared or gs://.", required=True
 )

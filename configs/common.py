@@ -12,7 +12,7 @@ from mixer_jax.errors import InputError
 
 
 def get_config(model: str = "mixer") -> Any:
-  """Returns the configuration with its defaults, locked: no key can be added.
+  """Returns the configuration with its defaults, locked: no key can be added, but evaluators can.
 
   Args:
     model: the model family, whose fields are those of config.model.
@@ -20,7 +20,13 @@ def get_config(model: str = "mixer") -> Any:
   Raises:
     InputError: unknown family.
   """
-  return _section(schema.tree({"model": {"name": model}}, models.schema)).lock()
+  named = {
+    "model": {"name": model},
+    "evaluators": {"val": {"type": "classification"}, "pictures": {"type": "pictures"}},
+  }
+  config: Any = _section(schema.tree(named, models.schema)).lock()
+  config.evaluators.unlock()
+  return config
 
 
 def _section(fields: configuration.Tree) -> ConfigDict:

@@ -28,6 +28,6 @@ def make_config(source: str) -> Any:
   config.num_classes = origin.fields["num_classes"]
   config.loss = "softmax_xent"
   config.model.update({k: v for k, v in origin.fields.items() if k != "num_classes"})
-  config.evaluation.ops = "decode|resize_small|central_crop"
-  config.evaluation.batch_size = 256
+  config.evaluators.val.ops = "decode|resize_small|central_crop"
+  config.evaluators.val.batch_size = 256
   return config

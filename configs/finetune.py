@@ -73,19 +73,17 @@ def get_config(arg: str = ""):
   train, judge = _roles(given["judge"], dataset)
   config.num_classes = dataset.num_classes
   config.data.dataset = given["dataset"]
-  config.data.split, config.evaluation.split = train, judge
+  config.data.split, config.evaluators.val.split = train, judge
   config.data.num_examples = dataset.splits[train].num_examples
-  config.evaluation.num_examples = dataset.splits[judge].num_examples
-  config.data.labels_per_image = config.evaluation.labels_per_image = dataset.labels_per_image
+  config.evaluators.val.num_examples = dataset.splits[judge].num_examples
+  config.data.labels_per_image = config.evaluators.val.labels_per_image = dataset.labels_per_image
   if dataset.labels_per_image > 1:
     config.loss = "sigmoid_xent"
   vtab = given["dataset"].startswith("vtab/")
   resize = f"decode|resize({height}{f', {width}' * (width != height)})"
   config.data.ops = _training_ops(given["crop"], resize if vtab else None, dataset.mirror)
-  config.evaluation.ops = "decode|resize|central_crop"
-  if vtab:
-    config.evaluation.ops = resize
-  config.evaluation.batch_size = 512
+  config.evaluators.val.ops = resize if vtab else "decode|resize|central_crop"
+  config.evaluators.val.batch_size = 512
 
   default = VTAB_STEPS if vtab else STEPS.get(given["dataset"], OTHER_STEPS)
   config.total_steps = int(given["steps"] or default)
@@ -95,7 +93,7 @@ def get_config(arg: str = ""):
   config.schedule.decay = "cosine"
   # The paper's 500 steps; the shortest runs take fewer, as in big_vision's configs/transfer.py.
   config.schedule.warmup_steps = min(500, config.total_steps // 5)
-  config.evaluation.every_steps = max(config.total_steps // 5, 1)
+  config.evaluators.val.every_steps = max(config.total_steps // 5, 1)
   config.checkpoint.every_steps = max(config.total_steps // 5, 1)
   return config
 
@@ -128,6 +126,6 @@ def _roles(judge: str, dataset) -> tuple[str, str]:
     if name not in dataset.splits:
       raise InputError(
         f"the data set has no split {name!r}; it has {', '.join(dataset.splits)}. Set config.data.split "
-        "and config.evaluation.split with their num_examples by hand."
+        "and config.evaluators.val.split with their num_examples by hand."
       )
   return train, judge

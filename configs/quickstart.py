@@ -33,11 +33,11 @@ def get_config(model: str = "mixer"):
   config.data.num_examples = 1437
   config.data.ops = "decode|inception_crop(area_min=80)"  # mirrored digits are not digits
 
-  config.evaluation.split = "test"
-  config.evaluation.num_examples = 360
-  config.evaluation.ops = "decode|resize(16)"
-  config.evaluation.batch_size = 360
-  config.evaluation.every_steps = 200
+  config.evaluators.val.split = "test"
+  config.evaluators.val.num_examples = 360
+  config.evaluators.val.ops = "decode|resize(16)"
+  config.evaluators.val.batch_size = 360
+  config.evaluators.val.every_steps = 200
 
   config.optimizer.weight_decay = 0.1
   config.schedule.warmup_steps = 50

@@ -180,7 +180,7 @@ def build(config):
     ("batch_size", 128.0, r"config\.batch_size is 128\.0 of type float; expected int"),
     ("loss", "sigmoid", r"config\.loss is 'sigmoid'.*one of 'sigmoid_xent', 'softmax_xent'"),
     ("optimizer.name", "adamw", r"config\.optimizer\.name is 'adamw'.*one of 'adam', 'momentum'"),
-    ("log.plots", 1, r"config\.log\.plots is 1 of type int; expected bool"),
+    ("init.new_head", 1, r"config\.init\.new_head is 1 of type int; expected bool"),
     ("model.num_classes", 3, r"Set config\.num_classes"),
     ("model.stoch_depth", "no", r"config\.model\.stoch_depth"),
     (

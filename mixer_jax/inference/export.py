@@ -17,6 +17,7 @@ import numpy as np
 
 from mixer_jax import files
 from mixer_jax.errors import InputError, SaveError
+from mixer_jax.evaluators import best
 from mixer_jax.inference import trained as trained_lib
 from mixer_jax.training import augment
 
@@ -146,7 +147,7 @@ def description(trained: trained_lib.Trained, input_type: str) -> dict[str, Any]
       "dtype": input_type,
       "shape": ["batch", *sides, channels],
       "values": f"{colours} pixels 0 to 255" if input_type == "uint8" else f"{colours}, {values}",
-      "preprocessing": setup.options.evaluation.ops,
+      "preprocessing": setup.options.evaluators[best(setup.options)[0]].ops,
     },
     "output": {
       "name": "logits",

@@ -92,7 +92,7 @@ def predict(
   """Yields a prediction, or an error, for each file, in order.
 
   Args:
-    trained: the model; images meet its configuration's evaluation pre-processing.
+    trained: the model; images meet the pre-processing of its config.best's evaluator.
     paths: files.
     class_names: of all classes.
     top: classes for each image.
@@ -101,11 +101,11 @@ def predict(
   setup = trained.setup
   size = -(-min(batch_size, len(paths)) // setup.mesh.size) * setup.mesh.size
   blank = np.zeros(setup.options.input_shape, np.uint8)
-  top_step = make_top_step(setup, top)
+  top_step, preprocess = make_top_step(setup, top), trained_lib.preprocess(setup)
 
   def load(path: str) -> np.ndarray | BadRecordError:
     try:
-      return load_image(path, setup.eval_split.ops)
+      return load_image(path, preprocess)
     except BadRecordError as e:
       return e
 

@@ -6,14 +6,13 @@ What evaluation, prediction, few-shot and export share.
 import contextlib
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 from etils import epath
 
-from mixer_jax import configuration, weights
-from mixer_jax.data import sources
+from mixer_jax import configuration, evaluators, weights
+from mixer_jax.data import ops, sources
 from mixer_jax.errors import InputError
 from mixer_jax.training import experiment
 from mixer_jax.training.state import Variables
@@ -46,7 +45,6 @@ def load(
   config: Any | None,
   which: str | int = "newest",
   weights_file: str | None = None,
-  evaluation: Mapping[str, Any] | None = None,
 ) -> Trained:
   """Loads a checkpoint of a workdir, or a weights file.
 
@@ -55,17 +53,15 @@ def load(
     config: the configuration; needed with `weights_file` alone.
     which: the checkpoint: "newest", "best", or its step.
     weights_file: name, address or file of parameters (weights.load), instead of a checkpoint.
-    evaluation: keys of config.evaluation that are to be otherwise than in the configuration.
 
   Raises:
     InputError: no such run, checkpoint or file, or parameters that do not fit the model.
   """
   directory = None if workdir is None else workdirs.path_of(workdir)
   if directory is not None:
-    config = _evaluation_of(workdirs.load_config(directory), config)
+    config = _here(workdirs.load_config(directory), config)
   elif config is None:
     raise InputError("give --workdir, or --weights together with --config.")
-  config = {**config, "evaluation": {**config["evaluation"], **(evaluation or {})}}
   setup = experiment.build_model(config, experiment.make_mesh(config))
   if weights_file is not None:
     return _load_weights(setup, weights_file)
@@ -74,7 +70,7 @@ def load(
   raise InputError("give --workdir, or --weights together with --config.")
 
 
-def _evaluation_of(own: dict[str, Any], config: Any | None) -> dict[str, Any]:
+def _here(own: dict[str, Any], config: Any | None) -> dict[str, Any]:
   """Returns the workdir's configuration on all devices here, or the given one if its model is the same."""
   if config is None:
     return {**own, "mesh": _mesh_here(own["mesh"])}
@@ -118,16 +114,21 @@ def _load_checkpoint(
   return Trained(setup, variables, f"{directory} step {chosen}", chosen, names)
 
 
+def preprocess(setup: experiment.ModelSetup) -> ops.Preprocess:
+  """Returns the preprocessing of config.best's evaluator, which is that of images without a label, too."""
+  name, _ = evaluators.best(setup.options)
+  text = setup.options.evaluators[name].ops
+  return ops.Preprocess(text, setup.options.input_shape, f"config.evaluators.{name}.ops")
+
+
 def class_names(trained: Trained) -> list[str]:
   """Returns the names of the model's classes; those without a name are numbers.
 
   Where the checkpoint carries none, TFDS's description of the data set has them; the data need not be there.
   """
-  split, num_classes = trained.setup.eval_split, trained.setup.options.num_classes
+  data, num_classes = trained.setup.options.data, trained.setup.options.num_classes
   names = list(trained.class_names)
   if not names:
     with contextlib.suppress(InputError):  # TFDS may not know the data set
-      names = sources.class_names(
-        dataset=split.dataset, data_dir=split.data_dir, label=split.label
-      )[:num_classes]
-  return names + [str(i) for i in range(len(names), num_classes)]
+      names = sources.class_names(dataset=data.dataset, data_dir=data.data_dir, label=data.label)
+  return [*names[:num_classes], *map(str, range(len(names), num_classes))]

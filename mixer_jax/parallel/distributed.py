@@ -38,7 +38,8 @@ _PRIVATE = (
   "data_dir",
   "config.data.data_dir",
   "config.data.num_workers",
-  "config.evaluation.num_workers",
+  "config.evaluators.*.data_dir",
+  "config.evaluators.*.num_workers",
 )
 
 

@@ -169,14 +169,14 @@ def _train_flags(prepared: engine.Prepared, plan: shards.Plan) -> list[str]:
   lines = [
     f"--config.data.dataset={prepared.directory}",
     f"--config.data.split={train} --config.data.num_examples={prepared.splits[train]}",
-    f"--config.evaluation.split={evaluated} "
-    f"--config.evaluation.num_examples={prepared.splits[evaluated]}",
+    f"--config.evaluators.val.split={evaluated} "
+    f"--config.evaluators.val.num_examples={prepared.splits[evaluated]}",
     f"--config.num_classes={len(plan.classes)}",
   ]
   if plan.labels_per_image != 1:
     most = plan.labels_per_image or "MOST_LABELS_OF_AN_IMAGE"
     lines += [
-      f"--config.data.labels_per_image={most} --config.evaluation.labels_per_image={most}",
+      f"--config.data.labels_per_image={most} --config.evaluators.val.labels_per_image={most}",
       "--config.loss=sigmoid_xent",
     ]
   return lines

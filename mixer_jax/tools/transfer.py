@@ -72,7 +72,7 @@ def _load_get_config(path: str) -> worker.MakeConfig:
     config = get_config(arg)
     config.seed = run.seed
     config.batch_size = _BATCH.value or config.batch_size
-    config.log.plots = False
+    config.evaluators.pictures.every_steps = 0
     config.checkpoint.keep_newest, config.checkpoint.keep_best = 1, 0
     return config
 

@@ -65,12 +65,12 @@ def describe(config: Mapping[str, Any], opened: Mapping[str, sources.Source]) ->
 
   Args:
     config: the configuration.
-    opened: section of the configuration -> the split that it names; the first is trained on.
+    opened: key of the configuration that names a split -> that split; the first is trained on.
   """
   names = next((s.class_names for s in opened.values()), None) or []
   splits = {
-    section: Split(name=s.name, num_examples=len(s), records=s.fingerprint())
-    for section, s in opened.items()
+    key: Split(name=s.name, num_examples=len(s), records=s.fingerprint())
+    for key, s in opened.items()
   }
   return Provenance(
     configuration=configuration.plain(config), class_names=tuple(names), splits=splits
@@ -128,7 +128,8 @@ def resume(
   saved = before.configuration if before else workdirs.find_config(workdir)
   if saved is None:
     return new
-  may_change = new.configuration["may_change"]
+  come_and_gone = {*saved.get("evaluators", {})} ^ {*new.configuration["evaluators"]}
+  may_change = [*new.configuration["may_change"], *(f"evaluators.{name}" for name in come_and_gone)]
   _check_version(workdir, saved, may_change)
   old = configuration.flatten(saved) | _records(before, new)
   now = configuration.flatten(new.configuration) | _records(before and new, new)
@@ -151,10 +152,9 @@ def _records(provenance: Provenance | None, new: Provenance) -> dict[str, str]:
   They show the name that the split has now, whatever it was.
   """
   splits = provenance.splits if provenance else {}
-  names = {section: split.name for section, split in {**splits, **new.splits}.items()}
+  names = {key: split.name for key, split in {**splits, **new.splits}.items()}
   return {
-    f"{section}.split.records of {names[section]}": " ".join(split.records)
-    for section, split in splits.items()
+    f"{key}.records of {names[key]}": " ".join(split.records) for key, split in splits.items()
   }
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from scipy import special
 
+from mixer_jax import inference
 from mixer_jax.data import ops
 from mixer_jax.errors import BadRecordError, InputError
 from mixer_jax.inference import predict
@@ -62,7 +63,7 @@ def test_predictions_are_those_of_the_model(folder, loss, activation, num_device
   paths = predict.find_images([str(folder)])
   predictions = list(predict.predict(trained, paths, NAMES, top=5, batch_size=batch_size))
   assert [p["file"] for p in predictions] == paths
-  pixels = jnp.stack([predict.load_image(p, trained.setup.eval_split.ops) for p in paths])
+  pixels = jnp.stack([predict.load_image(p, inference.preprocess(trained.setup)) for p in paths])
   logits = jax.jit(trained.setup.model.apply)(trained.variables, trained.setup.normalize(pixels))
   probabilities = activation(np.asarray(logits, np.float64))
   for wanted, prediction in zip(probabilities, predictions, strict=True):
@@ -137,13 +138,13 @@ def test_a_huge_file_is_not_read(tmp_path, trained):
   with path.open("wb") as f:
     f.truncate(predict.MAX_FILE_BYTES + 1)  # a hole: it takes no space
   with pytest.raises(BadRecordError, match="larger than 256 MiB"):
-    predict.load_image(str(path), trained.setup.eval_split.ops)
+    predict.load_image(str(path), inference.preprocess(trained.setup))
 
 
 def test_an_image_too_small_for_the_crop_is_a_bad_image(tmp_path):
-  crop = ops.Preprocess("decode|central_crop", (16, 16, 3), "config.evaluation.ops")
+  crop = ops.Preprocess("decode|central_crop", (16, 16, 3), "config.evaluators.val.ops")
   cv2.imwrite(str(tmp_path / "small.png"), np.zeros((8, 30, 3), np.uint8))
-  with pytest.raises(BadRecordError, match=r"config\.evaluation\.ops .* leaves \(4, 16\)"):
+  with pytest.raises(BadRecordError, match=r"config\.evaluators\.val\.ops .* leaves \(4, 16\)"):
     predict.load_image(str(tmp_path / "small.png"), crop)
 
 

@@ -102,10 +102,10 @@ def assert_like_one(found, one, fsdp):
       scale = largest if zero else np.abs(one[name]).max()
       np.testing.assert_allclose(part[name], one[name], atol=1e-5 * scale, rtol=0, err_msg=name)
     np.testing.assert_allclose(part["losses"], one["losses"], rtol=1e-5)
-    assert part["evaluation/count"] == 360
+    assert part["val/count"] == 360
     for name in ("top1", "top5"):
-      assert part[f"evaluation/{name}"] == one[f"evaluation/{name}"]
-    np.testing.assert_allclose(part["evaluation/loss"], one["evaluation/loss"], rtol=1e-5)
+      assert part[f"val/{name}"] == one[f"val/{name}"]
+    np.testing.assert_allclose(part["val/loss"], one["val/loss"], rtol=1e-5)
     whole = 4 * 10  # the head's biases, the only parameter that is not cut
     for name in ("bytes/params", "bytes/opt_state"):
       counter = 4 if name == "bytes/opt_state" else 0  # optax counts the steps
@@ -137,7 +137,7 @@ def command(workdir, **flags):
       "model.num_blocks": 1,
       "model.stoch_depth": 0.0,
       "checkpoint.every_steps": 1000,
-      "evaluation.every_steps": 100_000,
+      "evaluators.val.every_steps": 100_000,
       "log.every_steps": 1,
       **flags,
     },
@@ -148,10 +148,10 @@ def in_this_process(workdir, steps):
   """Goes on with such a run for some steps on one device; returns the losses by step."""
   config = small_config(total_steps=100_000)
   config.model.num_blocks, config.model.stoch_depth = 1, 0.0
-  config.evaluation.every_steps = 100_000
+  config.evaluators.val.every_steps = 100_000
   config.checkpoint.every_steps, config.log.every_steps = 1000, 1
   config.learning_rate = 0.003  # the quickstart's
-  config.evaluation.batch_size = 360
+  config.evaluators.val.batch_size = 360
   with pytest.raises(SystemExit):
     loop.train(config, str(workdir), runs.StopAfter(steps - 1))
   return {r["step"]: r["loss"] for r in runs.records(workdir) if "loss" in r}

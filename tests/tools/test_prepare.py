@@ -88,7 +88,7 @@ def test_prints_the_flags_that_train_on_it(tmp_path, capsys):
   assert "left out: 0 bad images, 1 other files" in printed
   found = dict(re.findall(r"--config\.([a-z_.]+)=(\S+)", printed))
   assert found["data.dataset"] == str(tmp_path / "out" / "my_photos" / "1.0.0")
-  for place in ("data", "evaluation"):
+  for place in ("data", "evaluators.val"):
     spec = pipeline.SplitSpec(
       dataset=found["data.dataset"],
       data_dir=None,

@@ -23,7 +23,7 @@ PERMUTE = f"permute_patches({PATCH}, seed={SEED})"
 def config_of(family):
   config = small_config(total_steps=STEPS, batch_size=64, learning_rate=0.01)
   config.log.every_steps = 1
-  config.evaluation.every_steps = config.checkpoint.every_steps = STEPS
+  config.evaluators.val.every_steps = config.checkpoint.every_steps = STEPS
   config.init.new_head = False
   if family == "resnet":
     config.model = common.get_config("resnet").model
@@ -42,10 +42,10 @@ def losses(config, params, directory, *, permuted):
   config.init.weights = str(directory / "start.npz")
   if permuted:
     config.data.ops += f"|{PERMUTE}"
-    config.evaluation.ops += f"|{PERMUTE}"
+    config.evaluators.val.ops += f"|{PERMUTE}"
   loop.train(config, str(directory / "run"))
   records = map(json.loads, (directory / "run/metrics.jsonl").read_text().splitlines())
-  found = [r[key] for r in records for key in ("loss", "evaluation/loss") if key in r]
+  found = [r[key] for r in records for key in ("loss", "val/loss") if key in r]
   assert len(found) == STEPS + 1
   assert found[0] - found[-1] > 0.1  # it learns
   return np.array(found)

@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from mixer_jax import schema
 from mixer_jax.data import permutations
 from mixer_jax.tools import config_files, paper_numbers
 from mixer_jax.tools.paper_numbers import number
@@ -20,7 +21,6 @@ from mixer_jax.tools.paper_tables.results import Results, Run
 from mixer_jax.tools.paper_tables.rows import Pretraining
 
 COLOURS = {"Mixer": "tab:red", "ViT": "tab:blue", "BiT": "tab:green", "other": "tab:gray"}
-FEWSHOT_FLAGS = "--config.fewshot.dataset=imagenet2012"
 BEFORE = (
   "ImageNet 5-shot top-1: linear on frozen features, before any fine-tuning, the paper's and ours."
 )
@@ -85,10 +85,18 @@ def five_shot(run: Run, pretraining: Pretraining) -> float | None:
 
 def five_shot_curve(run: Run, pretraining: Pretraining) -> list[tuple[int, float]]:
   """Returns (step, share) of a run's ImageNet 5-shot accuracy; none if it was measured otherwise."""
-  wanted = rows.wanted(pretraining).fewshot
-  same = all(run.value(f"fewshot.{k}") == wanted[k] for k in ("train_split", "test_split", "ops"))
-  same = same and run.value("fewshot.dataset") == "imagenet2012"
+  wanted = vars(schema.Fewshot()) | _fewshot(pretraining)
+  same = all(
+    (run.value(f"evaluators.fewshot.{key}") or getattr(schema.Fewshot, key)) == wanted[key]
+    for key in ("dataset", "train_split", "test_split", "ops")
+  )
   return run.curve("fewshot/5shot") if same else []
+
+
+def _fewshot(p: Pretraining) -> dict[str, str]:
+  """Returns the section of the few-shot evaluator that figures 2 and 4 read."""
+  ops = {"ops": rows.permuted(schema.Fewshot.ops, p.order)} if p.order else {}
+  return {"type": "fewshot", "dataset": "imagenet2012", **ops}
 
 
 def _draw_subsets(axes: Any, runs: dict[Pretraining, Run]) -> list[str]:
@@ -129,11 +137,11 @@ def _missing_subsets(found: Results, runs: dict[Pretraining, Run]) -> list[Missi
 
 def _train_command(found: Results, p: Pretraining) -> str:
   command = f"python train.py --config={p.file} --workdir={found.directory}/pretrain/{p.name}"
-  command += f" {FEWSHOT_FLAGS}"
+  command += f' --config.evaluators.fewshot="{_fewshot(p)}"'
   if p.order:
     config = config_files.load(p.file)
-    for section in ("data", "evaluation", "fewshot"):
-      command += f' --config.{section}.ops="{rows.permuted(config[section].ops, p.order)}"'
+    for name, section in (("data", config.data), ("evaluators.val", config.evaluators.val)):
+      command += f' --config.{name}.ops="{rows.permuted(section.ops, p.order)}"'
   return command
 
 

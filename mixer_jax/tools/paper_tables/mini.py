@@ -98,10 +98,10 @@ class Transfer:
     return {
       "batch_size": FINETUNE_BATCH,
       "seed": self.seed,
-      "evaluation.batch_size": 180,
-      "evaluation.every_steps": FINETUNE_STEPS,
+      "evaluators.val.batch_size": 180,
+      "evaluators.val.every_steps": FINETUNE_STEPS,
       "checkpoint.every_steps": FINETUNE_STEPS,
-      "log.plots": False,
+      "evaluators.pictures.every_steps": 0,
     }
 
 
@@ -153,7 +153,7 @@ def finished(found: Results, name: str, config: Any) -> Run | None:
       f"{run.path} is of another configuration: {rows.some(changed)}. Remove it, or choose another "
       "--results."
     )
-  return run if run.last_step == config.total_steps and run.curve("evaluation/top1") else None
+  return run if run.last_step == config.total_steps and run.curve(config.best) else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,10 +184,11 @@ def read(found: Results, setting: Setting) -> Outcomes:
     run = finished(found, key.name, config_of(key, setting, found.directory))
     if run is None:
       continue
-    seen.top1[key] = 100 * run.curve("evaluation/top1")[-1][1]
-    seen.count[key] = round(run.curve("evaluation/count")[-1][1])
+    best = run.config["best"]
+    seen.top1[key] = 100 * run.curve(best)[-1][1]
+    seen.count[key] = round(run.curve(f"{best.partition('/')[0]}/count")[-1][1])
     if isinstance(key, Pretrain):
-      seen.curves[key] = run.curve("evaluation/top1")
+      seen.curves[key] = run.curve(best)
       seen.five_shot[key] = 100 * run.curve("fewshot/5shot")[-1][1]
       speeds = sorted(v for _, v in run.curve("images_per_sec"))
       seen.speed[key] = speeds[len(speeds) // 2]

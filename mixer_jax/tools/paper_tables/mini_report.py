@@ -11,13 +11,12 @@ import numpy as np
 
 from mixer_jax import inference, models, schema
 from mixer_jax import tables as text_tables
-from mixer_jax.data import ops
+from mixer_jax.data import ops, splits
 from mixer_jax.errors import InputError
 from mixer_jax.figures import hidden_units
 from mixer_jax.tools.paper_tables import figures, mini, tables, verdicts
 from mixer_jax.tools.paper_tables.mini import MODELS, Outcomes, Pretrain, Setting, Transfer
 from mixer_jax.tools.paper_tables.results import Results
-from mixer_jax.training import experiment
 
 _COLOURS = {"mixer": "tab:red", "vit": "tab:blue", "resnet": "tab:green"}
 _EXAMPLES = 24
@@ -89,7 +88,7 @@ def _introduction(found: Results, setting: Setting, seen: Outcomes) -> list[str]
       ("", ""),
       [
         ("pre-training", f"{_name(setting.dataset)}: {config.data.num_examples:,} images of {config.num_classes} classes, "
-         f"tested on {config.evaluation.num_examples:,}; {setting.image_size} px, patches of {config.model.patch_size}"),
+         f"tested on {config.evaluators.val.num_examples:,}; {setting.image_size} px, patches of {config.model.patch_size}"),
         ("transfer and few-shot", _name(setting.target)),
         ("steps", f"{setting.steps} of {config.batch_size} images each"),
         ("runs", f"{len(seen.top1)} of {wanted} finished, {hours:.2f} core-hours"),
@@ -113,7 +112,8 @@ def _shown(value: float | None) -> str:
 
 
 def _example_images(config: Any, count: int) -> tuple[list[np.ndarray], list[str]]:
-  source = experiment.build_model(config, experiment.make_mesh(config)).eval_split.open()
+  options = schema.read(config, models.schema)
+  source = splits.make(options, options.evaluators["val"], "config.evaluators.val.").open()
   examples = [source[i] for i in range(count)]
   names = source.class_names or [str(i) for i in range(config.num_classes)]
   images = [ops.decode_image(e["image"]) for e in examples]

@@ -1,7 +1,7 @@
 """What runs and evaluations left in a results directory.
 
 Every directory below it with a config.json is a run: metrics.jsonl (metrics.py) is its course,
-evaluations.jsonl what `eval.py --record` measured later (evaluation.py), result.json what the transfer
+evaluations.jsonl what `eval.py --record` measured later (inference/evaluate.py), result.json what the transfer
 protocol keeps (transfer.py). What cannot be read is named and left out.
 """
 

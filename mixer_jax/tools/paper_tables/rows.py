@@ -20,7 +20,7 @@ from mixer_jax.training import experiment
 
 FILES = {"ImageNet": "imagenet.py", "ImageNet-21k": "imagenet21k.py", "JFT-300M": "jft.py"}
 # The seed; where the data lie; what only measures.
-FREE = ("seed", "data.dataset", "data.label", "evaluation", "fewshot")
+FREE = ("seed", "data.dataset", "data.label", "evaluators", "best")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ def wanted(pretraining: Pretraining) -> Any:
   """Returns the configuration of a pre-training."""
   config = config_files.load(pretraining.file)
   if pretraining.order:
-    for section in (config.data, config.evaluation, config.fewshot):
+    for section in (config.data, config.evaluators.val):
       section.ops = permuted(section.ops, pretraining.order)
   return config
 

@@ -201,7 +201,8 @@ def _asked(run: Run, source: str) -> protocol.Run:
   config = run.config
   size = schema.joined(*schema.sides(config["image_size"]))
   transfer = protocol.Transfer(source, config["data"]["dataset"], size)
-  judge = "dev" if config["evaluation"]["split"] == "dev" else "test"
+  best, _, _ = config["best"].partition("/")
+  judge = "dev" if config["evaluators"][best]["split"] == "dev" else "test"
   return protocol.Run(transfer, float(config["learning_rate"]), int(config["seed"]), judge)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from etils import epath
 
-from mixer_jax import configuration, files
+from mixer_jax import configuration, evaluators, files
 from mixer_jax.errors import DivergedError, InputError
 from mixer_jax.tools.sweep import protocol
 from mixer_jax.training import experiment, init_from, loop
@@ -87,7 +87,7 @@ def _check(run: protocol.Run, make_config: MakeConfig) -> None:
     config = make_config(dataclasses.replace(run, judge=judge))
     exp = experiment.build(config, experiment.make_mesh(config))
     exp.train_split.open()
-    exp.eval_split.open()
+    evaluators.build(exp, evaluators.in_training(exp.options), None)
 
 
 def _check_settings(options: Options, found: dict[str, float], make_config: MakeConfig) -> None:
@@ -138,8 +138,10 @@ def _take(
     print(f"== {run.name}", flush=True)
     kept: dict[str, Any] = {"lr": run.lr, "seed": run.seed}
     try:
-      measured = loop.train(make_config(run), str(directory), stop)
-      kept |= {"top1": measured["top1"], "count": measured["count"], "diverged": False}
+      config = make_config(run)
+      measured = loop.train(config, str(directory), stop)
+      top1 = measured[config.best.rpartition("/")[2]]
+      kept |= {"top1": top1, "count": measured["count"], "diverged": False}
     except DivergedError as e:
       print(f"diverged, counted as 0: {e}", flush=True)
       kept |= {"top1": 0.0, "count": 0, "diverged": True}

@@ -42,5 +42,5 @@ def transfer(
         {"step": 1, "dataset": "imagenet2012_real", "top1": 0.01},  # of another checkpoint
         {"step": end, "dataset": "imagenet2012_real", "top1": real[job.seed]},
       ]
-    records = [{"step": end, "evaluation/top1": top1}]
+    records = [{"step": end, "val/top1": top1}]
     run(results / job.name, config, records, evaluations=evaluations, result=top1)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from configs import finetune, jft
+from mixer_jax import schema
 from mixer_jax.tools import paper_numbers
 from mixer_jax.tools.paper_tables import figures, results, rows
 from tests.tools.paper_tables import made
@@ -21,7 +22,7 @@ def points(axes, marker):
 def pretrained(tmp_path, argument, shots, *, fewshot="imagenet2012", change=None):
   """Writes a finished JFT-300M run with 5-shot accuracies at some steps."""
   config = jft.get_config(argument)
-  config.fewshot.dataset = fewshot
+  config.evaluators.fewshot = {"type": "fewshot", "dataset": fewshot}
   if change:
     change(config)
   end = rows.total_steps(f"configs/jft.py:{argument}")
@@ -69,7 +70,8 @@ def test_figure3_is_table_3s_jft_rows_at_224(tmp_path):
 def test_figure4_draws_both_permutations_beside_the_original(tmp_path):
   def permute(order):
     def change(config):
-      for section in (config.data, config.evaluation, config.fewshot):
+      config.evaluators.fewshot.ops = schema.Fewshot.ops
+      for section in (config.data, config.evaluators.val, config.evaluators.fewshot):
         section.ops += order
 
     return change

@@ -97,7 +97,7 @@ def write_run(directory, key, top1):
   config = mini.config_of(key, SETTING, directory)
   records = [
     {"step": config.total_steps, "loss": 1.0, "images_per_sec": 1000.0, "core_hours": 0.01},
-    {"step": config.total_steps, "evaluation/top1": top1, "evaluation/count": 181},
+    {"step": config.total_steps, "val/top1": top1, "val/count": 181},
     {"step": config.total_steps, "fewshot/5shot": top1 / 2},
   ]
   made.run(directory / key.name, config, records)
@@ -146,7 +146,7 @@ def test_the_printed_command_makes_the_configuration(tmp_path):
     2:-1
   ]
   assert config_file.startswith("--config=configs/finetune.py:")
-  assert "--config.seed=1" in changes and "--config.log.plots=False" in changes
+  assert "--config.seed=1" in changes and "--config.evaluators.pictures.every_steps=0" in changes
 
 
 def test_another_runs_results_are_refused(tmp_path):
@@ -162,5 +162,5 @@ def test_another_runs_results_are_refused(tmp_path):
 def test_half_a_run_is_not_finished(tmp_path):
   key = Pretrain("mixer", "S", 10.0)
   config = mini.config_of(key, SETTING, tmp_path)
-  made.run(tmp_path / key.name, config, [{"step": 20, "evaluation/top1": 0.5}])
+  made.run(tmp_path / key.name, config, [{"step": 20, "val/top1": 0.5}])
   assert mini.finished(results.scan(tmp_path), key.name, config) is None

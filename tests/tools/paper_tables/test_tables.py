@@ -107,13 +107,15 @@ def test_what_cannot_be_used_is_named_and_left_out(tmp_path):
   config.batch_size = 256
   made.run(tmp_path / "small_batch", config, [{"step": 10_000}], result=0.99)
   config.batch_size = 512
-  made.run(tmp_path / "half", config, [{"step": 300, "evaluation/top1": 0.99}])
-  made.run(tmp_path / "digits", quickstart.get_config(), [{"step": 606, "evaluation/top1": 0.98}])
+  made.run(tmp_path / "half", config, [{"step": 300, "val/top1": 0.99}])
+  made.run(tmp_path / "digits", quickstart.get_config(), [{"step": 606, "val/top1": 0.98}])
   found = results.scan(tmp_path)
   sheet = tables.table3(found)
   assert all(c.ours is None for c in compared(sheet))
   reasons = {item.path.removeprefix(f"{tmp_path}/"): item.reason for item in sheet.left_out}
-  assert "evaluation.ops" in reasons["table2/imagenet21k-Mixer-B_16/cifar10/224/dev-lr0.01-seed0"]
+  assert (
+    "evaluators.val.ops" in reasons["table2/imagenet21k-Mixer-B_16/cifar10/224/dev-lr0.01-seed0"]
+  )
   assert "batch_size: 256 -> 512" in reasons["small_batch"]
   assert reasons["half"] == "half a run: step 300 of 10000"
   assert "another configuration than" in reasons["digits"]

@@ -58,9 +58,9 @@ def check_training(tmp_path, capsys, count):
   config.batch_size, config.data.num_workers = 10, 1
   config.data.dataset, config.data.num_examples = str(prepared.directory), count
   config.data.on_bad_record, config.data.ops = "skip", "decode|inception_crop"
-  config.evaluation.split, config.evaluation.num_examples = "val", 1
+  config.evaluators.val.split, config.evaluators.val.num_examples = "val", 1
   config.log.every_steps = config.total_steps
-  config.evaluation.every_steps = config.checkpoint.every_steps = config.total_steps
+  config.evaluators.val.every_steps = config.checkpoint.every_steps = config.total_steps
   loop.train(config, str(tmp_path / "run"))
   (record,) = [r for r in runs.records(tmp_path / "run") if "loss" in r]
   assert hopeless <= record["skipped_records"] < count  # an epoch: every image once
