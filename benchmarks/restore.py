@@ -14,8 +14,9 @@ from typing import Any
 import jax
 from absl import app, flags
 
+from mixer_jax import inference
 from mixer_jax.inference import evaluate
-from mixer_jax.workdir import checkpoint
+from mixer_jax.workdir import checkpoint, restore
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a run.", required=True)
 
@@ -39,8 +40,9 @@ def counting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 def main(argv: list[str]) -> None:
   del argv
   checkpoint.choose = counting("checksums", checkpoint.choose)
-  checkpoint.restore_variables = counting("restore", checkpoint.restore_variables)
-  evaluate.evaluate(workdir=_WORKDIR.value, config=None)
+  restore.load_variables = counting("restore", restore.load_variables)
+  trained = inference.load(workdir=_WORKDIR.value, config=None)
+  evaluate.evaluate(trained, evaluate.choose(trained.setup.options))
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   print(f"peak of the process's memory: {peak / 1e3:,.0f} MB")
 

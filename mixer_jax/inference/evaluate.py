@@ -110,7 +110,8 @@ def evaluate(
       metrics.say(f"recorded: {_record(run, {'step': step, **line, **found[name]})}")
     if written is not None:
       rows, num_classes = one.rows(trained.variables, step), trained.setup.options.num_classes
-      counted = confusion.count(rows, num_classes, one.source.class_names)
+      names = one.source.class_names or inference.class_names(trained)
+      counted = confusion.count(rows, num_classes, names)
       metrics.say(confusion.table(counted))
       metrics.say(f"written: {', '.join(str(p) for p in confusion.save(written, counted))}")
   if (released := weights.RELEASED.get(trained.name)) and released.top1:

@@ -125,9 +125,14 @@ def resume(
   allow_change = tuple(allow_change)
   _check_keys(allow_change, new.configuration)
   before = None if step is None else read(workdir, step)
-  saved = before.configuration if before else workdirs.find_config(workdir)
+  last = workdirs.find_config(workdir)
+  saved = before.configuration if before else last
   if saved is None:
     return new
+  if (
+    last and "evaluators" in last
+  ):  # which the last start may have changed without a new checkpoint
+    saved = {**saved, "evaluators": last["evaluators"]}
   come_and_gone = {*saved.get("evaluators", {})} ^ {*new.configuration["evaluators"]}
   may_change = [*new.configuration["may_change"], *(f"evaluators.{name}" for name in come_and_gone)]
   _check_version(workdir, saved, may_change)

@@ -31,7 +31,9 @@ def test_a_run_of_sharded_parameters_is_evaluated_on_shards(run):
   workdir, results = run
   share, whole = shards(workdir)
   assert (share, whole) == ((16, 16), (16, 32))
-  again = evaluate.evaluate(workdir=str(workdir), config=None)
+  trained = inference.load(workdir=str(workdir), config=None)
+  sections = evaluate.choose(trained.setup.options)
+  again = evaluate.evaluate(trained, sections)["val"]
   assert {k: again[k] for k in ("top1", "top5", "count")} == {
     k: results[k] for k in ("top1", "top5", "count")
   }

@@ -4,13 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from etils import epath
 
 from configs import finetune as finetune_config
 from mixer_jax import inference, weights
 from mixer_jax.errors import InputError
 from mixer_jax.training import experiment, init_from, loop
-from mixer_jax.workdir import checkpoint
 from tests import families, runs
 from tests.configurations import small_config
 from tests.families import RESNET, VIT
@@ -279,7 +277,7 @@ def build_total(config):
 def test_a_run_on_rectangles_is_enlarged_by_its_own_grid(tmp_path):
   """Twice as high and wide is appendix C's; the workdir says the grid, which the parameters do not."""
   first = small_config(total_steps=3, image_size="8x16", image_channels=1)
-  first.evaluation.ops = "decode|resize|central_crop"
+  first.evaluators.val.ops = "decode|resize|central_crop"
   loop.train(first, str(tmp_path))
   config = finetune_config.get_config(f"weights={tmp_path},dataset=digits,size=16x32")
   assert (config.image_size, config.image_channels) == ("16x32", 1)
@@ -287,7 +285,7 @@ def test_a_run_on_rectangles_is_enlarged_by_its_own_grid(tmp_path):
   exp = build(config)
   variables, line = init_from.initial_variables(exp)
   assert "from 2x4 to 4x8 tokens as in appendix C" in line
-  old = checkpoint.load_variables(epath.Path(tmp_path), 3)
+  old = init_from.load(str(tmp_path))
   wanted = weights.resize(old, (2, 4), (4, 8), "paper")["params"]["MixerBlock_0"]
   jax.tree.map(np.testing.assert_array_equal, variables["params"]["MixerBlock_0"], wanted)
   same = finetune_config.get_config(f"weights={tmp_path},dataset=digits")
