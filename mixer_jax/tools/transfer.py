@@ -61,8 +61,7 @@ def _load_get_config(path: str) -> worker.MakeConfig:
   get_config = config_files.module(path).get_config
 
   def make(run: protocol.Run) -> Any:
-    t = run.transfer
-    arg = f"weights={t.weights},dataset={t.dataset},size={t.size},lr={run.lr},judge={run.judge}"
+    arg = run.argument
     if _STEPS.value:
       arg += f",steps={_STEPS.value}"
     if _DATA_DIR.value:

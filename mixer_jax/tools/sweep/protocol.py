@@ -53,6 +53,12 @@ class Run:
     """Its directory below the results."""
     return f"{self.transfer.name}/{self.judge}-lr{self.lr:g}-seed{self.seed}"
 
+  @property
+  def argument(self) -> str:
+    """The argument of configs/finetune.py that makes its configuration, apart from the seed."""
+    t = self.transfer
+    return f"weights={t.weights},dataset={t.dataset},size={t.size},lr={self.lr},judge={self.judge}"
+
 
 Results = Mapping[str, float]  # name of a finished run -> top-1, 0 for one that diverged
 

@@ -90,7 +90,7 @@ def test_weights_of_another_architecture_are_refused(name):
 def test_figure5_counts_what_it_shows():
   units = [wave(2), wave(1), wave(3), wave(2, np.pi), wave(3, np.pi), wave(1, np.pi)]
   drawn = weights_figures.figure5({"mine": make_params(units, blocks=4)})
-  assert [row[:4] for row in drawn.sheet.rows] == [
+  assert [row[:4] for row in drawn.table.rows] == [
     [str(i), "6", "8x8", "-1.000"] for i in (1, 2, 3)
   ]
   shown = [axes.images[0].get_array() for axes in drawn.figure.axes]
