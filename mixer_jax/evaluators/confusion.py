@@ -165,13 +165,13 @@ def _draw_worst(axes: Sequence[Any], confusion: Confusion) -> None:
   seen, accuracy = confusion.seen(), confusion.accuracy
   histogram.hist(accuracy[seen], bins=20, range=(0, 1))
   histogram.set(xlabel="accuracy of a class", ylabel="classes")
-  worst = [(_shorten(confusion.names[i]), accuracy[i]) for i in seen[:LISTED]]
+  worst = [(_shorten(confusion.names[i]), accuracy[i]) for i in map(int, seen[:LISTED])]
   _bars(classes, worst, f"worst of {len(seen)} classes")
   wrong = [(f"{a} → {b}", n) for a, b, n in confusion.confusions()]
   _bars(pairs, wrong, "confusions: true → predicted")
 
 
-def _bars(axes: Any, bars: Sequence[tuple[str, float]], title: str) -> None:
+def _bars(axes: Any, bars: Sequence[tuple[str, Any]], title: str) -> None:
   axes.barh(range(len(bars)), [value for _, value in bars])
   axes.set_yticks(range(len(bars)), [label for label, _ in bars], fontsize=7)
   axes.invert_yaxis()

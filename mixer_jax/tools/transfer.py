@@ -39,13 +39,10 @@ _REPORT = flags.DEFINE_bool("report", False, "Print the table of what is there, 
 
 def main(argv: list[str]) -> None:
   command.no_arguments(argv)
-  options = worker.Options(
-    transfers=worker.plan(_WEIGHTS.value or [], _DATASETS.value or [], _SIZE.value),
-    results=pathlib.Path(_RESULTS.value).expanduser().absolute(),
-    lrs=_learning_rates(),
-    seeds=_SEEDS.value,
-  )
-  worker.run_protocol(options, _load_get_config(_CONFIG.value), report_only=_REPORT.value)
+  transfers = worker.plan(_WEIGHTS.value or [], _DATASETS.value or [], _SIZE.value)
+  results = pathlib.Path(_RESULTS.value).expanduser().absolute()
+  sweep = protocol.Sweep(transfers, _learning_rates(), _SEEDS.value)
+  worker.run_protocol(sweep, results, _load_get_config(_CONFIG.value), report_only=_REPORT.value)
 
 
 def _learning_rates() -> list[float] | None:

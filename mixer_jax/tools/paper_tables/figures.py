@@ -29,7 +29,7 @@ BEFORE = (
 )
 ORDERS = {"": "original", "patches": "patches and their pixels permuted", "pixels": "all pixels permuted"}  # fmt: skip
 
-Curve = list[tuple[float, float]]
+Curve = Sequence[tuple[float, float]]
 
 
 class PaperFigure(NamedTuple):

@@ -157,7 +157,7 @@ class Outcome(NamedTuple):
 
   Attributes:
     top1: on the evaluation split, in per cent: the pre-training's own or, of a transfer, the target's.
-    count: images of that split.
+    num_images: of that split.
     five_shot: 5-shot accuracy on the target in per cent, None for a transfer.
     curve: (step, share) of top-1.
     speed: images a second while training, the median.
@@ -165,7 +165,7 @@ class Outcome(NamedTuple):
   """
 
   top1: float
-  count: int = 1
+  num_images: int = 1
   five_shot: float | None = None
   curve: Sequence[tuple[float, float]] = ()
   speed: float = 0.0
@@ -186,7 +186,7 @@ def read(directory: pathlib.Path, setting: Setting) -> Outcomes:
       shots = run.curve(FIVE_SHOT) if isinstance(key, Pretrain) else []
       seen[key] = Outcome(
         top1=100 * run.curve(TOP1)[-1][1],
-        count=round(run.curve(COUNT)[-1][1]),
+        num_images=round(run.curve(COUNT)[-1][1]),
         five_shot=100 * shots[-1][1] if shots else None,
         curve=run.curve(TOP1),
         speed=statistics.median_high(v for _, v in run.curve("images_per_sec")),

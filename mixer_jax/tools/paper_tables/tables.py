@@ -31,24 +31,25 @@ AFTER = (
 # --- table 1: architectures ------------------------------------------------------------------------
 
 
+_SIZES = (
+  "num_blocks", "patch_size", "hidden_dim", "sequence_length", "channels_mlp_dim", "tokens_mlp_dim",
+  "params_millions_no_head", "params_exact_1000_class_head",
+)  # fmt: skip
+
+
 def table1() -> ComparisonTable:
   """Computed from the models' abstract parameters; nothing has to be run."""
   lines = []
   for row in paper_numbers.rows("table1_architectures"):
     params = abstract_params("Mixer-" + row["model"], _NUM_CLASSES)
     fields = weights.describe({"params": params}).fields
-    exact, without_head = count(params), count({k: v for k, v in params.items() if k != "head"})
-    ours = {
-      "num_blocks": fields["num_blocks"],
-      "patch_size": fields["patch_size"],
-      "hidden_dim": fields["hidden_dim"],
+    without_head = count({k: v for k, v in params.items() if k != "head"})
+    ours = fields | {
       "sequence_length": (_IMAGE_SIZE // fields["patch_size"]) ** 2,
-      "channels_mlp_dim": fields["channels_mlp_dim"],
-      "tokens_mlp_dim": fields["tokens_mlp_dim"],
       "params_millions_no_head": round(without_head / 1e6),
-      "params_exact_1000_class_head": exact,
+      "params_exact_1000_class_head": count(params),
     }
-    lines.append([row["model"], *(Comparison(number(row[k]), v) for k, v in ours.items())])
+    lines.append([row["model"], *(Comparison(number(row[k]), ours[k]) for k in _SIZES)])
   return ComparisonTable(
     title="Table 1: the sizes of Mixer",
     header=(
@@ -60,12 +61,8 @@ def table1() -> ComparisonTable:
   )  # fmt: skip
 
 
-def abstract_params(model: str, num_classes: int | None) -> Any:
-  """Returns the shapes of a model's parameters, by the paper's name; touches no device.
-
-  Raises:
-    InputError: not a model of this project.
-  """
+def abstract_params(model: str, num_classes: int) -> Any:
+  """Returns the shapes of a model's parameters, by the paper's name; touches no device."""
   module = models.build(**rows.model_fields(model), num_classes=num_classes)  # pyright: ignore
   return models.abstract_variables(module, (_IMAGE_SIZE, _IMAGE_SIZE, 3))["params"]
 
@@ -207,17 +204,16 @@ def _missing(
 
 def models_of(table: str) -> list[tuple[str, int]]:
   """Returns (model, image size) of the rows of table2 or table3 whose throughput can be measured here."""
-  known = [(r.printed["model"], r.size) for r in rows_of(table) if r.size]
-  return list(dict.fromkeys(known))
+  return list(dict.fromkeys((r.printed["model"], r.size) for r in rows_of(table) if r.size))
 
 
 def _unmeasured(found: Results, table: str, measured: dict[str, float]) -> list[MissingResult]:
-  left = [m for m in models_of(table) if throughput.key(*m) not in measured]
-  command = f"python -m mixer_jax.tools.paper {table} --results={found.directory}"
-  what = f"throughput of {len(left)} models on this device"
-  return (
-    [MissingResult(what, [f"{command} --measure_throughput"], "minutes a model")] if left else []
+  left = sum(throughput.key(*m) not in measured for m in models_of(table))
+  command = (
+    f"python -m mixer_jax.tools.paper {table} --results={found.directory} --measure_throughput"
   )
+  what = f"throughput of {left} models on this device"
+  return [MissingResult(what, [command], "minutes a model")] if left else []
 
 
 def _line(

@@ -61,9 +61,9 @@ class Job(NamedTuple):
     top1 = {name: run.top1 for name, run in runs.items() if run.top1 is not None}
     five = [protocol.Transfer(source, d, self.size) for d in protocol.FIVE]
     vtab = [protocol.Transfer(source, d, protocol.size_of(d, None, 224)) for d in datasets.VTAB]
-    table = protocol.table([*five, *vtab], None, protocol.NUM_SEEDS, top1)
-    means = {row.dataset: row.mean for row in table if len(row.top1) == protocol.NUM_SEEDS}
-    reported = protocol.test_runs(five[0], None, protocol.NUM_SEEDS, top1)
+    sweep = protocol.Sweep([*five, *vtab])
+    means = {row.dataset: row.mean for row in sweep.table(top1) if len(row.top1) == sweep.num_seeds}
+    reported = sweep.reported(five[0], top1)
     means[REAL] = _mean_on_real([runs[r.name] for r in reported if r.name in runs])
     titles = {"imagenet": IMAGENET, "real": REAL, "avg5": "Avg 5", "vtab": "VTAB-1k"}
     values = {metric: means.get(title) for metric, title in titles.items()}

@@ -40,7 +40,7 @@ def verdict(differences: Sequence[Difference]) -> str:
 
 def difference(seen: Outcomes, a: Key, b: Key) -> Difference:
   """Returns top-1 of a less that of b."""
-  errors = [noise(seen[k].top1, seen[k].count) for k in (a, b)]
+  errors = [noise(seen[k].top1, seen[k].num_images) for k in (a, b)]
   return seen[a].top1 - seen[b].top1, math.hypot(*errors)
 
 
@@ -117,7 +117,7 @@ def _mean_of_seeds(seen: Outcomes, model: str, px: int) -> tuple[float, float]:
   """Returns the mean top-1 and its standard error; the seeds share their test images."""
   results = [seen[Transfer(model, px, seed)] for seed in mini.SEEDS]
   mean = sum(r.top1 for r in results) / len(results)
-  return mean, noise(mean, results[0].count)
+  return mean, noise(mean, results[0].num_images)
 
 
 def _permuted(setting: Setting, model: str) -> dict[str, Pretrain]:

@@ -33,7 +33,7 @@ def transfer(
   jobs = [(protocol.Run(cell, lr, 0, "dev"), v) for lr, v in dev.items()]
   jobs += [(protocol.Run(cell, best, seed, "test"), v) for seed, v in enumerate(test)]
   for job, top1 in jobs:
-    config = make(f"weights={weights},dataset={dataset},size={size},lr={job.lr},judge={job.judge}")
+    config = make(job.argument)
     config.seed = job.seed
     end = config.total_steps
     evaluations = []
