@@ -40,12 +40,6 @@ def test_frequencies_are_those_of_waves():
   np.testing.assert_allclose(hidden_units.frequencies(rgb), [1 / 8, 3 / 8], atol=1e-12)
 
 
-def test_units_are_paired_with_their_negatives_from_low_to_high_frequency():
-  waves = [wave(2), wave(1), wave(3), wave(2, np.pi), wave(3, np.pi, amplitude=0.1), wave(1, np.pi)]
-  pairs = hidden_units.opposite_pairs(np.stack(waves))
-  assert [set(p) for p in pairs.tolist()] == [{1, 5}, {0, 3}, {2, 4}]
-
-
 def test_every_unit_is_in_one_pair_and_the_partner_is_the_most_negative_of_those_left():
   units = np.random.default_rng(1).normal(size=(11, 5, 5))
   pairs = hidden_units.opposite_pairs(units)
