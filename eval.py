@@ -1,18 +1,24 @@
-"""Evaluates a run or a weights file, exactly: top-1, top-5, loss, and the count of images.
+"""Evaluates a run or a weights file: exact top-1, top-5, loss and count of images, or few-shot accuracy.
 
-python eval.py --workdir=DIR [--checkpoint=newest|best|STEP] [--weights=FILE.npz] [--details=DIR] [--record]
+python eval.py --workdir=DIR [--checkpoint=newest|best|STEP] [--weights=FILE.npz] [--evaluators=NAME,...]
+  [--details=DIR] [--record]
 python eval.py --weights=imagenet1k/Mixer-B_16 --dataset=imagenet2012_real
 python eval.py --config=configs/NAME.py --weights=FILE.npz
 
-Without --dataset: on the configuration's evaluation split. A weights file alone needs --dataset, and is
-evaluated by configs/evaluate.py.
+Without --dataset: by the evaluators of the configuration that classify, or those of --evaluators. A weights
+file alone needs --dataset, and is evaluated by configs/evaluate.py.
 """
+
+from typing import Any
 
 from absl import app, flags
 
 from mixer_jax.errors import InputError
 from mixer_jax.tools import command, model_flags, process_flags
 
+_EVALUATORS = flags.DEFINE_list(
+  "evaluators", None, "Names in config.evaluators; default: all of type classification."
+)
 _DATASET = flags.DEFINE_string(
   "dataset", None, "Name in mixer_jax/data/datasets.py, or directory of a prepared data set."
 )
@@ -30,6 +36,7 @@ def main(argv: list[str]) -> None:
   command.no_arguments(argv)
   model = model_flags.chosen()
   process_flags.join()
+  from mixer_jax import inference
   from mixer_jax.inference import evaluate
   from mixer_jax.parallel import distributed
 
@@ -39,18 +46,12 @@ def main(argv: list[str]) -> None:
     if _DATASET.value is None:
       raise InputError("--weights alone needs --dataset.")
     model["config"] = evaluate_config.make_config(model["weights_file"])
-  if _DATA_DIR.value and model["config"] is not None:
-    model["config"].data.data_dir = _DATA_DIR.value
-  arguments = {
-    **model,
-    "dataset": _DATASET.value,
-    "split": _SPLIT.value,
-    "data_dir": _DATA_DIR.value,
-    "details": _DETAILS.value,
-    "record": _RECORD.value,
-  }
-  distributed.agree(arguments)
-  evaluate.evaluate(**arguments)
+  asked: dict[str, Any] = {f.name: f.value for f in (_EVALUATORS, _DATASET, _SPLIT, _DATA_DIR)}
+  written: dict[str, Any] = {f.name: f.value for f in (_DETAILS, _RECORD)}
+  distributed.agree({**model, **asked, **written})
+  trained = inference.load(**model)
+  sections = evaluate.choose(trained.setup.options, **asked)
+  evaluate.evaluate(trained, sections, workdir=model["workdir"], **written)
 
 
 if __name__ == "__main__":

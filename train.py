@@ -9,9 +9,16 @@ from ml_collections import config_flags
 
 from mixer_jax.tools import command, process_flags
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file.", lock_config=True)
+_CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "Configuration file.", lock_config=False, accept_new_attributes=True
+)
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Directory of the run, local, shared or gs://.", required=True
+)
+_ALLOW_CHANGE = flags.DEFINE_list(
+  "allow_change",
+  [],
+  "Keys or sections (data.split,schedule) that may differ from the resumed run's, besides config.may_change.",
 )
 
 
@@ -21,7 +28,7 @@ def main(argv: list[str]) -> None:
   from mixer_jax.training import loop
 
   stop = loop.StopSignal().install()
-  loop.train(command.loaded(_CONFIG), _WORKDIR.value, stop)
+  loop.train(command.loaded(_CONFIG), _WORKDIR.value, stop, _ALLOW_CHANGE.value)
 
 
 def _keys() -> str:

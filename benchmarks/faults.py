@@ -65,7 +65,7 @@ def start(out: pathlib.Path, workdir: pathlib.Path, count: int, mesh: dict) -> P
       "model.num_blocks": 1,
       "model.stoch_depth": 0.0,
       "checkpoint.every_steps": 20,
-      "evaluation.every_steps": STEPS,
+      "evaluators.val.every_steps": STEPS,
       "log.every_steps": 1,
       **mesh,
     },

@@ -16,7 +16,6 @@ import os
 import pathlib
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +24,7 @@ from unittest import mock
 import cv2
 import numpy as np
 
-from benchmarks import photos
+from benchmarks import photos, turns
 from mixer_jax.data import loading, ops, pipeline, sources, turbojpeg
 
 RIVAL_PACKAGES = ("tensorflow-cpu==2.21.0", "scikit-image==0.26.0")
@@ -57,10 +56,14 @@ def main() -> None:
   os.sched_setaffinity(0, {core})  # for the rival and the workers, too, which inherit it
   cv2.setNumThreads(1)
   kinds = args.kind or [*photos.KINDS]
-  prepare(args.workdir, kinds, args.photos)
+  args.workdir.mkdir(parents=True, exist_ok=True)
+  python = turns.make_environment(args.workdir / "rival-env", RIVAL_PACKAGES)
+  prepare(args.workdir, python, kinds, args.photos)
   print(f"TurboJPEG 3: {'yes' if turbojpeg.available() else 'no'}; core {core}", flush=True)
   rows = []
-  with Rival(args.workdir) as rival:
+  command = [python, pathlib.Path(__file__).with_name("rival.py"), args.workdir]
+  log = args.workdir / "input_pipeline-rival.log"
+  with turns.Contestant("tf.data", command, os.environ, log) as rival:
     for kind in kinds:
       source = open_source(args.workdir, kind)
       for work in args.work or WORKS:
@@ -70,15 +73,15 @@ def main() -> None:
 
 
 def compare(
-  args: argparse.Namespace, rival: "Rival", source: sources.Source, kind: str, work: str
+  args: argparse.Namespace, rival: turns.Contestant, source: sources.Source, kind: str, work: str
 ) -> list[dict[str, Any]]:
   """Lets the contestants take turns; prints and returns a row for each."""
   contestants: dict[str, Callable[[], tuple[float, float]]] = {
-    "tf.data": lambda: rival.measure(kind, work, args.images)
+    "tf.data": lambda: measure_rival(rival, kind, work, args.images)
   }
   for mode in ("exact", "fast"):
     text = f"decode(mode={mode!r})|inception_crop|flip"
-    spec = ops.Preprocess(text + (AUGMENT if work.endswith("randaugment") else ""), SIZE)
+    spec = ops.Preprocess(text + (AUGMENT if work.endswith("randaugment") else ""), (SIZE, SIZE, 3))
     if work.startswith("load"):
       for workers in args.workers:
         contestants[f"{mode}, {workers} workers"] = lambda s=spec, w=workers: measure_loader(
@@ -90,13 +93,13 @@ def compare(
       contestants[f"{mode}, simplejpeg alone"] = lambda s=spec: without_turbojpeg(
         lambda: measure_ops(source, s, args.images)
       )
-  turns: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
+  taken: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
   for _ in range(args.repeats):
     for name, measure in contestants.items():
-      turns[name].append(measure())
-  cpu = {name: statistics.median(t[0] for t in turn) for name, turn in turns.items()}
+      taken[name].append(measure())
+  cpu = {name: statistics.median(t[0] for t in turn) for name, turn in taken.items()}
   rows = []
-  for name, turn in turns.items():
+  for name, turn in taken.items():
     wanted = TARGETS.get((work, kind), TARGETS.get((work, None), {}))
     rows.append(
       {
@@ -145,6 +148,11 @@ def measure_ops(source: sources.Source, spec: ops.Preprocess, count: int) -> tup
   return (time.process_time() - cpu) / count, (time.perf_counter() - wall) / count
 
 
+def measure_rival(rival: turns.Contestant, kind: str, work: str, count: int) -> tuple[float, float]:
+  answer = rival.ask({"kind": kind, "work": work, "count": count})
+  return answer["cpu_s"] / answer["images"], answer["wall_s"] / answer["images"]
+
+
 def without_turbojpeg(measure: Callable[[], tuple[float, float]]) -> tuple[float, float]:
   with mock.patch.object(turbojpeg, "decode_region", return_value=None):
     return measure()
@@ -190,45 +198,11 @@ def measure_loader(
   return cpu / (measured * BATCH), wall / (measured * BATCH)
 
 
-class Rival:
-  """The child process that runs tf.data; it waits while others have their turn."""
-
-  def __init__(self, workdir: pathlib.Path):
-    script = pathlib.Path(__file__).with_name("rival.py")
-    self._child = subprocess.Popen(
-      [rival_python(workdir), script, workdir], text=True, stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-
-  def __enter__(self) -> "Rival":
-    return self
-
-  def __exit__(self, *exc: object) -> None:
-    self._child.communicate()  # ends its input, and so the child
-
-  def measure(self, kind: str, work: str, count: int) -> tuple[float, float]:
-    assert self._child.stdin is not None and self._child.stdout is not None
-    self._child.stdin.write(json.dumps({"kind": kind, "work": work, "count": count}) + "\n")
-    self._child.stdin.flush()
-    answer = json.loads(self._child.stdout.readline())
-    return answer["cpu_s"] / answer["images"], answer["wall_s"] / answer["images"]
-
-
 # --- what is needed before --------------------------------------------------------------------------
 
 
-def rival_python(workdir: pathlib.Path) -> pathlib.Path:
-  return (workdir / "rival-env" / "bin" / "python").absolute()
-
-
-def prepare(workdir: pathlib.Path, kinds: list[str], count: int) -> None:
-  """Makes the rival's environment, the photos, and a data set of them, where they are absent."""
-  workdir.mkdir(parents=True, exist_ok=True)
-  python = rival_python(workdir)
-  if not python.exists():
-    print("installing the rival's environment", flush=True)
-    subprocess.run([sys.executable, "-m", "venv", workdir / "rival-env"], check=True)
-    subprocess.run([python, "-m", "pip", "install", "--quiet", *RIVAL_PACKAGES], check=True)
+def prepare(workdir: pathlib.Path, python: pathlib.Path, kinds: list[str], count: int) -> None:
+  """Makes the photos where they are absent; scikit-image, whose photos they are, is the rival's."""
   find = "import skimage, pathlib; print(pathlib.Path(skimage.__file__).parent / 'data')"
   skimage = subprocess.run([python, "-c", find], check=True, capture_output=True, text=True)
   import sklearn

@@ -23,9 +23,13 @@ import sys
 from contextlib import ExitStack
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from benchmarks import turns
+from mixer_jax import models
 from mixer_jax.models import mixer
-from mixer_jax.tools.planning import chips
+from mixer_jax.tools.planning import chips, flops
 
 RIVAL_PACKAGES = ("torch==2.13.0", "torchvision==0.28.0", "timm==1.0.31")
 ROOT = pathlib.Path(__file__).parents[1]
@@ -56,8 +60,6 @@ def main() -> None:
     parser.error(f"--cores={args.cores}, but this process may use {len(cores)}.")
   os.sched_setaffinity(0, cores)  # the children inherit it
   args.workdir.mkdir(parents=True, exist_ok=True)
-  if {"eager", "compiled"} & {*names}:
-    prepare_rival(args.workdir)
   rows = []
   with ExitStack() as stack:
     children = {name: stack.enter_context(start(args, name)) for name in names}
@@ -117,11 +119,11 @@ def model_flops(variant: str, work: str) -> int:
 
   Training counts three times the forward pass, less the gradient of the image, which nobody computes.
   """
-  sizes = mixer.VARIANTS[variant]
-  tokens, channels = (IMAGE_SIZE // sizes["patch_size"]) ** 2, sizes["hidden_dim"]
-  stem = 2 * tokens * channels * 3 * sizes["patch_size"] ** 2
-  block = 4 * tokens * channels * (sizes["tokens_mlp_dim"] + sizes["channels_mlp_dim"])
-  forward = stem + sizes["num_blocks"] * block + 2 * channels * NUM_CLASSES
+  model = models.build("mixer", variant=variant, num_classes=NUM_CLASSES)
+  image = jax.ShapeDtypeStruct((1, IMAGE_SIZE, IMAGE_SIZE, 3), jnp.float32)
+  variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), image)
+  forward = flops.forward_flops(model, variables, image)
+  stem = 2 * 3 * IMAGE_SIZE**2 * mixer.VARIANTS[variant]["hidden_dim"]
   return 3 * forward - stem if work == "training" else forward
 
 
@@ -141,7 +143,8 @@ def start(args: argparse.Namespace, name: str) -> turns.Contestant:
     command = [sys.executable, "-m", "benchmarks.step_jax", name]
     env["PYTHONPATH"] = str(ROOT)
   else:
-    command = [rival_python(args.workdir), ROOT / "benchmarks" / "rival_timm.py", name]
+    python = turns.make_environment(args.workdir / "timm-env", RIVAL_PACKAGES)
+    command = [python, ROOT / "benchmarks" / "rival_timm.py", name]
     env.pop("PYTHONPATH", None)
   log = args.workdir / f"step-{name}.log"
   return turns.Contestant(name, [*command, args.model, args.dtype], env, log)
@@ -158,27 +161,15 @@ def peak_flops(
     device = subprocess.run(query, check=True, capture_output=True, text=True).stdout.split("\n")[0]
     if chip := chips.find(device.strip()):
       return chip.flops(args.dtype), f"data sheet of {device}"
-    raise SystemExit(f"the peak of {device} is not known; add it to mixer_jax/planning/chips.py.")
+    raise SystemExit(
+      f"the peak of {device} is not known; add it to mixer_jax/tools/planning/chips.py."
+    )
   seconds = {
     name: min(child.measure("matmul", MATMUL, args.min_secs)[f"{args.by}_s"] for _ in range(3))
     for name, child in children.items()
   }
   best = min(seconds, key=lambda name: seconds[name])
   return 2 * MATMUL**3 / seconds[best], f"float32 product of {MATMUL} x {MATMUL}, fastest: {best}"
-
-
-def rival_python(workdir: pathlib.Path) -> pathlib.Path:
-  return (workdir / "timm-env" / "bin" / "python").absolute()
-
-
-def prepare_rival(workdir: pathlib.Path) -> None:
-  """Makes timm's environment where it is absent."""
-  python = rival_python(workdir)
-  if python.exists():
-    return
-  print("installing timm's environment", flush=True)
-  subprocess.run([sys.executable, "-m", "venv", workdir / "timm-env"], check=True)
-  subprocess.run([python, "-m", "pip", "install", "--quiet", *RIVAL_PACKAGES], check=True)
 
 
 if __name__ == "__main__":

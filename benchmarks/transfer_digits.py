@@ -57,8 +57,8 @@ def _pretraining() -> Any:
   config.num_classes = 5
   config.total_epochs = 40.0
   config.data.dataset, config.data.num_examples = "digits_0_4", 720
-  config.evaluation.num_examples = 181
-  config.log.plots = False
+  config.evaluators.val.num_examples = 181
+  config.evaluators.pictures.every_steps = 0
   return config
 
 
@@ -69,7 +69,7 @@ def _tuning(
     f"weights={pretrained},dataset=digits_5_9,size={size},steps={args.steps},lr={args.lr}"
   )
   config.seed, config.batch_size = seed, 128
-  config.log.plots = False
+  config.evaluators.pictures.every_steps = 0
   if not from_weights:
     config.init.weights = None
   return config

@@ -47,6 +47,16 @@ def _timed(run: Run, min_secs: float) -> dict[str, float]:
   }
 
 
+def make_environment(directory: pathlib.Path, packages: tuple[str, ...]) -> pathlib.Path:
+  """Returns the Python of a virtual environment with these packages, made where it is absent."""
+  python = (directory / "bin" / "python").absolute()
+  if not python.exists():
+    print(f"installing {' '.join(packages)} in {directory}", flush=True)
+    subprocess.run([sys.executable, "-m", "venv", directory], check=True)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
+  return python
+
+
 class Contestant:
   """A child process; end it by leaving its `with` block.
 
@@ -76,8 +86,11 @@ class Contestant:
     Raises:
       RuntimeError: the child ended instead.
     """
+    return self.ask({"work": work, "batch_size": batch_size, "min_secs": min_secs})
+
+  def ask(self, job: dict[str, Any]) -> dict[str, float]:
+    """Returns the child's answer to a job; raises RuntimeError if the child ended instead."""
     assert self._child.stdin is not None and self._child.stdout is not None
-    job = {"work": work, "batch_size": batch_size, "min_secs": min_secs}
     try:
       self._child.stdin.write(json.dumps(job) + "\n")
       self._child.stdin.flush()
@@ -85,5 +98,5 @@ class Contestant:
     except BrokenPipeError:
       answer = ""
     if not answer:
-      raise RuntimeError(f"{self._name} ended at {work}, batch {batch_size}; see {self._log}")
+      raise RuntimeError(f"{self._name} ended at {job}; see {self._log}")
     return json.loads(answer)

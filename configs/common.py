@@ -5,14 +5,14 @@ import typing
 from typing import Any
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+from ml_collections.config_dict import FieldReference, placeholder
 
 from mixer_jax import configuration, models, schema
 from mixer_jax.errors import InputError
 
 
 def get_config(model: str = "mixer") -> Any:
-  """Returns the configuration with its defaults, locked: no key can be added.
+  """Returns the configuration with its defaults, locked: no key can be added, but evaluators can.
 
   Args:
     model: the model family, whose fields are those of config.model.
@@ -20,7 +20,13 @@ def get_config(model: str = "mixer") -> Any:
   Raises:
     InputError: unknown family.
   """
-  return _section(schema.tree({"model": {"name": model}}, models.schema)).lock()
+  named = {
+    "model": {"name": model},
+    "evaluators": {"val": {"type": "classification"}, "pictures": {"type": "pictures"}},
+  }
+  config: Any = _section(schema.tree(named, models.schema)).lock()
+  config.evaluators.unlock()
+  return config
 
 
 def _section(fields: configuration.Tree) -> ConfigDict:
@@ -31,10 +37,13 @@ def _section(fields: configuration.Tree) -> ConfigDict:
 
 
 def _default(field: configuration.Field) -> Any:
+  union = typing.get_origin(field.hint) in (typing.Union, types.UnionType)
+  kinds = [t for t in typing.get_args(field.hint) if t is not types.NoneType] if union else []
+  if len(kinds) > 1:  # ml_collections fixes the type of other keys at their default's
+    return FieldReference(field.default, field_type=object)
   if field.default is not None:
     return field.default
-  kind = next(t for t in typing.get_args(field.hint) if t is not types.NoneType)
-  return placeholder(typing.get_origin(kind) or kind)
+  return placeholder(typing.get_origin(kinds[0]) or kinds[0])
 
 
 def parse_arg(arg: str | None, **defaults: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ Paper, top-1 of imagenet1k/Mixer-B_16: ImageNet 76.44 %, ReaL 82.36 %.
 from typing import Any
 
 from configs import common
+from mixer_jax import schema
 
 
 def get_config(arg: str = "weights=imagenet1k/Mixer-B_16"):
@@ -22,10 +23,11 @@ def make_config(source: str) -> Any:
 
   origin = init_from.describe(source)
   config = common.get_config(origin.family)
-  config.image_size = origin.input_shape[0]
+  config.image_size = schema.joined(*origin.sides())
+  config.image_channels = origin.input_shape[2]
   config.num_classes = origin.fields["num_classes"]
   config.loss = "softmax_xent"
   config.model.update({k: v for k, v in origin.fields.items() if k != "num_classes"})
-  config.evaluation.ops = "decode|resize_small|central_crop"
-  config.evaluation.batch_size = 256
+  config.evaluators.val.ops = "decode|resize_small|central_crop"
+  config.evaluators.val.batch_size = 256
   return config

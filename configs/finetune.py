@@ -6,8 +6,8 @@ python train.py --workdir=DIR --config=configs/finetune.py:model=B/16,dataset=ci
   weights  a released name, an address, a file or the workdir of a run (docs/weights.md)
   dataset  a name in mixer_jax/data/datasets.py (cifar10, oxford_iiit_pet, vtab/dmlab, …), or the directory
            of a prepared data set
-  size     of the images in pixels; default: that of pre-training. K times that is appendix C's enlargement,
-           any other size is interpolation
+  size     of the images in pixels, SIDE or HEIGHTxWIDTH; default: that of pre-training. K times that is
+           appendix C's enlargement, any other size is interpolation
   lr       peak learning rate; the paper's grid is in mixer_jax/tools/sweep/protocol.py
   steps    default: the paper's for the data set
   resize   auto, paper (appendix C), interpolate
@@ -17,8 +17,8 @@ python train.py --workdir=DIR --config=configs/finetune.py:model=B/16,dataset=ci
   judge    test: train on all, evaluate on the test split; dev: train on the part that the grid is searched
            with, evaluate on the development split
 
-Without appendix A's arguments no mixup; never stochastic depth or weight decay. Images are squashed to a
-square, cropped at random and mirrored; for VTAB-1k, whose labels may not survive that, only squashed. Weights of
+Without appendix A's arguments no mixup; never stochastic depth or weight decay. Images are squashed to
+one size, cropped at random and mirrored; for VTAB-1k, whose labels may not survive that, only squashed. Weights of
 a Vision Transformer or a ResNet are fine-tuned in the same way. Paper, Mixer-B/16 of ImageNet-21k: ImageNet
 80.64 %, mean of five data sets 92.50 % at 224 (table 3).
 """
@@ -49,6 +49,7 @@ OTHER_STEPS = 500
 
 
 def get_config(arg: str = ""):
+  from mixer_jax import schema
   from mixer_jax.data import sources
   from mixer_jax.training import init_from
 
@@ -56,32 +57,33 @@ def get_config(arg: str = ""):
   source = _weights(given)
   origin = init_from.describe(source)
   config = common.get_config(origin.family)
-  config.image_size = int(given["size"] or origin.input_shape[0])
+  height, width = schema.sides(given["size"]) if given["size"] else origin.sides()
+  config.image_size = schema.joined(height, width)
+  config.image_channels = origin.input_shape[2]
 
   config.batch_size = 512
   config.learning_rate = float(given["lr"])
   config.loss = "softmax_xent"
   config.init.weights = source
   config.init.resize = given["resize"]
-  config.model.update(init_from.fields_at(origin, config.image_size, given["resize"]))
+  config.model.update(init_from.fields_at(origin, (height, width), given["resize"]))
 
   config.data.data_dir = given["data_dir"] or None
   dataset = sources.describe(given["dataset"], config.data.data_dir)
   train, judge = _roles(given["judge"], dataset)
   config.num_classes = dataset.num_classes
   config.data.dataset = given["dataset"]
-  config.data.split, config.evaluation.split = train, judge
+  config.data.split, config.evaluators.val.split = train, judge
   config.data.num_examples = dataset.splits[train].num_examples
-  config.evaluation.num_examples = dataset.splits[judge].num_examples
-  config.data.labels_per_image = config.evaluation.labels_per_image = dataset.labels_per_image
+  config.evaluators.val.num_examples = dataset.splits[judge].num_examples
+  config.data.labels_per_image = config.evaluators.val.labels_per_image = dataset.labels_per_image
   if dataset.labels_per_image > 1:
     config.loss = "sigmoid_xent"
   vtab = given["dataset"].startswith("vtab/")
-  config.data.ops = _training_ops(given["crop"], vtab, dataset.mirror, config.image_size)
-  config.evaluation.ops = "decode|resize|central_crop"
-  if vtab:
-    config.evaluation.ops = f"decode|resize({config.image_size})"
-  config.evaluation.batch_size = 512
+  resize = f"decode|resize({height}{f', {width}' * (width != height)})"
+  config.data.ops = _training_ops(given["crop"], resize if vtab else None, dataset.mirror)
+  config.evaluators.val.ops = resize if vtab else "decode|resize|central_crop"
+  config.evaluators.val.batch_size = 512
 
   default = VTAB_STEPS if vtab else STEPS.get(given["dataset"], OTHER_STEPS)
   config.total_steps = int(given["steps"] or default)
@@ -91,19 +93,17 @@ def get_config(arg: str = ""):
   config.schedule.decay = "cosine"
   # The paper's 500 steps; the shortest runs take fewer, as in big_vision's configs/transfer.py.
   config.schedule.warmup_steps = min(500, config.total_steps // 5)
-  config.evaluation.every_steps = max(config.total_steps // 5, 1)
+  config.evaluators.val.every_steps = max(config.total_steps // 5, 1)
   config.checkpoint.every_steps = max(config.total_steps // 5, 1)
   return config
 
 
-def _training_ops(crop: str, vtab: bool, mirror: bool, image_size: int) -> str:
+def _training_ops(crop: str, only: str | None, mirror: bool) -> str:
   if crop not in ("random", "inception"):
     raise InputError(f"crop={crop} is neither random nor inception.")
   if crop == "inception":
-    return "decode|inception_crop" + ("|flip" if mirror else "")
-  return (
-    f"decode|resize({image_size})" if vtab else "decode|resize|random_crop" + ("|flip" * mirror)
-  )
+    return "decode|inception_crop" + "|flip" * mirror
+  return only or "decode|resize|random_crop" + "|flip" * mirror
 
 
 def _weights(given: dict[str, str]) -> str:
@@ -126,6 +126,6 @@ def _roles(judge: str, dataset) -> tuple[str, str]:
     if name not in dataset.splits:
       raise InputError(
         f"the data set has no split {name!r}; it has {', '.join(dataset.splits)}. Set config.data.split "
-        "and config.evaluation.split with their num_examples by hand."
+        "and config.evaluators.val.split with their num_examples by hand."
       )
   return train, judge

@@ -11,5 +11,5 @@ from configs import finetune
 
 def get_config(arg: str = ""):
   config = finetune.get_config(arg)
-  config.evaluation.ops = config.evaluation.ops.replace("|resize|", "|resize_small|")
+  config.evaluators.val.ops = config.evaluators.val.ops.replace("|resize|", "|resize_small|")
   return config

@@ -31,9 +31,9 @@ def get_config(arg: str = "B/16"):
   config.data.ops = "decode|inception_crop|flip|randaugment(2, 15)"
   config.data.num_workers = 16
 
-  config.evaluation.split = "train[99%:]"
-  config.evaluation.num_examples = 12_812
-  config.evaluation.num_workers = 8
+  config.evaluators.val.split = "train[99%:]"
+  config.evaluators.val.num_examples = 12_812
+  config.evaluators.val.num_workers = 8
 
   config.optimizer.weight_decay = 0.1
   config.schedule.warmup_steps = 10_000

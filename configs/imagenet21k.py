@@ -38,9 +38,9 @@ def get_config(arg: str = "B/16"):
   config.data.ops = f"decode|inception_crop|flip|randaugment(2, {row['magnitude']})"
   config.data.num_workers = 16
 
-  config.evaluation.split = "full[:51200]"
-  config.evaluation.num_examples = 51_200
-  config.evaluation.num_workers = 8
+  config.evaluators.val.split = "full[:51200]"
+  config.evaluators.val.num_examples = 51_200
+  config.evaluators.val.num_workers = 8
 
   config.optimizer.weight_decay = 0.1
   config.schedule.warmup_steps = 10_000

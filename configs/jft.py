@@ -56,10 +56,10 @@ def get_config(arg: str = "B/16"):
   config.data.ops = "decode|inception_crop|flip"
   config.data.num_workers = 16
 
-  config.evaluation.split = "train[:50000]"
-  config.evaluation.labels_per_image = 16
-  config.evaluation.num_examples = 50_000
-  config.evaluation.num_workers = 8
+  config.evaluators.val.split = "train[:50000]"
+  config.evaluators.val.labels_per_image = 16
+  config.evaluators.val.num_examples = 50_000
+  config.evaluators.val.num_workers = 8
 
   config.optimizer.weight_decay = 0.03
   config.schedule.warmup_steps = 10_000

@@ -69,21 +69,24 @@ def get_config(arg: str = ""):
   config.data.ops = f"decode|inception_crop(area_min=60){order}"
 
   num_test = dataset.splits["test"].num_examples
-  config.evaluation.split = f"test[:{MOST_EVALUATED}]" if num_test > MOST_EVALUATED else "test"
-  config.evaluation.num_examples = min(num_test, MOST_EVALUATED)
-  config.evaluation.ops = f"decode|resize({IMAGE_SIZE}){order}"
-  config.evaluation.batch_size = 500
-  config.evaluation.every_steps = config.total_steps // int(given["points"])
+  config.evaluators.val.split = f"test[:{MOST_EVALUATED}]" if num_test > MOST_EVALUATED else "test"
+  config.evaluators.val.num_examples = min(num_test, MOST_EVALUATED)
+  config.evaluators.val.ops = f"decode|resize({IMAGE_SIZE}){order}"
+  config.evaluators.val.batch_size = 500
+  config.evaluators.val.every_steps = config.total_steps // int(given["points"])
 
-  config.fewshot.dataset = given["fewshot"]
-  config.fewshot.ops = config.evaluation.ops
+  val = config.evaluators.val
+  config.evaluators.fewshot = {
+    "type": "fewshot", "dataset": given["fewshot"], "ops": val.ops, "every_steps": val.every_steps,
+    "batch_size": val.batch_size,
+  }  # fmt: skip
 
   config.optimizer.weight_decay = 0.03
   config.schedule.warmup_steps = config.total_steps // 10
   config.checkpoint.every_steps = config.total_steps
   config.checkpoint.keep_newest, config.checkpoint.keep_best = 1, 0
   config.log.every_steps = max(config.total_steps // 20, 1)
-  config.log.plots = False
+  config.evaluators.pictures.every_steps = 0
   return config
 
 

@@ -8,6 +8,7 @@ misspelled, and none can be set that nobody reads.
 import contextlib
 import dataclasses
 import difflib
+import fnmatch
 import inspect
 import json
 import math
@@ -237,12 +238,15 @@ def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def differences(
   old: Mapping[str, Any], new: Mapping[str, Any], may_change: Iterable[str]
 ) -> list[str]:
-  """Returns a line for each key whose value differs, those apart whose name, or section, may change."""
+  """Returns a line for each key whose value differs, those apart whose name, or section, may change.
+
+  Names may have the wildcards of fnmatch: "evaluators.*.batch_size".
+  """
   a, b = flatten(old), flatten(new)
-  allowed = tuple(may_change)
+  allowed = [pattern for name in may_change for pattern in (name, f"{name}.*")]
   lines = []
   for key in sorted({**a, **b}):
-    if any(key == name or key.startswith(f"{name}.") for name in allowed):
+    if any(fnmatch.fnmatchcase(key, pattern) for pattern in allowed):
       continue
     if a.get(key, "(absent)") != b.get(key, "(absent)"):
       lines.append(f"{key}: {a.get(key, '(absent)')!r} -> {b.get(key, '(absent)')!r}")
@@ -251,20 +255,29 @@ def differences(
 
 def save(path: epath.Path, config: Mapping[str, Any]) -> None:
   """Writes the configuration as JSON, whole or not at all. Raises SaveError."""
-  text = json.dumps(_plain(config), indent=2, sort_keys=True) + "\n"
+  text = json.dumps(plain(config), indent=2, sort_keys=True) + "\n"
   with files.replacing(path) as partial:
     partial.write_text(text)
 
 
-def _plain(value: Any) -> Any:
-  return {k: _plain(v) for k, v in value.items()} if hasattr(value, "items") else value
+def plain(value: Any) -> Any:
+  """Returns nested sections as dictionaries, for JSON."""
+  return {k: plain(v) for k, v in value.items()} if hasattr(value, "items") else value
 
 
 def load(path: epath.Path) -> dict[str, Any]:
-  """Reads a saved configuration; raises InputError if the file is absent or not JSON."""
+  """Reads a saved configuration; raises InputError if the file is absent, not JSON, or has a key twice."""
   if not path.exists():
     raise InputError(f"{path} does not exist: {path.parent} is not the workdir of a run.")
   try:
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(), object_pairs_hook=_without_duplicates)
   except ValueError as e:
     raise InputError(f"{path} is not valid JSON ({e}); restore it or start a new workdir.") from e
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  section = dict(pairs)
+  if len(section) < len(pairs):
+    repeated = sorted({k for k, _ in pairs if [n for n, _ in pairs].count(k) > 1})
+    raise ValueError(f"{repeated[0]} is there twice")
+  return section

@@ -7,7 +7,8 @@ ImageNet where the paper gives them.
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from mixer_jax import configuration
@@ -52,24 +53,48 @@ class Data:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class Classification:
+  """Top-1, top-5 and loss over a split."""
+
+  type: Literal["classification"] = "classification"
   dataset: str | None = None  # None: data.dataset
+  data_dir: str | None = None  # None: data.data_dir
   split: str = "validation"
-  label: str | None = None
+  label: str | None = None  # its feature; None: the data set's usual one
   labels_per_image: PositiveInt = 1
   num_examples: PositiveInt = 50_000
   ops: str = "decode|resize_small|central_crop"
   batch_size: PositiveInt = 4096
-  every_steps: PositiveInt = 5000  # each evaluation is followed by a checkpoint
+  every_steps: NonNegativeInt = 5000  # and at the end; 0: not while training
   num_workers: NonNegativeInt = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fewshot:
-  dataset: str | None = None  # None: no few-shot evaluation
+  """Linear few-shot accuracy (docs/evaluate.md)."""
+
+  type: Literal["fewshot"] = "fewshot"
+  dataset: str | None = None  # None: data.dataset
+  data_dir: str | None = None  # None: data.data_dir
   train_split: str = "train"
   test_split: str = "test"
   ops: str = "decode|resize|central_crop"
+  batch_size: PositiveInt = 4096
+  every_steps: NonNegativeInt = 5000  # and at the end; 0: not while training
+  num_workers: NonNegativeInt = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pictures:
+  """Pictures of a run: learning curves, images with their predictions, a Mixer's weights."""
+
+  type: Literal["pictures"] = "pictures"
+  of: str = "val"  # the classification evaluator whose predictions are drawn
+  every_steps: NonNegativeInt | None = None  # None: as that one; 0: no pictures
+
+
+EVALUATORS = {section.type: section for section in (Classification, Fewshot, Pictures)}
+"""Type of an evaluator -> its section."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,13 +128,12 @@ class Schedule:
 class Checkpoint:
   every_steps: PositiveInt = 1000
   keep_newest: PositiveInt = 2
-  keep_best: NonNegativeInt = 1  # by top-1 of the evaluation
+  keep_best: NonNegativeInt = 1  # by config.best
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Log:
   every_steps: PositiveInt = 50
-  plots: bool = True  # pictures at the end of the run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,7 +156,11 @@ class Options:
   """The whole configuration, checked: `options.data.dataset`."""
 
   seed: Seed = 0  # of parameters, order of the data, and all randomness
-  image_size: Annotated[int, Range(1, 2**14)] = 224  # pixels, square
+  image_size: int | str | tuple[int, ...] = (
+    224  # in pixels: a side, HEIGHTxWIDTH, or (height, width)
+  )
+  # 1: grey; 3: RGB; 4: RGB and alpha. How files of another kind are read: docs/data.md.
+  image_channels: Literal[1, 3, 4] = 3
   # Values of a pixel: "unit" (−1 to 1), "zero_one", "imagenet", or means and then deviations of pixel / 255.
   normalize: str | tuple[float, ...] = "unit"
   num_classes: PositiveInt = 1000
@@ -148,22 +176,24 @@ class Options:
   model: Mapping[str, Any]  # a family and its fields
   init: Init = Init()  # where training starts
   data: Data = Data()  # what is trained on
-  evaluation: Evaluation = Evaluation()  # what is evaluated on, while training and after
-  fewshot: Fewshot = Fewshot()  # linear few-shot accuracy at each evaluation (docs/evaluate.md)
+  evaluators: Mapping[str, Any]  # name -> what is measured, while training and after: EVALUATORS
+  # EVALUATOR/METRIC that chooses the best checkpoint; that evaluator's metrics are the run's result.
+  best: str = "val/top1"
   optimizer: Optimizer = Optimizer()  # the paper's: Adam to pre-train, momentum SGD to fine-tune
   schedule: Schedule = Schedule()  # of the learning rate
   checkpoint: Checkpoint = Checkpoint()  # what is kept in the workdir
-  log: Log = Log()  # what is printed and drawn
+  log: Log = Log()  # what is printed
   mesh: Mesh = Mesh()  # how the devices are used (docs/scale.md)
   profile: Profile = Profile()  # a trace of some steps, in the workdir (docs/scale.md)
-  # Keys and sections that may differ when a run is resumed.
+  # Keys and sections that may differ when a run is resumed; whole evaluators may come and go.
   may_change: tuple[str, ...] = (
     "grad_accum_steps",
     "data.data_dir",
     "data.on_bad_record",
     "data.num_workers",
-    "evaluation.batch_size",
-    "evaluation.num_workers",
+    "evaluators.*.batch_size",
+    "evaluators.*.num_workers",
+    "evaluators.*.data_dir",
     "checkpoint",
     "log",
     "mesh",
@@ -171,10 +201,29 @@ class Options:
     "may_change",
   )
 
+  @property
+  def input_shape(self) -> tuple[int, int, int]:
+    """An image of the model: (height, width, channels)."""
+    return (*sides(self.image_size), self.image_channels)
+
+  @property
+  def size(self) -> int | str:
+    """`image_size` in its shortest form, for people."""
+    return joined(*sides(self.image_size))
+
 
 RENAMED: dict[str, tuple[str, Callable[[Any], Any]]] = {
   "model.ablation": ("model.token_mixing", lambda value: "mlp" if value == "none" else value),
   "optimizer.polyak_decay": ("ema_decay", lambda value: value),
+  "evaluation": ("evaluators.val", lambda value: {"type": "classification", **value}),
+  "fewshot": (
+    "evaluators.fewshot",
+    lambda value: {"type": "fewshot", **value} | ({} if value["dataset"] else {"every_steps": 0}),
+  ),
+  "log.plots": (
+    "evaluators.pictures",
+    lambda value: {"type": "pictures", "every_steps": None if value else 0},
+  ),
   # It never was a key, but is looked for there.
   "model.num_classes": ("num_classes", lambda value: value),
 }
@@ -189,14 +238,69 @@ def tree(config: Mapping[str, Any], describe_model: DescribeModel) -> dict[str, 
   """Returns the fields of all keys, nested; raises InputError if the configuration names no family."""
   if not _has(config, "model.name"):
     raise InputError("config.model.name is missing; configs/common.py has every key.")
-  return {**configuration.tree(Options), "model": describe_model(config["model"]["name"])}
+  own = {
+    "model": describe_model(config["model"]["name"]),
+    "evaluators": _evaluators(config["evaluators"] if _has(config, "evaluators") else None),
+  }
+  return {**configuration.tree(Options), **own}
+
+
+def _evaluators(sections: Any) -> dict[str, Any]:
+  """Returns the fields of each evaluator; raises InputError for a name or type that there cannot be."""
+  found = {}
+  for name, section in sections.items() if hasattr(sections, "items") else ():
+    where = f"config.evaluators.{name}"
+    if not re.fullmatch(r"\w+", name):
+      raise InputError(f"{where}: a name takes letters, digits and _, for it heads the metrics.")
+    if not _has(section, "type"):
+      raise InputError(f"{where}.type is missing; it is one of {', '.join(EVALUATORS)}.")
+    if section["type"] not in EVALUATORS:
+      known = configuration.nearest(str(section["type"]), EVALUATORS)
+      raise InputError(f"{where}.type is {section['type']!r}, which there is not.{known}")
+    found[name] = configuration.tree(EVALUATORS[section["type"]])
+  return found
 
 
 def read(config: Mapping[str, Any], describe_model: DescribeModel) -> Options:
-  """Returns the configuration as an object; raises InputError that lists all that is wrong with it."""
+  """Returns the configuration as an object; raises InputError that lists all that is wrong with it.
+
+  An evaluator needs its type alone; its other keys have their defaults.
+  """
+  known = tree(config, describe_model)
   moved = {f"config.{old}": f"config.{new}" for old, (new, _) in RENAMED.items()}
-  configuration.check(tree(config, describe_model), config, "config", moved)
-  return configuration.make(Options, config)
+  given = {name: dict(config["evaluators"][name].items()) for name in known["evaluators"]}
+  config = {**config, **({"evaluators": _completed(given, known["evaluators"])} if given else {})}
+  configuration.check(known, config, "config", moved)
+  made = {k: configuration.make(EVALUATORS[v["type"]], v) for k, v in config["evaluators"].items()}
+  options = configuration.make(Options, {**config, "evaluators": made})
+  with configuration.placed(config):
+    sides(options.image_size)
+  return options
+
+
+MAX_SIDE = 2**14
+
+
+def sides(image_size: int | str | Sequence[int]) -> tuple[int, int]:
+  """Returns (height, width) of a side in pixels, of both sides, or of a text: "224" or "224x448".
+
+  Raises:
+    InputError: it is none of these, or a side is not in 1…MAX_SIDE.
+  """
+  pair = (image_size, image_size) if isinstance(image_size, int) else image_size
+  if isinstance(pair, str):
+    numbers = [int(n) if re.fullmatch(r"\d{1,5}", n) else 0 for n in pair.split("x")]
+    pair = numbers * 2 if len(numbers) == 1 else numbers
+  if len(pair) != 2 or not all(1 <= n <= MAX_SIDE for n in pair):
+    raise InputError(
+      f"image_size is {image_size!r}; expected a side or HEIGHTxWIDTH, of 1 to {MAX_SIDE} pixels."
+    )
+  return pair[0], pair[1]
+
+
+def joined(height: int, width: int) -> int | str:
+  """Returns the side of a square, or else "HEIGHTxWIDTH"; `sides` undoes it."""
+  return height if height == width else f"{height}x{width}"
 
 
 def translated(saved: Mapping[str, Any], describe_model: DescribeModel) -> dict[str, Any]:
@@ -214,7 +318,7 @@ def translated(saved: Mapping[str, Any], describe_model: DescribeModel) -> dict[
       value = convert(section.pop(key))
       section, key = _find(config, new)
       section[key] = value
-  return _completed(config, today)
+  return _completed(config, {**today, "evaluators": {}})  # theirs are optional
 
 
 def _has(nested: Any, dotted: str) -> bool:

@@ -2,7 +2,7 @@
 
 import contextlib
 
-from configs import quickstart
+from configs import common, quickstart
 
 
 def small_config(**changes):
@@ -16,15 +16,22 @@ def small_config(**changes):
   config.model.hidden_dim = 16
   config.model.tokens_mlp_dim = 8
   config.model.channels_mlp_dim = 32
-  config.evaluation.batch_size = 64
-  config.evaluation.every_steps = 10
+  config.evaluators.val.batch_size = 64
+  config.evaluators.val.every_steps = 10
   config.checkpoint.every_steps = 4
   config.schedule.warmup_steps = 2
   config.log.every_steps = 5
-  config.log.plots = False
+  config.evaluators.pictures.every_steps = 0
   config.mesh.data = 1
   for key, value in changes.items():
     config[key] = value
   with contextlib.suppress(AttributeError):
     config.unlock()
+  return config
+
+
+def with_family(config, family, fields):
+  """Returns the configuration with another model."""
+  config.model = common.get_config(family).model
+  config.model.update(fields)
   return config

@@ -12,15 +12,30 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from mixer_jax import inference
+from mixer_jax.inference import evaluate
+from mixer_jax.parallel.distributed import StopSignal
+
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = {
   "batch_size": 16, "total_steps": 20, "model.num_blocks": 2, "model.hidden_dim": 16,
   "model.tokens_mlp_dim": 8, "model.channels_mlp_dim": 32, "checkpoint.every_steps": 4,
-  "evaluation.every_steps": 10, "schedule.warmup_steps": 2, "log.every_steps": 5, "log.plots": False,
+  "evaluators.val.every_steps": 10, "schedule.warmup_steps": 2, "log.every_steps": 5, "evaluators.pictures.every_steps": 0,
 }  # fmt: skip
 
-
 _BEFORE: dict[int, set[str]] = {}  # process -> shared-memory segments that were there at its start
+
+
+class StopAfter(StopSignal):
+  """A signal that arrives after n more steps."""
+
+  def __init__(self, steps):
+    self._steps = steps
+
+  @property
+  def received(self):
+    self._steps -= 1
+    return signal.SIGTERM if self._steps < 0 else None
 
 
 def command(workdir, script="train.py", config="configs/quickstart.py", **flags):
@@ -62,6 +77,15 @@ def wait_for(process, text, timeout=120):
       return "".join(seen)
     assert time.monotonic() < deadline, "".join(seen)
   raise AssertionError(f"{text!r} never came:\n{''.join(seen)}")
+
+
+def evaluated(*, workdir, config, which="newest", weights_file=None, record=False, details=None):
+  """Returns what the configuration's evaluator "val" finds of a run or of weights."""
+  trained = inference.load(workdir=workdir, config=config, which=which, weights_file=weights_file)
+  sections = evaluate.choose(trained.setup.options)
+  return evaluate.evaluate(trained, sections, workdir=workdir, record=record, details=details)[
+    "val"
+  ]
 
 
 def left_behind(process, patience=10):

@@ -8,9 +8,10 @@ import numpy as np
 from flax import traverse_util
 from jax.experimental import multihost_utils
 
+from mixer_jax import evaluators
 from mixer_jax.data import pipeline
 from mixer_jax.parallel import distributed, sharding
-from mixer_jax.training import evaluation, experiment
+from mixer_jax.training import experiment
 from tests.configurations import small_config
 
 STEPS = 20
@@ -60,8 +61,8 @@ def train(data, fsdp) -> dict[str, Any]:
       found |= flat("gradient", state.opt_state[1].trace)
   found |= flat("params", state.params)
   found |= {f"bytes/{k}": v for k, v in bytes_by_device(state).items()}
-  results, _ = evaluation.evaluate_split(exp, state.variables(), exp.eval_split.open())
-  found |= {f"evaluation/{k}": v for k, v in results.items()}
+  one = evaluators.build(exp, {"val": exp.options.evaluators["val"]}, None)["val"]
+  found |= {f"val/{name}": value for name, value in one(state.variables(), STEPS)}
   found["read"] = np.array([batches.indices(step) for step in range(STEPS)])
   return found
 

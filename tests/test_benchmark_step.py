@@ -62,17 +62,11 @@ def test_the_published_model_is_ours(batch):
 
 
 def test_flops_are_those_of_the_products_that_run():
-  """XLA counts all operations of one block-free and one whole forward pass; products are nearly all."""
-  for variant in ("S/32", "S/16"):
-    model = models.build("mixer", variant=variant, num_classes=step.NUM_CLASSES)
-    image = jax.ShapeDtypeStruct((1, step.IMAGE_SIZE, step.IMAGE_SIZE, 3), jnp.float32)
-    params = jax.eval_shape(model.init, jax.random.key(0), image)
-    cost = jax.jit(model.apply).lower(params, image).cost_analysis()
-    counted = step.model_flops(variant, "inference")
-    assert 0.97 * cost["flops"] < counted < cost["flops"]
+  """By hand for S/32: 49 tokens, 8 blocks."""
   stem = 2 * 49 * 512 * 3 * 32**2
-  training = step.model_flops("S/32", "training")
-  assert training == 3 * step.model_flops("S/32", "inference") - stem
+  forward = stem + 8 * 4 * 49 * 512 * (256 + 2048) + 2 * 512 * 1000
+  assert step.model_flops("S/32", "inference") == forward
+  assert step.model_flops("S/32", "training") == 3 * forward - stem
 
 
 CHILD = """
@@ -95,6 +89,6 @@ def test_a_turn_lasts_as_long_as_wanted_and_a_lost_child_is_named(tmp_path):
     answer = child.measure("sleep", 2, 0.2)
     assert answer["wall_s"] >= 0.02 > answer["cpu_s"]
     assert answer["wall_s"] * answer["calls"] >= 0.15
-    with pytest.raises(RuntimeError, match=r"child ended at end, batch 1; see .*child\.log"):
+    with pytest.raises(RuntimeError, match=r"child ended at .*'end'.*; see .*child\.log"):
       child.measure("end", 1, 0.1)
   assert "chatter" in log.read_text() and "no such work" in log.read_text()

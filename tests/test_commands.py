@@ -62,7 +62,7 @@ def test_asked_to_stop_a_run_saves_first(undisturbed, tmp_path, number, num_work
   flags = {
     "data.num_workers": num_workers,
     "checkpoint.every_steps": 1000,
-    "evaluation.every_steps": 10,
+    "evaluators.val.every_steps": 10,
   }
   status, output = interrupt(runs.command(tmp_path, **flags), number, 0.0)
   assert status == wanted, output

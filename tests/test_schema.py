@@ -1,17 +1,21 @@
 """The schema: read into objects, explained by --help, and translated from earlier versions."""
 
 import json
+import re
 import subprocess
 import sys
 
 import pytest
+from absl import flags
 from etils import epath
+from ml_collections import config_flags
 
 from configs import common
 from mixer_jax import configuration, models, schema
 from mixer_jax.errors import InputError
 from mixer_jax.tools import configuration_help
 from mixer_jax.workdir import directory as workdirs
+from mixer_jax.workdir import provenance
 from tests import runs
 from tests.configurations import small_config
 
@@ -19,7 +23,7 @@ from tests.configurations import small_config
 MOVED = {
   "rate": ("learning_rate", lambda value: value / 1000),
   "model.depth": ("model.num_blocks", lambda value: value),
-  "judge": ("evaluation", lambda value: {"split": value["name"]}),
+  "judge": ("schedule", lambda value: {"warmup_steps": value["steps"]}),
 }
 
 
@@ -32,7 +36,7 @@ def earlier():
   config = today()
   config["rate"] = 1000 * config.pop("learning_rate")
   config["model"]["depth"] = config["model"].pop("num_blocks")
-  config["judge"] = {"name": config.pop("evaluation")["split"]}
+  config["judge"] = {"steps": config.pop("schedule")["warmup_steps"]}
   del config["profile"], config["optimizer"]["b2"]
   return config
 
@@ -49,8 +53,31 @@ def test_a_saved_configuration_of_an_earlier_version_is_translated(tmp_path):
   options = schema.read(config, models.schema)
   assert options.learning_rate == small_config().learning_rate
   assert options.model["num_blocks"] == 2
-  assert options.evaluation == schema.Evaluation(split="test")
+  assert options.schedule == schema.Schedule(warmup_steps=2)
   assert (options.optimizer.b2, options.profile) == (0.999, schema.Profile())
+
+
+def test_the_evaluation_of_earlier_versions_is_an_evaluator(tmp_path):
+  config = today()
+  for key in ("evaluators", "best"):
+    del config[key]
+  config["evaluation"] = {"split": "test", "dataset": None}
+  config["fewshot"] = {"dataset": None, "test_split": "dev"}
+  config["log"]["plots"] = True
+  configuration.save(epath.Path(tmp_path) / "config.json", config)
+  options = schema.read(workdirs.load_config(epath.Path(tmp_path)), models.schema)
+  assert options.evaluators == {
+    "val": schema.Classification(split="test"),
+    "fewshot": schema.Fewshot(test_split="dev", every_steps=0),
+    "pictures": schema.Pictures(),
+  }
+
+
+def test_a_key_that_is_there_twice_is_named(tmp_path):
+  text = '{"evaluators": {"val": {"type": "fewshot"}, "val": {"type": "classification"}}}'
+  (tmp_path / "config.json").write_text(text)
+  with pytest.raises(InputError, match="val is there twice"):
+    configuration.load(epath.Path(tmp_path) / "config.json")
 
 
 def test_a_configuration_of_today_is_left_as_it_is():
@@ -58,17 +85,22 @@ def test_a_configuration_of_today_is_left_as_it_is():
   assert schema.translated(config, models.schema) == config
 
 
+def resume(workdir):
+  new = provenance.describe(small_config(may_change=("log", "may_change")), {})
+  return provenance.resume(new, workdir, None, ())
+
+
 @pytest.mark.usefixtures("moved")
 def test_only_training_refuses_the_workdir_of_an_earlier_version(tmp_path):
   workdir = epath.Path(tmp_path)
   configuration.save(workdir / "config.json", earlier())
   with pytest.raises(InputError, match=r"rate: [\s\S]*init\.weights="):
-    workdirs.check(workdir, small_config(), ("log",))
+    resume(workdir)
   # A key that is new, and that may change, is no reason to refuse.
   saved = today()
-  del saved["log"]["plots"]
+  del saved["log"]["every_steps"]
   configuration.save(workdir / "config.json", saved)
-  workdirs.check(workdir, small_config(), ("log",))
+  resume(workdir)
 
 
 @pytest.mark.usefixtures("moved")
@@ -99,7 +131,9 @@ def test_an_old_key_in_a_file_or_a_flag_names_the_new_one(tmp_path, line, argume
 def test_help_has_every_key_with_its_default():
   text = configuration_help.text()
   for family in models.FAMILIES:
-    for key, value in configuration.flatten(common.get_config(family)).items():
+    flat = configuration.flatten(common.get_config(family))
+    for key, value in flat.items():
+      key = re.sub(r"^evaluators\.\w+", "evaluators.NAME", key)
       value = tuple(value) if isinstance(value, list) else value
       assert f"\n  config.{key}={value!r}  (" in text, key
   assert "global norm" in next(x for x in text.splitlines() if "optimizer.clip_norm" in x)
@@ -108,3 +142,28 @@ def test_help_has_every_key_with_its_default():
     [sys.executable, "train.py", "--help"], cwd=runs.ROOT, capture_output=True, text=True, check=False
   ).stdout  # fmt: skip
   assert text in printed
+
+
+@pytest.mark.parametrize(
+  ("given", "size", "shape"),
+  [
+    ("", 224, (224, 224, 3)), ("--c.image_size=32", 32, (32, 32, 3)),
+    ("--c.image_size=16x24", "16x24", (16, 24, 3)), ("--c.image_size=16,24", "16x24", (16, 24, 3)),
+  ],
+)  # fmt: skip
+def test_image_size_on_the_command_line(monkeypatch, given, size, shape):
+  monkeypatch.setattr(sys, "argv", ["train.py", *given.split()])  # where ml_collections looks
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_dict("c", common.get_config(), flag_values=values)
+  values(sys.argv)
+  options = schema.read(values["c"].value, models.schema)
+  assert (options.size, options.input_shape) == (size, shape)
+  assert schema.sides(options.size) == shape[:2]
+
+
+def test_image_size_in_a_file():
+  config = common.get_config()
+  for given in (24, "24x24", (24, 24)):
+    config.image_size = given
+    saved = json.loads(config.to_json())
+    assert schema.read(saved, models.schema).input_shape == (24, 24, 3)

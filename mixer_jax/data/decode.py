@@ -1,8 +1,8 @@
-"""Encoded images to RGB pixels: the bytes that the authors' TensorFlow decodes, from untrusted files.
+"""Encoded images to pixels: the bytes that the authors' TensorFlow decodes, from untrusted files.
 
 JPEG (grey, RGB, CMYK, YCCK; baseline and progressive), PNG and WebP, told apart by their content. EXIF
-orientation, gamma, colour profiles and alpha are ignored, 16 bits become the upper 8, as in tf.io. The
-header's size is checked before anything is decoded or allocated.
+orientation, gamma and colour profiles are ignored, 16 bits become the upper 8, as in tf.io. The header's
+size is checked before anything is decoded or allocated.
 """
 
 from typing import Literal, NamedTuple
@@ -15,14 +15,12 @@ from jaxtyping import UInt8
 from mixer_jax.data import turbojpeg
 from mixer_jax.errors import BadRecordError
 
-Image = UInt8[np.ndarray, "h w 3"]
-Part = UInt8[np.ndarray, "part_h part_w 3"]
+Image = UInt8[np.ndarray, "h w c"]
+Part = UInt8[np.ndarray, "part_h part_w c"]
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 
 MAX_PIXELS = 100_000_000  # of an image: 300 MB decoded; ImageNet's largest has 60 million
-MAX_SCANS = (
-  100  # of a progressive JPEG, each of which may touch all of the image; encoders write 10
-)
+MAX_SCANS = 100  # of a progressive JPEG. Each may touch the whole image; encoders write 10.
 
 _OTHERS = {
   b"GIF8": "a GIF", b"BM": "a BMP", b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"<": "HTML or XML",
@@ -38,25 +36,39 @@ class Header(NamedTuple):
   width: int
   cmyk: bool = False
   adobe: bool = False  # a CMYK JPEG of Adobe's holds the complement
+  alpha: bool = False
 
 
-def decode_image(data: bytes) -> Image:
-  """Decodes JPEG, PNG or WebP to RGB; grey becomes three equal channels.
+def decode_image(data: bytes, channels: int = 3) -> Image:
+  """Decodes JPEG, PNG or WebP.
 
   A JPEG with warnings is decoded as far as it goes, as TensorFlow does: stray bytes between markers do no
   harm, flipped bits disturb the blocks that follow.
 
+  Args:
+    data: the file.
+    channels: 1: grey, colours become their luma (0.299, 0.587, 0.114). 3: RGB, grey becomes three equal
+      channels. 4: RGB and alpha, not premultiplied.
+
   Raises:
-    BadRecordError: empty, truncated, damaged, of another format, or more than MAX_PIXELS.
+    BadRecordError: empty, truncated, damaged, of another format, or more than MAX_PIXELS; pixels that are not
+      opaque for 1 or 3 channels; no alpha for 4.
   """
   header = read_header(data)
+  if channels == 4 and not header.alpha:
+    raise BadRecordError(f"a {header.format} without alpha, but image_channels is 4")
   if header.format == "JPEG":
-    return _decode_jpeg(data, header)
-  return _decode_other(data, header)
+    return _decode_jpeg(data, header, channels)
+  return _decode_other(data, header, channels)
 
 
 def decode_region(
-  data: bytes, header: Header, box: Box, *, at_least: tuple[int, int] | None = None
+  data: bytes,
+  header: Header,
+  box: Box,
+  channels: int = 3,
+  *,
+  at_least: tuple[int, int] | None = None,
 ) -> Part:
   """Decodes the part of an image that is inside of `box`.
 
@@ -64,6 +76,7 @@ def decode_region(
     data: the file.
     header: read_header(data).
     box: (top, left, height, width) within the image.
+    channels: see decode_image.
     at_least: None for the very pixels of decode_image. With (height, width), a JPEG may be decoded
       at ½, ¼ or ⅛ of its size, if what is left of the box is at least as large. Its edges then lie
       at the nearest pixel of the smaller image, which may take one pixel off.
@@ -71,15 +84,19 @@ def decode_region(
   Raises:
     BadRecordError: as decode_image.
   """
-  if header.format != "JPEG" or header.cmyk:
-    return _cut(decode_image(data), box)
+  if header.format != "JPEG" or header.cmyk or channels == 4:
+    return _cut(decode_image(data, channels), box)
   eighths = 8 if at_least is None else _smallest_eighths(box, at_least)
   scaled = _scale_box(box, header, eighths)
   try:
-    pixels = turbojpeg.decode_region(data, scaled, eighths=eighths, max_scans=MAX_SCANS)
+    pixels = turbojpeg.decode_region(
+      data, scaled, channels=channels, eighths=eighths, max_scans=MAX_SCANS
+    )
   except ValueError as e:
     raise BadRecordError(f"damaged JPEG: {e}") from e
-  return _cut(_decode_jpeg(data, header, eighths=eighths), scaled) if pixels is None else pixels
+  if pixels is None:
+    return _cut(_decode_jpeg(data, header, channels, eighths=eighths), scaled)
+  return pixels
 
 
 def _cut(image: Image, box: Box) -> Part:
@@ -165,7 +182,7 @@ def _read_jpeg_header(data: bytes) -> Header:
 
 
 def _read_png_header(data: bytes) -> Header:
-  position, kind = 8, b""
+  position, kind, kinds = 8, b"", set()
   while kind != b"IEND":
     # OpenCV allocates what a chunk claims to hold, and returns what it could decode of a cut file.
     length, kind = (
@@ -178,35 +195,41 @@ def _read_png_header(data: bytes) -> Header:
       raise BadRecordError("damaged PNG: not one header, at the start")
     if kind == b"acTL":
       raise BadRecordError("an animated PNG")
+    kinds.add(kind)
     position += 12 + length
-  return Header("PNG", int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"))
+  height, width = int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
+  # By the type of colour. OpenCV does not know of transparent levels of grey.
+  alpha = data[25] in (4, 6) or (data[25] in (2, 3) and b"tRNS" in kinds)
+  return Header("PNG", height, width, alpha=alpha)
 
 
 def _read_webp_header(data: bytes) -> Header:
   if len(data) < 30 or int.from_bytes(data[4:8], "little") + 8 > len(data):
     raise BadRecordError("truncated WebP")
-  kind, body = data[12:16], data[20:30]
+  kind, body, alpha = data[12:16], data[20:30], False
   if kind == b"VP8X":
     if body[0] & 2:
       raise BadRecordError("an animated WebP")
     width, height = (1 + int.from_bytes(body[i : i + 3], "little") for i in (4, 7))
+    alpha = bool(body[0] & 16)
   elif kind == b"VP8L" and body[0] == 0x2F:
     bits = int.from_bytes(body[1:5], "little")
     width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    alpha = bool(bits >> 28 & 1)
   elif kind == b"VP8 " and body[3:6] == b"\x9d\x01\x2a":
     width, height = (int.from_bytes(body[i : i + 2], "little") & 0x3FFF for i in (6, 8))
   else:
     raise BadRecordError("damaged WebP: no size in the header")
-  return Header("WebP", height, width)
+  return Header("WebP", height, width, alpha=alpha)
 
 
 # --- pixels -----------------------------------------------------------------------------------------
 
 
 def _decode_jpeg(
-  data: bytes, header: Header, *, eighths: int = 8
-) -> UInt8[np.ndarray, "scaled_h scaled_w 3"]:
-  colorspace = "CMYK" if header.cmyk else "RGB"
+  data: bytes, header: Header, channels: int, *, eighths: int = 8
+) -> UInt8[np.ndarray, "scaled_h scaled_w c"]:
+  colorspace = "CMYK" if header.cmyk else {1: "GRAY", 3: "RGB"}[channels]
   height, width = (-(-n * eighths // 8) for n in (header.height, header.width))
   try:
     # These two flags give the bytes of TensorFlow's default decoder.
@@ -218,20 +241,41 @@ def _decode_jpeg(
     raise BadRecordError(f"damaged JPEG: {e}") from e
   if pixels.shape[:2] != (height, width):
     raise BadRecordError(f"damaged JPEG: {pixels.shape[:2]} pixels instead of {(height, width)}")
-  return _cmyk_to_rgb(pixels, adobe=header.adobe) if header.cmyk else pixels
+  return _of_rgb(_cmyk_to_rgb(pixels, adobe=header.adobe), channels) if header.cmyk else pixels
 
 
-def _cmyk_to_rgb(cmyk: UInt8[np.ndarray, "h w 4"], *, adobe: bool) -> Image:
+def _of_rgb(image: UInt8[np.ndarray, "h w 3"], channels: int) -> Image:
+  if channels == 1:
+    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
+  return image
+
+
+def _cmyk_to_rgb(cmyk: UInt8[np.ndarray, "h w 4"], *, adobe: bool) -> UInt8[np.ndarray, "h w 3"]:
   ink = cmyk.astype(np.uint16) if adobe else 255 - cmyk.astype(np.uint16)
   return (ink[..., :3] * ink[..., 3:] // 255).astype(np.uint8)
 
 
-def _decode_other(data: bytes, header: Header) -> Image:
+def _decode_other(data: bytes, header: Header, channels: int) -> Image:
   flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
   try:
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    image = cv2.imdecode(
+      np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED if header.alpha else flags
+    )
   except cv2.error as e:
     raise BadRecordError(f"damaged {header.format}: {e}") from e
-  if image is None or image.shape[:2] != (header.height, header.width):
+  wanted = (header.height, header.width, 4 if header.alpha else 3)
+  if image is None or image.shape != wanted:
     raise BadRecordError(f"damaged {header.format}")
-  return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+  if not header.alpha:
+    return _of_rgb(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), channels)
+  if image.dtype == np.uint16:
+    image = (image // 256).astype(np.uint8)
+  image = cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA)
+  if channels == 4:
+    return image
+  if image[..., 3].min() < 255:
+    raise BadRecordError(
+      f"transparent pixels, but image_channels is {channels}: flatten the image onto a background, or "
+      "train with image_channels=4"
+    )
+  return _of_rgb(np.ascontiguousarray(image[..., :3]), channels)

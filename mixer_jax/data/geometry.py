@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8, UInt32
 
-Image = UInt8[np.ndarray, "h w 3"]
-Resized = UInt8[np.ndarray, "new_h new_w 3"]
+Image = UInt8[np.ndarray, "h w c"]
+Resized = UInt8[np.ndarray, "new_h new_w c"]
 
 
 def resize_bilinear(image: Image, height: int, width: int) -> Resized:
@@ -21,9 +21,10 @@ def resize_bilinear(image: Image, height: int, width: int) -> Resized:
     return image.copy()
   from mixer_jax.data import bilinear  # costs a second, which a run on small images need not pay
 
-  resized = np.empty((height, width, 3), np.uint8)
+  channels = image.shape[2]
+  resized = np.empty((height, width, channels), np.uint8)
   y = bilinear.Taps(*_bilinear_taps(image.shape[0], height, 1))
-  x = bilinear.Taps(*_bilinear_taps(image.shape[1], width, 3))
+  x = bilinear.Taps(*_bilinear_taps(image.shape[1], width, channels))
   rows = np.ascontiguousarray(image).reshape(image.shape[0], -1)
   bilinear.resize_rows(rows, y, x, resized.reshape(height, -1))
   return resized
@@ -46,7 +47,8 @@ def _bilinear_taps(
 
 def resize_bilinear_fast(image: Image, height: int, width: int) -> Resized:
   """OpenCV's in whole numbers: rounded where the exact one truncates, so that a third is a level higher."""
-  return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+  resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+  return resized.reshape(height, width, -1)  # OpenCV drops the axis of one channel
 
 
 def _area_taps(size: int, new_size: int) -> tuple[np.ndarray, np.ndarray, np.float32]:
@@ -73,18 +75,20 @@ def resize_area(image: Image, height: int, width: int) -> Resized:
   columns, wx, scale_x = _area_taps(image.shape[1], width)
   rows, wy, scale_y = _area_taps(image.shape[0], height)
   pixels = image.astype(np.float32)
-  across = np.zeros((image.shape[0], width, 3), np.float32)
+  across = np.zeros((image.shape[0], width, image.shape[2]), np.float32)
   for source, weight in zip(columns, wx, strict=True):
     across += pixels[:, source] * weight[:, None]
-  total = np.zeros((height, width, 3), np.float32)
+  total = np.zeros((height, width, image.shape[2]), np.float32)
   for source, weight in zip(rows, wy, strict=True):
     total += across[source] * weight[:, None, None]
   return np.clip(total * (np.float32(1.0) / (scale_y * scale_x)), 0.0, 255.0).astype(np.uint8)
 
 
-def resize_small_shape(height: int, width: int, size_px: int) -> tuple[int, int]:
-  """Returns the size whose short side is `size_px`, the factor taken in float32."""
-  factor = np.float32(size_px) / np.float32(min(height, width))
+def resize_small_shape(height: int, width: int, at_least: tuple[int, int]) -> tuple[int, int]:
+  """Returns the smallest size of this shape that is `at_least` as high and wide, the factor taken in float32."""
+  factor = max(
+    np.float32(least) / np.float32(n) for least, n in zip(at_least, (height, width), strict=True)
+  )
   return int(np.round(np.float32(height) * factor)), int(np.round(np.float32(width) * factor))
 
 

@@ -1,6 +1,6 @@
 """Pure operations on examples, and `Preprocess`, a sequence of them: "decode|inception_crop|flip".
 
-An operation is `(example, rng) -> example` on {"image": encoded bytes, then uint8 (h, w, 3), "label"};
+An operation is `(example, rng) -> example` on {"image": encoded bytes, then uint8 (h, w, c), "label"};
 randomness comes from the generator alone, and what it decided is added to the example: "drawn" holds
 (operation, value) in order. Pixels follow the authors' TensorFlow pipeline (big_vision,
 pp/ops_image.py) to the bit (decode.py, geometry.py, randaugment.py).
@@ -30,6 +30,8 @@ from mixer_jax.errors import BadRecordError, InputError
 Example = dict[str, Any]
 Op = Callable[[Example, np.random.Generator], Example]
 
+Sides = tuple[int, int]  # height, width in pixels
+
 EVAL_SCALE = 256 / 224  # the paper resizes to 256 and crops 224; other sizes keep that ratio
 
 
@@ -41,32 +43,34 @@ def _drew(example: Example, name: str, value: Any) -> Example:
 # --- operations by name ---------------------------------------------------------------------------
 
 
-def decode(mode: Literal["exact", "fast"] = "exact") -> Op:
-  """Encoded bytes -> uint8 (h, w, 3).
+def decode(image_channels: int, mode: Literal["exact", "fast"] = "exact") -> Op:
+  """Encoded bytes -> uint8 (h, w, image_channels).
 
   Args:
+    image_channels: see decode_image.
     mode: "fast" needs inception_crop right after it, and is up to it (decode_and_crop).
   """
   if mode == "fast":
     raise InputError("decode(mode='fast') decodes for a crop: put inception_crop right after it.")
-  return lambda example, rng: example | {"image": decode_image(example["image"])}
+  return lambda example, rng: example | {"image": decode_image(example["image"], image_channels)}
 
 
-def inception_crop(image_size: int, area_min: float = 5.0, area_max: float = 100.0) -> Op:
+def inception_crop(image_size: Sides, area_min: float = 5.0, area_max: float = 100.0) -> Op:
   """Random crop of `area_min`–`area_max` per cent of the area, aspect 0.75–1.33, resized (bilinear)."""
   area = (area_min / 100, area_max / 100)
 
   def op(example: Example, rng: np.random.Generator) -> Example:
     image = example["image"]
     y, x, h, w = box = sample_box(rng, image.shape[0], image.shape[1], area)
-    image = resize_bilinear(image[y : y + h, x : x + w], image_size, image_size)
+    image = resize_bilinear(image[y : y + h, x : x + w], *image_size)
     return _drew(example, "inception_crop", box) | {"image": image}
 
   return op
 
 
 def decode_and_crop(
-  image_size: int,
+  image_size: Sides,
+  image_channels: int,
   mode: Literal["exact", "fast"] = "exact",
   area_min: float = 5.0,
   area_max: float = 100.0,
@@ -74,21 +78,22 @@ def decode_and_crop(
   """What "decode|inception_crop" does, decoding no more than the crop needs.
 
   Args:
-    image_size: of the result.
+    image_size, image_channels: of the result.
     mode: "exact": the same numbers drawn, the same pixels. "fast": the same crop, of a JPEG decoded
       at ½, ¼ or ⅛ where the crop is large enough, and resized with rounding instead of truncation.
     area_min, area_max: as for inception_crop.
   """
-  area, size = (area_min / 100, area_max / 100), (image_size, image_size)
+  area = (area_min / 100, area_max / 100)
 
   def op(example: Example, rng: np.random.Generator) -> Example:
     data = example["image"]
     header = read_header(data)
     box = sample_box(rng, header.height, header.width, area)
     if mode == "fast":
-      image = resize_bilinear_fast(decode_region(data, header, box, at_least=size), *size)
+      part = decode_region(data, header, box, image_channels, at_least=image_size)
+      image = resize_bilinear_fast(part, *image_size)
     else:
-      image = resize_bilinear(decode_region(data, header, box), *size)
+      image = resize_bilinear(decode_region(data, header, box, image_channels), *image_size)
     return _drew(example, "inception_crop", box) | {"image": image}
 
   return op
@@ -99,61 +104,79 @@ def flip() -> Op:
 
   def op(example: Example, rng: np.random.Generator) -> Example:
     mirrored = bool(rng.random() < 0.5)
-    # A view would be copied value by value later, in ten times the time.
-    image = cv2.flip(example["image"], 1) if mirrored else example["image"]
+    image = example["image"]
+    if mirrored:  # A view would be copied value by value later, in ten times the time.
+      image = cv2.flip(image, 1).reshape(image.shape)
     return _drew(example, "flip", mirrored) | {"image": image}
 
   return op
 
 
-def resize_small(image_size: int, size_px: int | None = None) -> Op:
-  """Table 3's evaluation: the short side to `size_px` (default image_size·256/224), area-averaged."""
-  size = round(image_size * EVAL_SCALE) if size_px is None else size_px
+def _enlarged(image_size: Sides) -> Sides:
+  height, width = image_size
+  return round(height * EVAL_SCALE), round(width * EVAL_SCALE)
+
+
+def resize_small(image_size: Sides, size_px: int | None = None) -> Op:
+  """Table 3's evaluation: the short side to `size_px`, area-averaged.
+
+  Default: as small as covers image_size·256/224, the short side of a square.
+  """
+  size = _enlarged(image_size) if size_px is None else (size_px, size_px)
 
   def op(example: Example, rng: np.random.Generator) -> Example:
     image = example["image"]
     height, width = resize_small_shape(image.shape[0], image.shape[1], size)
     if height * width > MAX_PIXELS:
       raise BadRecordError(
-        f"{image.shape[1]}×{image.shape[0]} pixels: with the short side at {size} it would have "
-        f"{width}×{height}"
+        f"{image.shape[0]}×{image.shape[1]} pixels: resized to cover {size[0]}×{size[1]} it would have "
+        f"{height}×{width}"
       )
     return example | {"image": resize_area(image, height, width)}
 
   return op
 
 
-def resize(image_size: int, size_px: int | None = None) -> Op:
-  """Table 2's evaluation: a square of `size_px` (default image_size·256/224), bilinear."""
-  size = round(image_size * EVAL_SCALE) if size_px is None else size_px
-  return lambda example, rng: example | {"image": resize_bilinear(example["image"], size, size)}
+def resize(image_size: Sides, size_px: int | None = None, width_px: int | None = None) -> Op:
+  """Table 2's evaluation: to `size_px` high and `width_px` wide, bilinear.
+
+  Default: a square of `size_px`; without that, image_size·256/224.
+  """
+  size = _enlarged(image_size) if size_px is None else (size_px, width_px or size_px)
+  return lambda example, rng: example | {"image": resize_bilinear(example["image"], *size)}
 
 
-def central_crop(image_size: int) -> Op:
-  """The central square of `image_size`."""
+def central_crop(image_size: Sides) -> Op:
+  """The central part of `image_size`."""
 
   def op(example: Example, rng: np.random.Generator) -> Example:
     height, width = example["image"].shape[:2]
-    y, x = (height - image_size) // 2, (width - image_size) // 2
-    return example | {"image": example["image"][y : y + image_size, x : x + image_size]}
+    h, w = image_size
+    y, x = (height - h) // 2, (width - w) // 2
+    return example | {"image": example["image"][y : y + h, x : x + w]}
 
   return op
 
 
-def random_crop(image_size: int) -> Op:
-  """A random square of `image_size`, of the pixels as they are (fine-tuning: after a resize)."""
+def random_crop(image_size: Sides) -> Op:
+  """A random part of `image_size`, of the pixels as they are (fine-tuning: after a resize)."""
 
   def op(example: Example, rng: np.random.Generator) -> Example:
-    height, width = example["image"].shape[:2]
-    y, x = (int(rng.integers(0, max(n - image_size, 0) + 1)) for n in (height, width))
-    image = example["image"][y : y + image_size, x : x + image_size]
+    image, (h, w) = example["image"], image_size
+    y, x = (
+      int(rng.integers(0, max(have - want, 0) + 1))
+      for have, want in zip(image.shape, image_size, strict=False)
+    )
+    image = image[y : y + h, x : x + w]
     return _drew(example, "random_crop", (y, x)) | {"image": image}
 
   return op
 
 
-def randaugment(num_layers: int, magnitude: float) -> Op:
-  """RandAugment as the authors used it (randaugment.py)."""
+def randaugment(image_channels: int, num_layers: int, magnitude: float) -> Op:
+  """RandAugment as the authors used it (randaugment.py), on RGB or grey images."""
+  if image_channels == 4:
+    raise InputError("randaugment has no operations on alpha: image_channels must be 1 or 3.")
 
   def op(example: Example, rng: np.random.Generator) -> Example:
     image = np.ascontiguousarray(example["image"])
@@ -164,20 +187,21 @@ def randaugment(num_layers: int, magnitude: float) -> Op:
   return op
 
 
-def permute_patches(image_size: int, patch_size: int, seed: int = 0) -> Op:
+def permute_patches(image_size: Sides, patch_size: int, seed: int = 0) -> Op:
   """Figure 4: permutes the patches, and the pixels inside each in one shared way."""
   return _permute(permutations.order_of_patches(image_size, patch_size, seed), image_size)
 
 
-def permute_pixels(image_size: int, seed: int = 0) -> Op:
+def permute_pixels(image_size: Sides, seed: int = 0) -> Op:
   """Figure 4: permutes all pixels of the image."""
   return _permute(permutations.order_of_pixels(image_size, seed), image_size)
 
 
-def _permute(order: np.ndarray, image_size: int) -> Op:
+def _permute(order: np.ndarray, image_size: Sides) -> Op:
   def op(example: Example, rng: np.random.Generator) -> Example:
-    if example["image"].shape != (image_size, image_size, 3):
-      raise InputError(f"permutations come last, when the image is {image_size} px wide and high.")
+    if example["image"].shape[:2] != image_size:
+      height, width = image_size
+      raise InputError(f"permutations come last, when the image has {height}x{width} pixels.")
     return example | {"image": permutations.apply(example["image"], order)}
 
   return op
@@ -203,30 +227,37 @@ OPS: dict[str, Callable[..., Op]] = {
 class Preprocess:
   """Operations in sequence, from a text such as "decode|resize_small(256)|central_crop"; picklable."""
 
-  def __init__(self, text: str, image_size: int, where: str = "ops"):
-    """Raises InputError: unknown operation, wrong arguments, or "decode" not first."""
-    self._arguments = (text, image_size, where)
+  def __init__(self, text: str, input_shape: tuple[int, int, int], where: str = "ops"):
+    """Raises InputError: unknown operation, wrong arguments, or "decode" not first.
+
+    Args:
+      text: the operations.
+      input_shape: of the result, (height, width, channels).
+      where: the text's key, for messages.
+    """
+    self._arguments = (text, input_shape, where)
     calls = [_parse_call(part.strip(), where) for part in text.split("|")]
     if calls[0][0] != "decode":
       raise InputError(f"{where} must start with 'decode': {text!r}")
     self._ops = []
     if [name for name, _ in calls[:2]] == ["decode", "inception_crop"]:
       both = calls[0][1] | calls[1][1]
-      self._ops = [_bind(decode_and_crop, both, image_size, f"{where}: decode|inception_crop")]
+      self._ops = [_bind(decode_and_crop, both, input_shape, f"{where}: decode|inception_crop")]
       calls = calls[2:]
     self._ops += [
-      _bind(OPS[name], kwargs, image_size, f"{where}: {name}") for name, kwargs in calls
+      _bind(OPS[name], kwargs, input_shape, f"{where}: {name}") for name, kwargs in calls
     ]
-    self.image_size = image_size
+    self.input_shape = input_shape
 
   def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-    """Raises BadRecordError: undecodable bytes; InputError: a result not image_size × image_size."""
+    """Raises BadRecordError: undecodable bytes; InputError: a result of another shape than input_shape."""
     for op in self._ops:
       example = op(example, rng)
-    if example["image"].shape[:2] != (self.image_size, self.image_size):
+    if example["image"].shape != self.input_shape:
+      (height, width, _), (text, _, where) = self.input_shape, self._arguments
       raise InputError(
-        f"{self._arguments[2]} {self._arguments[0]!r} leaves {example['image'].shape[:2]} instead of a square of "
-        f"{self.image_size}; end with a crop or resize({self.image_size})"
+        f"{where} {text!r} leaves {example['image'].shape[:2]} instead of {height, width} pixels; end with a "
+        f"crop or resize({height}{f', {width}' * (width != height)})"
       )
     return example
 
@@ -248,12 +279,21 @@ def _parse_call(text: str, where: str) -> tuple[str, dict[str, Any]]:
     raise InputError(f"{where}: {text!r} is not an operation such as resize_small(256).") from e
   if name not in OPS:
     raise InputError(f"{where}: unknown operation {name!r}.{configuration.nearest(name, OPS)}")
-  names = [p for p in inspect.signature(OPS[name]).parameters if p != "image_size"]
+  names = [p for p in inspect.signature(OPS[name]).parameters if p not in _GIVEN]
   if len(args) > len(names):
     raise InputError(f"{where}: {name} takes at most {len(names)} arguments: {', '.join(names)}")
   return name, dict(zip(names, args, strict=False)) | kwargs
 
 
-def _bind(op: Callable[..., Op], kwargs: dict[str, Any], image_size: int, where: str) -> Op:
-  takes_size = "image_size" in inspect.signature(op).parameters
-  return configuration.call(op, kwargs, where, **{"image_size": image_size} if takes_size else {})
+_GIVEN = (
+  "image_size",
+  "image_channels",
+)  # what the run gives to operations that have these parameters
+
+
+def _bind(
+  op: Callable[..., Op], kwargs: dict[str, Any], input_shape: tuple[int, int, int], where: str
+) -> Op:
+  given = dict(zip(_GIVEN, (input_shape[:2], input_shape[2]), strict=True))
+  taken = inspect.signature(op).parameters
+  return configuration.call(op, kwargs, where, **{k: v for k, v in given.items() if k in taken})

@@ -3,7 +3,7 @@
 The running number n = step·batch + row names an epoch n // N and a place in that epoch's permutation,
 which names an example; the example's randomness is a function of (seed, epoch, index). So the position
 in the data is the step: a resumed run needs no state of a loader, and neither workers nor processes
-change what is read. Batches are {"image": uint8 (b, s, s, 3), "label": int32 (b,), or (b, m) padded
+change what is read. Batches are {"image": uint8 (b, h, w, c), "label": int32 (b,), or (b, m) padded
 with −1 where images have up to m labels, "mask": float32 (b,)}.
 """
 
@@ -141,8 +141,8 @@ class _Loader:
     Each is copied as soon as it is there: memory that is kept for a batch's worth of single images is
     fresh every time, and costs more than the copy.
     """
-    pixels, most = self._spec.ops.image_size, self._spec.labels_per_image
-    image = np.empty((size, pixels, pixels, 3), np.uint8)
+    most = self._spec.labels_per_image
+    image = np.empty((size, *self._spec.ops.input_shape), np.uint8)
     label = np.empty((size,) if most == 1 else (size, most), np.int32)
     mask = np.zeros(size, np.float32)
     for row, example in enumerate(examples):

@@ -1,7 +1,7 @@
 """RandAugment (arXiv:1909.13719) as used for MLP-Mixer (arXiv:2105.01601, table 4).
 
 Every layer draws one of 16 operations uniformly and always applies it, all at one magnitude. Images
-are RGB uint8, after crop and flip. Axes: h height, w width; a `curve` maps the 256 pixel values.
+are RGB uint8, or grey, after crop and flip. Axes: h height, w width; a `curve` maps the 256 pixel values.
 
 `level = magnitude / 10` is not clipped, so the paper's magnitudes 15 and 20 go beyond the range of
 the original operations. The authors trained with the quirks of their code (big_vision,
@@ -29,7 +29,7 @@ import cv2
 import numpy as np
 from jaxtyping import Int, Int16, UInt8
 
-Image = UInt8[np.ndarray, "h w 3"]
+Image = UInt8[np.ndarray, "h w c"]
 Curve = UInt8[np.ndarray, "256"]
 PixelMap = Int16[np.ndarray, "h w 2"]
 Number = float | np.float32
@@ -68,7 +68,7 @@ def draw(rng: np.random.Generator, height: int, width: int, *, num_layers: int) 
 def apply(image: Image, draws: Iterable[Draw], *, magnitude: float) -> Image:
   """Applies `draws` in order, never writing into `image`; without draws it returns `image` itself.
 
-  Raises ValueError for an image that is not uint8 (h, w, 3) or is empty, for a magnitude that is
+  Raises ValueError for an image that is not uint8 (h, w, 3) or (h, w, 1) or is empty, for a magnitude that is
   negative or not finite, and for an unknown operation.
   """
   _check_image(image)
@@ -77,14 +77,15 @@ def apply(image: Image, draws: Iterable[Draw], *, magnitude: float) -> Image:
   for name, argument in draws:
     if name not in _TABLE:
       raise ValueError(f"unknown operation {name!r}, expected one of {OPERATIONS}")
-    image = _TABLE[name].function(image, magnitude / 10, *argument)
+    # OpenCV drops the axis of one channel.
+    image = _TABLE[name].function(image, magnitude / 10, *argument).reshape(image.shape)
   return image
 
 
 def _check_image(image: Image) -> None:
-  if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+  if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3) or image.size == 0:
     raise ValueError(
-      f"image must be a non-empty uint8 array (h, w, 3), got {image.dtype} {image.shape}"
+      f"image must be a non-empty uint8 array (h, w, 3) or (h, w, 1), got {image.dtype} {image.shape}"
     )
 
 
@@ -131,7 +132,7 @@ def _stretching_curve(darkest: np.uint8, brightest: np.uint8) -> Curve:
 
 
 def _equalize(image: Image, _level: float) -> Image:
-  counts = [cv2.calcHist([image], [c], None, [256], [0, 256]) for c in range(3)]
+  counts = [cv2.calcHist([image], [c], None, [256], [0, 256]) for c in range(image.shape[2])]
   return _look_up(image, *(_equalizing_curve(c.ravel().astype(np.int64)) for c in counts))
 
 
@@ -192,6 +193,8 @@ def _blend(
 
 
 def _color(image: Image, level: float) -> Image:
+  if image.shape[2] == 1:  # as of three equal channels, whose luma is not exactly theirs
+    return _color(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB), level)[..., :1]
   red, green, blue = map(cv2.LUT, cv2.split(image), _LUMA_CURVES)
   # The half above 255 is the authors' way back from the unit interval to uint8.
   gray = ((red + green + blue) * np.float32(255.5)).astype(np.uint8)
@@ -201,7 +204,8 @@ def _color(image: Image, level: float) -> Image:
 def _sharpness(image: Image, level: float) -> Image:
   smooth = image.copy()
   # In float32: its rounding errors decide the truncation wherever the exact mean is an integer.
-  smooth[1:-1, 1:-1] = cv2.filter2D(image.astype(np.float32), -1, _SMOOTH)[1:-1, 1:-1]
+  mean = cv2.filter2D(image.astype(np.float32), -1, _SMOOTH).reshape(image.shape)
+  smooth[1:-1, 1:-1] = mean[1:-1, 1:-1]
   return _blend(smooth, image, level)
 
 

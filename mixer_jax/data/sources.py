@@ -4,6 +4,7 @@ Data sets must be prepared as ArrayRecord; `python -m mixer_jax.tools.prepare NA
 embedded digits are prepared on first use.
 """
 
+import hashlib
 import os
 from typing import Any
 
@@ -13,6 +14,8 @@ import numpy as np
 from mixer_jax import configuration
 from mixer_jax.data import builders, datasets
 from mixer_jax.errors import BadRecordError, InputError
+
+_UNREADABLE = (OSError, RuntimeError, ValueError, TypeError, IndexError, KeyError)
 
 
 class Source:
@@ -47,15 +50,32 @@ class Source:
       BadRecordError: the file or the label is damaged.
     """
     try:
-      record = self._data_source[int(index)]
-      compute = datasets.LABELS.get(self._label)
-      label = record[self._label] if compute is None else compute(record)
-      image = (
-        record["image"] if self._image_scale == 1 else _rescale(record["image"], self._image_scale)
-      )
-      return {"image": image, "label": np.asarray(label, np.int32)}
-    except (OSError, RuntimeError, ValueError, TypeError, IndexError, KeyError) as e:
+      example = self._read(index)
+      if self._image_scale != 1:
+        example["image"] = _rescale(example["image"], self._image_scale)
+      return example
+    except _UNREADABLE as e:
       raise BadRecordError(f"unreadable: {builders.first_line(e)}") from e
+
+  def _read(self, index: int) -> dict[str, Any]:
+    record = self._data_source[int(index)]
+    compute = datasets.LABELS.get(self._label)
+    label = record[self._label] if compute is None else compute(record)
+    return {"image": record["image"], "label": np.asarray(label, np.int32)}
+
+  def fingerprint(self) -> tuple[str, ...]:
+    """Returns short hashes of the first, the middle, the last and four other examples, as they are stored."""
+    size = len(self)
+    others = np.random.default_rng(0).integers(size, size=4)
+    return tuple(self._hash(int(i)) for i in (0, size // 2, size - 1, *others))
+
+  def _hash(self, index: int) -> str:
+    try:
+      example = self._read(index)
+      content = example["image"] + example["label"].astype("<i4").tobytes()
+    except _UNREADABLE:
+      return "unreadable"
+    return hashlib.sha256(content).hexdigest()[:8]
 
 
 def _rescale(png: bytes, factor: int) -> bytes:

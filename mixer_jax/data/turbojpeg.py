@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 
 # Constants of turbojpeg.h.
 _DECOMPRESS = 1
-_PIXELS_RGB = 0
+_PIXELS = {1: 6, 3: 0}  # TJPF_GRAY, TJPF_RGB by channels
 _SUBSAMPLING, _WIDTH, _HEIGHT, _COLORSPACE, _FAST_DCT, _SCAN_LIMIT = 4, 5, 6, 8, 10, 13
 _CMYK, _YCCK = 3, 4
 _WARNING = 0
@@ -38,8 +38,8 @@ def available() -> bool:
 
 
 def decode_region(
-  data: bytes, box: tuple[int, int, int, int], *, eighths: int, max_scans: int
-) -> UInt8[np.ndarray, "h w 3"] | None:
+  data: bytes, box: tuple[int, int, int, int], *, channels: int, eighths: int, max_scans: int
+) -> UInt8[np.ndarray, "h w c"] | None:
   """Decodes a part of a JPEG with the fast DCT, at a part of its size.
 
   At full size the pixels are those of the decoded whole, the outermost columns included.
@@ -47,6 +47,7 @@ def decode_region(
   Args:
     data: a JPEG whose header and end have been checked.
     box: (top, left, height, width) in pixels of the decoded size, within it.
+    channels: 3: RGB; 1: the luma.
     eighths: 8 for full size, 4, 2 or 1 for ½, ¼ and ⅛ of each side, rounded up.
     max_scans: more scans of a progressive JPEG are an error.
 
@@ -62,19 +63,15 @@ def decode_region(
   # A handle is cheap (7 µs), and keeps nothing from one image for the next.
   handle = library.tj3Init(_DECOMPRESS)
   try:
-    return _decode(library, handle, data, box, eighths, max_scans)
+    return _decode(library, handle, data, box, channels, eighths, max_scans)
   finally:
     library.tj3Destroy(handle)
 
 
 def _decode(
-  library: Any,
-  handle: Any,
-  data: bytes,
-  box: tuple[int, int, int, int],
-  eighths: int,
+  library: Any, handle: Any, data: bytes, box: tuple[int, int, int, int], channels: int, eighths: int,
   max_scans: int,
-) -> np.ndarray | None:
+) -> np.ndarray | None:  # fmt: skip
   library.tj3Set(handle, _FAST_DCT, 1)
   library.tj3Set(handle, _SCAN_LIMIT, max_scans)
   # Files of unusual subsampling cannot be cut; the header says so, or the region is refused.
@@ -90,23 +87,16 @@ def _decode(
   block = _MCU_WIDTHS[subsampling] * eighths // 8
   start, end = max(left - 1, 0) // block * block, min(left + width + 1, full_width)
   region = _Region(start, top, end - start, height)
-  if (
-    library.tj3SetScalingFactor(handle, _Fraction(eighths // _gcd8(eighths), 8 // _gcd8(eighths)))
-    < 0
-    or library.tj3SetCroppingRegion(handle, region) < 0
-  ):
+  scaled = library.tj3SetScalingFactor(handle, _Fraction(1, 8 // eighths))
+  if scaled < 0 or library.tj3SetCroppingRegion(handle, region) < 0:
     return None
-  pixels = np.empty((height, end - start, 3), np.uint8)
+  pixels = np.empty((height, end - start, channels), np.uint8)
   failed = library.tj3Decompress8(
-    handle, data, len(data), pixels.ctypes.data, 3 * (end - start), _PIXELS_RGB
+    handle, data, len(data), pixels.ctypes.data, channels * (end - start), _PIXELS[channels]
   )
   if failed and library.tj3GetErrorCode(handle) != _WARNING:
     raise ValueError(library.tj3GetErrorStr(handle).decode(errors="replace"))
   return pixels[:, left - start : left - start + width]
-
-
-def _gcd8(eighths: int) -> int:
-  return eighths & -eighths  # eighths divides 8
 
 
 @functools.cache

@@ -1,0 +1,97 @@
+"""What is measured of a model while it trains and after: one class for each type of config.evaluators.
+
+An evaluator is built with what it measures, whose data it opens, and is called with (variables, step) as
+often as one likes. `TITLE` and `line` say what was measured, `SCORES` which of its metrics, the larger the
+better, may choose the best checkpoint.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Protocol
+
+from etils import epath
+
+from mixer_jax import configuration, schema
+from mixer_jax.errors import InputError
+from mixer_jax.evaluators.classification import Classification
+from mixer_jax.evaluators.fewshot_task import Fewshot
+from mixer_jax.evaluators.pictures import Pictures
+
+
+class Evaluator(Protocol):
+  """A type of evaluator.
+
+  Attributes:
+    every_steps: 0: not while training.
+    title: what it measures ("on digits test").
+    sources: the key of its section that names a split -> what was opened.
+  """
+
+  SCORES: ClassVar[tuple[str, ...]]
+  every_steps: int
+  title: str
+  sources: Mapping[str, Any]
+
+  def __call__(self, variables: Any, step: int) -> Iterable[tuple[str, float]]:
+    """Yields (metric, value)."""
+    ...
+
+  def line(self, values: Mapping[str, float]) -> str:
+    """Returns what is printed of these metrics."""
+    ...
+
+
+TYPES: dict[str, Any] = {
+  "classification": Classification,
+  "fewshot": Fewshot,
+  "pictures": Pictures,
+}
+
+
+def build(
+  setup: Any, sections: Mapping[str, Any], directory: epath.Path | None
+) -> dict[str, Evaluator]:
+  """Returns the evaluators of these sections by name, with their data opened.
+
+  Args:
+    setup: the model (experiment.ModelSetup): options, shardings, eval_step, make_features_step.
+    sections: of config.evaluators.
+    directory: of the run; None: there is none.
+
+  Raises:
+    InputError: data that cannot be opened or evaluated.
+  """
+  built: dict[str, Evaluator] = {}
+  # Pictures are of what another evaluator measured.
+  for name in sorted(sections, key=lambda name: sections[name].type == "pictures"):
+    where, kind = f"config.evaluators.{name}.", TYPES[sections[name].type]
+    built[name] = kind(setup, sections[name], where, built, directory)
+  return built
+
+
+def opened(evaluators: Mapping[str, Evaluator]) -> dict[str, Any]:
+  """Returns what they have opened, by the key of the configuration that names the split."""
+  return {
+    f"evaluators.{name}.{key}": source
+    for name, one in evaluators.items()
+    for key, source in one.sources.items()
+  }
+
+
+def in_training(options: schema.Options) -> dict[str, Any]:
+  """Returns the sections of the evaluators that a run has while it trains."""
+  return {name: s for name, s in options.evaluators.items() if s.every_steps != 0}
+
+
+def best(options: schema.Options) -> tuple[str, str]:
+  """Returns the evaluator and the metric of config.best; raises InputError if there are none."""
+  known = [
+    f"{name}/{score}"
+    for name, section in in_training(options).items()
+    for score in TYPES[section.type].SCORES
+  ]
+  if options.best not in known:
+    raise InputError(
+      f"config.best is {options.best!r}, which is not measured.{configuration.nearest(options.best, known)}"
+    )
+  name, _, metric = options.best.partition("/")
+  return name, metric

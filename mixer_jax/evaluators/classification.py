@@ -1,33 +1,58 @@
 """Exact classification metrics over a split, whatever the batch size and the number of devices."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mixer_jax import schema
+from mixer_jax.data import splits
 from mixer_jax.evaluators import rows as rows_lib
 from mixer_jax.evaluators.rows import Rows
 
 
-def evaluate(
-  predict_fn: Callable[[Any], Rows], batches: Iterable[Any], *, batch_size: int
-) -> tuple[Rows, Rows]:
-  """Evaluates all batches.
+class Classification:
+  """Top-1, top-5 and loss over a split; see __init__.py."""
 
-  Args:
-    predict_fn: batch -> rows of loss, top1, top5, prediction, label and mask, of shape (b, ...) each.
-    batches: batches on the devices; rows with mask 0 count for nothing.
-    batch_size: examples of a batch; row r of batch i is example i·batch_size + r of the split.
+  SCORES = ("top1", "top5")
 
-  Returns:
-    (metrics, rows): loss (mean, summed exactly), top1, top5 (shares) and count (images), and the rows
-    of all images in the order of the data, without padding, with their "index" in the split.
-  """
-  rows = rows_lib.collect(predict_fn, batches, batch_size=batch_size)
-  count = len(rows["mask"])
-  metrics = {
-    "loss": math.fsum(rows["loss"].tolist()) / max(count, 1),
-    "top1": int(rows["top1"].sum()) / max(count, 1),
-    "top5": int(rows["top5"].sum()) / max(count, 1),
-    "count": count,
-  }
-  return metrics, rows
+  def __init__(self, setup: Any, section: schema.Classification, where: str, *_: Any):
+    self._setup, self._section = setup, section
+    self.split = splits.make(setup.options, section, where)
+    self.source = self.split.open()
+    self.sources = {"split": self.source}
+    self.every_steps = section.every_steps
+    self.title = f"on {self.split.dataset} {self.split.split}"
+    self._measured: tuple[int | None, Rows] = None, {}
+
+  def rows(self, variables: Any, step: int) -> Rows:
+    """Returns rows of loss, top1, top5, prediction, label and index of all images, in their order.
+
+    They are computed once a step, for whoever asks.
+    """
+    if self._measured[0] != step:
+      batches = rows_lib.device_batches(self._setup, self.split, self.source, self._section)
+      rows = rows_lib.collect(
+        lambda batch: self._setup.eval_step(variables, batch),
+        batches,
+        batch_size=self._section.batch_size,
+      )
+      self._measured = step, rows
+    return self._measured[1]
+
+  def __call__(self, variables: Any, step: int) -> Iterator[tuple[str, float]]:
+    """Yields loss (mean, summed exactly), top1, top5 (shares) and count (images)."""
+    rows = self.rows(variables, step)
+    count = len(rows["mask"])
+    yield "loss", math.fsum(rows["loss"].tolist()) / max(count, 1)
+    yield "top1", int(rows["top1"].sum()) / max(count, 1)
+    yield "top5", int(rows["top5"].sum()) / max(count, 1)
+    yield "count", count
+
+  def line(self, values: Mapping[str, float]) -> str:
+    skipped = self.split.num_examples - int(values["count"])
+    several = self.split.labels_per_image > 1
+    reason = "images without a label, or bad," if several else "bad records"
+    return (
+      f"top-1 {values['top1']:.4f}  top-5 {values['top5']:.4f}  loss {values['loss']:.4f}"
+      f"  over {values['count']} images" + (f" ({skipped} {reason} skipped)" if skipped else "")
+    )

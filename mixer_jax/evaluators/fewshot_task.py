@@ -1,16 +1,16 @@
-"""A data set for few-shot evaluation: opened and drawn once, evaluated as often as one likes."""
+"""Few-shot accuracy on a data set: opened and drawn once, evaluated as often as one likes."""
 
-import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from jax.sharding import NamedSharding
 from jaxtyping import Int
 
+from mixer_jax import schema
 from mixer_jax.data import ops, pipeline, sources
 from mixer_jax.errors import BadRecordError, InputError
-from mixer_jax.evaluators import fewshot, rows
+from mixer_jax.evaluators import fewshot
+from mixer_jax.evaluators import rows as rows_lib
 
 
 class Selected:
@@ -27,79 +27,70 @@ class Selected:
     return self._source[int(self._indices[i])]
 
 
-@dataclasses.dataclass(frozen=True)
-class Task:
-  """Training images drawn from one split, tested on another.
+class Fewshot:
+  """Linear few-shot accuracy; see __init__.py.
 
   Attributes:
-    train_split, test_split: what is loaded; of the training split only the drawn images.
-    train_source, test_source: what they were opened as.
+    train, test: (split, source) of what is loaded; of the training split only the drawn images.
     drawn: which images train which classifier.
     num_train: images of the whole training split.
   """
 
-  train_split: pipeline.SplitSpec
-  test_split: pipeline.SplitSpec
-  train_source: Any
-  test_source: Any
-  drawn: fewshot.Draw
-  num_train: int
+  SCORES = tuple(f"{shots}shot" for shots in fewshot.SHOTS)
 
+  def __init__(self, setup: Any, section: schema.Fewshot, where: str, *_: Any):
+    """Opens both splits and draws the training images by their labels.
 
-def open_task(
-  like: pipeline.SplitSpec,
-  *,
-  dataset: str,
-  data_dir: str | None,
-  train_split: str,
-  test_split: str,
-  image_ops: str,
-  where: str = "ops",
-) -> Task:
-  """Opens both splits and draws the training images by their labels.
+    Raises:
+      InputError: no such data, or not of images with one label each.
+    """
+    self._setup, self._section, data = setup, section, setup.options.data
+    self._features_step = setup.make_features_step()
+    place: dict[str, Any] = {
+      "dataset": section.dataset or data.dataset,
+      "data_dir": section.data_dir or data.data_dir,
+      "label": data.label if section.dataset in (None, data.dataset) else None,
+    }
+    train, test = (
+      sources.open_source(split=split, **place)
+      for split in (section.train_split, section.test_split)
+    )
+    if not train.num_classes:
+      raise InputError(f"few-shot needs data with one class label an image; {train.name} has none.")
+    labels = read_labels(train, on_bad_record=data.on_bad_record)
+    self.sources = {"train_split": train, "test_split": test}
+    self.num_train, self.drawn = len(train), fewshot.draw(labels, num_classes=train.num_classes)
 
-  Args:
-    like: a split of the run, for the image size and what to do with bad records.
-    dataset, data_dir: see sources.open_source.
-    train_split, test_split: splits of the data set.
-    image_ops: pre-processing of both; the reference's is "decode|resize|central_crop".
-    where: what to call `image_ops` in messages.
+    def opened(split: str, source: Any) -> tuple[pipeline.SplitSpec, Any]:
+      spec = pipeline.SplitSpec(
+        split=split,
+        labels_per_image=1,
+        num_examples=len(source),
+        num_classes=self.drawn.num_classes,
+        ops=ops.Preprocess(section.ops, setup.options.input_shape, f"{where}ops"),
+        on_bad_record=data.on_bad_record,
+        **place,
+      )
+      return spec, source
 
-  Raises:
-    InputError: no such data, or not of images with one label each.
-  """
-  label = like.label if dataset == like.dataset else None
-  train, test = (
-    sources.open_source(dataset=dataset, data_dir=data_dir, split=s, label=label)
-    for s in (train_split, test_split)
-  )
-  if not train.num_classes:
-    raise InputError(f"few-shot needs data with one class label an image; {train.name} has none.")
-  drawn = fewshot.draw(
-    read_labels(train, on_bad_record=like.on_bad_record), num_classes=train.num_classes
-  )
+    self.train = opened(section.train_split, Selected(train, self.drawn.rows))
+    self.test = opened(section.test_split, test)
+    self.every_steps = section.every_steps
+    self.title = f"on {place['dataset']}"
 
-  def split(name: str, num_examples: int) -> pipeline.SplitSpec:
-    return dataclasses.replace(
-      like,
-      dataset=dataset,
-      data_dir=data_dir,
-      split=name,
-      label=label,
-      labels_per_image=1,
-      num_examples=num_examples,
-      num_classes=drawn.num_classes,
-      ops=ops.Preprocess(image_ops, like.ops.image_size, where),
+  def __call__(self, variables: Any, step: int) -> Iterator[tuple[str, float]]:
+    """Yields (name, value) as fewshot.evaluate does."""
+    del step
+    yield from fewshot.evaluate(
+      lambda batch: self._features_step(variables, batch),
+      rows_lib.device_batches(self._setup, *self.train, self._section),
+      rows_lib.device_batches(self._setup, *self.test, self._section),
+      self.drawn,
+      batch_size=self._section.batch_size,
     )
 
-  return Task(
-    train_split=split(train_split, len(drawn.rows)),
-    test_split=split(test_split, len(test)),
-    train_source=Selected(train, drawn.rows),
-    test_source=test,
-    drawn=drawn,
-    num_train=len(train),
-  )
+  def line(self, values: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {values[name]:.4f}" for name in self.SCORES)
 
 
 def read_labels(source: sources.Source, *, on_bad_record: str) -> Int[np.ndarray, " n"]:
@@ -119,37 +110,3 @@ def read_labels(source: sources.Source, *, on_bad_record: str) -> Int[np.ndarray
       if on_bad_record == "stop":
         raise InputError(f"bad record {i} of {source.name}: {e}") from e
   return labels
-
-
-def evaluate(
-  task: Task,
-  predict_fn: Callable[[Any], rows.Rows],
-  *,
-  batch_size: int,
-  batch_sharding: NamedSharding,
-  num_workers: int,
-) -> Iterator[tuple[str, float]]:
-  """Yields (name, value) as fewshot.evaluate does.
-
-  Args:
-    task: the opened data.
-    predict_fn: batch -> rows of pre_logits, label and mask.
-    batch_size, batch_sharding, num_workers: see rows.device_batches.
-  """
-
-  def batches(split: pipeline.SplitSpec, source: Any) -> Iterator[Any]:
-    return rows.device_batches(
-      split,
-      source,
-      batch_size=batch_size,
-      batch_sharding=batch_sharding,
-      num_workers=num_workers,
-    )
-
-  yield from fewshot.evaluate(
-    predict_fn,
-    batches(task.train_split, task.train_source),
-    batches(task.test_split, task.test_source),
-    task.drawn,
-    batch_size=batch_size,
-  )

@@ -5,37 +5,34 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
 
-from mixer_jax.data import loading, pipeline, sources
+from mixer_jax import schema
+from mixer_jax.data import loading, pipeline
 from mixer_jax.parallel import sharding
 
 Rows = dict[str, Any]
 
 
 def device_batches(
+  setup: Any,
   spec: pipeline.SplitSpec,
-  source: sources.Source,
-  *,
-  batch_size: int,
-  batch_sharding: NamedSharding,
-  num_workers: int,
+  source: Any,
+  section: schema.Classification | schema.Fewshot,
 ) -> Iterator[dict[str, jax.Array]]:
   """Yields the split in order, in batches on the devices, padded with mask 0 to whole ones.
 
   Args:
+    setup: the model; a batch's rows are filled up to a multiple of its devices.
     spec, source: the split, and what it was opened as.
-    batch_size: examples of a batch; its rows are filled up to a multiple of the devices.
-    batch_sharding: of every array of a batch.
-    num_workers: loader processes; 0: threads.
+    section: the evaluator's, for batch_size and num_workers.
   """
-  num_devices = batch_sharding.mesh.size
-  size = -(-batch_size // num_devices) * num_devices
-  rows = sharding.local_rows(batch_sharding, size)
-  batches = pipeline.EvalBatches(spec, source, batch_size=batch_size, rows=rows)
-  with loading.iterate(batches, num_workers=num_workers) as local:
+  sharded = setup.shardings.batch
+  size = -(-section.batch_size // sharded.mesh.size) * sharded.mesh.size
+  rows = sharding.local_rows(sharded, size)
+  batches = pipeline.EvalBatches(spec, source, batch_size=section.batch_size, rows=rows)
+  with loading.iterate(batches, num_workers=section.num_workers) as local:
     for batch in local:
-      yield sharding.put_batch(batch, batch_sharding, rows, size)
+      yield sharding.put_batch(batch, sharded, rows, size)
 
 
 def collect(

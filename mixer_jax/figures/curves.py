@@ -1,71 +1,21 @@
-"""Pictures of a run: learning curves, evaluation images with their predictions, a Mixer's weights."""
+"""Figures of a run: learning curves, and evaluation images with their predictions."""
 
 from typing import Any
 
-import jax
 import numpy as np
-from etils import epath
 
 from mixer_jax.data import ops
-from mixer_jax.errors import InputError
-from mixer_jax.figures import hidden_units
-from mixer_jax.workdir import metrics
 
 
-def save_all(workdir: epath.Path, source: Any, rows: dict[str, np.ndarray]) -> list[epath.Path]:
-  """Writes the pictures as PNG to `workdir/plots` and returns their paths.
-
-  Args:
-    workdir: a run's directory, with metrics.jsonl.
-    source: the evaluation split.
-    rows: the evaluation's rows (classification.evaluate).
-  """
-  directory = workdir / "plots"
-  directory.mkdir(exist_ok=True)
-  figures = {
-    "learning_curves.png": learning_curves(metrics.read_metrics(workdir)),
-    "predictions.png": predictions(source, rows),
-  }
-  paths = []
-  for name, figure in figures.items():
-    with (directory / name).open("wb") as f:
-      figure.savefig(f, format="png", dpi=120)
-    paths.append(directory / name)
-  return paths
-
-
-def save_weights(workdir: epath.Path, params: dict[str, Any], step: int) -> list[epath.Path]:
-  """Writes pictures of a Mixer's weights (the paper's figures 5 and 7) to `workdir/plots`.
-
-  Returns their paths; none for models that have no such weights, or if they are spread over processes.
-  """
-  leaves = jax.tree.leaves(params)
-  if not all(x.is_fully_addressable or x.is_fully_replicated for x in leaves):
-    return []
-  try:
-    images = {
-      "hidden_units": hidden_units.encode_png(hidden_units.paired_mosaics(params)),
-      "embedding": hidden_units.encode_png([hidden_units.filter_mosaic(params)]),
-    }
-  except InputError:
-    return []
-  directory = workdir / "plots"
-  directory.mkdir(exist_ok=True)
-  paths = [directory / f"{name}_step{step}.png" for name in images]
-  for path, image in zip(paths, images.values(), strict=True):
-    path.write_bytes(image)
-  return paths
-
-
-def learning_curves(records: list[dict[str, Any]]) -> Any:
-  """Returns a figure: training and evaluation loss, top-1, learning rate, against the step."""
+def learning_curves(records: list[dict[str, Any]], evaluator: str) -> Any:
+  """Returns a figure: the loss of training and of an evaluator, its top-1, learning rate, against the step."""
   from matplotlib.figure import Figure
 
   figure = Figure(figsize=(12, 3.6), layout="constrained")
   left, middle, right = figure.subplots(1, 3)
   for axes, names in (
-    (left, ("loss", "evaluation/loss")),
-    (middle, ("evaluation/top1",)),
+    (left, ("loss", f"{evaluator}/loss")),
+    (middle, (f"{evaluator}/top1",)),
     (right, ("lr",)),
   ):
     for name in names:
@@ -80,7 +30,7 @@ def learning_curves(records: list[dict[str, Any]]) -> Any:
   return figure
 
 
-def predictions(source: Any, rows: dict[str, np.ndarray]) -> Any:
+def predictions(source: Any, rows: dict[str, np.ndarray], image_channels: int) -> Any:
   """Returns a figure of images with the predicted class; the wrong ones first, in red."""
   from matplotlib.figure import Figure
 
@@ -93,7 +43,7 @@ def predictions(source: Any, rows: dict[str, np.ndarray]) -> Any:
   for axes in grid:
     axes.set_axis_off()
   for axes, i in zip(grid, order, strict=False):
-    image = ops.decode_image(source[int(rows["index"][i])]["image"])
+    image = ops.decode_image(source[int(rows["index"][i])]["image"], max(image_channels, 3))
     axes.imshow(image, interpolation="nearest")
     text = _names(source, rows["prediction"][i])
     if wrong[i]:

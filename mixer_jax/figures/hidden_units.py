@@ -1,6 +1,6 @@
 """Pictures of a Mixer's weights (the paper's figures 5 to 7): what token mixing and the stem look for.
 
-A hidden unit of token mixing has a weight for each of the S tokens: a √S×√S picture. Units are ordered
+A hidden unit of token mixing has a weight for each of the S tokens: of square images a √S×√S picture. Units are ordered
 from low to high frequency, and paired with the unit nearest to their negative: units of opposite phase.
 Axis letters: s tokens, d hidden units, p pixels of a patch's side, c channels.
 """
@@ -17,11 +17,18 @@ from mixer_jax.errors import InputError
 _PAIRED_BLOCKS, _MOST_PAIRS = 3, 64  # of figure 5
 
 
-def hidden_units(params: dict[str, Any], block: int) -> Float[np.ndarray, "d g g"]:
-  """Returns the incoming weights of a block's token-mixing units as square pictures.
+def hidden_units(
+  params: dict[str, Any], block: int, image_size: tuple[int, int] = (1, 1)
+) -> Float[np.ndarray, "d rows columns"]:
+  """Returns the incoming weights of a block's token-mixing units as pictures of the grid of tokens.
+
+  Args:
+    params: of a Mixer.
+    block: from 0.
+    image_size: (height, width) that it is for; only the ratio counts.
 
   Raises:
-    InputError: not a Mixer's parameters, no such block, or tokens that form no square.
+    InputError: not a Mixer's parameters, no such block, or tokens that form no such grid.
   """
   try:
     kernel = params[f"MixerBlock_{block}"]["token_mixing"]["Dense_0"]["kernel"]
@@ -31,16 +38,19 @@ def hidden_units(params: dict[str, Any], block: int) -> Float[np.ndarray, "d g g
       f"{', '.join(sorted(params)[:4])}, …: only a Mixer's hidden units can be drawn."
     ) from e
   kernel = np.asarray(kernel, np.float32)
-  side = math.isqrt(kernel.shape[0])
-  if kernel.ndim != 2 or side * side != kernel.shape[0]:
-    raise InputError(f"token mixing of shape {kernel.shape} is not of a square of tokens.")
-  return kernel.T.reshape(-1, side, side)
+  (height, width), tokens = image_size, kernel.shape[0]
+  rows, columns = math.isqrt(tokens * height // width), math.isqrt(tokens * width // height)
+  if kernel.ndim != 2 or rows * columns != tokens:
+    raise InputError(f"token mixing of shape {kernel.shape} is not of a grid of {height}:{width}.")
+  return kernel.T.reshape(-1, rows, columns)
 
 
-def first_blocks(params: dict[str, Any], most: int) -> list[Float[np.ndarray, "d g g"]]:
+def first_blocks(
+  params: dict[str, Any], most: int, image_size: tuple[int, int] = (1, 1)
+) -> list[Float[np.ndarray, "d rows columns"]]:
   """Returns the hidden units of a Mixer's first blocks; raises InputError for another model."""
   num_blocks = max(1, sum(name.startswith("MixerBlock_") for name in params))
-  return [hidden_units(params, i) for i in range(min(most, num_blocks))]
+  return [hidden_units(params, i, image_size) for i in range(min(most, num_blocks))]
 
 
 def embedding_filters(params: dict[str, Any]) -> Float[np.ndarray, "c p p 3"]:
@@ -48,14 +58,14 @@ def embedding_filters(params: dict[str, Any]) -> Float[np.ndarray, "c p p 3"]:
   try:
     kernel = np.asarray(params["stem"]["kernel"], np.float32)
     patch, other, colours, _ = kernel.shape
-    if patch != other or colours != 3:
+    if patch != other or colours not in (1, 3):
       raise ValueError(kernel.shape)
   except (KeyError, TypeError, ValueError) as e:
     raise InputError(
-      f"there is no stem of RGB patches among {', '.join(sorted(params)[:4])}, …: only a Mixer's "
+      f"there is no stem of RGB or grey patches among {', '.join(sorted(params)[:4])}, …: only a Mixer's "
       "embedding can be drawn."
     ) from e
-  return kernel.transpose(3, 0, 1, 2)
+  return np.broadcast_to(kernel, (patch, patch, 3, kernel.shape[3])).transpose(3, 0, 1, 2)
 
 
 def frequencies(pictures: Float[np.ndarray, "n h w ..."]) -> Float[np.ndarray, " n"]:
@@ -92,7 +102,7 @@ def _cosines(pictures: Float[np.ndarray, "n h w"]) -> Float[np.ndarray, "n n"]:
   return flat @ flat.T
 
 
-def mean_cosine(units: Float[np.ndarray, "d g g"]) -> float:
+def mean_cosine(units: Float[np.ndarray, "d rows columns"]) -> float:
   """Returns the mean cosine of the `opposite_pairs`; −1 if all are exactly opposite."""
   return float(np.mean(_cosines(units)[tuple(opposite_pairs(units).T)]))
 
@@ -134,19 +144,21 @@ def _mosaic(pictures: np.ndarray, columns: int, gap_every: int) -> np.ndarray:
   return canvas
 
 
-def paired_mosaic(units: Float[np.ndarray, "d g g"]) -> Float[np.ndarray, "y x 3"]:
+def paired_mosaic(units: Float[np.ndarray, "d rows columns"]) -> Float[np.ndarray, "y x 3"]:
   """Returns the picture of a block's units in pairs, low frequencies first."""
   pairs = opposite_pairs(units)[:_MOST_PAIRS]
   columns = 2 * max(1, round(math.sqrt(len(pairs) / 2)))
   return grey_mosaic(units[pairs.ravel()], columns, gap_every=2)
 
 
-def paired_mosaics(params: dict[str, Any]) -> list[Float[np.ndarray, "y x 3"]]:
+def paired_mosaics(
+  params: dict[str, Any], image_size: tuple[int, int] = (1, 1)
+) -> list[Float[np.ndarray, "y x 3"]]:
   """Returns `paired_mosaic` of the blocks that figure 5 shows."""
-  return [paired_mosaic(units) for units in first_blocks(params, _PAIRED_BLOCKS)]
+  return [paired_mosaic(units) for units in first_blocks(params, _PAIRED_BLOCKS, image_size)]
 
 
-def ordered_mosaic(units: Float[np.ndarray, "d g g"]) -> Float[np.ndarray, "y x 3"]:
+def ordered_mosaic(units: Float[np.ndarray, "d rows columns"]) -> Float[np.ndarray, "y x 3"]:
   """Returns the picture of all units of a block, low frequencies first."""
   order = np.argsort(frequencies(units), kind="stable")
   return grey_mosaic(units[order], math.ceil(math.sqrt(len(units))))

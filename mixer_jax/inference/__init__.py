@@ -4,10 +4,12 @@ from mixer_jax.inference.trained import (
   Trained,
   class_names,
   load,
+  preprocess,
 )
 
 __all__ = [
   "Trained",
   "class_names",
   "load",
+  "preprocess",
 ]

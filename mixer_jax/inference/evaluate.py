@@ -1,124 +1,127 @@
-"""Evaluation of a state or of a finished model: exact over any batch size and number of devices."""
+"""Evaluation of a trained model by its evaluators: exact over any batch size and number of devices."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 from etils import epath
 
-from mixer_jax import inference, weights
+from mixer_jax import configuration, inference, schema, weights
 from mixer_jax.data import sources
 from mixer_jax.errors import InputError
-from mixer_jax.evaluators import confusion
-from mixer_jax.training import evaluation
+from mixer_jax.evaluators import Classification, best, build, confusion
 from mixer_jax.workdir import directory as workdirs
 from mixer_jax.workdir import metrics
 
 
-def evaluate(
+def choose(
+  options: schema.Options,
   *,
-  workdir: str | None,
-  config: Any | None,
-  which: str | int = "newest",
-  weights_file: str | None = None,
+  evaluators: Sequence[str] | None = None,
   dataset: str | None = None,
   split: str | None = None,
   data_dir: str | None = None,
-  details: str | None = None,
-  record: bool = False,
-) -> dict[str, float]:
-  """Evaluates a checkpoint of a workdir, or a weights file.
+) -> dict[str, Any]:
+  """Returns the sections of the evaluators that are asked for, by name.
 
   Args:
-    workdir: a run's directory; its config.json is the configuration unless `config` is given.
-    config: the configuration; needed with `weights_file` alone.
-    which: the checkpoint: "newest", "best", or its step.
-    weights_file: name, address or file of parameters, instead of a checkpoint.
-    dataset: name of the table of data sets, or directory of a prepared one; None: the
-      configuration's evaluation split.
+    options: the configuration.
+    evaluators: names in config.evaluators; None: all of type classification.
+    dataset: name of the table of data sets, or directory of a prepared one, instead of those.
     split: of the data set; None: the one that is reported.
-    data_dir: where TFDS keeps it; the configuration's own for its own data.
-    details: directory for the accuracy of each class and the confusions, which are printed too.
-    record: add the result to the workdir's evaluations.jsonl, where tools.paper looks for it.
+    data_dir: where TFDS keeps the data set; None: as in the configuration.
 
   Raises:
-    InputError: no such run, checkpoint or file, or parameters that do not fit the model.
+    InputError: no such evaluator, data set or split, or one with other classes than the model has.
   """
-  directory = None if details is None else _details_directory(details)
-  if record and (workdir is None or weights_file is not None):
-    raise InputError("--record needs a checkpoint of a run: give --workdir, without --weights.")
-  trained = inference.load(
-    workdir=workdir,
-    config=config,
-    which=which,
-    weights_file=weights_file,
-    evaluation=_evaluation_on(dataset, split, data_dir),
-  )
-  setup = trained.setup
-  if directory is not None and setup.eval_split.labels_per_image > 1:
-    raise InputError("--details needs data with one label an image.")
-  source = setup.eval_split.open()
-  num_classes = setup.options.num_classes
-  if dataset is not None and source.num_classes not in (None, num_classes):
-    raise InputError(
-      f"{source.name} has {source.num_classes} classes, the model {num_classes}: its head is for others. "
-      "Fine-tune it first (configs/finetune.py)."
-    )
-  results, rows = evaluation.evaluate_split(setup, trained.variables, source)
-  metrics.say(
-    f"{trained.name} on {setup.eval_split.dataset} {evaluation.evaluation_line(setup, results)}"
-  )
-  if record and workdir is not None and jax.process_index() == 0:
-    metrics.say(f"recorded: {_record(workdirs.path_of(workdir), trained, results)}")
-  if (released := weights.RELEASED.get(str(weights_file))) and released.top1:
-    crop = f" with {released.crop}" if released.crop else ""
-    metrics.say(f"published: ImageNet top-1 {released.top1} %{crop} ({released.source})")
-  if directory is not None and jax.process_index() == 0:
-    counted = confusion.count(rows, setup.options.num_classes, inference.class_names(setup))
-    metrics.say(confusion.table(counted))
-    paths = confusion.save(directory, counted)
-    metrics.say(f"written: {', '.join(str(p) for p in paths)}")
-  return results
+  if dataset is not None:
+    return {"evaluation": _on_dataset(options, dataset, split, data_dir or options.data.data_dir)}
+  if split is not None:
+    raise InputError("--split needs --dataset; a configuration's own are those of its evaluators.")
+  known = options.evaluators
+  for name in evaluators or ():
+    if name not in known:
+      raise InputError(f"--evaluators: there is no {name!r}.{configuration.nearest(name, known)}")
+  every = [n for n, s in known.items() if isinstance(s, schema.Classification)]
+  return {name: known[name] for name in evaluators or every}
 
 
-def _evaluation_on(dataset: str | None, split: str | None, data_dir: str | None) -> dict[str, Any]:
-  """Returns the keys of config.evaluation that name this data set and split; raises InputError."""
-  if dataset is None:
-    if split is not None:
-      raise InputError("--split needs --dataset; a configuration's own is config.evaluation.split.")
-    return {}
+def _on_dataset(
+  options: schema.Options, dataset: str, split: str | None, data_dir: str | None
+) -> schema.Classification:
+  """Returns an evaluator of another data set, which meets the pre-processing of config.best's."""
   entry = sources.describe(dataset, data_dir)
   name = split or entry.test
   if name is None:
     known = ", ".join(entry.splits)
     raise InputError(f"data set {dataset!r} has no test split; give --split, one of {known}.")
-  if name in entry.splits:
-    num_examples = entry.splits[name].num_examples
-  else:  # in TFDS's syntax
-    num_examples = len(
-      sources.open_source(dataset=dataset, data_dir=data_dir, split=name, label=None)
+  source = sources.open_source(dataset=dataset, data_dir=data_dir, split=name, label=None)
+  if source.num_classes not in (None, options.num_classes):
+    raise InputError(
+      f"{source.name} has {source.num_classes} classes, the model {options.num_classes}: its head is for others. "
+      "Fine-tune it first (configs/finetune.py)."
     )
-  return {
-    "dataset": dataset,
-    "split": name,
-    "label": None,
-    "num_examples": num_examples,
-    "labels_per_image": entry.labels_per_image,
-  }
+  like = options.evaluators[best(options)[0]]
+  return schema.Classification(
+    dataset=dataset,
+    data_dir=data_dir,
+    split=name,
+    labels_per_image=entry.labels_per_image,
+    num_examples=len(source),
+    ops=like.ops,
+    batch_size=like.batch_size,
+    num_workers=like.num_workers,
+  )
 
 
-def _record(
-  directory: epath.Path, trained: inference.Trained, results: dict[str, float]
-) -> epath.Path:
+def evaluate(
+  trained: inference.Trained,
+  sections: dict[str, Any],
+  *,
+  workdir: str | None = None,
+  details: str | None = None,
+  record: bool = False,
+) -> dict[str, dict[str, float]]:
+  """Evaluates a model, prints the results and returns the metrics by evaluator.
+
+  Args:
+    trained: the model.
+    sections: of the evaluators, by name.
+    workdir: the run's directory, None: the model is of no run.
+    details: directory for the accuracy of each class and the confusions, which are printed too.
+    record: add the results to the run's evaluations.jsonl, where tools.paper looks for them.
+
+  Raises:
+    InputError: data that cannot be evaluated, or nowhere to write.
+  """
+  run = None if workdir is None else workdirs.path_of(workdir)
+  written = None if details is None else _details_directory(details, sections)
+  if record and (run is None or trained.step is None):
+    raise InputError("--record needs a checkpoint of a run: give --workdir, without --weights.")
+  found, step = {}, -1 if trained.step is None else trained.step
+  for name, one in build(trained.setup, sections, run).items():
+    found[name] = dict(one(trained.variables, step))
+    metrics.say(f"{trained.name} {name} {one.title}: {one.line(found[name])}")
+    if not isinstance(one, Classification) or jax.process_index() > 0:
+      continue
+    if record and run is not None:
+      line = {"dataset": one.split.dataset, "split": one.split.split, "ops": sections[name].ops}
+      metrics.say(f"recorded: {_record(run, {'step': step, **line, **found[name]})}")
+    if written is not None:
+      rows, num_classes = one.rows(trained.variables, step), trained.setup.options.num_classes
+      counted = confusion.count(rows, num_classes, one.source.class_names)
+      metrics.say(confusion.table(counted))
+      metrics.say(f"written: {', '.join(str(p) for p in confusion.save(written, counted))}")
+  if (released := weights.RELEASED.get(trained.name)) and released.top1:
+    crop = f" with {released.crop}" if released.crop else ""
+    metrics.say(f"published: ImageNet top-1 {released.top1} %{crop} ({released.source})")
+  return found
+
+
+def _record(directory: epath.Path, line: dict[str, Any]) -> epath.Path:
   """Adds a line to the workdir's evaluations.jsonl: what was evaluated, how, and the result."""
-  path, split = directory / "evaluations.jsonl", trained.setup.eval_split
-  line = {
-    "step": trained.step,
-    "dataset": split.dataset,
-    "split": split.split,
-    "ops": trained.setup.options.evaluation.ops,
-    **results,
-  }
+  path = directory / "evaluations.jsonl"
   before = path.read_text() if path.exists() else ""
   try:
     path.write_text(f"{before}{json.dumps(line)}\n")  # object stores cannot append
@@ -127,8 +130,13 @@ def _record(
   return path
 
 
-def _details_directory(details: str) -> epath.Path:
+def _details_directory(details: str, sections: dict[str, Any]) -> epath.Path:
   """Creates the directory, before the evaluation that it is for."""
+  several = [getattr(section, "labels_per_image", 0) for section in sections.values()]
+  if several != [1]:
+    raise InputError(
+      "--details needs one evaluator of data with one label an image; give --evaluators=NAME."
+    )
   directory = epath.Path(details).expanduser()
   try:
     directory.mkdir(parents=True, exist_ok=True)

@@ -17,12 +17,14 @@ import numpy as np
 
 from mixer_jax import files
 from mixer_jax.errors import InputError, SaveError
+from mixer_jax.evaluators import best
 from mixer_jax.inference import trained as trained_lib
 from mixer_jax.training import augment
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # one file serves all
 ONNX_OPSET = 20  # the first with GELU; the lowest serves most runtimes
 PARITY_BATCHES = (1, 7)
+COLOURS = {1: "grey", 3: "RGB", 4: "RGB and alpha"}
 MAX_BYTES = (1 << 31) - (
   1 << 24
 )  # both formats end at 2 GiB; the program needs little beside weights
@@ -119,11 +121,11 @@ FORMATS = {".stablehlo": save_stablehlo, ".onnx": save_onnx}
 
 def parity(function: Logits, trained: trained_lib.Trained, input_type: str) -> dict[int, float]:
   """Returns batch size -> largest absolute difference of a logit from Flax in float32, on noise."""
-  size = trained.setup.options.image_size
+  shape = trained.setup.options.input_shape
   model = jax.jit(make_function(trained, "float32"))
   differences = {}
   for batch in PARITY_BATCHES:
-    pixels = np.random.default_rng(batch).integers(0, 256, (batch, size, size, 3), np.uint8)
+    pixels = np.random.default_rng(batch).integers(0, 256, (batch, *shape), np.uint8)
     values = np.asarray(trained.setup.normalize(jnp.asarray(pixels)))
     wanted = np.asarray(model(values))
     have = function(pixels if input_type == "uint8" else values)
@@ -136,15 +138,16 @@ def parity(function: Logits, trained: trained_lib.Trained, input_type: str) -> d
 def description(trained: trained_lib.Trained, input_type: str) -> dict[str, Any]:
   """Returns what a program must know to use the file, as it is written beside it."""
   setup = trained.setup
-  size, values = setup.options.image_size, augment.formula(setup.options.normalize, 3)
+  *sides, channels = setup.options.input_shape
+  colours, values = COLOURS[channels], augment.formula(setup.options.normalize, channels)
   return {
     "source": trained.name,
     "input": {
       "name": "image",
       "dtype": input_type,
-      "shape": ["batch", size, size, 3],
-      "values": "RGB pixels 0 to 255" if input_type == "uint8" else f"RGB, {values}",
-      "preprocessing": setup.options.evaluation.ops,
+      "shape": ["batch", *sides, channels],
+      "values": f"{colours} pixels 0 to 255" if input_type == "uint8" else f"{colours}, {values}",
+      "preprocessing": setup.options.evaluators[best(setup.options)[0]].ops,
     },
     "output": {
       "name": "logits",
@@ -152,7 +155,7 @@ def description(trained: trained_lib.Trained, input_type: str) -> dict[str, Any]
       "shape": ["batch", setup.options.num_classes],
       "probabilities": setup.options.loss.removesuffix("_xent"),
     },
-    "class_names": trained_lib.class_names(setup),
+    "class_names": trained_lib.class_names(trained),
   }
 
 
@@ -182,8 +185,7 @@ def save(
   num_bytes = 4 * sum(x.size for x in jax.tree.leaves(trained.variables))
   if num_bytes > MAX_BYTES:
     raise InputError(f"{num_bytes >> 20} MiB of weights do not fit into a {output.suffix} file.")
-  size = trained.setup.options.image_size
-  image = jax.ShapeDtypeStruct((size, size, 3), jnp.dtype(input_type))
+  image = jax.ShapeDtypeStruct(trained.setup.options.input_shape, jnp.dtype(input_type))
   sidecar = output.with_name(f"{output.name}.json")
   with files.replacing(output) as partial:
     function = FORMATS[output.suffix](partial, make_function(trained, input_type), image)

@@ -45,7 +45,7 @@ def find_images(arguments: Sequence[str]) -> list[str]:
   return list(dict.fromkeys(paths))
 
 
-def load_image(path: str, pipeline: ops.Preprocess) -> UInt8[np.ndarray, "h w 3"]:
+def load_image(path: str, pipeline: ops.Preprocess) -> UInt8[np.ndarray, "h w c"]:
   """Returns the pre-processed image; raises BadRecordError if it is no usable image file."""
   try:
     if os.path.isdir(path):
@@ -92,7 +92,7 @@ def predict(
   """Yields a prediction, or an error, for each file, in order.
 
   Args:
-    trained: the model; images meet its configuration's evaluation pre-processing.
+    trained: the model; images meet the pre-processing of its config.best's evaluator.
     paths: files.
     class_names: of all classes.
     top: classes for each image.
@@ -100,12 +100,12 @@ def predict(
   """
   setup = trained.setup
   size = -(-min(batch_size, len(paths)) // setup.mesh.size) * setup.mesh.size
-  blank = np.zeros((setup.options.image_size, setup.options.image_size, 3), np.uint8)
-  top_step = make_top_step(setup, top)
+  blank = np.zeros(setup.options.input_shape, np.uint8)
+  top_step, preprocess = make_top_step(setup, top), trained_lib.preprocess(setup)
 
   def load(path: str) -> np.ndarray | BadRecordError:
     try:
-      return load_image(path, setup.eval_split.ops)
+      return load_image(path, preprocess)
     except BadRecordError as e:
       return e
 

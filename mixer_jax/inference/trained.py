@@ -3,20 +3,20 @@
 What evaluation, prediction, few-shot and export share.
 """
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 from etils import epath
 
-from mixer_jax import configuration, weights
-from mixer_jax.data import sources
+from mixer_jax import configuration, evaluators, weights
+from mixer_jax.data import ops, sources
 from mixer_jax.errors import InputError
 from mixer_jax.training import experiment
 from mixer_jax.training.state import Variables
-from mixer_jax.workdir import checkpoint, metrics
+from mixer_jax.workdir import checkpoint, metrics, provenance, restore
 from mixer_jax.workdir import directory as workdirs
 
 
@@ -29,12 +29,14 @@ class Trained:
     variables: of the model, on the devices: {"params", "batch_stats"?}.
     name: where they come from, for messages.
     step: of the checkpoint, None for a weights file.
+    class_names: that the checkpoint carries; () if it has none.
   """
 
   setup: experiment.ModelSetup
   variables: Variables
   name: str
   step: int | None = None
+  class_names: tuple[str, ...] = ()
 
 
 def load(
@@ -43,7 +45,6 @@ def load(
   config: Any | None,
   which: str | int = "newest",
   weights_file: str | None = None,
-  evaluation: Mapping[str, Any] | None = None,
 ) -> Trained:
   """Loads a checkpoint of a workdir, or a weights file.
 
@@ -52,17 +53,15 @@ def load(
     config: the configuration; needed with `weights_file` alone.
     which: the checkpoint: "newest", "best", or its step.
     weights_file: name, address or file of parameters (weights.load), instead of a checkpoint.
-    evaluation: keys of config.evaluation that are to be otherwise than in the configuration.
 
   Raises:
     InputError: no such run, checkpoint or file, or parameters that do not fit the model.
   """
   directory = None if workdir is None else workdirs.path_of(workdir)
   if directory is not None:
-    config = _evaluation_of(workdirs.load_config(directory), config)
+    config = _here(workdirs.load_config(directory), config)
   elif config is None:
     raise InputError("give --workdir, or --weights together with --config.")
-  config = {**config, "evaluation": {**config["evaluation"], **(evaluation or {})}}
   setup = experiment.build_model(config, experiment.make_mesh(config))
   if weights_file is not None:
     return _load_weights(setup, weights_file)
@@ -71,11 +70,11 @@ def load(
   raise InputError("give --workdir, or --weights together with --config.")
 
 
-def _evaluation_of(own: dict[str, Any], config: Any | None) -> dict[str, Any]:
+def _here(own: dict[str, Any], config: Any | None) -> dict[str, Any]:
   """Returns the workdir's configuration on all devices here, or the given one if its model is the same."""
   if config is None:
     return {**own, "mesh": _mesh_here(own["mesh"])}
-  state = ("image_size", "normalize", "num_classes", "model")
+  state = ("image_size", "image_channels", "normalize", "num_classes", "model")
   changed = configuration.differences(
     {k: own[k] for k in state if k in own}, {k: config[k] for k in state}, ()
   )
@@ -107,22 +106,29 @@ def _load_checkpoint(
   for line in damaged:
     if jax.process_index() == 0:
       print(f"WARNING: {line}; the newest intact one is that of step {chosen}", flush=True)
-  variables = checkpoint.restore_variables(
+  variables = restore.load_variables(
     directory, chosen, setup.abstract_variables, setup.shardings.variables
   )
-  return Trained(setup, variables, f"{directory} step {chosen}", chosen)
+  origin = provenance.read(directory, chosen)
+  names = origin.class_names if origin else ()
+  return Trained(setup, variables, f"{directory} step {chosen}", chosen, names)
 
 
-def class_names(setup: experiment.ModelSetup) -> list[str]:
-  """Returns the names of the model's classes; those that the data set does not name are numbers.
+def preprocess(setup: experiment.ModelSetup) -> ops.Preprocess:
+  """Returns the preprocessing of config.best's evaluator, which is that of images without a label, too."""
+  name, _ = evaluators.best(setup.options)
+  text = setup.options.evaluators[name].ops
+  return ops.Preprocess(text, setup.options.input_shape, f"config.evaluators.{name}.ops")
 
-  They are part of TFDS's description of a data set, so the data themselves need not be there.
+
+def class_names(trained: Trained) -> list[str]:
+  """Returns the names of the model's classes; those without a name are numbers.
+
+  Where the checkpoint carries none, TFDS's description of the data set has them; the data need not be there.
   """
-  num_classes, split = setup.options.num_classes, setup.eval_split
-  try:
-    names = sources.class_names(dataset=split.dataset, data_dir=split.data_dir, label=split.label)[
-      :num_classes
-    ]
-  except InputError:  # a data set that TFDS does not know: the model is usable without it
-    names = []
-  return names + [str(i) for i in range(len(names), num_classes)]
+  data, num_classes = trained.setup.options.data, trained.setup.options.num_classes
+  names = list(trained.class_names)
+  if not names:
+    with contextlib.suppress(InputError):  # TFDS may not know the data set
+      names = sources.class_names(dataset=data.dataset, data_dir=data.data_dir, label=data.label)
+  return [*names[:num_classes], *map(str, range(len(names), num_classes))]

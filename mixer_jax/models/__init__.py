@@ -12,7 +12,7 @@ A family is one file, entered in `FAMILIES`. It has:
 - `TORCH_NAMES`, layout -> pairs of names, torch's and ours (weights/torch_layout.py), and `RELEASED_RENAMES`, expressions
   for the authors' older .npz layouts; empty if there are none;
 - `RESIZE_METHODS`, and if there are any `resize` and `resize_fields`: parameters and fields for another grid of
-  tokens. A family without any takes every image size.
+  tokens by one of them. A family without any takes every image size.
 """
 
 import re

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from mixer_jax.errors import InputError
 from mixer_jax.models.kernels import cpu_dense
 
 Gelu = Literal["tanh", "erf"]
@@ -23,15 +22,6 @@ GELU: dict[str, Callable[[Array], Array]] = {
   "tanh": nn.gelu,
   "erf": functools.partial(nn.gelu, approximate=False),
 }
-
-
-def check_divisible(height: int, width: int, patch_size: int) -> None:
-  """Raises InputError unless the patch divides both sides of the image, all in pixels."""
-  if height % patch_size or width % patch_size:
-    raise InputError(
-      f"patch_size {patch_size} does not divide the image of {height}x{width} pixels; choose "
-      f"an image_size of multiples of {patch_size}."
-    )
 
 
 def num_blocks(names: Iterable[str], prefix: str) -> int:

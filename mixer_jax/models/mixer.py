@@ -151,7 +151,7 @@ class Model(nn.Module):
     """
     del mask
     _, height, width, _ = image.shape
-    layers.check_divisible(height, width, self.patch_size)
+    resizing.token_grid((height, width), self.patch_size)
     check_token_mixing(
       self.token_mixing, self.channel_groups, self.pyramid, self.num_blocks, self.hidden_dim
     )
@@ -246,23 +246,22 @@ def input_shape(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int, int]:
 
 
 def resize_fields(
-  fields: Mapping[str, Any], old_grid: Grid, new_grid: Grid, method: str = "auto"
+  fields: Mapping[str, Any], old_grid: Grid, new_grid: Grid, method: str
 ) -> dict[str, Any]:
   """Returns the fields after `resize`: the token MLP is K² times as wide under "paper"."""
-  how = resizing.choose_method(old_grid, new_grid, method, RESIZE_METHODS)
   if new_grid != old_grid and (fields.get("token_mixing", "mlp") != "mlp" or fields.get("pyramid")):
     raise InputError(
       f"token_mixing {fields['token_mixing']!r} with pyramid {fields['pyramid']} (appendix A) stays at "
       f"{old_grid[0]}x{old_grid[1]} tokens: set the image size that it was trained at."
     )
-  if how == "interpolate":
+  if method == "interpolate":
     return dict(fields)
   factor = (new_grid[0] // old_grid[0]) ** 2
   return {**fields, "tokens_mlp_dim": fields["tokens_mlp_dim"] * factor}
 
 
 def resize(
-  params: Mapping[str, Any], old_grid: Grid, new_grid: Grid, method: str = "auto"
+  params: Mapping[str, Any], old_grid: Grid, new_grid: Grid, method: str
 ) -> dict[str, Any]:
   """Returns the parameters for another grid of tokens (rows, columns); types stay.
 
@@ -270,7 +269,6 @@ def resize(
   as the old one mixed the whole image. "interpolate", which is not the paper's: for any grid; the old token
   mixing T is framed by resampling, P·T·R (models/resizing.py), its hidden units and their biases stay.
   """
-  method = resizing.choose_method(old_grid, new_grid, method, RESIZE_METHODS)
   change: Callable[..., tuple[np.ndarray, ...]]
   change = resizing.tile_mlp if method == "paper" else resizing.interpolate_mlp
 

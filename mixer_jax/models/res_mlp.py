@@ -142,7 +142,7 @@ class Model(nn.Module):
     """
     del mask
     _, height, width, channels = image.shape
-    layers.check_divisible(height, width, self.patch_size)
+    resizing.token_grid((height, width), self.patch_size)
     index = jnp.arange(image.shape[0]) if index is None else index
     dtypes: dict[str, Any] = dict(
       dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype)
@@ -215,6 +215,7 @@ TORCH_NAMES = {
   "authors": _torch_names("attn", "mlp", "gamma_", "patch_embed.proj", ()),
 }
 RESIZE_METHODS = ("interpolate",)
+resize_fields = resizing.same_fields
 
 
 def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -236,22 +237,14 @@ def input_shape(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int, int]:
   return resizing.image_shape(num_tokens, patch_size, channels)
 
 
-def resize_fields(
-  fields: Mapping[str, Any], old_grid: Grid, new_grid: Grid, method: str = "auto"
-) -> dict[str, Any]:
-  """Returns the fields after `resize`, the same."""
-  resizing.choose_method(old_grid, new_grid, method, RESIZE_METHODS)
-  return dict(fields)
-
-
 def resize(
-  params: Mapping[str, Any], old_grid: Grid, new_grid: Grid, method: str = "auto"
+  params: Mapping[str, Any], old_grid: Grid, new_grid: Grid, method: str
 ) -> dict[str, Any]:
   """Returns the parameters for another grid of tokens (rows, columns); types stay.
 
   The linear map over the tokens is framed by resampling, P·T·R (models/resizing.py).
   """
-  resizing.choose_method(old_grid, new_grid, method, RESIZE_METHODS)
+  del method  # there is only one
 
   def changed(block: Mapping[str, Any]) -> dict[str, Any]:
     kernel, bias = (np.asarray(block["token_mixing"][name]) for name in ("kernel", "bias"))

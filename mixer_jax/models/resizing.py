@@ -12,6 +12,8 @@ Grids are (rows, columns); tokens are in raster order. Axis letters: s tokens, d
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -22,21 +24,22 @@ Grid = tuple[int, int]
 HOW = {"paper": "as in appendix C", "interpolate": "by interpolation"}
 
 
-def token_grid(image_size: int | tuple[int, int], patch_size: int) -> Grid:
+def token_grid(image_size: tuple[int, int], patch_size: int) -> Grid:
   """Returns the grid of an image, (rows, columns).
 
   Args:
-    image_size: side of a square in pixels, or (height, width).
+    image_size: (height, width) in pixels.
     patch_size: side of a patch in pixels.
 
   Raises:
     InputError: the patch does not divide the image.
   """
-  height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-  if min(height, width) < patch_size or height % patch_size or width % patch_size:
+  height, width = image_size
+  sides = (("height", height), ("width", width))
+  if wrong := [f"the {name} {side}" for name, side in sides if side % patch_size]:
     raise InputError(
-      f"patch_size {patch_size} does not divide the image of {height}x{width} pixels; choose sides "
-      f"that are multiples of {patch_size}."
+      f"patch_size {patch_size} does not divide the image of {height}x{width} pixels: not {', not '.join(wrong)}. "
+      f"Choose an image_size of multiples of {patch_size}."
     )
   return height // patch_size, width // patch_size
 
@@ -66,6 +69,14 @@ def choose_method(old_grid: Grid, new_grid: Grid, method: str, known: tuple[str,
       f"are no whole multiple of {old_grid[0]}x{old_grid[1]}. Use 'interpolate' or 'auto'."
     )
   return method
+
+
+def same_fields(
+  fields: Mapping[str, Any], old_grid: Grid, new_grid: Grid, method: str
+) -> dict[str, Any]:
+  """`resize_fields` of a family whose fields do not depend on the grid."""
+  del old_grid, new_grid, method
+  return dict(fields)
 
 
 def tile_mlp(

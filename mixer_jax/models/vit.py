@@ -226,7 +226,7 @@ class Model(nn.Module):
     """
     del mask
     _, height, width, _ = image.shape
-    layers.check_divisible(height, width, self.patch_size)
+    resizing.token_grid((height, width), self.patch_size)
     if self.hidden_dim % self.num_heads:
       raise InputError(f"num_heads {self.num_heads} does not divide hidden_dim {self.hidden_dim}.")
     index = jnp.arange(image.shape[0]) if index is None else index
@@ -280,6 +280,7 @@ RELEASED_RENAMES = (
 """From files written by Flax Linen, which numbers a block's submodules by their kind."""
 TORCH_NAMES: dict[str, Any] = {}
 RESIZE_METHODS = ("interpolate",)
+resize_fields = resizing.same_fields
 _POSITIONS = "Transformer/posembed_input/pos_embedding"
 
 
@@ -306,23 +307,15 @@ def input_shape(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int, int]:
   return resizing.image_shape(shapes.get(_POSITIONS, (1, 2))[1] - 1, patch_size, channels)
 
 
-def resize_fields(
-  fields: Mapping[str, Any], old_grid: Grid, new_grid: Grid, method: str = "auto"
-) -> dict[str, Any]:
-  """Returns the fields after `resize`, the same."""
-  resizing.choose_method(old_grid, new_grid, method, RESIZE_METHODS)
-  return dict(fields)
-
-
 def resize(
-  params: Mapping[str, Any], old_grid: Grid, new_grid: Grid, method: str = "auto"
+  params: Mapping[str, Any], old_grid: Grid, new_grid: Grid, method: str
 ) -> dict[str, Any]:
   """Returns the parameters for another grid of patches (rows, columns); types stay.
 
   The position embedding is interpolated as in the authors' code (vit_jax/checkpoint.py: load_pretrained):
   linearly, the corners of the new grid on those of the old one; the class token's stays.
   """
-  resizing.choose_method(old_grid, new_grid, method, RESIZE_METHODS)
+  del method  # there is only one
   encoder = params["Transformer"]
   old = np.asarray(encoder["posembed_input"]["pos_embedding"])
   patches = old[0, 1:].reshape(*old_grid, -1).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Several processes as one run: they agree on what they run, stop together and tell why.
+"""Several processes as one run: they compare what they run, stop together and say why.
 
 JAX does the work: `jax.distributed` finds the processes and notices which is lost, its preemption
 service agrees on the step to stop at.
@@ -38,7 +38,8 @@ _PRIVATE = (
   "data_dir",
   "config.data.data_dir",
   "config.data.num_workers",
-  "config.evaluation.num_workers",
+  "config.evaluators.*.data_dir",
+  "config.evaluators.*.num_workers",
 )
 
 

@@ -14,7 +14,9 @@ from ml_collections import config_flags
 from mixer_jax.errors import InputError
 from mixer_jax.tools import command
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration.", lock_config=True)
+_CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "Configuration.", lock_config=False, accept_new_attributes=True
+)
 _BATCH_SIZES = flags.DEFINE_list("batch_sizes", None, "Of one device; default: 8, 16, … 4096.")
 _WORK = flags.DEFINE_list("work", ["training", "inference"], "Which of both is measured.")
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of a table.")

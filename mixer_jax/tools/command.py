@@ -126,8 +126,11 @@ def _unknown_key(text: str) -> str:
   from mixer_jax import schema
 
   meant = m[2] or next(iter(re.findall(r'Did you mean "(\w+)"', text)), None)
-  hints = [f" Did you mean {meant!r}?"] if meant else []
-  hints += [
-    f" Set config.{new}." for old, (new, _) in schema.RENAMED.items() if old.endswith(f".{m[1]}")
+  hints = [
+    f" Set config.{new}."
+    for old, (new, _) in schema.RENAMED.items()
+    if f".{old}".endswith(f".{m[1]}")
   ]
+  if meant and not hints:
+    hints = [f" Did you mean {meant!r}?"]
   return f"the configuration has no key {m[1]!r}.{''.join(hints)}"

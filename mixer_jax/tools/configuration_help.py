@@ -10,6 +10,9 @@ from mixer_jax import configuration, models, schema
 def text() -> str:
   """Returns a line for every key, sections with their comments above."""
   lines = ["", "The configuration (--config.KEY=VALUE):", *_of_section(schema.Options, "config")]
+  for kind, section in schema.EVALUATORS.items():
+    lines.append(f"\nconfig.evaluators.NAME of type {kind}: {section.__doc__}")
+    lines += _of_section(section, "config.evaluators.NAME")
   for family, module in models.FAMILIES.items():
     comments = _attributes(module.Model)
     lines += ["", f"config.model of the family {family}: one of its variants, or every size."]

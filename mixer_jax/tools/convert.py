@@ -6,12 +6,10 @@ INPUT: a released name, an address, a weights file, or the workdir of a run (--c
 OUTPUT: a file that does not exist yet, .npz or .safetensors.
 """
 
-import re
-
 from absl import app, flags
 from etils import epath
 
-from mixer_jax import configuration, models, weights
+from mixer_jax import configuration, models, schema, weights
 from mixer_jax.errors import InputError
 from mixer_jax.models import resizing
 from mixer_jax.tools import command
@@ -82,15 +80,16 @@ def _load(source: str) -> weights.Variables:
 
 
 def _load_run(workdir: epath.Path) -> weights.Variables:
-  from mixer_jax.workdir import checkpoint
+  from mixer_jax.workdir import checkpoint, provenance, restore
 
   which = _CHECKPOINT.value
   if which not in ("newest", "best") and not which.isdigit():
     raise InputError(f"--checkpoint={which} is neither newest, best nor a step.")
   configuration.load(workdir / "config.json")  # raises if this is not the workdir of a run
   step, _ = checkpoint.choose(workdir, int(which) if which.isdigit() else which)
-  print(f"{workdir} step {step}")
-  return checkpoint.load_variables(workdir, step)
+  origin = provenance.read(workdir, step)
+  print(f"{workdir} step {step}" + (f" of run {origin.run}" if origin else ""))
+  return restore.load_variables(workdir, step)
 
 
 def _resized(variables: weights.Variables, source: str) -> weights.Variables:
@@ -101,7 +100,7 @@ def _resized(variables: weights.Variables, source: str) -> weights.Variables:
       f"{source} is a {family.TITLE}, whose parameters are those for every image size."
     )
   given = _size(_FROM_IMAGE_SIZE) if _FROM_IMAGE_SIZE.value else None
-  if given is None and origin.input_shape[0] != origin.input_shape[1]:
+  if given is None and not origin.knows_sides:
     raise InputError(f"{source} is for no square: give --from_image_size=HEIGHTxWIDTH.")
   old_grid = weights.grid_of(origin, given)
   new_grid = resizing.token_grid(_size(_IMAGE_SIZE), origin.fields["patch_size"])
@@ -122,10 +121,10 @@ def _with_new_head(
 
 
 def _size(flag: flags.FlagHolder[str | None]) -> tuple[int, int]:
-  m = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", flag.value or "")
-  if not m:
-    raise InputError(f"--{flag.name}={flag.value} is neither SIDE nor HEIGHTxWIDTH in pixels.")
-  return int(m[1]), int(m[2] or m[1])
+  try:
+    return schema.sides(flag.value or "")
+  except InputError as e:
+    raise InputError(f"--{flag.name}: {e}") from e
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 python -m mixer_jax.tools.export --workdir=DIR --output=model.stablehlo
 python -m mixer_jax.tools.export --config=configs/NAME.py --weights=FILE.npz --output=model.onnx
 
-The exported function maps images (batch, size, size, 3), of any batch size, to float32 logits. It is
+The exported function maps images (batch, height, width, channels), of any batch size, to float32 logits. It is
 read back from the file and compared with Flax before the file gets its name. ONNX needs
 pip install 'mixer-jax[export]'.
 """

@@ -21,35 +21,28 @@ _OPS = flags.DEFINE_string(
 def main(argv: list[str]) -> None:
   command.no_arguments(argv)
   trained = model_flags.load()
-  from mixer_jax.evaluators import fewshot, fewshot_task
-  from mixer_jax.training import experiment
+  from mixer_jax import evaluators, schema
+  from mixer_jax.evaluators import fewshot
 
-  setup = trained.setup
-  task = fewshot_task.open_task(
-    setup.eval_split,
-    dataset=_DATASET.value or setup.options.data.dataset,
-    data_dir=_DATA_DIR.value or setup.options.data.data_dir,
-    train_split=_TRAIN_SPLIT.value or setup.options.data.split,
-    test_split=_TEST_SPLIT.value or setup.eval_split.split,
-    image_ops=_OPS.value,
-    where="--ops",
+  options = trained.setup.options
+  best = options.evaluators[evaluators.best(options)[0]]
+  section = schema.Fewshot(
+    dataset=_DATASET.value,
+    data_dir=_DATA_DIR.value,
+    train_split=_TRAIN_SPLIT.value or options.data.split,
+    test_split=_TEST_SPLIT.value or vars(best).get("split", "test"),
+    ops=_OPS.value,
+    batch_size=best.batch_size,
+    num_workers=best.num_workers,
   )
+  task = evaluators.Fewshot(trained.setup, section, "--")
+  (_, train), (_, test) = task.train, task.test
   print(
-    f"{trained.name}: few-shot on {task.train_source.name} ({len(task.drawn.rows)} of"
-    f" {task.num_train} images drawn), tested on {task.test_source.name}"
-    f" ({len(task.test_source)} images)",
+    f"{trained.name}: few-shot on {train.name} ({len(train)} of {task.num_train} images drawn),"
+    f" tested on {test.name} ({len(test)} images)",
     flush=True,
   )
-  step = experiment.make_features_step(setup)
-  values = dict(
-    fewshot_task.evaluate(
-      task,
-      lambda batch: step(trained.variables, batch),
-      batch_size=setup.options.evaluation.batch_size,
-      batch_sharding=setup.shardings.batch,
-      num_workers=setup.options.evaluation.num_workers,
-    )
-  )
+  values = dict(task(trained.variables, 0))
   print("images a class  " + "".join(f"  draw {s}" for s in fewshot.SEEDS) + "    mean")
   for shots in fewshot.SHOTS:
     draws = "".join(f"  {values[f'{shots}shot_seed{s}']:.4f}" for s in fewshot.SEEDS)

@@ -15,7 +15,7 @@ def keep_on_cpu() -> None:
 
   A step's temporaries are then taken from malloc, anew at each step. So large a piece comes from the system and
   goes back to it otherwise, and every page costs a fault the first time it is touched: a tenth of a step of
-  Mixer-S/16 (docs/speed.md). With an accelerator, the many threads of its host would share one arena for
+  Mixer-S/16 (docs/results/speed.md). With an accelerator, the many threads of its host would share one arena for
   nothing. Does nothing with another C library than glibc.
 
   Must be called before threads are started, which choose their arenas once.

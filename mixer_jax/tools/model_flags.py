@@ -15,7 +15,11 @@ if TYPE_CHECKING:
   from mixer_jax import inference
 
 _CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "Configuration; default: the workdir's own.", lock_config=True
+  "config",
+  None,
+  "Configuration; default: the workdir's own.",
+  lock_config=False,
+  accept_new_attributes=True,
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a run.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "newest", "newest, best, or a step.")

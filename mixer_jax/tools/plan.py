@@ -17,7 +17,9 @@ from ml_collections import config_flags
 from mixer_jax.tools import command
 from mixer_jax.tools.planning import topology
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file.", lock_config=True)
+_CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "Configuration file.", lock_config=False, accept_new_attributes=True
+)
 _TOPOLOGY = flags.DEFINE_string(
   "topology", None, "TPU slice, v3:16x16; default: the devices of this machine."
 )

@@ -18,7 +18,7 @@ _TOP = flags.DEFINE_integer("top", 5, "Classes named for each image.", lower_bou
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images computed at once.", lower_bound=1)
 _OUTPUT = flags.DEFINE_string("output", None, "File to write, too: .csv or .json.")
 _CLASS_NAMES = flags.DEFINE_string(
-  "class_names", None, "Text file with a class a line, instead of the data set's names."
+  "class_names", None, "Text file with a class a line, instead of the checkpoint's names."
 )
 
 
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
   names = (
     predict.read_class_names(_CLASS_NAMES.value, trained.setup.options.num_classes)
     if _CLASS_NAMES.value
-    else inference.class_names(trained.setup)
+    else inference.class_names(trained)
   )
   predictions, paths = [], predict.find_images(argv[1:])
   for one in predict.predict(trained, paths, names, top=_TOP.value, batch_size=_BATCH_SIZE.value):

@@ -101,7 +101,7 @@ def _plan() -> shards.Plan:
       raise InputError(
         f"--from_tfds keeps names, splits and shards as they are: no --{changed[0]}."
       )
-    return tfrecords.TFRecordPlan(_FROM_TFDS.value)
+    return tfrecords.plan(_FROM_TFDS.value)
   if _FROM_FOLDER.value:
     collection = folders.read(_FROM_FOLDER.value, _name(_FROM_FOLDER.value))
   elif _FROM_TSV.value:
@@ -110,7 +110,7 @@ def _plan() -> shards.Plan:
     raise InputError("--from_imagenet prepares imagenet2012: no --name.")
   else:
     collection = archives.read(str(_FROM_IMAGENET.value))
-  return images.ImagePlan(
+  return images.plan(
     collection, held_out=_fraction(), seed=_SEED.value, num_shards=_NUM_SHARDS.value
   )
 
@@ -169,14 +169,14 @@ def _train_flags(prepared: engine.Prepared, plan: shards.Plan) -> list[str]:
   lines = [
     f"--config.data.dataset={prepared.directory}",
     f"--config.data.split={train} --config.data.num_examples={prepared.splits[train]}",
-    f"--config.evaluation.split={evaluated} "
-    f"--config.evaluation.num_examples={prepared.splits[evaluated]}",
+    f"--config.evaluators.val.split={evaluated} "
+    f"--config.evaluators.val.num_examples={prepared.splits[evaluated]}",
     f"--config.num_classes={len(plan.classes)}",
   ]
-  if plan.multi_label:
+  if plan.labels_per_image != 1:
     most = plan.labels_per_image or "MOST_LABELS_OF_AN_IMAGE"
     lines += [
-      f"--config.data.labels_per_image={most} --config.evaluation.labels_per_image={most}",
+      f"--config.data.labels_per_image={most} --config.evaluators.val.labels_per_image={most}",
       "--config.loss=sigmoid_xent",
     ]
   return lines

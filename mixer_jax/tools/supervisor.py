@@ -1,8 +1,8 @@
-"""A parent process for each of several: says in one line what JAX's runtime ends with a C++ stack.
+"""Runs each of several processes as a child, and says in one line why JAX's runtime aborted it.
 
-Where another process is lost, or the coordinator is not reached, JAX's coordination service calls
-abort(), which nothing inside the process can turn into a message. The parent passes signals and
-errors on, dies with its child and the child with it.
+If another process is lost or the coordinator does not answer, JAX's coordination service calls abort(),
+which nothing inside the process can turn into a message. The parent passes signals and stderr on. When
+either process ends, so does the other.
 """
 
 import dataclasses

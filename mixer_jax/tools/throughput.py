@@ -120,9 +120,9 @@ def make_train_call(exp: experiment.Experiment) -> Callable[[Any], Any]:
 
 def make_batch(setup: experiment.ModelSetup, batch_size: int) -> dict[str, jax.Array]:
   """Returns a batch of random images on the experiment's devices."""
-  size, rng = setup.options.image_size, np.random.default_rng(0)
+  rng = np.random.default_rng(0)
   batch = {
-    "image": rng.integers(0, 256, (batch_size, size, size, 3), np.uint8),
+    "image": rng.integers(0, 256, (batch_size, *setup.options.input_shape), np.uint8),
     "label": rng.integers(0, setup.options.num_classes, batch_size, np.int32),
     "mask": np.ones(batch_size, np.float32),
   }

@@ -23,8 +23,10 @@ _DATASETS = flags.DEFINE_list(
   "datasets", ["five"], "Names, directories, and the groups five and vtab."
 )
 _RESULTS = flags.DEFINE_string("results", None, "Directory of runs and tables.", required=True)
-_SIZE = flags.DEFINE_integer(
-  "size", None, "Image size in pixels; default: of pre-training, VTAB-1k's large images twice that."
+_SIZE = flags.DEFINE_string(
+  "size",
+  None,
+  "Image size in pixels, SIDE or HEIGHTxWIDTH; default: of pre-training, VTAB-1k's large images twice that.",
 )
 _LRS = flags.DEFINE_list("lrs", None, "Learning rates; default: the paper's.")
 _SEEDS = flags.DEFINE_integer("seeds", protocol.NUM_SEEDS, "Runs that are reported.", lower_bound=1)
@@ -66,7 +68,7 @@ def _load_get_config(path: str) -> worker.MakeConfig:
     config = get_config(arg)
     config.seed = run.seed
     config.batch_size = _BATCH.value or config.batch_size
-    config.log.plots = False
+    config.evaluators.pictures.every_steps = 0
     config.checkpoint.keep_newest, config.checkpoint.keep_best = 1, 0
     return config
 

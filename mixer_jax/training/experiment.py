@@ -15,8 +15,8 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from mixer_jax import configuration, losses, models, schema
-from mixer_jax.data import ops, pipeline
+from mixer_jax import configuration, evaluators, losses, models, schema
+from mixer_jax.data import pipeline, splits
 from mixer_jax.errors import InputError
 from mixer_jax.parallel import sharding
 from mixer_jax.training import augment, optimizer, state, step
@@ -34,7 +34,6 @@ class ModelSetup:
     shardings: of variables, batch and small results on the mesh.
     init_variables: jitted () -> the model's random variables.
     eval_step: jitted (variables, batch) -> rows of results, replicated.
-    eval_split: what to evaluate on, unopened.
   """
 
   options: schema.Options
@@ -45,7 +44,17 @@ class ModelSetup:
   shardings: sharding.Shardings
   init_variables: Callable[[], state.Variables]
   eval_step: Any
-  eval_split: pipeline.SplitSpec
+
+  def make_features_step(self) -> Any:
+    """Returns the jitted (variables, batch) -> rows of pre_logits, label and mask, replicated."""
+    return make_predict_step(
+      self,
+      lambda batch, outputs: {
+        "pre_logits": outputs["pre_logits"],
+        "label": batch["label"],
+        "mask": batch["mask"],
+      },
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,8 +118,8 @@ def _build_model(options: schema.Options, mesh: Mesh) -> ModelSetup:
   # With automatic axes, whatever kind the given mesh has: XLA propagates the shardings.
   mesh = Mesh(mesh.devices, mesh.axis_names)
   model = models.build(**options.model, num_classes=options.num_classes)
-  normalize = augment.normalization(options.normalize, 3)
-  init_variables = functools.partial(state.init_variables, model, options.image_size, options.seed)
+  normalize = augment.normalization(options.normalize, options.image_channels)
+  init_variables = functools.partial(state.init_variables, model, options.input_shape, options.seed)
   abstract_variables = jax.eval_shape(init_variables)
   shardings = sharding.make_shardings(mesh, abstract_variables, options.mesh.rules)
   gather = sharding.make_gather(shardings.variables)
@@ -130,12 +139,12 @@ def _build_model(options: schema.Options, mesh: Mesh) -> ModelSetup:
       in_shardings=(shardings.variables, shardings.batch),
       out_shardings=shardings.replicated,
     ),
-    eval_split=_eval_split(options),
   )
 
 
 def _build(setup: ModelSetup) -> Experiment:
   options, model = setup.options, setup.model
+  evaluators.best(options)
   steps = total_steps(options)
   _check_profile(options.profile, steps)
   schedule = optimizer.make_schedule(
@@ -149,7 +158,7 @@ def _build(setup: ModelSetup) -> Experiment:
   )
 
   def init_state() -> state.TrainState:
-    return first_state(state.init_variables(model, options.image_size, options.seed))
+    return first_state(state.init_variables(model, options.input_shape, options.seed))
 
   abstract_state = jax.eval_shape(init_state)
   if abstract_state.batch_stats and options.grad_accum_steps > 1:
@@ -233,28 +242,7 @@ def _check_profile(profile: schema.Profile, total_steps: int) -> None:
 
 def _train_split(options: schema.Options) -> pipeline.SplitSpec:
   subset = dict(subset_percent=options.data.subset_percent, subset_seed=options.data.subset_seed)
-  return _split(options, options.data, "config.data", dataset=options.data.dataset, **subset)
-
-
-def _eval_split(options: schema.Options) -> pipeline.SplitSpec:
-  dataset = options.evaluation.dataset or options.data.dataset
-  return _split(options, options.evaluation, "config.evaluation", dataset=dataset)
-
-
-def _split(
-  options: schema.Options, section: schema.Data | schema.Evaluation, where: str, **fields: Any
-) -> pipeline.SplitSpec:
-  return pipeline.SplitSpec(
-    data_dir=options.data.data_dir,
-    split=section.split,
-    label=section.label,
-    labels_per_image=section.labels_per_image,
-    num_examples=section.num_examples,
-    num_classes=options.num_classes,
-    ops=ops.Preprocess(section.ops, options.image_size, f"{where}.ops"),
-    on_bad_record=options.data.on_bad_record,
-    **fields,
-  )
+  return splits.make(options, options.data, "config.data.", **subset)
 
 
 def make_predict_step(
@@ -282,16 +270,3 @@ def make_predict_step(
     in_shardings=(setup.shardings.variables, setup.shardings.batch),
     out_shardings=setup.shardings.replicated,
   )
-
-
-def make_features_step(setup: ModelSetup) -> Any:
-  """Returns the jitted (variables, batch) -> rows of pre_logits, label and mask."""
-
-  def rows(batch: dict[str, Any], outputs: dict[str, Any]) -> dict[str, Any]:
-    return {
-      "pre_logits": outputs["pre_logits"],
-      "label": batch["label"],
-      "mask": batch["mask"],
-    }
-
-  return make_predict_step(setup, rows)

@@ -6,11 +6,12 @@ import jax
 import numpy as np
 from etils import epath
 
-from mixer_jax import models, weights
+from mixer_jax import models, schema, weights
+from mixer_jax.errors import InputError
 from mixer_jax.models import resizing
 from mixer_jax.training import experiment
 from mixer_jax.training.state import TrainState
-from mixer_jax.workdir import checkpoint, metrics
+from mixer_jax.workdir import checkpoint, metrics, restore
 from mixer_jax.workdir import directory as workdirs
 
 
@@ -38,16 +39,18 @@ def _origin_of_run(path: epath.Path) -> weights.Origin:
   model = models.build(**{**config["model"], "num_classes": config["num_classes"]})
   names = set(model.__dataclass_fields__) - models.HOW_TRAINED - {"parent", "name"}
   fields = {name: getattr(model, name) for name in sorted(names)}
-  size = config["image_size"]
-  return weights.Origin(config["model"]["name"], fields, (size, size, 3))
+  shape = schema.read(config, models.schema).input_shape
+  return weights.Origin(config["model"]["name"], fields, shape)
 
 
-def fields_at(origin: weights.Origin, image_size: int, method: str = "auto") -> dict[str, Any]:
+def fields_at(
+  origin: weights.Origin, image_size: tuple[int, int], method: str = "auto"
+) -> dict[str, Any]:
   """Returns the fields of the model that weights become at another image size with a new head.
 
   Args:
     origin: what they were made for.
-    image_size: side of the images in pixels.
+    image_size: (height, width) of the images in pixels.
     method: `config.init.resize`.
 
   Raises:
@@ -55,15 +58,22 @@ def fields_at(origin: weights.Origin, image_size: int, method: str = "auto") -> 
   """
   family = models.FAMILIES[origin.family]
   fields = {k: v for k, v in origin.fields.items() if k not in family.HEAD.values()}
-  if family.RESIZE_METHODS:
-    return family.resize_fields(fields, *_grids(origin, image_size), method)
-  return fields
+  if not family.RESIZE_METHODS:
+    return fields
+  grids = _grids(origin, image_size)
+  return family.resize_fields(
+    fields, *grids, resizing.choose_method(*grids, method, family.RESIZE_METHODS)
+  )
 
 
-def _grids(origin: weights.Origin, image_size: int) -> tuple[resizing.Grid, resizing.Grid]:
-  """Returns the old and the new grid of tokens."""
-  new = resizing.token_grid(image_size, origin.fields["patch_size"])
-  return weights.grid_of(origin), new
+def _grids(
+  origin: weights.Origin, image_size: tuple[int, int]
+) -> tuple[resizing.Grid, resizing.Grid]:
+  """Returns the old and the new grid of tokens; of equally many and no square, the old one is the new one."""
+  patch_size = origin.fields["patch_size"]
+  new = resizing.token_grid(image_size, patch_size)
+  as_many = origin.input_shape[0] // patch_size == new[0] * new[1]
+  return new if as_many and not origin.knows_sides else weights.grid_of(origin), new
 
 
 def load(source: str) -> weights.Variables:
@@ -71,7 +81,7 @@ def load(source: str) -> weights.Variables:
   if _config_of_run(source) is not None:
     directory = workdirs.path_of(source)
     step, _ = checkpoint.choose(directory, "newest")
-    return checkpoint.load_variables(directory, step)
+    return restore.load_variables(directory, step)
   return weights.load(source)
 
 
@@ -96,6 +106,11 @@ def initial_variables(exp: experiment.Experiment) -> tuple[weights.Variables, st
   weights.check_family(variables, exp.options.model["name"], source)
   path = _config_of_run(source)
   origin = weights.describe(variables, source) if path is None else _origin_of_run(path)
+  if origin.input_shape[2] != exp.options.image_channels:
+    raise InputError(
+      f"config.init.weights: {source} is for images of {origin.input_shape[2]} channels, but "
+      f"config.image_channels is {exp.options.image_channels}."
+    )
   variables, resized = _resized(variables, origin, exp)
   line = f"parameters of {source}{resized}"
   wanted = exp.abstract_variables
@@ -103,7 +118,7 @@ def initial_variables(exp: experiment.Experiment) -> tuple[weights.Variables, st
     bias = getattr(exp.model, "head_bias_init", 0.0)
     variables = weights.replace_head(variables, wanted, bias)
     line += ", with a new head"
-  weights.check_match(variables, wanted, f"{source} for {exp.options.image_size} px")
+  weights.check_match(variables, wanted, f"{source} for {exp.options.size} px")
   variables = jax.tree.map(lambda p, w: np.asarray(p).astype(w.dtype), variables, wanted)
   return jax.device_put(variables, exp.shardings.variables), line
 
@@ -115,27 +130,28 @@ def _resized(
   family = models.FAMILIES[origin.family]
   if not family.RESIZE_METHODS:
     return variables, ""
-  old, new = _grids(origin, exp.options.image_size)
-  family.resize_fields(
-    origin.fields, old, new, exp.options.init.resize
-  )  # raises what fields alone can tell
+  old, new = _grids(origin, exp.options.input_shape[:2])
+  method = resizing.choose_method(old, new, exp.options.init.resize, family.RESIZE_METHODS)
   if old == new:
     return variables, ""
-  method = resizing.choose_method(old, new, exp.options.init.resize, family.RESIZE_METHODS)
+  family.resize_fields(origin.fields, old, new, method)  # raises what fields alone can tell
   line = f", from {old[0]}x{old[1]} to {new[0]}x{new[1]} tokens {resizing.HOW[method]}"
   return weights.resize(variables, old, new, method), line
 
 
-def initial_state(exp: experiment.Experiment, directory: epath.Path) -> TrainState:
+def initial_state(
+  exp: experiment.Experiment, directory: epath.Path, intact: checkpoint.Intact
+) -> TrainState:
   """Returns the newest intact checkpoint's state, or the one before the first step.
 
   Damaged checkpoints are reported and moved to `damaged_checkpoints/`.
 
   Raises:
-    InputError: all checkpoints are damaged, or there are no such weights to start from.
+    InputError: there are no such weights to start from.
   """
-  step, damaged = checkpoint.find_intact(directory, quarantine=True)
-  for line in damaged:
+  step = intact.step
+  checkpoint.quarantine(directory, intact)
+  for line in intact.damaged.values():
     metrics.say(f"WARNING: {line}; moved to damaged_checkpoints, continuing from step {step}")
   if step is None:
     if exp.options.init.weights is None:
@@ -143,4 +159,4 @@ def initial_state(exp: experiment.Experiment, directory: epath.Path) -> TrainSta
     variables, line = initial_variables(exp)
     metrics.say(line)
     return exp.first_state(variables)
-  return checkpoint.restore(directory, step, exp.abstract_state, exp.shardings.state)
+  return restore.restore_state(directory, step, exp.abstract_state, exp.shardings.state)

@@ -6,23 +6,22 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from mixer_jax import models
+from mixer_jax import evaluators, models
 from mixer_jax.data import loading, pipeline
 from mixer_jax.errors import DivergedError, SaveError
-from mixer_jax.figures import curves
+from mixer_jax.evaluators import Evaluator
 from mixer_jax.parallel import distributed, processes, sharding
 from mixer_jax.parallel.distributed import StopSignal
-from mixer_jax.training import evaluation, experiment, init_from, profiling
-from mixer_jax.training.state import TrainState, Variables
-from mixer_jax.workdir import checkpoint, metrics
+from mixer_jax.training import experiment, init_from, profiling
+from mixer_jax.training.state import TrainState
+from mixer_jax.workdir import checkpoint, metrics, provenance
 from mixer_jax.workdir import directory as workdirs
 
 # Steps handed to the device ahead of the one whose loss is looked at: enough to keep it busy, few
@@ -30,16 +29,19 @@ from mixer_jax.workdir import directory as workdirs
 STEPS_IN_FLIGHT = 2
 
 
-def train(config: Any, workdir: str, stop: StopSignal | None = None) -> dict[str, float]:
+def train(
+  config: Any, workdir: str, stop: StopSignal | None = None, allow_change: Sequence[str] = ()
+) -> dict[str, float]:
   """Trains from the newest checkpoint in the workdir, or from the start, to the end.
 
   Args:
     config: the configuration.
     workdir: directory of the run, local, shared or gs://.
     stop: where signals arrive; None: none are looked for.
+    allow_change: keys and sections, besides config.may_change, that may differ from the run's that is resumed.
 
   Returns:
-    The metrics of the last evaluation.
+    The last metrics of config.best's evaluator.
 
   Raises:
     InputError: bad configuration, data or workdir; before any training wherever that can be known.
@@ -47,21 +49,23 @@ def train(config: Any, workdir: str, stop: StopSignal | None = None) -> dict[str
     SystemExit: with 128 + signal, after saving, when asked to stop.
   """
   stop = stop or StopSignal()
-  distributed.agree({"config": config, "workdir": workdir})
+  distributed.agree({"config": config, "workdir": workdir, "allow_change": allow_change})
   exp = experiment.build(config, experiment.make_mesh(config))
   directory = workdirs.path_of(workdir)
-  workdirs.check(directory, config, exp.options.may_change)
-  sources = exp.train_split.open(), exp.eval_split.open()
-  state = init_from.initial_state(exp, directory)
-  fewshot = evaluation.make_fewshot(exp) if exp.options.fewshot.dataset else None
+  source = exp.train_split.open()
+  measured = evaluators.build(exp, evaluators.in_training(exp.options), directory)
+  intact = checkpoint.find_intact(directory)
+  origin = provenance.describe(config, {"data.split": source, **evaluators.opened(measured)})
+  origin = provenance.resume(origin, directory, intact.step, allow_change)
+  state = init_from.initial_state(exp, directory, intact)
   workdirs.create(directory, config)
   keep = exp.options.checkpoint
   checkpointer = checkpoint.Checkpointer(
-    directory, keep_newest=keep.keep_newest, keep_best=keep.keep_best
+    directory, keep_newest=keep.keep_newest, keep_best=keep.keep_best, provenance=origin
   )
   start_step = int(state.step)
-  metrics.say(_headline(exp, directory, start_step))
-  run = _Run(exp, directory, checkpointer, sources, fewshot, start_step)
+  metrics.say(_headline(exp, measured, directory, start_step))
+  run = _Run(exp, directory, checkpointer, source, measured, start_step)
   try:
     state = run.train(state, start_step, stop)
     checkpointer.wait()
@@ -73,17 +77,22 @@ def train(config: Any, workdir: str, stop: StopSignal | None = None) -> dict[str
   sys.exit(128 + (stop.received or signal.SIGTERM))  # the signal may have met another process
 
 
-def _headline(exp: experiment.Experiment, directory: epath.Path, start_step: int) -> str:
+def _headline(
+  exp: experiment.Experiment,
+  measured: Mapping[str, Evaluator],
+  directory: epath.Path,
+  start_step: int,
+) -> str:
   parameters = sum(x.size for x in jax.tree.leaves(exp.abstract_state.params))
   device = exp.mesh.devices.flat[0]
   begin = f"resuming at step {start_step}" if start_step else "starting"
   used = exp.train_split.num_used
   subset = f" ({used:,} of them used)" if used < exp.options.data.num_examples else ""
   return (
-    f"{models.FAMILIES[exp.options.model['name']].TITLE} with {parameters:,} parameters, {exp.options.image_size} px\n"
-    f"data {exp.options.data.dataset} {exp.options.data.split}: {exp.options.data.num_examples:,} images{subset};"
-    f" evaluation {exp.eval_split.dataset} {exp.eval_split.split}:"
-    f" {exp.eval_split.num_examples:,} images\n"
+    f"{models.FAMILIES[exp.options.model['name']].TITLE} with {parameters:,} parameters, {exp.options.size} px\n"
+    f"data {exp.options.data.dataset} {exp.options.data.split}: {exp.options.data.num_examples:,} images{subset}\n"
+    f"evaluators: {', '.join(f'{name} {one.title}' for name, one in measured.items())};"
+    f" best by {exp.options.best}\n"
     f"{exp.mesh.size} × {device.device_kind} in {jax.process_count()} process(es),"
     f" batch {exp.options.batch_size}, {exp.total_steps} steps\n"
     f"{_placement(exp)}\n"
@@ -116,12 +125,13 @@ class _Run:
     exp: experiment.Experiment,
     directory: epath.Path,
     checkpointer: checkpoint.Checkpointer,
-    sources: tuple[Any, Any],
-    fewshot: Callable[[Variables], dict[str, float]] | None,
+    source: Any,
+    measured: Mapping[str, Evaluator],
     start_step: int,
   ):
     self._exp, self._directory, self._checkpointer = exp, directory, checkpointer
-    self._train_source, self._eval_source = sources
+    self._source, self._evaluators = source, measured
+    self._best, self._metric = evaluators.best(exp.options)
     with self._reporting():
       first = jax.process_index() == 0
       self._writer = metrics.MetricWriter(directory, start_step) if first else None
@@ -135,11 +145,10 @@ class _Run:
     self._pending: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
     self._skipped = int(self._writer.last("skipped_records", 0)) if self._writer else 0
     self._rows = sharding.local_rows(exp.shardings.batch, exp.options.batch_size)
-    self._fewshot = fewshot
     self._profiler = profiling.StepProfiler(
       directory, first_step=exp.options.profile.first_step, num_steps=exp.options.profile.num_steps
     )
-    self._evaluated: dict[int, tuple[dict[str, float], dict[str, np.ndarray]]] = {}
+    self._results: dict[int, dict[str, float]] = {}  # step -> those of the best's evaluator
 
   def train(self, state: TrainState, start_step: int, stop: StopSignal) -> TrainState:
     """Takes the steps from `start_step` to the end, or to the one after a signal."""
@@ -155,14 +164,15 @@ class _Run:
         self._finish_trace(step, step_metrics)
         if step == start_step + 1:
           self._report_compilation(step)
-        evaluate = step == exp.total_steps or step % exp.options.evaluation.every_steps == 0
+        due = self._due(step)
         stopping = stop.asked(step)
-        # What was evaluated is saved, so that the best can be kept.
-        save = evaluate or step % exp.options.checkpoint.every_steps == 0 or stopping
+        # What may be the best is saved, so that it can be kept.
+        every = exp.options.checkpoint.every_steps
+        save = self._best in due or step % every == 0 or stopping
         # What is evaluated or saved must be known to be finite.
-        self._drain(0 if save else STEPS_IN_FLIGHT)
-        if evaluate:
-          self._evaluate(step, state)
+        self._drain(0 if save or due else STEPS_IN_FLIGHT)
+        if due:
+          self._evaluate(step, state, due)
         if save:
           self._save(step, state)
         self._checkpointer.check()
@@ -171,23 +181,19 @@ class _Run:
     return state
 
   def finish(self, state: TrainState) -> dict[str, float]:
-    """Reports the finished run: last metrics, pictures, where everything is."""
+    """Reports the finished run: its result, and where everything is."""
     step = int(state.step)
-    results, rows = self._evaluated.get(step) or self._evaluate(step, state)
+    if step not in self._results:
+      self._evaluate(step, state, self._due(step))
     best = checkpoint.best_step(self._directory)
     lines = [
-      f"finished: top-1 {results['top1']:.4f}  top-5 {results['top5']:.4f}  loss {results['loss']:.4f}"
-      f"  over {results['count']} images of {self._exp.eval_split.dataset} {self._exp.eval_split.split}",
+      f"finished: {self._line(self._best, self._results[step])}",
       f"  checkpoints  {self._directory / 'checkpoints'} (steps {checkpoint.steps(self._directory)},"
       f" best {best})",
       f"  metrics      {self._directory / 'metrics.jsonl'}, TensorBoard: {self._directory / 'events'}",
     ]
-    if self._exp.options.log.plots and jax.process_index() == 0:
-      with self._reporting():
-        paths = curves.save_all(self._directory, self._eval_source, rows)
-      lines.append(f"  pictures     {', '.join(str(p) for p in paths)}")
     metrics.say("\n".join(lines))
-    return results
+    return self._results[step]
 
   def close(self) -> None:
     """Closes files; what could not be written was raised before.
@@ -206,7 +212,7 @@ class _Run:
     exp = self._exp
     batches = pipeline.TrainBatches(
       exp.train_split,
-      self._train_source,
+      self._source,
       seed=exp.options.seed,
       batch_size=exp.options.batch_size,
       rows=self._rows,
@@ -256,31 +262,28 @@ class _Run:
     )
     self._write(step, values)
 
-  def _evaluate(
-    self, step: int, state: TrainState
-  ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+  def _due(self, step: int) -> list[str]:
+    last = step == self._exp.total_steps
+    return [n for n, one in self._evaluators.items() if last or step % one.every_steps == 0]
+
+  def _evaluate(self, step: int, state: TrainState, due: list[str]) -> None:
     begin = time.perf_counter()
     variables = state.eval_variables()
-    results, rows = evaluation.evaluate_split(self._exp, variables, self._eval_source)
-    self._evaluated = {step: (results, rows)}
-    metrics.say(
-      f"step {step}/{self._exp.total_steps} {evaluation.evaluation_line(self._exp, results)}"
-    )
-    self._write(step, {f"evaluation/{k}": v for k, v in results.items()})
-    if self._exp.options.log.plots and jax.process_index() == 0:
-      with self._reporting():
-        curves.save_weights(self._directory, state.params, step)
-    if self._fewshot is not None:
-      fewshot = self._fewshot(variables)
-      means = "  ".join(f"{k} {v:.4f}" for k, v in fewshot.items() if "_" not in k)
-      metrics.say(f"step {step}/{self._exp.total_steps} few-shot: {means}")
-      self._write(step, {f"fewshot/{k}": v for k, v in fewshot.items()})
+    for name in due:
+      values = dict(self._evaluators[name](variables, step))
+      metrics.say(f"step {step}/{self._exp.total_steps} {self._line(name, values)}")
+      self._write(step, {f"{name}/{k}": v for k, v in values.items()})
+      if name == self._best:
+        self._results = {step: values}
     self._progress.pause(time.perf_counter() - begin)
-    return results, rows
+
+  def _line(self, name: str, values: dict[str, float]) -> str:
+    one = self._evaluators[name]
+    return f"{name} {one.title}: {one.line(values)}"
 
   def _write(self, step: int, values: dict[str, float]) -> None:
     with self._reporting():
-      if self._writer is not None:
+      if self._writer is not None and values:
         self._writer.write(step, values)
 
   @contextlib.contextmanager
@@ -292,6 +295,6 @@ class _Run:
 
   def _save(self, step: int, state: TrainState) -> None:
     begin = time.perf_counter()
-    results = self._evaluated.get(step)
-    self._checkpointer.save(step, state, results[0]["top1"] if results else None)
+    score = self._results[step][self._metric] if step in self._results else None
+    self._checkpointer.save(step, state, score)
     self._progress.pause(time.perf_counter() - begin)

@@ -69,9 +69,9 @@ def first_state(
   return state.replace(ema=average) if ema_decay else state
 
 
-def init_variables(model: nn.Module, image_size: int, seed: int) -> Variables:
-  """Returns the model's random variables, as a pure function of `seed`."""
-  variables = model.init(_keys(seed)[0], jnp.zeros((1, image_size, image_size, 3)))
+def init_variables(model: nn.Module, input_shape: tuple[int, ...], seed: int) -> Variables:
+  """Returns the model's random variables for images of `input_shape`, (h, w, c), a pure function of `seed`."""
+  variables = model.init(_keys(seed)[0], jnp.zeros((1, *input_shape)))
   return {k: v for k, v in variables.items() if k in ("params", "batch_stats")}
 
 

@@ -73,7 +73,7 @@ def save_npz(path: str | os.PathLike[str], tree: Mapping[str, Any]) -> None:
     partial.open("wb") as f,
     zipfile.ZipFile(f, "w", allowZip64=True) as archive,
   ):
-    for name, value in variables.flatten(tree).items():
+    for name, value in sorted(variables.flatten(tree).items()):
       # As np.savez does it, but with dates that do not depend on the clock.
       with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
         np.lib.format.write_array(member, np.asarray(value), allow_pickle=False)

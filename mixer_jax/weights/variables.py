@@ -37,6 +37,19 @@ class Origin(NamedTuple):
     fields = {**models.FAMILIES[self.family].UNTOLD, **self.fields}
     return models.abstract_variables(models.build(self.family, **fields), self.input_shape)
 
+  @property
+  def knows_sides(self) -> bool:
+    """False for a column of patches, the `input_shape` of a number of tokens that is no square."""
+    height, width, _ = self.input_shape
+    return not height > width == self.fields.get("patch_size")
+
+  def sides(self) -> tuple[int, int]:
+    """Returns the images' (height, width); raises InputError if only their number of tokens is known."""
+    height, width, _ = self.input_shape
+    if not self.knows_sides:
+      raise InputError(f"{height // width} tokens are no square: say for which height and width.")
+    return height, width
+
 
 def flatten(variables: Mapping[str, Any]) -> dict[str, Any]:
   """Returns {name: leaf}: parameters by their slash names, batch statistics below "batch_stats/"."""
@@ -179,17 +192,12 @@ def grid_of(origin: Origin, image_size: tuple[int, int] | None = None) -> resizi
 
   Args:
     origin: what they were made for, of a family with `RESIZE_METHODS`.
-    image_size: (height, width) that they were made for; None: a square's.
+    image_size: (height, width) that they were made for; None: those of `origin`.
 
   Raises:
     InputError: they are for a number of tokens that is no square, and no size is given.
   """
-  rows, columns = resizing.token_grid(
-    image_size or origin.input_shape[:2], origin.fields["patch_size"]
-  )
-  if image_size is None and rows != columns:
-    raise InputError(f"{rows * columns} tokens are no square: say for which height and width.")
-  return rows, columns
+  return resizing.token_grid(image_size or origin.sides(), origin.fields["patch_size"])
 
 
 def resize(
@@ -220,7 +228,7 @@ def resize(
     raise InputError(
       f"the parameters are for {rows * columns} tokens, not for a grid of {old_grid[0]}x{old_grid[1]}."
     )
-  resizing.choose_method(old_grid, new_grid, method, family.RESIZE_METHODS)
+  method = resizing.choose_method(old_grid, new_grid, method, family.RESIZE_METHODS)
   if new_grid == old_grid:
     return dict(variables)
   return {**variables, "params": family.resize(variables["params"], old_grid, new_grid, method)}

@@ -1,20 +1,19 @@
-"""Checkpoints of the train state: Orbax, asynchronous, each with the SHA-256 of its files.
+"""Checkpoints of the train state: Orbax, asynchronous, each with its provenance and the SHA-256 of its files.
 
 Orbax restores a flipped bit without an error, so every checkpoint carries a list of checksums, written
 before the atomic commit. A checkpoint that does not match its list is moved to `damaged_checkpoints/`
-and the one before it is used. The list is in the format of `sha256sum --check`.
+and the one before it is used.
 """
 
 import contextlib
-import hashlib
+import dataclasses
 import re
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeVar, cast
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
@@ -23,87 +22,47 @@ from orbax.checkpoint.checkpoint_manager import METRIC_ITEM_NAME
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from mixer_jax.errors import InputError, SaveError
+from mixer_jax.workdir import checksums
+from mixer_jax.workdir import directory as workdirs
+from mixer_jax.workdir import provenance as provenance_lib
+from mixer_jax.workdir.provenance import Provenance
 
-CHECKSUMS = "SHA256SUMS"
-ITEM = "default"  # Orbax's name for a checkpoint's only item
-_COMMITTED = "commit_success.txt"  # Orbax writes it after the checksums; its text says nothing
 _METRICS = ocp.JsonCheckpointHandler(METRIC_ITEM_NAME)
 # TensorStore's errors are ValueErrors that begin with a status: "RESOURCE_EXHAUSTED: …"
 _STATUS = re.compile(r"[A-Z]+(_[A-Z]+)*: ")
-_CHUNK_BYTES = 1 << 22
 _NOT_EVALUATED = -1.0  # worse than any top-1
 
 
-Tree = TypeVar("Tree")
-
-
 class Intact(NamedTuple):
-  """Result of looking for a checkpoint: the step (None: there is none) and what was found damaged."""
+  """The step of the newest intact checkpoint (None: there is none), and what newer ones suffer from, by step."""
 
   step: int | None
-  damaged: list[str]
+  damaged: dict[int, str]
 
 
-def _sha256(path: epath.Path) -> str:
-  digest = hashlib.sha256()
-  with path.open("rb") as f:
-    while chunk := f.read(_CHUNK_BYTES):
-      digest.update(chunk)
-  return digest.hexdigest()
+class _Handler(ocp.PyTreeCheckpointHandler):
+  """Orbax's handler of trees, which adds the provenance, and lists the checksums before the files are committed."""
 
-
-def _files(directory: epath.Path, prefix: str = "") -> dict[str, epath.Path]:
-  """Returns {relative name: path} of all files below the directory that the checksums cover."""
-  found = {}
-  for path in sorted(directory.iterdir()):
-    if path.is_dir():
-      found.update(_files(path, f"{prefix}{path.name}/"))
-    elif path.name not in (CHECKSUMS, _COMMITTED):
-      found[prefix + path.name] = path
-  return found
-
-
-def write_checksums(directory: epath.Path) -> None:
-  lines = [f"{_sha256(path)}  {name}\n" for name, path in _files(directory).items()]
-  (directory / CHECKSUMS).write_text("".join(lines))
-
-
-def find_damage(directory: epath.Path) -> str | None:
-  """Returns what is wrong with the files of a saved item, None if each matches its checksum."""
-  if not (directory / CHECKSUMS).exists():
-    return f"{CHECKSUMS} is missing: it was not written completely"
-  try:
-    lines = (directory / CHECKSUMS).read_text().splitlines()
-    wanted = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-  except ValueError:
-    return f"{CHECKSUMS} is unreadable"
-  files = _files(directory)
-  if missing := sorted(set(wanted) - set(files)):
-    return f"missing file {missing[0]}"
-  for name, path in files.items():
-    if name not in wanted:
-      return f"unexpected file {name}"
-    if _sha256(path) != wanted[name]:
-      return f"{name} does not match its SHA-256"
-  return None
-
-
-class ChecksummedHandler(ocp.PyTreeCheckpointHandler):
-  """Orbax's handler of trees, which lists the checksums of its files before they are committed."""
+  async def async_save(self, *args: Any, **kwargs: Any) -> Any:
+    self._provenance = kwargs["args"].provenance
+    return await super().async_save(*args, **kwargs)
 
   def finalize(self, directory: epath.Path) -> None:
     super().finalize(directory)
-    write_checksums(directory)
+    if self._provenance is not None:
+      provenance_lib.write(directory, self._provenance)
+    checksums.write(directory)
 
 
-@ocp_args.register_with_handler(ChecksummedHandler, for_save=True)
-class ChecksummedSave(ocp_args.PyTreeSave):
-  pass
+@ocp_args.register_with_handler(_Handler, for_save=True)
+@dataclasses.dataclass
+class _Save(ocp_args.PyTreeSave):
+  provenance: Provenance | None = None
 
 
-@ocp_args.register_with_handler(ChecksummedHandler, for_restore=True)
-class ChecksummedRestore(ocp_args.PyTreeRestore):
-  pass
+@ocp_args.register_with_handler(_Handler, for_restore=True)
+class _Restore(ocp_args.PyTreeRestore):
+  """Never used: Orbax takes no handler without."""
 
 
 def steps(workdir: epath.Path) -> list[int]:
@@ -130,105 +89,6 @@ def _top1_of(workdir: epath.Path, step: int) -> float | None:
     return None
 
 
-def verify(workdir: epath.Path, step: int) -> None:
-  """Raises InputError if the files of this step's checkpoint are damaged."""
-  path = workdir / "checkpoints" / str(step)
-  if damage := find_damage(path / ITEM):
-    raise InputError(f"checkpoint {path} is damaged: {damage}.")
-
-
-def restore(workdir: epath.Path, step: int, abstract: Tree, shardings: Any) -> Tree:
-  """Returns the tree of a checkpoint, laid out by `shardings` whatever mesh wrote it.
-
-  Raises:
-    InputError: it is of the former layout, which training cannot go on with.
-  """
-  path = workdir / "checkpoints" / str(step) / ITEM
-  if _is_former(_saved(path)):
-    raise InputError(
-      f"checkpoint {path} is of an earlier version, which training cannot resume; evaluation, prediction, "
-      "conversion and export take it. To train on, choose another workdir and start from its weights: "
-      f"--config.init.weights={workdir}."
-    )
-  target = jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
-  )
-  restore_args = ocp.checkpoint_utils.construct_restore_args(target)
-  args: Any = ChecksummedRestore(target, restore_args=restore_args)
-  with ocp.Checkpointer(ChecksummedHandler()) as checkpointer:
-    return cast(Tree, checkpointer.restore(path, args=args))
-
-
-def _saved(path: epath.Path) -> Any:
-  """Returns the tree of a checkpoint with metadata (shape, dtype) for leaves."""
-  return ChecksummedHandler().metadata(path).tree
-
-
-def _is_former(saved: Any) -> bool:
-  """True for states of before batch statistics and the average were fields of their own."""
-  return "model_state" in saved
-
-
-def load_variables(workdir: epath.Path, step: int) -> dict[str, Any]:
-  """Returns a checkpoint's variables as NumPy arrays, {"params", "batch_stats"?}: their average if it has one.
-
-  Nothing else is read, neither the optimizer's moments nor a configuration.
-  """
-
-  def as_numpy(saved: Any) -> Any:
-    return jax.tree.map(lambda x: ocp.RestoreArgs(restore_type=np.ndarray, dtype=x.dtype), saved)
-
-  return _restore_variables(workdir, step, as_numpy)
-
-
-def restore_variables(
-  workdir: epath.Path, step: int, abstract: dict[str, Any], shardings: dict[str, Any]
-) -> dict[str, Any]:
-  """Returns what `load_variables` does, in the shapes and types of `abstract`, laid out by `shardings`."""
-  on_devices = jax.tree.map(
-    lambda x, s: ocp.ArrayRestoreArgs(sharding=s, global_shape=x.shape, dtype=x.dtype),
-    abstract,
-    shardings,
-  )
-  return _restore_variables(workdir, step, lambda _: on_devices)
-
-
-def _restore_variables(workdir: epath.Path, step: int, args_of: Callable[[Any], Any]) -> Any:
-  """Restores the variables to use and nothing else.
-
-  Args:
-    workdir, step: the checkpoint.
-    args_of: metadata of the variables as they were trained -> a tree like it of ocp.RestoreArgs.
-  """
-  path = workdir / "checkpoints" / str(step) / ITEM
-  saved = _saved(path)
-  leaves, structure = jax.tree.flatten(saved)
-  places = jax.tree.leaves(_used(structure.unflatten(range(len(leaves)))))
-  args = dict(zip(places, jax.tree.leaves(args_of(_trained(saved))), strict=True))
-  targets = [leaf if i in args else ocp.PLACEHOLDER for i, leaf in enumerate(leaves)]
-  all_args = [args.get(i, ocp.RestoreArgs()) for i in range(len(leaves))]
-  request: Any = ChecksummedRestore(
-    structure.unflatten(targets), restore_args=structure.unflatten(all_args)
-  )
-  with ocp.Checkpointer(ChecksummedHandler()) as checkpointer:
-    return _used(checkpointer.restore(path, args=request))
-
-
-def _trained(saved: Any) -> dict[str, Any]:
-  """Returns where a saved train state has the variables as they were trained."""
-  if _is_former(saved):
-    return {"params": saved["params"], **saved["model_state"]}
-  return {k: saved[k] for k in ("params", "batch_stats") if saved[k]}
-
-
-def _used(saved: Any) -> dict[str, Any]:
-  """Returns where it has those to use: the average, if there is one."""
-  if not _is_former(saved):
-    return saved["ema"] or _trained(saved)
-  average = optax.tree.get(saved["opt_state"], "polyak_average")
-  return _trained(saved) | ({} if average is None else {"params": average})
-
-
 def choose(workdir: epath.Path, which: str | int) -> tuple[int, list[str]]:
   """Returns the step of the wanted checkpoint, whose files are intact, and what newer ones suffer from.
 
@@ -239,29 +99,26 @@ def choose(workdir: epath.Path, which: str | int) -> tuple[int, list[str]]:
   Raises:
     InputError: there is no such checkpoint, or it is damaged.
   """
-  damaged = []
+  damaged: dict[int, str] = {}
   if which == "newest":
-    chosen, damaged = find_intact(workdir, quarantine=False)
+    chosen, damaged = find_intact(workdir)
   else:
     chosen = best_step(workdir) if isinstance(which, str) else which
   if chosen is None or chosen not in steps(workdir):
     raise InputError(f"{workdir} has no checkpoint {which!r}; there are steps {steps(workdir)}.")
-  if which != "newest":
-    verify(workdir, chosen)
-  return chosen, damaged
+  path = workdirs.checkpoint_path(workdir, chosen)
+  if which != "newest" and (damage := checksums.find_damage(path)):
+    raise InputError(f"checkpoint {path.parent} is damaged: {damage}.")
+  return chosen, list(damaged.values())
 
 
-def find_intact(workdir: epath.Path, *, quarantine: bool) -> Intact:
-  """Finds the newest checkpoint without damage; process 0 looks, and tells the others.
-
-  Args:
-    workdir: directory of the run.
-    quarantine: move damaged checkpoints to `workdir/damaged_checkpoints`.
+def find_intact(workdir: epath.Path) -> Intact:
+  """Finds the newest checkpoint without damage; process 0 looks, and tells the others the step.
 
   Raises:
     InputError: there are checkpoints and all are damaged.
   """
-  intact = _look(workdir, quarantine) if jax.process_index() == 0 else Intact(None, [])
+  intact = _look(workdir) if jax.process_index() == 0 else Intact(None, {})
   lost = bool(intact.damaged) and intact.step is None
   if jax.process_count() > 1:
     told = np.array([-1 if intact.step is None else intact.step, lost], np.int32)
@@ -269,31 +126,37 @@ def find_intact(workdir: epath.Path, *, quarantine: bool) -> Intact:
     intact = Intact(None if step < 0 else step, intact.damaged)
   if lost:
     raise InputError(
-      f"no intact checkpoint is left in {workdir}: {'; '.join(intact.damaged)}. To start over, choose "
-      "another workdir."
+      f"no intact checkpoint is left in {workdir}: {'; '.join(intact.damaged.values())}. To start over, "
+      "choose another workdir."
     )
   return intact
 
 
-def _look(workdir: epath.Path, quarantine: bool) -> Intact:
-  newest, damage = None, {}
+def _look(workdir: epath.Path) -> Intact:
+  newest, damaged = None, {}
   for step in reversed(steps(workdir)):
-    path = workdir / "checkpoints" / str(step)
     # Older checkpoints are only asked for their metrics, which Orbax reads of all of them.
-    found = find_damage(path / ITEM) if newest is None else None
+    found = (
+      checksums.find_damage(workdirs.checkpoint_path(workdir, step)) if newest is None else None
+    )
     if _top1_of(workdir, step) is None:
       found = "its metrics are unreadable"
     if found is not None:
-      damage[step] = f"checkpoint of step {step} is damaged ({found})"
+      damaged[step] = f"checkpoint of step {step} is damaged ({found})"
     elif newest is None:
       newest = step
-  # Where nothing is intact, nothing is moved: a retry must not take the workdir for a fresh one.
-  if quarantine and newest is not None:
-    aside = workdir / "damaged_checkpoints"
-    for step in damage:
-      aside.mkdir(parents=True, exist_ok=True)
-      (workdir / "checkpoints" / str(step)).rename(aside / f"{step}-{int(time.time())}")
-  return Intact(newest, list(damage.values()))
+  return Intact(newest, damaged)
+
+
+def quarantine(workdir: epath.Path, intact: Intact) -> None:
+  """Moves damaged checkpoints to `workdir/damaged_checkpoints`; process 0 alone knows of any.
+
+  Where nothing is intact, `find_intact` has raised: a retry must not take the workdir for a fresh one.
+  """
+  aside = workdir / "damaged_checkpoints"
+  for step in intact.damaged:
+    aside.mkdir(parents=True, exist_ok=True)
+    (workdir / "checkpoints" / str(step)).rename(aside / f"{step}-{int(time.time())}")
 
 
 class Checkpointer:
@@ -302,15 +165,22 @@ class Checkpointer:
   Keeps the newest `keep_newest` and the best `keep_best` by top-1 of the evaluation at that step.
   """
 
-  def __init__(self, workdir: epath.Path, *, keep_newest: int, keep_best: int):
-    self._workdir = workdir
+  def __init__(
+    self,
+    workdir: epath.Path,
+    *,
+    keep_newest: int,
+    keep_best: int,
+    provenance: Provenance | None = None,
+  ):
+    self._workdir, self._provenance = workdir, provenance
     policies = [
       preservation_policy.LatestN(keep_newest),
       preservation_policy.BestN(get_metric_fn=_top1, n=keep_best),
     ]
     self._manager = ocp.CheckpointManager(
       workdir / "checkpoints",
-      item_handlers=ChecksummedHandler(),
+      item_handlers=_Handler(),
       options=ocp.CheckpointManagerOptions(
         best_fn=_top1,
         preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
@@ -329,7 +199,9 @@ class Checkpointer:
     metrics = {"top1": _NOT_EVALUATED if top1 is None else top1}
     with self._reporting():
       if step not in self._manager.all_steps():
-        self._manager.save(step, args=ChecksummedSave(state), metrics=metrics, force=True)
+        origin = self._provenance and dataclasses.replace(self._provenance, step=step)
+        args: Any = _Save(state, provenance=origin)
+        self._manager.save(step, args=args, metrics=metrics, force=True)
 
   def check(self) -> None:
     """Raises SaveError if a save in the background failed (on a full disk, say)."""

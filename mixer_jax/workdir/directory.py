@@ -1,4 +1,4 @@
-"""A run's directory: whose it is, and the state that a run starts from."""
+"""A run's directory: its path, its configuration, and where its checkpoints are."""
 
 import time
 from typing import Any
@@ -15,44 +15,27 @@ _SHARED_SECONDS = 30  # until a shared file system shows what another host has w
 
 
 def path_of(workdir: str) -> epath.Path:
-  """Returns the workdir's path; Orbax wants local ones absolute."""
+  """Returns the workdir's path, there or not; raises InputError if that cannot be known."""
   path = epath.Path(workdir).expanduser()
-  return path if "://" in workdir else path.absolute()
-
-
-def check(directory: epath.Path, config: Any, may_change: tuple[str, ...]) -> None:
-  """Raises InputError if the workdir belongs to a run with another configuration."""
-  path = directory / _CONFIG
+  path = path if "://" in workdir else path.absolute()  # as Orbax wants local ones
   try:
-    if not path.exists():
-      return
+    path.exists()
   except ImportError as e:
-    raise InputError(
-      f"workdir {directory}: {e}. Install it with pip install 'mixer-jax[gcs]'"
-    ) from e
+    raise InputError(f"workdir {path}: {e}. Install it with pip install 'mixer-jax[gcs]'") from e
   except OSError as e:
-    raise InputError(f"workdir {directory} cannot be read: {e}") from e
-  saved = configuration.load(path)
-  _check_version(directory, saved, may_change)
-  if changed := configuration.differences(saved, config, may_change):
-    listed = "\n  ".join(changed)
-    raise InputError(
-      f"{directory} belongs to a run with another configuration:\n  {listed}\nChoose another "
-      "workdir, or give the configuration that it was started with."
-    )
+    raise InputError(f"workdir {path} cannot be read: {e}") from e
+  return path
 
 
-def _check_version(
-  directory: epath.Path, saved: dict[str, Any], may_change: tuple[str, ...]
-) -> None:
-  today = schema.translated(saved, models.schema)
-  if changed := configuration.differences(saved, today, may_change):
-    listed = "\n  ".join(changed)
-    raise InputError(
-      f"{directory} belongs to a run of an earlier version, which had other keys:\n  {listed}\nFinish "
-      "it with that version. This one evaluates it, and starts a new workdir from its parameters with "
-      f"--config.init.weights={directory}"
-    )
+def checkpoint_path(workdir: epath.Path, step: int) -> epath.Path:
+  """Returns the directory of a checkpoint's files; Orbax calls its only item "default"."""
+  return workdir / "checkpoints" / str(step) / "default"
+
+
+def find_config(directory: epath.Path) -> dict[str, Any] | None:
+  """Returns the configuration as it was saved, None in a fresh workdir."""
+  path = directory / _CONFIG
+  return configuration.load(path) if path.exists() else None
 
 
 def load_config(directory: epath.Path) -> dict[str, Any]:

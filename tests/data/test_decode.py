@@ -96,37 +96,100 @@ def decode_cmyk(data):
   return simplejpeg.decode_jpeg(data, "CMYK", fastdct=True, fastupsample=False)
 
 
-def test_sixteen_bits_become_the_upper_eight_and_alpha_is_dropped():
+def test_sixteen_bits_become_the_upper_eight():
   deep = np.random.default_rng(0).integers(0, 1 << 16, (9, 7, 4), np.uint16)
   want = (deep[:, :, 2::-1] >> 8).astype(np.uint8)
-  np.testing.assert_array_equal(decode.decode_image(encode(".png", deep)), want)
+  with_alpha = decode.decode_image(encode(".png", deep), 4)
+  np.testing.assert_array_equal(with_alpha[..., :3], want)
+  np.testing.assert_array_equal(with_alpha[..., 3], deep[..., 3] >> 8)
   np.testing.assert_array_equal(decode.decode_image(encode(".png", deep[:, :, :3])), want)
   grey = decode.decode_image(encode(".png", deep[:, :, 0]))
   np.testing.assert_array_equal(grey, np.repeat((deep[:, :, :1] >> 8).astype(np.uint8), 3, 2))
 
 
+def palette_png(palette, indices, transparency=b""):
+  rows = b"".join(b"\0" + bytes(row) for row in indices)
+  return (
+    b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", struct.pack(">IIBBBBB", 6, 5, 8, 3, 0, 0, 0))
+    + png_chunk(b"PLTE", palette.tobytes())
+    + (png_chunk(b"tRNS", transparency) if transparency else b"")
+    + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
+  )  # fmt: skip
+
+
 def test_palette_png():
   palette = np.random.default_rng(0).integers(0, 256, (4, 3), np.uint8)
   indices = np.random.default_rng(1).integers(0, 4, (5, 6), np.uint8)
-  rows = b"".join(b"\0" + bytes(row) for row in indices)
-  data = (
-    b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", struct.pack(">IIBBBBB", 6, 5, 8, 3, 0, 0, 0))
-    + png_chunk(b"PLTE", palette.tobytes()) + png_chunk(b"tRNS", b"\0\x80")
-    + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
-  )  # fmt: skip
-  np.testing.assert_array_equal(decode.decode_image(data), palette[indices])
+  np.testing.assert_array_equal(
+    decode.decode_image(palette_png(palette, indices)), palette[indices]
+  )
+  got = decode.decode_image(palette_png(palette, indices, b"\0\x80"), 4)
+  np.testing.assert_array_equal(got[..., :3], palette[indices])
+  np.testing.assert_array_equal(got[..., 3], np.array([0, 128, 255, 255])[indices])
+
+
+ALPHA = {
+  "png": (".png", ()), "webp": (".webp", (cv2.IMWRITE_WEBP_QUALITY, 101)),
+  "lossy webp": (".webp", (cv2.IMWRITE_WEBP_QUALITY, 80)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ALPHA)
+def test_alpha_is_refused_unless_asked_for_or_opaque(name):
+  extension, options = ALPHA[name]
+  image = smooth(12, 18, 4)
+  data = encode(extension, image, *options)
+  for channels in (1, 3):
+    with pytest.raises(BadRecordError, match=f"image_channels is {channels}"):
+      decode.decode_image(data, channels)
+  np.testing.assert_array_equal(decode.decode_image(data, 4)[..., 3], image[..., 3])
+  image[..., 3] = 255
+  opaque = encode(extension, image, *options)
+  without = encode(extension, image[..., :3], *options)
+  for channels in (1, 3):
+    np.testing.assert_array_equal(
+      decode.decode_image(opaque, channels), decode.decode_image(without, channels)
+    )
+  with pytest.raises(BadRecordError, match="image_channels is 4"):
+    decode.decode_image(without, 4)
+
+
+def test_a_jpeg_has_no_alpha():
+  data = golden_jpeg("photo_china")
+  for crop in (lambda: decode.decode_image(data, 4),
+               lambda: decode.decode_region(data, decode.read_header(data), (0, 0, 2, 2), 4)):  # fmt: skip
+    with pytest.raises(BadRecordError, match="image_channels is 4"):
+      crop()
+
+
+def test_grey_files_stay_grey_and_colours_become_their_luma():
+  image = smooth(30, 41)
+  for extension in (".jpg", ".png", ".webp"):
+    options = (cv2.IMWRITE_WEBP_QUALITY, 101) if extension == ".webp" else ()
+    grey = encode(extension, image[..., 0], *options)
+    got, three = decode.decode_image(grey, 1), decode.decode_image(grey, 3)
+    assert got.shape == (30, 41, 1)
+    np.testing.assert_array_equal(got, three[..., :1])
+    colour = encode(extension, image, *options)
+    luma = decode.decode_image(colour, 3) @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(decode.decode_image(colour, 1)[..., 0] - luma).max() <= (
+      2 if extension == ".jpg" else 0.51
+    )
+  cmyk = golden_jpeg("extra_cmyk")
+  luma = decode.decode_image(cmyk, 3) @ np.array([0.299, 0.587, 0.114])
+  assert np.abs(decode.decode_image(cmyk, 1)[..., 0] - luma).max() <= 0.51
 
 
 def test_webp():
   image = smooth(30, 41, 4)
   lossless = encode(".webp", image, cv2.IMWRITE_WEBP_QUALITY, 101)
-  np.testing.assert_array_equal(decode.decode_image(lossless), image[:, :, 2::-1])
+  np.testing.assert_array_equal(decode.decode_image(lossless, 4), image[:, :, [2, 1, 0, 3]])
   lossy = decode.decode_image(encode(".webp", image[:, :, :3], cv2.IMWRITE_WEBP_QUALITY, 95))
   assert np.abs(lossy.astype(int) - image[:, :, 2::-1]).mean() < 3
   for data in (lossless, encode(".webp", image[:, :, :3], cv2.IMWRITE_WEBP_QUALITY, 95)):
     assert decode.read_header(data)[:3] == ("WebP", 30, 41)
     with pytest.raises(BadRecordError, match="WebP"):
-      decode.decode_image(data[:-30])
+      decode.decode_image(data[:-30], 4 if data == lossless else 3)
 
 
 def test_warnings_are_accepted_as_by_tensorflow():
@@ -150,8 +213,9 @@ def regions(height, width, count, seed=0):
     yield int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1)), int(h), int(w)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("library", ["installed", "absent"])
-def test_a_region_holds_the_pixels_of_the_whole(monkeypatch, library):
+def test_a_region_holds_the_pixels_of_the_whole(monkeypatch, library, channels):
   """Every subsampling, progressive, grey, CMYK and PNG; edges too; with and without TurboJPEG 3."""
   if library == "absent":
     monkeypatch.setattr(turbojpeg, "decode_region", lambda *_, **__: None)
@@ -160,9 +224,9 @@ def test_a_region_holds_the_pixels_of_the_whole(monkeypatch, library):
     "png": encode(".png", smooth(20, 31)),
   }
   for name, data in files.items():
-    whole, header = decode.decode_image(data), decode.read_header(data)
+    whole, header = decode.decode_image(data, channels), decode.read_header(data)
     for y, x, h, w in regions(*whole.shape[:2], 25):
-      got = decode.decode_region(data, header, (y, x, h, w))
+      got = decode.decode_region(data, header, (y, x, h, w), channels)
       np.testing.assert_array_equal(
         got, whole[y : y + h, x : x + w], err_msg=f"{name} {y, x, h, w}"
       )
@@ -220,7 +284,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_bombs_cost_nothing(name):
+def test_decompression_bombs_are_refused_before_decoding(name):
   before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
   for _ in range(20):
     with pytest.raises(BadRecordError, match=r"pixels; 100000000 at most"):
@@ -254,7 +318,7 @@ def test_too_many_scans_are_refused():
     (b"\x89PNG\r\n\x1a\n" + golden_jpeg("extra_tiny"), "PNG"),
   ],
 )  # fmt: skip
-def test_what_is_no_image_is_named(data, message):
+def test_files_that_are_no_image_are_named(data, message):
   for call in (decode.read_header, decode.decode_image):
     if call is decode.read_header and data[:3] == b"\xff\xd8\xff" and message == "JPEG":
       continue  # some damage is found only by decoding

@@ -45,7 +45,7 @@ def test_decoding_is_tensorflows(golden, name):
   ],
 )
 def test_evaluation_pipelines_are_the_authors(golden, name, text, key):
-  result = ops.Preprocess(text, 224)({"image": jpeg(name), "label": 3}, RNG)
+  result = ops.Preprocess(text, (224, 224, 3))({"image": jpeg(name), "label": 3}, RNG)
   np.testing.assert_array_equal(result["image"], golden[f"{name}/{key}"])
   assert result["label"] == 3
 
@@ -53,7 +53,7 @@ def test_evaluation_pipelines_are_the_authors(golden, name, text, key):
 @pytest.mark.parametrize("name", ALL)
 def test_resize_small_shape(golden, name):
   height, width = golden[f"{name}/decoded"].shape[:2]
-  assert (*ops.resize_small_shape(height, width, 256), 3) == tuple(
+  assert (*ops.resize_small_shape(height, width, (256, 256)), 3) == tuple(
     golden[f"{name}/resize_small256_shape"]
   )
 
@@ -78,9 +78,9 @@ def test_default_sizes_follow_the_papers_ratio(golden):
     ("decode|resize_small(256)|central_crop", "decode|resize_small|central_crop"),
     ("decode|resize(size_px=256)|central_crop", "decode|resize|central_crop"),
   ):
-    a, b = (ops.Preprocess(t, 224)(example, RNG)["image"] for t in (explicit, default))
+    a, b = (ops.Preprocess(t, (224, 224, 3))(example, RNG)["image"] for t in (explicit, default))
     np.testing.assert_array_equal(a, b)
-  resized = ops.resize_small(448)({"image": golden["photo_china/decoded"], "label": 0}, RNG)
+  resized = ops.resize_small((448, 448))({"image": golden["photo_china/decoded"], "label": 0}, RNG)
   assert min(resized["image"].shape[:2]) == 512
 
 
@@ -133,8 +133,8 @@ def test_fast_resizing_rounds_what_the_exact_one_truncates():
 @pytest.mark.parametrize("name", ALL)
 def test_a_fused_crop_draws_and_shows_what_two_operations_do(name):
   """ "decode|inception_crop" decodes only its box; the pixels and what is drawn stay the same."""
-  fused = ops.Preprocess("decode|inception_crop(area_min=20)|flip", 96)
-  apart = [ops.decode(), ops.inception_crop(96, area_min=20.0), ops.flip()]
+  fused = ops.Preprocess("decode|inception_crop(area_min=20)|flip", (96, 96, 3))
+  apart = [ops.decode(3), ops.inception_crop((96, 96), area_min=20.0), ops.flip()]
   for seed in range(12):
     example = {"image": jpeg(name), "label": 1}
     got, want = fused(example, np.random.default_rng(seed)), example
@@ -153,7 +153,8 @@ def test_fast_crops_are_close_to_exact_ones():
   data = cv2.imencode(".jpg", photo)[1]
   example = {"image": data.tobytes(), "label": 0}
   exact, fast = (
-    ops.Preprocess(f"decode(mode='{m}')|inception_crop|flip", 96) for m in ("exact", "fast")
+    ops.Preprocess(f"decode(mode='{m}')|inception_crop|flip", (96, 96, 3))
+    for m in ("exact", "fast")
   )
   for seed in range(10):
     a, b = (p(example, np.random.default_rng(seed)) for p in (exact, fast))
@@ -163,7 +164,7 @@ def test_fast_crops_are_close_to_exact_ones():
 
 
 def test_what_was_drawn_can_be_replayed():
-  pipeline = ops.Preprocess("decode|inception_crop|flip|randaugment(2, 15)", 64)
+  pipeline = ops.Preprocess("decode|inception_crop|flip|randaugment(2, 15)", (64, 64, 3))
   for seed in range(20):
     got = pipeline({"image": jpeg("photo_coffee"), "label": 1}, np.random.default_rng(seed))
     (_, (y, x, h, w)), (_, mirrored), (_, draws) = got["drawn"]
@@ -231,7 +232,7 @@ def test_flip_mirrors_half_of_the_images():
 
 
 def test_a_pipeline_is_pure_and_pickles(golden):
-  pipeline = ops.Preprocess("decode|inception_crop|flip|randaugment(2, 15)", 224)
+  pipeline = ops.Preprocess("decode|inception_crop|flip|randaugment(2, 15)", (224, 224, 3))
   example = {"image": jpeg("photo_coffee"), "label": 1}
   first = pipeline(example, np.random.default_rng(7))["image"]
   again = pickle.loads(pickle.dumps(pipeline))(example, np.random.default_rng(7))["image"]
@@ -259,9 +260,79 @@ def test_a_pipeline_is_pure_and_pickles(golden):
 )
 def test_bad_pipelines_are_named(text, message):
   with pytest.raises(InputError, match=message):
-    ops.Preprocess(text, 224)
+    ops.Preprocess(text, (224, 224, 3))
 
 
 def test_a_pipeline_that_leaves_another_size_is_refused():
-  with pytest.raises(InputError, match="instead of a square of 224"):
-    ops.Preprocess("decode|resize(256)", 224)({"image": jpeg("photo_china"), "label": 0}, RNG)
+  with pytest.raises(InputError, match=r"instead of \(224, 224\)"):
+    ops.Preprocess("decode|resize(256)", (224, 224, 3))(
+      {"image": jpeg("photo_china"), "label": 0}, RNG
+    )
+
+
+# --- rectangles, grey and alpha ---------------------------------------------------------------------
+
+RECTANGLE = (24, 40)
+PIPELINES = [
+  "decode|inception_crop(area_min=20)|flip", "decode(mode='fast')|inception_crop|flip", "decode|resize_small|central_crop",
+  "decode|resize|random_crop", "decode|resize(30, 50)|central_crop", "decode|resize(24, 40)|permute_patches(8)",
+  "decode|resize(24, 40)|permute_pixels",
+]  # fmt: skip
+
+
+def encoded(image, extension=".png"):
+  image = image[..., [2, 1, 0, 3][: image.shape[2]]] if image.shape[2] > 1 else image
+  return {"image": cv2.imencode(extension, image)[1].tobytes(), "label": 0}
+
+
+def run(text, image, channels, extension=".png"):
+  preprocess = ops.Preprocess(text, (*RECTANGLE, channels))
+  return preprocess(encoded(image, extension), np.random.default_rng(3))
+
+
+def test_rectangles_are_cropped_and_resized_as_the_plain_formula_says():
+  image = np.random.default_rng(0).integers(0, 256, (61, 83, 3), np.uint8)
+  got = run("decode|inception_crop(area_min=20)", image, 3)
+  ((_, (y, x, h, w)),) = got["drawn"]
+  crop = image[y : y + h, x : x + w]
+  np.testing.assert_array_equal(got["image"], plain_bilinear(crop, *RECTANGLE))
+  whole = plain_bilinear(image, 27, 46)  # ·256/224
+  np.testing.assert_array_equal(
+    run("decode|resize|central_crop", image, 3)["image"], whole[1:25, 3:43]
+  )
+  got = run("decode|resize|random_crop", image, 3)
+  ((_, (y, x)),) = got["drawn"]
+  np.testing.assert_array_equal(got["image"], whole[y : y + 24, x : x + 40])
+
+
+@pytest.mark.parametrize(("shape", "covering"), [((64, 64), (46, 46)), ((30, 120), (27, 108))])
+def test_the_default_of_resize_small_covers_a_rectangle(shape, covering):
+  image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+  y, x = ((have - want) // 2 for have, want in zip(covering, RECTANGLE, strict=True))
+  np.testing.assert_array_equal(
+    run("decode|resize_small|central_crop", image, 3)["image"],
+    ops.resize_area(image, *covering)[y : y + 24, x : x + 40],
+  )
+
+
+@pytest.mark.parametrize("text", [*PIPELINES, "decode|resize(24, 40)|randaugment(2, 15)"])
+@pytest.mark.parametrize("extension", [".png", ".jpg"])
+def test_a_grey_image_is_one_channel_of_three(text, extension):
+  image = np.random.default_rng(0).integers(0, 256, (61, 83, 1), np.uint8)
+  got, three = (run(text, image, channels, extension) for channels in (1, 3))
+  assert got["image"].shape == (*RECTANGLE, 1)
+  np.testing.assert_array_equal(got["image"], three["image"][..., :1])
+  assert got.get("drawn") == three.get("drawn")
+
+
+@pytest.mark.parametrize("text", PIPELINES)
+def test_alpha_goes_with_its_pixels(text):
+  image = np.random.default_rng(0).integers(0, 256, (61, 83, 4), np.uint8)
+  got = run(text, image, 4)["image"]
+  np.testing.assert_array_equal(got[..., :3], run(text, image[..., :3], 3)["image"])
+  np.testing.assert_array_equal(got[..., 3:], run(text, image[..., 3:], 1)["image"])
+
+
+def test_randaugment_has_no_alpha():
+  with pytest.raises(InputError, match="image_channels must be 1 or 3"):
+    ops.Preprocess("decode|randaugment(2, 15)", (16, 16, 4))

@@ -21,7 +21,7 @@ def patches(image):
 
 
 def test_patches_move_as_wholes_with_one_order_of_pixels():
-  order = permutations.order_of_patches(SIZE, PATCH, 0)
+  order = permutations.order_of_patches((SIZE, SIZE), PATCH, 0)
   old, new = patches(IMAGE), patches(permutations.apply(IMAGE, order))
 
   def sort(patch):
@@ -39,7 +39,7 @@ def test_patches_move_as_wholes_with_one_order_of_pixels():
 
 
 def test_pixels_leave_their_patches():
-  order = permutations.order_of_pixels(SIZE, 0)
+  order = permutations.order_of_pixels((SIZE, SIZE), 0)
   new = permutations.apply(IMAGE, order)
   assert sorted(map(tuple, new.reshape(-1, 3).tolist())) == sorted(
     map(tuple, IMAGE.reshape(-1, 3).tolist())
@@ -51,7 +51,7 @@ def test_pixels_leave_their_patches():
 def test_as_operations_they_are_the_same_for_every_image(name):
   def run(image, rng_seed):
     encoded = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
-    pipeline = ops.Preprocess(f"decode|{name}", SIZE)
+    pipeline = ops.Preprocess(f"decode|{name}", (SIZE, SIZE, 3))
     example = {"image": encoded, "label": 0}
     return pipeline(example, np.random.default_rng(rng_seed))["image"]
 
@@ -61,7 +61,7 @@ def test_as_operations_they_are_the_same_for_every_image(name):
   np.testing.assert_array_equal(
     run(IMAGE, 3).reshape(-1, 3), IMAGE.reshape(-1, 3)[order.astype(int)]
   )
-  other = ops.Preprocess(f"decode|{name.replace('seed=1', 'seed=2')}", SIZE)
+  other = ops.Preprocess(f"decode|{name.replace('seed=1', 'seed=2')}", (SIZE, SIZE, 3))
   encoded = cv2.imencode(".png", positions)[1].tobytes()
   assert np.any(
     other({"image": encoded, "label": 0}, np.random.default_rng(0))["image"][..., 0].ravel()
@@ -70,5 +70,5 @@ def test_as_operations_they_are_the_same_for_every_image(name):
 
 
 def test_the_patch_must_divide_the_image():
-  with pytest.raises(InputError, match="patch_size 5 does not divide image_size 12"):
-    ops.Preprocess("decode|permute_patches(5)", SIZE)
+  with pytest.raises(InputError, match="patch_size 5 does not divide the image of 12x12"):
+    ops.Preprocess("decode|permute_patches(5)", (SIZE, SIZE, 3))

@@ -15,7 +15,7 @@ SIZE = 8
 def spec(num_examples, text="decode|inception_crop(area_min=50)", **changes):
   fields = dict(
     dataset="numbered", data_dir=None, split="train", label=None, num_examples=num_examples,
-    num_classes=1000, labels_per_image=1, ops=ops.Preprocess(text, SIZE), on_bad_record="stop",
+    num_classes=1000, labels_per_image=1, ops=ops.Preprocess(text, (SIZE, SIZE, 3)), on_bad_record="stop",
   )  # fmt: skip
   return pipeline.SplitSpec(**{**fields, **changes})
 

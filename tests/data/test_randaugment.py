@@ -33,8 +33,8 @@ def one_of_each():
   return [Draw(name, arguments.get(name, ())) for name in OPERATIONS]
 
 
-def noise(height, width):
-  return np.random.default_rng(7).integers(0, 256, (height, width, 3), np.uint8)
+def noise(height, width, channels=3):
+  return np.random.default_rng(7).integers(0, 256, (height, width, channels), np.uint8)
 
 
 def test_operations_are_in_the_recorded_order():
@@ -56,21 +56,13 @@ def test_operation_matches_the_recorded_result(recorded, entry):
 
 
 @pytest.mark.parametrize("step", one_of_each(), ids=lambda step: step.name)
-def test_operation_leaves_its_input_alone(step):
-  image = noise(24, 31)
-  before = image.copy()
-  got = randaugment.apply(image, [step], magnitude=15)
-  np.testing.assert_array_equal(image, before)
-  assert not np.shares_memory(got, image)
-
-
-@pytest.mark.parametrize("step", one_of_each(), ids=lambda step: step.name)
-def test_operation_takes_views_and_read_only_images(step):
-  image = noise(24, 31)
-  flipped = image[:, ::-1]
+def test_operation_takes_views_and_leaves_its_input_alone(step):
+  flipped = noise(24, 31)[:, ::-1]
   flipped.flags.writeable = False
+  got = randaugment.apply(flipped, [step], magnitude=15)
   want = randaugment.apply(np.ascontiguousarray(flipped), [step], magnitude=15)
-  np.testing.assert_array_equal(randaugment.apply(flipped, [step], magnitude=15), want)
+  np.testing.assert_array_equal(got, want)
+  assert not np.shares_memory(got, flipped)
 
 
 @pytest.mark.parametrize("magnitude", [0, 3, 15, 20, 1000])
@@ -79,6 +71,17 @@ def test_any_size_and_magnitude_keeps_shape_and_dtype(size, magnitude):
   for step in one_of_each():
     got = randaugment.apply(noise(*size), [step], magnitude=magnitude)
     assert (got.shape, got.dtype) == ((*size, 3), np.uint8)
+
+
+@pytest.mark.parametrize("step", one_of_each(), ids=lambda step: step.name)
+def test_a_grey_image_is_changed_as_three_equal_channels(step):
+  grey = noise(24, 31, 1)
+  got = randaugment.apply(grey, [step], magnitude=15)
+  want = randaugment.apply(np.repeat(grey, 3, 2), [step], magnitude=15)[..., :1]
+  assert got.shape == want.shape
+  # As in the recorded results, rounding before Sharpness's truncation depends on how OpenCV is compiled.
+  differs = got != want
+  assert differs.mean() <= (0.03 if step.name == "Sharpness" else 0)
 
 
 @pytest.mark.parametrize("name", ["AutoContrast", "Equalize"])
@@ -102,18 +105,6 @@ def test_layers_are_applied_in_order():
   got = randaugment.apply(image, [cut, invert], magnitude=1)
   np.testing.assert_array_equal(got, 255 - randaugment.apply(image, [cut], magnitude=1))
   assert (got[:7, 1:9] == 127).all()
-
-
-def test_layers_are_drawn_by_the_seed():
-  for seed in range(20):
-    draws = randaugment.draw(np.random.default_rng(seed), 24, 31, num_layers=2)
-    assert draws == randaugment.draw(np.random.default_rng(seed), 24, 31, num_layers=2)
-
-
-def test_no_layers_is_the_identity():
-  image = noise(4, 5)
-  got = randaugment.apply(image, [], magnitude=15)
-  np.testing.assert_array_equal(got, image)
 
 
 def test_operations_and_signs_are_drawn_uniformly():
@@ -141,10 +132,10 @@ def test_cutout_centres_cover_the_image():
   [
     np.zeros((4, 5, 3), np.float32),
     np.zeros((4, 5), np.uint8),
-    np.zeros((4, 5, 1), np.uint8),
+    np.zeros((4, 5, 4), np.uint8),
     np.zeros((0, 5, 3), np.uint8),
   ],
-  ids=["float", "gray", "one channel", "empty"],
+  ids=["float", "gray", "alpha", "empty"],
 )
 def test_bad_image_is_named(image):
   with pytest.raises(ValueError, match="image"):

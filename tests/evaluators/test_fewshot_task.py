@@ -1,30 +1,20 @@
 """Few-shot on a real data set: only the drawn images are computed, the result is that of all."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mixer_jax import schema
 from mixer_jax.data import sources
 from mixer_jax.errors import BadRecordError, InputError
 from mixer_jax.evaluators import fewshot, fewshot_task
-from mixer_jax.training import experiment
 from tests import tfds_sets
 from tests.inference.conftest import make_trained
 
 
-@pytest.fixture(scope="module")
-def task():
-  return fewshot_task.open_task(
-    make_trained().setup.eval_split,
-    dataset="digits",
-    data_dir=None,
-    train_split="train",
-    test_split="test",
-    image_ops="decode|resize|central_crop",
-  )
+def make(trained, **section):
+  return fewshot_task.Fewshot(trained.setup, schema.Fewshot(**section), "")
 
 
 def _features(trained, split, source):
@@ -37,21 +27,14 @@ def _features(trained, split, source):
 
 
 @pytest.mark.parametrize("num_devices", [1, 4])
-def test_the_accuracies_are_those_of_all_features(task, num_devices):
+def test_the_accuracies_are_those_of_all_features(num_devices):
   trained = make_trained(num_devices)
+  # Not a multiple of the drawn images, or of the test images.
+  task = make(trained, batch_size=250)
   train = sources.open_source(dataset="digits", data_dir=None, split="train", label=None)
-  x, y = _features(trained, task.train_split, train)
-  x_test, y_test = _features(trained, task.test_split, task.test_source)
-  features_step = experiment.make_features_step(trained.setup)
-  values = dict(
-    fewshot_task.evaluate(
-      task,
-      lambda batch: features_step(trained.variables, batch),
-      batch_size=250,  # not a multiple of the drawn images, or of the test images
-      batch_sharding=trained.setup.shardings.batch,
-      num_workers=0,
-    )
-  )
+  x, y = _features(trained, task.train[0], train)
+  x_test, y_test = _features(trained, *task.test)
+  values = dict(task(trained.variables, 0))
   drawn = fewshot.draw(y, num_classes=10)
   assert len(task.drawn.rows) < len(train)
   for (seed, shots), chosen in drawn.chosen.items():
@@ -60,11 +43,9 @@ def test_the_accuracies_are_those_of_all_features(task, num_devices):
     assert abs(values[f"{shots}shot_seed{seed}"] - np.mean(predictions == y_test)) <= 1.01 / 360
 
 
-def test_bad_training_records_stop_or_are_never_drawn(tmp_path, task):
-  like = dataclasses.replace(task.test_split, on_bad_record="stop")
+def test_bad_training_records_stop_or_are_never_drawn(tmp_path):
   directory = tfds_sets.prepare(tfds_sets.Damaged, tmp_path)
-  splits = dict(dataset=directory, data_dir=None, train_split="train", test_split="train")
-  drawn = fewshot_task.open_task(like, image_ops="decode|resize(16)", **splits).drawn
+  drawn = make(make_trained(), dataset=directory, test_split="train").drawn
   assert drawn.rows.tolist() == list(range(40))
 
   class Unreadable(tfds_sets.Numbered):

@@ -106,3 +106,17 @@ def test_weights_beyond_the_formats_are_refused(tmp_path, trained, monkeypatch):
 def test_an_output_that_cannot_be_is_refused(tmp_path, name, message):
   with pytest.raises(InputError, match=message):
     export.check_output(tmp_path / name)
+
+
+@pytest.mark.parametrize(("channels", "colours"), [(1, "grey"), (4, "RGB and alpha")])
+def test_rectangles_and_other_channels_are_exported(tmp_path, channels, colours):
+  trained = make_trained(image_size="8x16", image_channels=channels)
+  path = tmp_path / "model.stablehlo"
+  export.save(trained, path, input_type="uint8", tolerance=1e-5)
+  pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 16, channels), np.uint8)
+  apply = jax.jit(trained.exp.model.apply)
+  wanted = apply(trained.variables, trained.exp.normalize(jnp.asarray(pixels)))
+  np.testing.assert_allclose(_call_stablehlo(path)(pixels), wanted, rtol=0, atol=1e-5)
+  described = json.loads((tmp_path / "model.stablehlo.json").read_text())["input"]
+  assert described["shape"] == ["batch", 8, 16, channels]
+  assert described["values"] == f"{colours} pixels 0 to 255"

@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 from scipy import special
 
+from mixer_jax import inference
 from mixer_jax.data import ops
 from mixer_jax.errors import BadRecordError, InputError
 from mixer_jax.inference import predict
 from tests import tfds_sets
+from tests.configurations import small_config
 from tests.conftest import GOLDEN
 from tests.inference.conftest import make_trained
 
@@ -61,7 +63,7 @@ def test_predictions_are_those_of_the_model(folder, loss, activation, num_device
   paths = predict.find_images([str(folder)])
   predictions = list(predict.predict(trained, paths, NAMES, top=5, batch_size=batch_size))
   assert [p["file"] for p in predictions] == paths
-  pixels = jnp.stack([predict.load_image(p, trained.setup.eval_split.ops) for p in paths])
+  pixels = jnp.stack([predict.load_image(p, inference.preprocess(trained.setup)) for p in paths])
   logits = jax.jit(trained.setup.model.apply)(trained.variables, trained.setup.normalize(pixels))
   probabilities = activation(np.asarray(logits, np.float64))
   for wanted, prediction in zip(probabilities, predictions, strict=True):
@@ -136,13 +138,13 @@ def test_a_huge_file_is_not_read(tmp_path, trained):
   with path.open("wb") as f:
     f.truncate(predict.MAX_FILE_BYTES + 1)  # a hole: it takes no space
   with pytest.raises(BadRecordError, match="larger than 256 MiB"):
-    predict.load_image(str(path), trained.setup.eval_split.ops)
+    predict.load_image(str(path), inference.preprocess(trained.setup))
 
 
 def test_an_image_too_small_for_the_crop_is_a_bad_image(tmp_path):
-  crop = ops.Preprocess("decode|central_crop", 16, "config.evaluation.ops")
+  crop = ops.Preprocess("decode|central_crop", (16, 16, 3), "config.evaluators.val.ops")
   cv2.imwrite(str(tmp_path / "small.png"), np.zeros((8, 30, 3), np.uint8))
-  with pytest.raises(BadRecordError, match=r"config\.evaluation\.ops .* leaves \(4, 16\)"):
+  with pytest.raises(BadRecordError, match=r"config\.evaluators\.val\.ops .* leaves \(4, 16\)"):
     predict.load_image(str(tmp_path / "small.png"), crop)
 
 
@@ -188,3 +190,20 @@ def test_class_names_from_a_file(tmp_path):
 def test_an_output_that_cannot_be_is_refused_first(tmp_path, path):
   with pytest.raises(InputError, match="--output"):
     predict.check_output(str(tmp_path / path))
+
+
+@pytest.mark.parametrize(
+  ("channels", "bad"), [(1, {"alpha"}), (3, {"alpha"}), (4, {"grey", "rgb"})]
+)
+def test_files_whose_channels_do_not_fit_are_named(tmp_path, channels, bad):
+  image = np.random.default_rng(0).integers(0, 255, (20, 30, 4), np.uint8)
+  for name, part in (("grey", image[..., 0]), ("rgb", image[..., :3]), ("alpha", image)):
+    cv2.imwrite(str(tmp_path / f"{name}.png"), part)
+  config = {"image_size": (8, 16), "image_channels": channels}
+  trained = make_trained(
+    evaluation={**small_config().evaluation, "ops": "decode|resize(8, 16)"}, **config
+  )
+  paths = predict.find_images([str(tmp_path)])
+  for one in predict.predict(trained, paths, NAMES, top=1, batch_size=2):
+    assert ("error" in one) == (os.path.basename(one["file"])[:-4] in bad)
+    assert str(channels) in one.get("error", str(channels))

@@ -10,21 +10,9 @@ from mixer_jax import models
 from mixer_jax.errors import InputError
 from tests import families
 from tests.families import RESNET, VIT
+from tests.formulas import float64, gelu, layer_norm
 
 SMALLEST = [("vit", {**VIT, "num_blocks": 1}), ("resnet", {**RESNET, "num_units": (1,)})]
-
-
-def float64(tree):
-  return jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
-
-
-def layer_norm(x, p):
-  x = x - x.mean(-1, keepdims=True)
-  return x / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * p["scale"] + p["bias"]
-
-
-def gelu(x):
-  return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
 
 def softmax(x):

@@ -1,4 +1,4 @@
-"""The token mixing of appendix A against loops in NumPy; undone, it leaves the Mixer as it was, to the bit."""
+"""The token mixing of appendix A against loops in NumPy; without it, the Mixer is the paper's listing."""
 
 import functools
 
@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 
+from benchmarks import published
 from mixer_jax import models
 from mixer_jax.errors import InputError
 from mixer_jax.models import token_mixing
 from mixer_jax.models.mixer import MixerBlock
 from tests import families
-from tests.models.test_baselines import float64, gelu
+from tests.formulas import float64, gelu, layer_norm
 
 TINY = dict(
   num_classes=5, patch_size=4, num_blocks=2, hidden_dim=16, tokens_mlp_dim=12, channels_mlp_dim=24
@@ -21,38 +21,8 @@ TINY = dict(
 TOKENS, CHANNELS, GROUPS = 6, 16, 4
 
 
-class PlainMlp(nn.Module):
-  width: int
-
-  @nn.compact
-  def __call__(self, x):
-    y = nn.gelu(nn.Dense(self.width)(x))
-    return nn.Dense(x.shape[-1])(y)
-
-
-class PlainMixer(nn.Module):
-  """The paper's Mixer and nothing else."""
-
-  @nn.compact
-  def __call__(self, image):
-    x = nn.Conv(16, (4, 4), strides=(4, 4), padding="VALID", name="stem")(image)
-    x = x.reshape(x.shape[0], -1, x.shape[-1])
-    for i in range(2):
-      x = PlainBlock(name=f"MixerBlock_{i}")(x)
-    x = nn.LayerNorm(name="pre_head_layer_norm")(x).mean(1)
-    return nn.Dense(5, kernel_init=nn.initializers.zeros, name="head")(x)
-
-
-class PlainBlock(nn.Module):
-  @nn.compact
-  def __call__(self, x):
-    y = jnp.swapaxes(nn.LayerNorm()(x), 1, 2)
-    x = x + jnp.swapaxes(PlainMlp(12, name="token_mixing")(y), 1, 2)
-    return x + PlainMlp(24, name="channel_mixing")(nn.LayerNorm()(x))
-
-
-def test_undone_they_leave_parameters_and_logits_to_the_bit():
-  """Undone, or with a pyramid that keeps all tokens."""
+def test_mixer_equals_the_papers_listing_to_the_bit():
+  """Without the options of appendix A, or with a pyramid that keeps all tokens."""
   image = families.image(2, 8, 12, 3)
   _, params = families.random_params("mixer", 8, 12, **TINY)
 
@@ -60,7 +30,7 @@ def test_undone_they_leave_parameters_and_logits_to_the_bit():
     init = jax.jit(model.init)(jax.random.key(7), image)["params"]
     return init, jax.jit(model.apply)({"params": params}, image)
 
-  plain = outcome(PlainMixer())
+  plain = outcome(published.MlpMixer(**TINY))
   assert np.ptp(plain[1]) > 0.1
   for undone in ({}, {"pyramid": (6, 6)}):
     found = outcome(models.build("mixer", **TINY, **undone))
@@ -95,12 +65,6 @@ def views(x, p):
   for m in range(CHANNELS // GROUPS):
     out += np.split(mlp(np.concatenate([view[:, m] for view in seen]), p["mlp"]), GROUPS)
   return np.stack(out, axis=1)
-
-
-def layer_norm(x, p):
-  return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * p[
-    "scale"
-  ] + p["bias"]
 
 
 FORMULAS = {"untied": untied, "grouped": grouped, "views": views}

@@ -19,7 +19,6 @@ from mixer_jax.tools import supervisor
 from mixer_jax.training import loop
 from tests import runs, several
 from tests.configurations import small_config
-from tests.training.test_loop import StopAfter
 
 # Compiling takes most of the time of such short runs; what is compiled need not be fast.
 FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -103,10 +102,10 @@ def assert_like_one(found, one, fsdp):
       scale = largest if zero else np.abs(one[name]).max()
       np.testing.assert_allclose(part[name], one[name], atol=1e-5 * scale, rtol=0, err_msg=name)
     np.testing.assert_allclose(part["losses"], one["losses"], rtol=1e-5)
-    assert part["evaluation/count"] == 360
+    assert part["val/count"] == 360
     for name in ("top1", "top5"):
-      assert part[f"evaluation/{name}"] == one[f"evaluation/{name}"]
-    np.testing.assert_allclose(part["evaluation/loss"], one["evaluation/loss"], rtol=1e-5)
+      assert part[f"val/{name}"] == one[f"val/{name}"]
+    np.testing.assert_allclose(part["val/loss"], one["val/loss"], rtol=1e-5)
     whole = 4 * 10  # the head's biases, the only parameter that is not cut
     for name in ("bytes/params", "bytes/opt_state"):
       counter = 4 if name == "bytes/opt_state" else 0  # optax counts the steps
@@ -138,7 +137,7 @@ def command(workdir, **flags):
       "model.num_blocks": 1,
       "model.stoch_depth": 0.0,
       "checkpoint.every_steps": 1000,
-      "evaluation.every_steps": 100_000,
+      "evaluators.val.every_steps": 100_000,
       "log.every_steps": 1,
       **flags,
     },
@@ -149,12 +148,12 @@ def in_this_process(workdir, steps):
   """Goes on with such a run for some steps on one device; returns the losses by step."""
   config = small_config(total_steps=100_000)
   config.model.num_blocks, config.model.stoch_depth = 1, 0.0
-  config.evaluation.every_steps = 100_000
+  config.evaluators.val.every_steps = 100_000
   config.checkpoint.every_steps, config.log.every_steps = 1000, 1
   config.learning_rate = 0.003  # the quickstart's
-  config.evaluation.batch_size = 360
+  config.evaluators.val.batch_size = 360
   with pytest.raises(SystemExit):
-    loop.train(config, str(workdir), StopAfter(steps - 1))
+    loop.train(config, str(workdir), runs.StopAfter(steps - 1))
   return {r["step"]: r["loss"] for r in runs.records(workdir) if "loss" in r}
 
 
@@ -247,7 +246,7 @@ def test_a_coordinator_that_does_not_answer_is_named(tmp_path):
     (["--coordinator=a:1", "--num_processes=2", "--process_id=2"], "--process_id=2 is not one of 2"),
   ],
 )  # fmt: skip
-def test_places_that_cannot_be_are_named(tmp_path, arguments, message):
+def test_impossible_coordinator_flags_are_named(tmp_path, arguments, message):
   status, output = runs.run([*command(tmp_path / "run"), "--distributed", *arguments])
   assert status == 2
   assert message in output, output
@@ -264,13 +263,13 @@ def test_a_taken_port_is_named(tmp_path):
   assert f"--coordinator={address}: cannot listen on port" in output
 
 
-def test_what_is_no_loss_is_not_called_one():
+def test_an_abort_for_another_reason_names_no_lost_process():
   """An abort that has nothing to do with other processes is shown as it is."""
   output = supervisor.Output(fatal="F1125 12:00:00.0 1 compiler.cc:1] Check failed: a == b")
   assert supervisor.explain(output, 1) is None
 
 
-def test_a_cluster_that_is_not_ready_yet_is_no_bad_input(monkeypatch, capsys):
+def test_a_cluster_that_is_not_ready_yet_exits_75(monkeypatch, capsys):
   """A pod's name may be unknown until the pod runs: the same command may succeed later."""
 
   def initialize(*args, **options):

@@ -25,7 +25,7 @@ def placements(exp):
   return {p.name: p for p in sharding.describe(exp.abstract_state, exp.shardings)}
 
 
-def test_without_rules_large_parameters_are_cut_along_their_largest_dimension():
+def test_without_rules_large_parameters_are_sharded_along_their_largest_dimension():
   """B/16 on four devices: 59 million parameters of 4 bytes and Adam's two moments."""
   exp = build(imagenet.get_config("B/16"))
   found = placements(exp)
@@ -109,7 +109,7 @@ def test_the_mesh_takes_what_is_asked():
   )
 
 
-def test_the_table_says_every_parameter():
+def test_the_table_lists_every_parameter():
   exp = build(rules=("head/bias=replicate", "stem/kernel=3", ".*=0"))
   text = sharding.table(sharding.describe(exp.abstract_state, exp.shardings))
   assert "MixerBlock_*/token_mixing/Dense_0/kernel" in text

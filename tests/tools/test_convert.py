@@ -14,7 +14,7 @@ from mixer_jax import configuration, models, weights
 from mixer_jax.errors import InputError
 from mixer_jax.tools import convert
 from mixer_jax.training import experiment
-from mixer_jax.workdir import checkpoint
+from mixer_jax.workdir import checkpoint, provenance
 from tests import runs
 from tests.configurations import small_config
 from tests.conftest import GOLDEN
@@ -42,14 +42,15 @@ def test_there_and_back_is_the_same_to_the_bit(tmp_path, capsys):
   assert "b.npz: Mixer for 16 tokens, patch_size=4 num_blocks=2" in capsys.readouterr().out
 
 
-def test_a_run_becomes_a_file(tmp_path):
+def test_a_run_becomes_a_file(tmp_path, capsys):
   """The checkpoint that is asked for, newest by default."""
   config = small_config()
   exp = experiment.build(config, experiment.make_mesh(config))
   workdir = epath.Path(tmp_path / "run")
   workdir.mkdir()
   configuration.save(workdir / "config.json", config)
-  checkpointer = checkpoint.Checkpointer(workdir, keep_newest=5, keep_best=1)
+  origin = provenance.describe(config, {})
+  checkpointer = checkpoint.Checkpointer(workdir, keep_newest=5, keep_best=1, provenance=origin)
   states, first = {}, exp.init_state()
   for step in (1, 2):
     params = jax.tree.map(lambda x, s=step: x + s, first.params)
@@ -65,6 +66,7 @@ def test_a_run_becomes_a_file(tmp_path):
     assert_same(
       weights.load_npz(tmp_path / f"{name}.npz"), {"params": jax.device_get(states[step].params)}
     )
+  assert f"run step 2 of run {origin.run}" in capsys.readouterr().out
   with pytest.raises(InputError, match=r"has no checkpoint 7; there are steps \[1, 2\]"):
     run(workdir, tmp_path / "d.npz", "--checkpoint=7")
   with pytest.raises(InputError, match="--checkpoint is for the workdir of a run"):
@@ -98,7 +100,7 @@ def test_another_size_and_a_new_head(tmp_path, args, grid, method, tokens_mlp_di
     ([RELEASED, "x.bin"], r"x\.bin must end in \.npz or \.safetensors"),
     ([RELEASED, "old.npz"], r"old\.npz exists"),
     ([RELEASED, "x.npz", "--image_size=30"], "4 does not divide the image of 30x30"),
-    ([RELEASED, "x.npz", "--image_size=2x2x2"], "neither SIDE nor HEIGHTxWIDTH"),
+    ([RELEASED, "x.npz", "--image_size=2x2x2"], "--image_size: .*'2x2x2'"),
     ([RELEASED, "x.npz", "--image_size=24", "--method=paper"], "6x6 tokens are no whole multiple of 4x4"),
     ([RELEASED, "x.npz", "--image_size=24", "--from_image_size=20"], "16 tokens, not for a grid of 5x5"),
     ([RELEASED, "x.npz", "--method=paper"], "need --image_size"),

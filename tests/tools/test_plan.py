@@ -79,7 +79,7 @@ def test_a_tpu_that_is_not_there():
 
 
 @needs_libtpu
-def test_what_does_not_fit_is_said_and_made_to_fit():
+def test_fit_finds_a_setting_for_what_does_not_fit():
   """A wide and shallow Mixer whose activations, and not its parameters, are too much for 8 GiB."""
   wide = (
     "--topology=v2:2x2", "--config.batch_size=524288", "--config.total_epochs=1000.0", "--config.data.num_examples=100000000",

@@ -71,22 +71,6 @@ def test_killed_and_interrupted_it_goes_on_and_ends_the_same(slow, tmp_path):
   assert os.listdir(out / "mine") in (["1.0.0", ".1.0.0.lock"], [".1.0.0.lock", "1.0.0"])
 
 
-def test_a_worker_that_is_killed_is_named(slow, tmp_path):
-  args = [*COMMAND, f"--from_folder={slow}", "--num_workers=1", "--num_shards=24", "--name=slow"]
-  args.append(f"--data_dir={tmp_path}")
-  process = start_and_wait_for_shards(args, tmp_path, 2)
-  children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-  workers = [
-    c
-    for c in children
-    if b"resource_tracker" not in pathlib.Path(f"/proc/{c}/cmdline").read_bytes()
-  ]
-  os.kill(int(workers[0]), signal.SIGKILL)
-  printed, _ = process.communicate(timeout=60)
-  assert process.returncode == 2 and "error: a worker process died; out of memory?" in printed
-  assert runs.left_behind(process) == []
-
-
 def call(*args, **values):
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
@@ -104,7 +88,7 @@ def test_prints_the_flags_that_train_on_it(tmp_path, capsys):
   assert "left out: 0 bad images, 1 other files" in printed
   found = dict(re.findall(r"--config\.([a-z_.]+)=(\S+)", printed))
   assert found["data.dataset"] == str(tmp_path / "out" / "my_photos" / "1.0.0")
-  for place in ("data", "evaluation"):
+  for place in ("data", "evaluators.val"):
     spec = pipeline.SplitSpec(
       dataset=found["data.dataset"],
       data_dir=None,
@@ -113,7 +97,7 @@ def test_prints_the_flags_that_train_on_it(tmp_path, capsys):
       labels_per_image=1,
       num_examples=int(found[f"{place}.num_examples"]),
       num_classes=int(found["num_classes"]),
-      ops=ops.Preprocess("decode|resize(8)", 8),
+      ops=ops.Preprocess("decode|resize(8)", (8, 8, 3)),
       on_bad_record="stop",
     )
     assert len(spec.open()) == spec.num_examples

@@ -1,46 +1,106 @@
-"""Baselines in the training step: the same on several devices and in parts as at once."""
+"""Other families than Mixer in the training step and the loop: the same on several devices, resumed, put to use."""
 
 import jax
 import numpy as np
 import pytest
 
-from configs import common
-from mixer_jax.training import experiment
-from tests import families
-from tests.configurations import small_config
+from configs import quickstart
+from mixer_jax import inference, weights
+from mixer_jax.errors import InputError
+from mixer_jax.inference import export
+from mixer_jax.training import experiment, loop
+from mixer_jax.weights import torch_layout
+from mixer_jax.workdir import checkpoint, directory
+from tests import families, runs
+from tests.configurations import small_config, with_family
 
 FIELDS = {
   "vit": dict(patch_size=8, num_blocks=2, hidden_dim=16, mlp_dim=24, num_heads=2, stoch_depth=0.5),
   "resnet": dict(num_units=(1,), width=8, num_groups=4),
+  "res_mlp": dict(patch_size=8, num_blocks=2, hidden_dim=16, mlp_dim=24, stoch_depth=0.5),
+  "conv_mlp": dict(
+    stem_channels=8, num_conv_blocks=1, num_blocks=(1, 1, 1), widths=(8, 8, 12), mlp_ratios=(2, 1, 1),
+    stoch_depth=0.5,
+  ),
 }  # fmt: skip
 
 
-def grads_and_loss(family, *, devices, parts):
-  """Returns the moments after one step, which are the gradients, and the loss."""
-  config = small_config(grad_accum_steps=parts)
+def grads_loss_and_statistics(family, *, devices, parts, masked=0):
+  """Returns the moments after one step, which are the gradients, the loss, and the batch statistics.
+
+  The first `masked` images are padding.
+  """
+  config = with_family(small_config(grad_accum_steps=parts), family, FIELDS[family])
   config.mesh.data = devices
-  config.model = common.get_config(family).model
-  config.model.update(FIELDS[family])
   config.optimizer.clip_norm = None
   exp = experiment.build(config, experiment.make_mesh(config))
   # A head of zeros would keep the gradients from the body.
-  params = families.random_params(family, 16, 16, num_classes=10, **FIELDS[family])[1]
-  state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), exp.abstract_state)
-  state = jax.device_put(state.replace(params=params), exp.shardings.state)
+  variables = families.random_variables(family, 16, 16, num_classes=10, **FIELDS[family])[1]
+  state = exp.first_state(jax.device_put(variables, exp.shardings.variables))
   rng = np.random.default_rng(0)
   batch = {
     "image": rng.integers(0, 256, (16, 16, 16, 3), np.uint8),
     "label": rng.integers(0, 10, 16).astype(np.int32),
-    "mask": np.ones(16, np.float32),
+    "mask": (np.arange(16) >= masked).astype(np.float32),
   }
   state, metrics = exp.train_step(state, jax.device_put(batch, exp.shardings.batch))
-  return jax.device_get(state.opt_state[1].mu), float(metrics["loss"])
+  return jax.device_get((state.opt_state[1].mu, metrics["loss"], state.batch_stats))
 
 
 @pytest.mark.parametrize("family", FIELDS)
 def test_devices_and_parts_change_nothing(family):
-  grads, loss = grads_and_loss(family, devices=1, parts=1)
-  others, other_loss = grads_and_loss(family, devices=4, parts=2)
+  """BatchNorm takes the statistics of the global batch, so its parts cannot be taken one by one."""
+  parts = 1 if family == "conv_mlp" else 2
+  grads, loss, statistics = grads_loss_and_statistics(family, devices=1, parts=1, masked=3)
+  others, other_loss, other_statistics = grads_loss_and_statistics(
+    family, devices=4, parts=parts, masked=3
+  )
   np.testing.assert_allclose(other_loss, loss, rtol=1e-5)
   scale = max(np.abs(g).max() for g in jax.tree.leaves(grads))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * scale), others, grads)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), other_statistics, statistics
+  )
+  assert bool(statistics) == (family == "conv_mlp")
+
+
+def test_batch_statistics_and_accumulation_exclude_each_other():
+  with pytest.raises(InputError, match="grad_accum_steps"):
+    grads_loss_and_statistics("conv_mlp", devices=1, parts=2)
+
+
+@pytest.fixture(scope="module", params=["res_mlp", "conv_mlp"])
+def run(request, tmp_path_factory):
+  """A run of 8 steps, stopped after 3 and resumed, and the configuration; and one that was not stopped."""
+  config = with_family(small_config(total_steps=8), request.param, quickstart.MODELS[request.param])
+  config.checkpoint.every_steps, config.model.stoch_depth, config.ema_decay = 3, 0.2, 0.5
+  undisturbed, resumed = (tmp_path_factory.mktemp(name) for name in ("undisturbed", "resumed"))
+  loop.train(config, str(undisturbed))
+  with pytest.raises(SystemExit):
+    loop.train(config, str(resumed), runs.StopAfter(3))
+  loop.train(config, str(resumed))
+  return request.param, undisturbed, resumed
+
+
+def test_resume_equals_an_uninterrupted_run(run):
+  _, undisturbed, resumed = run
+  runs.assert_same_state(runs.final_state(resumed, 8), runs.final_state(undisturbed, 8))
+  assert runs.records(resumed) == runs.records(undisturbed)
+
+
+def test_what_was_trained_is_put_to_use(run, tmp_path):
+  """The checkpoint, its .npz and its state dictionaries evaluate alike; the export gives the same logits."""
+  family, workdir, _ = run
+  variables = checkpoint.load_variables(workdir, 8)
+  weights.save_npz(tmp_path / "x.npz", variables)
+  from_run = inference.load(workdir=str(workdir), config=None)
+  config = directory.load_config(workdir)
+  for layout in ("authors", "timm") if family == "res_mlp" else ("authors",):
+    file = tmp_path / f"{layout}.safetensors"
+    torch_layout.save_safetensors(file, torch_layout.to_torch(variables, layout))
+    loaded = inference.load(workdir=None, config=config, weights_file=str(file))
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, from_run.variables)
+  loaded = inference.load(workdir=None, config=config, weights_file=str(tmp_path / "x.npz"))
+  jax.tree.map(np.testing.assert_array_equal, loaded.variables, from_run.variables)
+  differences = export.save(from_run, tmp_path / "x.stablehlo", input_type="uint8", tolerance=1e-5)
+  assert max(differences.values()) <= 1e-5

@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 from configs import finetune as finetune_config
 from mixer_jax import inference, weights
 from mixer_jax.errors import InputError
-from mixer_jax.inference import evaluate
 from mixer_jax.training import experiment, init_from, loop
+from mixer_jax.workdir import checkpoint
 from tests import families, runs
 from tests.configurations import small_config
 from tests.families import RESNET, VIT
@@ -36,7 +37,7 @@ def initial_params(exp):
 
 def tuning(source, size, **changes):
   config = finetune_config.get_config(f"weights={source},dataset=digits_5_9,size={size},steps=4")
-  config.batch_size, config.mesh.data, config.log.plots = 16, 1, False
+  config.batch_size, config.mesh.data, config.evaluators.pictures.every_steps = 16, 1, 0
   config.schedule.warmup_steps = 0
   for key, value in changes.items():
     config[key] = value
@@ -82,7 +83,7 @@ def test_a_run_starts_from_another_run_and_resumes_without_it(tmp_path):
   config = tuning(tmp_path / "first", 16)
   config.num_classes, config.init.new_head = 10, False
   config.data.dataset, config.data.num_examples = "digits", 1437
-  config.evaluation.num_examples = 360
+  config.evaluators.val.num_examples = 360
   exp = build(config)
   params, line = initial_params(exp)
   assert "new head" not in line
@@ -200,7 +201,7 @@ def test_an_ablated_mixer_is_tuned_at_its_own_size(tmp_path):
 def test_the_average_starts_at_the_weights_and_is_what_is_used(source, tmp_path):
   config = tuning(source, 16)
   config.total_steps, config.init.new_head, config.num_classes = 1, False, 10
-  config.data.dataset, config.evaluation.num_examples = "digits", 360
+  config.data.dataset, config.evaluators.val.num_examples = "digits", 360
   config.data.num_examples = 1437
   config.ema_decay = 0.75
   results = loop.train(config, str(tmp_path))
@@ -216,7 +217,7 @@ def test_the_average_starts_at_the_weights_and_is_what_is_used(source, tmp_path)
     np.testing.assert_array_equal(got, average)
     moved = max(moved, np.abs(new - average).max())
   assert moved > 1e-4
-  again = evaluate.evaluate(workdir=str(tmp_path), config=None)
+  again = runs.evaluated(workdir=str(tmp_path), config=None)
   np.testing.assert_allclose(again["loss"], results["loss"], rtol=1e-5)
 
 
@@ -226,7 +227,7 @@ def test_what_did_not_help_in_fine_tuning():
   config = finetune_config.get_config(arg)
   assert (config.mixup_p, config.ema_decay) == (0.2, 0.9999)
   assert config.data.ops == "decode|inception_crop|flip"
-  assert config.evaluation.ops == "decode|resize|central_crop"
+  assert config.evaluators.val.ops == "decode|resize|central_crop"
   build(config)
   plain = finetune_config.get_config("model=B/16,dataset=cifar10")
   assert (plain.mixup_p, plain.ema_decay) == (0.0, 0.0)
@@ -261,15 +262,55 @@ def test_the_papers_settings():
   assert (config.schedule.decay, config.loss, config.learning_rate) == (
     "cosine", "softmax_xent", 0.06,
   )  # fmt: skip
-  assert (config.data.num_examples, config.evaluation.num_examples) == (49_000, 1000)
+  assert (config.data.num_examples, config.evaluators.val.num_examples) == (49_000, 1000)
   assert config.model.tokens_mlp_dim == 4 * 384
   assert build_total(config) == 10_000
   flowers = finetune_config.get_config("model=L/16,dataset=oxford_flowers102")
   assert (flowers.image_size, flowers.total_steps, flowers.schedule.warmup_steps) == (224, 500, 100)
   vtab = finetune_config.get_config("model=B/16,dataset=vtab/clevr_count")
   assert (vtab.total_steps, vtab.num_classes, vtab.data.num_examples) == (2500, 8, 1000)
-  assert vtab.data.ops == vtab.evaluation.ops == "decode|resize(224)"
+  assert vtab.data.ops == vtab.evaluators.val.ops == "decode|resize(224)"
 
 
 def build_total(config):
   return build(config).total_steps
+
+
+def test_a_run_on_rectangles_is_enlarged_by_its_own_grid(tmp_path):
+  """Twice as high and wide is appendix C's; the workdir says the grid, which the parameters do not."""
+  first = small_config(total_steps=3, image_size="8x16", image_channels=1)
+  first.evaluation.ops = "decode|resize|central_crop"
+  loop.train(first, str(tmp_path))
+  config = finetune_config.get_config(f"weights={tmp_path},dataset=digits,size=16x32")
+  assert (config.image_size, config.image_channels) == ("16x32", 1)
+  config.batch_size = 16
+  exp = build(config)
+  variables, line = init_from.initial_variables(exp)
+  assert "from 2x4 to 4x8 tokens as in appendix C" in line
+  old = checkpoint.load_variables(epath.Path(tmp_path), 3)
+  wanted = weights.resize(old, (2, 4), (4, 8), "paper")["params"]["MixerBlock_0"]
+  jax.tree.map(np.testing.assert_array_equal, variables["params"]["MixerBlock_0"], wanted)
+  same = finetune_config.get_config(f"weights={tmp_path},dataset=digits")
+  assert same.image_size == "8x16"
+
+
+def test_tokens_of_an_unknown_rectangle_are_taken_as_they_are_or_refused(tmp_path):
+  config = small_config(image_size=(8, 16))
+  exp = build(config)
+  weights.save_npz(tmp_path / "oblong.npz", jax.device_get(exp.init_state().variables()))
+  config.init.weights, config.init.new_head = str(tmp_path / "oblong.npz"), False
+  variables, line = init_from.initial_variables(build(config))
+  jax.tree.map(np.testing.assert_array_equal, variables["params"], exp.init_state().params)
+  assert " to " not in line
+  config.image_size = 16
+  with pytest.raises(InputError, match="8 tokens are no square"):
+    init_from.initial_variables(build(config))
+  with pytest.raises(InputError, match="8 tokens are no square"):
+    finetune_config.get_config(f"weights={tmp_path}/oblong.npz,dataset=digits")
+
+
+def test_weights_of_other_channels_are_refused(source):
+  config = tuning(source, 16)
+  config.image_channels = 1
+  with pytest.raises(InputError, match=r"3 channels, but config\.image_channels is 1"):
+    init_from.initial_variables(build(config))

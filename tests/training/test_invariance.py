@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import common
-from mixer_jax import weights
+from mixer_jax import schema, weights
 from mixer_jax.data import permutations
 from mixer_jax.training import experiment, loop
 from tests.configurations import small_config
@@ -23,7 +23,7 @@ PERMUTE = f"permute_patches({PATCH}, seed={SEED})"
 def config_of(family):
   config = small_config(total_steps=STEPS, batch_size=64, learning_rate=0.01)
   config.log.every_steps = 1
-  config.evaluation.every_steps = config.checkpoint.every_steps = STEPS
+  config.evaluators.val.every_steps = config.checkpoint.every_steps = STEPS
   config.init.new_head = False
   if family == "resnet":
     config.model = common.get_config("resnet").model
@@ -42,10 +42,10 @@ def losses(config, params, directory, *, permuted):
   config.init.weights = str(directory / "start.npz")
   if permuted:
     config.data.ops += f"|{PERMUTE}"
-    config.evaluation.ops += f"|{PERMUTE}"
+    config.evaluators.val.ops += f"|{PERMUTE}"
   loop.train(config, str(directory / "run"))
   records = map(json.loads, (directory / "run/metrics.jsonl").read_text().splitlines())
-  found = [r[key] for r in records for key in ("loss", "evaluation/loss") if key in r]
+  found = [r[key] for r in records for key in ("loss", "val/loss") if key in r]
   assert len(found) == STEPS + 1
   assert found[0] - found[-1] > 0.1  # it learns
   return np.array(found)
@@ -53,7 +53,9 @@ def losses(config, params, directory, *, permuted):
 
 def permute_weights(params):
   """Returns the parameters that see in the permuted image what the given ones see in the original."""
-  order = permutations.order_of_patches(SIZE, PATCH, SEED)  # new pixel -> old pixel, raster order
+  order = permutations.order_of_patches(
+    (SIZE, SIZE), PATCH, SEED
+  )  # new pixel -> old pixel, raster order
   raster = order.reshape(GRID, PATCH, GRID, PATCH).swapaxes(1, 2).reshape(GRID**2, PATCH**2)
   y, x = raster // SIZE, raster % SIZE
   tokens = (y // PATCH * GRID + x // PATCH)[:, 0]  # new token -> old token
@@ -96,3 +98,43 @@ def test_a_resnet_does_not(tmp_path):
   plain = losses(config_of("resnet"), params, tmp_path / "a", permuted=False)
   permuted = losses(config_of("resnet"), params, tmp_path / "b", permuted=True)
   assert np.abs(permuted - plain).max() > 1e-2
+
+
+def stepped(params, image, **changes):
+  """Returns the parameters after a step from these, and the loss."""
+  config = small_config(**changes)
+  exp = experiment.build(config, experiment.make_mesh(config))
+  batch = {
+    "image": image,
+    "label": np.arange(16, dtype=np.int32) % 10,
+    "mask": np.ones(16, np.float32),
+  }
+  state, metrics = exp.train_step(exp.first_state({"params": params}), jax.device_put(batch))
+  return jax.device_get(state.params), float(metrics["loss"])
+
+
+@pytest.mark.parametrize("image_size", ["8x32", (32, 8)])
+def test_a_mixer_learns_from_a_rectangle_what_it_learns_from_a_square_of_the_same_patches(
+  image_size,
+):
+  height, width = schema.sides(image_size)
+  params = initial_params(small_config())
+  square = np.random.default_rng(0).integers(0, 256, (16, SIZE, SIZE, 3), np.uint8)
+  patches = square.reshape(16, GRID, PATCH, GRID, PATCH, 3).swapaxes(2, 3)
+  image = patches.reshape(16, height // PATCH, width // PATCH, PATCH, PATCH, 3).swapaxes(2, 3)
+  wanted, got = (
+    stepped(params, square),
+    stepped(params, image.reshape(16, height, width, 3), image_size=image_size),
+  )
+  assert got[1] == pytest.approx(wanted[1], rel=1e-6)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), got[0], wanted[0])
+
+
+def test_a_grey_model_sees_what_one_of_three_equal_channels_sees():
+  params = initial_params(small_config())
+  grey = np.random.default_rng(0).integers(0, 256, (16, SIZE, SIZE, 1), np.uint8)
+  summed = {**params, "stem": dict(params["stem"])}
+  summed["stem"]["kernel"] = params["stem"]["kernel"].sum(2, keepdims=True)
+  _, wanted = stepped(params, grey.repeat(3, 3))
+  _, got = stepped(summed, grey, image_channels=1)
+  assert got == pytest.approx(wanted, rel=1e-6)

@@ -1,33 +1,20 @@
 """Whole runs, in this process: resumed runs equal undisturbed ones, damage is met, bad input is named."""
 
 import csv
+import dataclasses
 import json
-import signal
 
 import numpy as np
 import pytest
 from etils import epath
 
-from mixer_jax import configuration
+from mixer_jax import configuration, inference
 from mixer_jax.errors import DivergedError, InputError, SaveError
-from mixer_jax.inference import evaluate
 from mixer_jax.training import experiment, loop
-from mixer_jax.workdir import checkpoint
+from mixer_jax.workdir import checkpoint, checksums, provenance
 from tests import runs, tfds_sets
 from tests.configurations import small_config
 from tests.marks import long
-
-
-class StopAfter(loop.StopSignal):
-  """A signal that arrives after n more steps."""
-
-  def __init__(self, steps):
-    self._steps = steps
-
-  @property
-  def received(self):
-    self._steps -= 1
-    return signal.SIGTERM if self._steps < 0 else None
 
 
 def averaging(**changes):
@@ -48,11 +35,11 @@ def test_a_finished_run_reports_itself(undisturbed, capsys):
   assert loop.train(averaging(), str(workdir)) == results
   assert (workdir / "metrics.jsonl").read_text() == before
   output = capsys.readouterr().out
-  assert "over 360 images of digits test" in output
+  assert "finished: val on digits test: top-1" in output
   assert results["count"] == 360
   logged = runs.records(workdir)
   assert [r["step"] for r in logged if "loss" in r] == [5, 10, 15, 20]
-  assert [r["step"] for r in logged if "evaluation/top1" in r] == [10, 20]
+  assert [r["step"] for r in logged if "val/top1" in r] == [10, 20]
 
 
 def test_events_hold_the_same_numbers(undisturbed):
@@ -83,7 +70,7 @@ def test_interrupted_runs_end_bit_identical(undisturbed, tmp_path, capsys, stops
   config.data.num_workers = num_workers
   for steps in stops:
     with pytest.raises(SystemExit) as stop:
-      loop.train(config, str(tmp_path), StopAfter(steps))
+      loop.train(config, str(tmp_path), runs.StopAfter(steps))
     assert stop.value.code == 143
     assert int(capsys.readouterr().out.split("saved step ")[1].split()[0]) == steps_of(tmp_path)[-1]
   results = loop.train(config, str(tmp_path))
@@ -133,15 +120,15 @@ def steps_of(workdir):
 
 def test_newest_and_best_are_kept(tmp_path):
   config = small_config(total_steps=24)
-  config.evaluation.every_steps, config.checkpoint.every_steps = 6, 3
+  config.evaluators.val.every_steps, config.checkpoint.every_steps = 6, 3
   loop.train(config, str(tmp_path))
-  top1 = {r["step"]: r["evaluation/top1"] for r in runs.records(tmp_path) if "evaluation/top1" in r}
+  top1 = {r["step"]: r["val/top1"] for r in runs.records(tmp_path) if "val/top1" in r}
   kept = steps_of(tmp_path)
   assert kept[-2:] == [21, 24]
   assert set(kept) - {21, 24} <= {6, 12, 18}
   best = max(top1.values())
   assert any(top1.get(step) == best for step in kept)
-  results = evaluate.evaluate(workdir=str(tmp_path), config=None, which="best")
+  results = runs.evaluated(workdir=str(tmp_path), config=None, which="best")
   assert results["top1"] == best
 
 
@@ -150,7 +137,7 @@ def stopped_run(tmp_path):
   config = averaging()
   config.checkpoint.keep_newest = 3
   with pytest.raises(SystemExit):
-    loop.train(config, str(tmp_path), StopAfter(14))
+    loop.train(config, str(tmp_path), runs.StopAfter(14))
   assert len(steps_of(tmp_path)) >= 3
   return config
 
@@ -173,7 +160,7 @@ def truncate(step_directory):
 
 def half_written(step_directory):
   data_file(step_directory).unlink()
-  (step_directory / "default" / checkpoint.CHECKSUMS).unlink()
+  (step_directory / "default" / checksums.CHECKSUMS).unlink()
 
 
 def break_metrics(step_directory):
@@ -188,7 +175,7 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(
   *_, before, newest = steps_of(tmp_path)
   damage(tmp_path / "checkpoints" / str(newest))
   capsys.readouterr()
-  assert evaluate.evaluate(workdir=str(tmp_path), config=None)["count"] == 360
+  assert runs.evaluated(workdir=str(tmp_path), config=None)["count"] == 360
   assert f"checkpoint of step {newest} is damaged" in capsys.readouterr().out
   results = loop.train(config, str(tmp_path))
   output = capsys.readouterr().out
@@ -213,18 +200,18 @@ def test_without_any_intact_checkpoint_nothing_is_overwritten(tmp_path):
 def test_every_bit_is_covered(tmp_path):
   """A flipped bit anywhere in the saved arrays' files is found."""
   stopped_run(tmp_path)
-  item = tmp_path / "checkpoints" / str(steps_of(tmp_path)[-1]) / checkpoint.ITEM
-  assert checkpoint.find_damage(epath.Path(item)) is None
+  item = tmp_path / "checkpoints" / str(steps_of(tmp_path)[-1]) / "default"
+  assert checksums.find_damage(epath.Path(item)) is None
   rng = np.random.default_rng(0)
   files = [p for p in item.rglob("*") if p.is_file() and p.name != "commit_success.txt"]
-  assert len(files) > 5
+  assert item / "provenance.json" in files
   for path in files:
     data = path.read_bytes()
     for at in rng.integers(0, len(data), 3):
       changed = bytearray(data)
       changed[at] ^= 1 << int(rng.integers(8))
       path.write_bytes(changed)
-      assert checkpoint.find_damage(epath.Path(item)) is not None, (path, at)
+      assert checksums.find_damage(epath.Path(item)) is not None, (path, at)
     path.write_bytes(data)
 
 
@@ -253,18 +240,40 @@ def test_another_configuration_is_refused_with_the_differences(undisturbed, caps
   assert "seed" not in str(error.value)
   allowed = averaging(grad_accum_steps=2)
   allowed.data.num_workers, allowed.mesh.data, allowed.log.every_steps = 1, 4, 7
-  allowed.evaluation.batch_size = 100
+  allowed.evaluators.val.batch_size = 100
   assert loop.train(allowed, str(undisturbed[0]))["top1"] == undisturbed[1]["top1"]
   saved = configuration.load(epath.Path(undisturbed[0]) / "config.json")
   assert saved["grad_accum_steps"] == 2
+
+
+def test_another_split_of_the_same_size_is_refused_unless_allowed(tmp_path, capsys):
+  config = small_config()
+  config.data.split, config.data.num_examples = "train[:700]", 700
+  with pytest.raises(SystemExit):
+    loop.train(config, str(tmp_path), runs.StopAfter(6))
+  first = provenance.read(epath.Path(tmp_path), 7)
+  config.data.split = "train[700:1400]"
+  with pytest.raises(InputError, match=r"data\.split\.records of digits train\[700:1400\]"):
+    loop.train(config, str(tmp_path))
+  loop.train(config, str(tmp_path), allow_change=["data.split"])
+  assert "data.split: 'train[:700]' -> 'train[700:1400]'" in capsys.readouterr().out
+  last = provenance.read(epath.Path(tmp_path), 20)
+  assert (first.run, first.step, last.step) == (last.run, 7, 20)
+  assert last.splits["data"].name == "digits train[700:1400]"
+  # Its class names need no data.
+  trained = inference.load(
+    workdir=str(tmp_path), config=None, evaluation={"dataset": "/nowhere/digits/1.0.0"}
+  )
+  assert trained.class_names == tuple("0123456789")
+  assert inference.class_names(dataclasses.replace(trained, class_names=("a",)))[:2] == ["a", "1"]
 
 
 @pytest.mark.parametrize("num_devices", [1, 4])
 @pytest.mark.parametrize("batch_size", [7, 64, 360, 512])
 def test_evaluation_is_exact(undisturbed, batch_size, num_devices):
   config = small_config()
-  config.evaluation.batch_size, config.mesh.data = batch_size, num_devices
-  results = evaluate.evaluate(workdir=str(undisturbed[0]), config=config)
+  config.evaluators.val.batch_size, config.mesh.data = batch_size, num_devices
+  results = runs.evaluated(workdir=str(undisturbed[0]), config=config)
   assert results["count"] == 360
   assert (results["top1"], results["top5"]) == (undisturbed[1]["top1"], undisturbed[1]["top5"])
   np.testing.assert_allclose(results["loss"], undisturbed[1]["loss"], rtol=1e-6)
@@ -275,12 +284,12 @@ def test_evaluation_does_not_ask_for_the_training_batch_or_mesh(undisturbed, tmp
   config = small_config()
   config.mesh.data = 3
   assert (
-    evaluate.evaluate(workdir=str(undisturbed[0]), config=config)["top1"] == undisturbed[1]["top1"]
+    runs.evaluated(workdir=str(undisturbed[0]), config=config)["top1"] == undisturbed[1]["top1"]
   )
   other = small_config()
   other.model.hidden_dim = 32
   with pytest.raises(InputError, match=r"another configuration:\n  model\.hidden_dim: 16 -> 32"):
-    evaluate.evaluate(workdir=str(undisturbed[0]), config=other)
+    runs.evaluated(workdir=str(undisturbed[0]), config=other)
 
 
 def flat_params(workdir):
@@ -293,7 +302,7 @@ def flat_params(workdir):
 
 
 def test_details_count_what_the_evaluation_counts(undisturbed, tmp_path, capsys):
-  results = evaluate.evaluate(
+  results = runs.evaluated(
     workdir=str(undisturbed[0]), config=None, details=str(tmp_path / "details")
   )
   assert "accuracy by class" in capsys.readouterr().out
@@ -302,12 +311,12 @@ def test_details_count_what_the_evaluation_counts(undisturbed, tmp_path, capsys)
   assert sum(int(c["count"]) for c in classes) == 360
   assert sum(int(c["correct"]) for c in classes) / 360 == results["top1"]
   with pytest.raises(InputError, match="--details="):
-    evaluate.evaluate(workdir=str(undisturbed[0]), config=None, details="/dev/null/details")
+    runs.evaluated(workdir=str(undisturbed[0]), config=None, details="/dev/null/details")
 
 
 def test_weights_files_evaluate_like_the_checkpoint(undisturbed, tmp_path):
   np.savez(tmp_path / "weights.npz", **flat_params(undisturbed[0]))
-  results = evaluate.evaluate(
+  results = runs.evaluated(
     workdir=None, config=small_config(), weights_file=str(tmp_path / "weights.npz")
   )
   assert results == undisturbed[1]
@@ -320,9 +329,7 @@ def test_weights_that_do_not_fit_are_listed(undisturbed, tmp_path):
   params["extra"] = np.zeros(2)
   np.savez(tmp_path / "weights.npz", **params)
   with pytest.raises(InputError) as error:
-    evaluate.evaluate(
-      workdir=None, config=small_config(), weights_file=str(tmp_path / "weights.npz")
-    )
+    runs.evaluated(workdir=None, config=small_config(), weights_file=str(tmp_path / "weights.npz"))
   for line in (
     "missing: stem/bias (16,)",
     "not in the model: extra (2,)",
@@ -344,13 +351,13 @@ def test_weights_that_do_not_fit_are_listed(undisturbed, tmp_path):
     ("data", "dataset", "/nowhere/digits/1.0.0", "not the directory of a prepared TFDS data set"),
     ("data", "split", "trian", r"split 'trian' .* Did you mean 'train'"),
     ("data", "split", "train[:50%]", r"has 718 examples, the configuration says 1437"),
-    ("evaluation", "split", "validation", r"split 'validation' .*"),
-    ("evaluation", "num_examples", 100, r"has 360 examples, the configuration says 100"),
+    ("evaluators.val", "split", "validation", r"split 'validation' .*"),
+    ("evaluators.val", "num_examples", 100, r"has 360 examples, the configuration says 100"),
   ],
 )
 def test_bad_data_is_named_before_training(tmp_path, capsys, section, key, value, message):
   config = small_config()
-  config[section][key] = value
+  config.update_from_flattened_dict({f"{section}.{key}": value})
   with pytest.raises(InputError, match=message):
     loop.train(config, str(tmp_path / "run"))
   assert "first step" not in capsys.readouterr().out
@@ -364,7 +371,7 @@ def test_too_few_classes_are_named(tmp_path):
 def test_damaged_records_stop_or_are_counted(tmp_path, capsys):
   config = small_config(total_steps=4)
   config.data.dataset = tfds_sets.prepare(tfds_sets.Damaged, tmp_path / "tfds")
-  config.data.num_examples, config.evaluation.num_examples = 40, 20
+  config.data.num_examples, config.evaluators.val.num_examples = 40, 20
   with pytest.raises(InputError, match=r"bad record \d+ of .*damaged.* test: .*PNG"):
     loop.train(config, str(tmp_path / "stop"))
   config.data.on_bad_record = "skip"  # what the message says, for the same run
@@ -377,7 +384,7 @@ def test_damaged_data_files_are_named(tmp_path):
   config = small_config(total_steps=4)
   directory = tfds_sets.prepare(tfds_sets.Damaged, tmp_path / "tfds")
   config.data.dataset = directory
-  config.data.num_examples, config.evaluation.num_examples = 40, 20
+  config.data.num_examples, config.evaluators.val.num_examples = 40, 20
   (path,) = epath.Path(directory).glob("*train.array_record*")
   data = path.read_bytes()
   for damaged in (data[: len(data) // 2], b"", data[:200] + bytes(400) + data[600:]):
@@ -390,7 +397,7 @@ def test_skipped_training_records_are_counted(tmp_path, capsys):
   config = small_config(total_steps=5)  # 80 images: four epochs of 20
   config.data.dataset = tfds_sets.prepare(tfds_sets.Damaged, tmp_path / "tfds")
   config.data.split, config.data.num_examples = "test", 20
-  config.evaluation.num_examples = 20
+  config.evaluators.val.num_examples = 20
   config.data.on_bad_record = "skip"
   loop.train(config, str(tmp_path / "run"))
   assert "skipped 8 records" in capsys.readouterr().out
@@ -426,4 +433,4 @@ def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
 
 def test_a_workdir_that_is_none_is_named(tmp_path):
   with pytest.raises(InputError, match="is not the workdir of a run"):
-    evaluate.evaluate(workdir=str(tmp_path), config=None)
+    runs.evaluated(workdir=str(tmp_path), config=None)

@@ -10,15 +10,15 @@ from etils import epath
 
 from mixer_jax.errors import InputError
 from mixer_jax.training import experiment, loop, profiling
+from tests import runs
 from tests.configurations import small_config
-from tests.training.test_loop import StopAfter
 
 
 def test_a_trace_holds_the_named_steps(tmp_path, capsys):
   config = small_config()
   config.profile.first_step, config.profile.num_steps = 3, 2
   with pytest.raises(SystemExit) as stop:
-    loop.train(config, str(tmp_path), StopAfter(5))
+    loop.train(config, str(tmp_path), runs.StopAfter(5))
   assert stop.value.code == 128 + signal.SIGTERM
   assert "traced steps 3 to 4 into" in capsys.readouterr().out
   (xplane,) = (tmp_path / "plugins" / "profile").glob("*/*.xplane.pb")  # where XProf looks

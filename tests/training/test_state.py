@@ -36,7 +36,9 @@ def train(ema_decay):
   """Returns the states before the first and after each step."""
   model, tx = Tiny(), optax.sgd(0.3)
   mesh = sharding.make_mesh(data=1)
-  states = [state.first_state(state.init_variables(model, 2, 0), tx, seed=0, ema_decay=ema_decay)]
+  states = [
+    state.first_state(state.init_variables(model, (2, 2, 3), 0), tx, seed=0, ema_decay=ema_decay)
+  ]
   train_step = step.make_train_step(
     model=model,
     tx=tx,

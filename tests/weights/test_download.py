@@ -20,9 +20,10 @@ from mixer_jax.errors import InputError, SaveError
 from mixer_jax.weights import download, released, sources, transfer
 from tests import runs
 from tests.conftest import GOLDEN
-from tests.weights import mixers
 
 CONTENT = (GOLDEN / "mixer_tiny_checkpoint.npz").read_bytes()
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+PRELINEN = (GOLDEN / "mixer_tiny_checkpoint_prelinen.npz").read_bytes()  # of another length
 
 
 @dataclasses.dataclass
@@ -39,6 +40,11 @@ class Behaviour:
   location: str | None = None
   with_length: bool = True
   requests: list = dataclasses.field(default_factory=list)
+
+
+def change(behaviour, **changes):
+  for name, value in changes.items():
+    setattr(behaviour, name, value)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -110,7 +116,7 @@ def test_an_address_is_downloaded_once(server, capsys):
   subprocess.run(check, cwd=download.cache_dir(), check=True)
 
 
-def test_a_name_is_downloaded_and_must_be_what_it_is_called(server, monkeypatch):
+def test_a_released_name_must_hold_the_model_that_it_names(server, monkeypatch):
   behaviour, url = server
   fields = weights.describe(weights.load_npz(GOLDEN / "mixer_tiny_checkpoint.npz")).fields
   entry = released.Released(url, "imagenet2012", fields)
@@ -137,7 +143,7 @@ def test_timms_files_are_known_by_their_content(server):
   assert weights.describe(weights.load(f"{url}?download=1")).fields["patch_size"] == 8
 
 
-def test_a_broken_download_goes_on_where_it_was(server):
+def test_a_broken_download_resumes(server):
   behaviour, url = server
   behaviour.break_after = 9000
   assert_golden(weights.load(url))
@@ -145,7 +151,7 @@ def test_a_broken_download_goes_on_where_it_was(server):
   assert cached() == WHOLE
 
 
-def test_the_next_command_goes_on_too(server):
+def test_the_next_command_resumes_too(server):
   behaviour, url = server
   behaviour.break_after = 5000
   with pytest.raises(InputError, match=r"15,000 of 22,788 bytes.* 15,000 bytes are kept"):
@@ -158,96 +164,88 @@ def test_the_next_command_goes_on_too(server):
 
 
 @pytest.mark.parametrize(
-  "change", ["etag", "length", "no etag", "weak etag", "no ranges", "416", "lies"]
+  ("first", "then"),
+  [
+    ({}, {"headers": {"ETag": '"two"'}}),
+    ({}, {"content": PRELINEN}),
+    ({"headers": {}}, {}),
+    ({"headers": {"ETag": 'W/"one"'}}, {}),
+    ({}, {"ranges": False}),
+    ({}, {"refuses_ranges": True}),
+  ],
+  ids=["etag", "length", "no etag", "weak etag", "no ranges", "416"],
 )
-def test_what_may_be_another_file_is_begun_anew(server, change):
-  """A half of something else is never continued."""
+def test_a_half_of_another_file_is_never_continued(server, first, then):
   behaviour, url = server
-  behaviour.content, behaviour.break_after = b"PK\x03\x04" + bytes(len(CONTENT) - 4), 5000
-  if change in ("no etag", "weak etag"):
-    behaviour.headers = {"ETag": 'W/"one"'} if change == "weak etag" else {}
+  break_off(behaviour, url, **first)
+  change(behaviour, **{"content": CONTENT, **then})
+  assert_golden(weights.load(url))
+  assert cached() == WHOLE
+
+
+def break_off(behaviour, url, **changes):
+  """Leaves 15 000 bytes of another file of the same length."""
+  change(behaviour, content=b"PK\x03\x04" + bytes(len(CONTENT) - 4), break_after=5000, **changes)
   with pytest.raises(InputError, match="could not be downloaded"):
     weights.load(url)
-  behaviour.content, behaviour.break_after = CONTENT, None
-  behaviour.ranges, behaviour.refuses_ranges = change != "no ranges", change == "416"
-  if change == "etag":
-    behaviour.headers = {"ETag": '"two"'}
-  if change == "length":
-    behaviour.headers = {"ETag": '"one"'}
-    variables = mixers.random_variables(8, 12, **mixers.TINY)
-    weights.save_npz(download.cache_dir() / "other.npz", variables)
-    behaviour.content = (download.cache_dir() / "other.npz").read_bytes()
-    (download.cache_dir() / "other.npz").unlink()
-    jax.tree.map(np.testing.assert_array_equal, weights.load(url), variables)
-  elif change == "lies":
-    # The same ETag and length for another file: the archive's checksums meet it.
-    with pytest.raises(InputError, match=r"not a whole \.npz file"):
-      weights.load(url)
-    assert cached() == []
-    assert_golden(weights.load(url))
-  else:
-    assert_golden(weights.load(url))
-  assert cached() == WHOLE
+  behaviour.break_after = None
+
+
+def test_another_file_of_the_same_etag_and_length_is_found_damaged(server):
+  behaviour, url = server
+  break_off(behaviour, url)
+  behaviour.content = CONTENT
+  with pytest.raises(InputError, match=r"not a whole \.npz file"):
+    weights.load(url)
+  assert cached() == []
+  assert_golden(weights.load(url))
+
+
+HTML = b"\n<html>Sign in</html>"
+TRUNCATED = (GOLDEN / "mixer_timm.safetensors").read_bytes()[:-8]
+WRONG_MD5 = {"x-goog-hash": "crc32c=AAAA==,md5=rL0Y20zC+Fzt72VPzMSk2A=="}
 
 
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    ({"content": b"<!DOCTYPE html><html>Sign in</html>", "headers": {"Content-Type": "text/html"}}, "is a web page"),
-    ({"content": b"\n<html>Sign in</html>"}, "is a web page"),
+    ({"content": b"text", "headers": {"Content-Type": "text/html"}}, "is a web page"),
+    ({"content": HTML}, "is a web page"),
     ({"content": b"<?xml version='1.0'?><Error/>"}, "is a web page"),
     ({"content": b"\x89PNG\r\n\x1a\n" + bytes(50)}, "neither .npz nor .safetensors"),
     ({"content": CONTENT[:-500]}, "not a whole .npz file"),
-    ({"content": (GOLDEN / "mixer_timm.safetensors").read_bytes()[:-8]}, "not a whole safetensors"),
+    ({"content": TRUNCATED}, "not a whole safetensors"),
     ({"content": b""}, "is empty"),
     ({"status": 404}, "answers 404 Not Found"),
-    ({"status": 403}, "answers 403 Forbidden"),
     ({"status": 503}, "answers 503 Service Unavailable"),
     ({"status": 302, "location": "file:///etc/passwd"}, "Redirection to url .* is not allowed"),
     ({"headers": {"Content-Encoding": "gzip"}}, "is sent compressed"),
-    ({"headers": {"x-goog-hash": "crc32c=AAAA==,md5=rL0Y20zC+Fzt72VPzMSk2A=="}}, "arrived damaged"),
+    ({"headers": WRONG_MD5}, "arrived damaged"),
+    ({"max_bytes": 20_000}, "is 22,788 bytes; no weights file is larger than 20,000"),
+    ({"max_bytes": 20_000, "with_length": False}, "sends more than the 20,000 bytes"),
+    ({"hang": 0.5}, "could not be downloaded: timed out"),
+    ({"sha256": "0" * 64}, f"has SHA-256 {SHA256}, not 0000"),
   ],
 )  # fmt: skip
-def test_what_is_no_weights_file_leaves_nothing(server, changes, message):
+def test_what_is_refused_leaves_nothing(server, monkeypatch, changes, message):
   behaviour, url = server
-  for name, value in changes.items():
-    setattr(behaviour, name, value)
+  change(behaviour, **changes)
+  monkeypatch.setattr(transfer, "MAX_BYTES", changes.get("max_bytes", transfer.MAX_BYTES))
+  monkeypatch.setattr(transfer, "_TIMEOUT_SECONDS", 0.1 if "hang" in changes else 30)
+  pinned = f"{url}#sha256={changes['sha256']}" if "sha256" in changes else url
   with pytest.raises(InputError, match=message) as error:
-    weights.load(url)
+    weights.load(pinned)
   assert url in str(error.value)
   assert cached() == []
+  if "hang" in changes:
+    assert len(behaviour.requests) == 3
 
 
-def test_servers_checksums_are_compared(server):
+def test_the_servers_checksum_is_compared(server):
   behaviour, url = server
   md5 = base64.b64encode(hashlib.md5(CONTENT).digest()).decode()
   behaviour.headers = {"x-goog-hash": f"crc32c=AAAAAA==,md5={md5}"}
   assert_golden(weights.load(url))
-
-
-def test_downloads_are_limited(server, monkeypatch):
-  behaviour, url = server
-  monkeypatch.setattr(transfer, "MAX_BYTES", 20_000)
-  with pytest.raises(InputError, match="is 22,788 bytes; no weights file is larger than 20,000"):
-    weights.load(url)
-  behaviour.with_length = False
-  with pytest.raises(InputError, match="sends more than the 20,000 bytes"):
-    weights.load(url)
-  assert cached() == []
-
-
-def test_a_silent_server_is_not_waited_for_forever(server, monkeypatch):
-  behaviour, url = server
-  monkeypatch.setattr(transfer, "_TIMEOUT_SECONDS", 0.1)
-  behaviour.hang = 0.5
-  with pytest.raises(InputError, match="could not be downloaded: timed out"):
-    weights.load(url)
-  assert len(behaviour.requests) == 3
-
-
-def test_no_server_is_named(server):
-  with pytest.raises(InputError, match=r"127\.0\.0\.1:9/x\.npz could not be downloaded: .*refused"):
-    weights.load("http://127.0.0.1:9/x.npz")
 
 
 def test_a_cached_file_that_changed_is_not_used(server):
@@ -264,24 +262,30 @@ def test_a_cached_file_that_changed_is_not_used(server):
 
 
 def test_an_address_may_name_its_checksum(server):
-  behaviour, url = server
-  digest = hashlib.sha256(CONTENT).hexdigest()
-  with pytest.raises(InputError, match=f"has SHA-256 {digest}, not 0000"):
-    weights.load(f"{url}#sha256={'0' * 64}")
-  assert cached() == []
-  assert_golden(weights.load(f"{url}#sha256={digest}"))
-  with pytest.raises(InputError, match=f"has SHA-256 {digest}, not 0000"):
+  _, url = server
+  assert_golden(weights.load(f"{url}#sha256={SHA256}"))
+  with pytest.raises(InputError, match=f"has SHA-256 {SHA256}, not 0000"):  # cached, it counts too
     weights.load(f"{url}#sha256={'0' * 64}")
   assert_golden(weights.load(url))
-  with pytest.raises(InputError, match="64 hexadecimal digits"):
-    weights.load(f"{url}#md5=1234")
+
+
+def test_a_server_that_is_not_there_is_named(server):
+  with pytest.raises(InputError, match=r"127\.0\.0\.1:9/x\.npz could not be downloaded: .*refused"):
+    weights.load("http://127.0.0.1:9/x.npz")
 
 
 @pytest.mark.parametrize(
-  "address", ["http:///x.npz", "http://[::1/x.npz", "http://host:port/x.npz", "https://a b/x.npz"]
+  ("address", "message"),
+  [
+    ("http:///x.npz", "is no http:// or https:// address"),
+    ("http://[::1/x.npz", "is no http:// or https:// address"),
+    ("http://host:port/x.npz", "is no http:// or https:// address"),
+    ("https://a b/x.npz", "is no http:// or https:// address"),
+    ("https://host/x.npz#md5=1234", "64 hexadecimal digits"),
+  ],
 )
-def test_addresses_that_are_none_are_named(server, address):
-  with pytest.raises(InputError, match="is no http:// or https:// address"):
+def test_malformed_addresses_are_named(address, message):
+  with pytest.raises(InputError, match=message):
     weights.load(address)
 
 

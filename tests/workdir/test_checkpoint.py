@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from mixer_jax.errors import InputError
 from mixer_jax.parallel import sharding
-from mixer_jax.workdir import checkpoint
+from mixer_jax.workdir import checkpoint, restore
 
 Moments = collections.namedtuple("Moments", ("count", "mu"))
 Average = collections.namedtuple("Average", ("polyak_average",))
@@ -73,13 +73,13 @@ def test_the_variables_to_use_are_read_alone(tmp_path, name):
   """As NumPy arrays, and onto devices as the shardings say; in the types of those that were trained."""
   (state, wanted), workdir = STATES[name], epath.Path(tmp_path)
   save(workdir, state)
-  loaded = checkpoint.load_variables(workdir, 3)
+  loaded = restore.load_variables(workdir, 3)
   assert {type(x) for x in jax.tree.leaves(loaded)} == {np.ndarray}
   mesh = sharding.make_mesh(data=2, fsdp=2)
   shardings = jax.tree.map(
     lambda x: NamedSharding(mesh, PartitionSpec("fsdp" if x.ndim == 2 else None)), wanted
   )
-  restored = checkpoint.restore_variables(workdir, 3, jax.eval_shape(lambda: wanted), shardings)
+  restored = restore.load_variables(workdir, 3, jax.eval_shape(lambda: wanted), shardings)
   assert jax.tree.map(lambda x: x.sharding, restored) == shardings
   for found in (loaded, restored):
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
@@ -91,4 +91,4 @@ def test_training_does_not_resume_the_format_before(tmp_path):
   save(epath.Path(tmp_path), state)
   shardings = jax.tree.map(lambda _: None, state)
   with pytest.raises(InputError, match=rf"--config\.init\.weights={tmp_path}"):
-    checkpoint.restore(epath.Path(tmp_path), 3, state, shardings)
+    restore.restore_state(epath.Path(tmp_path), 3, state, shardings)

@@ -15,7 +15,7 @@ def dense_dot(
   """nn.Dense's `dot_general`, whose gradient of the kernel is laid out for XLA's CPU library.
 
   That library (YNNPACK) multiplies only where the left factor is contracted along its last axis; other
-  products go to Eigen, at half the speed (docs/speed.md). Other devices compile what they would without this.
+  products go to Eigen, at half the speed (docs/results/speed.md). Other devices compile what they would without this.
   """
   return jax.lax.dot_general(x, kernel, dimensions, precision)
 

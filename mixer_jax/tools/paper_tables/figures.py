@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from mixer_jax import schema
 from mixer_jax.data import permutations
 from mixer_jax.tools.paper_tables import costs, rows, tables
 from mixer_jax.tools.paper_tables.comparison import (
@@ -23,7 +24,6 @@ from mixer_jax.tools.paper_tables.results import Results, Run
 from mixer_jax.tools.paper_tables.rows import Pretraining
 
 COLOURS = {"Mixer": "tab:red", "ViT": "tab:blue", "BiT": "tab:green", "ResNet": "tab:green"}
-FEWSHOT_FLAGS = " --config.fewshot.dataset=imagenet2012"
 BEFORE = (
   "ImageNet 5-shot top-1: linear on frozen features, before any fine-tuning, the paper's and ours."
 )
@@ -203,7 +203,8 @@ def draw_images(axes: Sequence[Any], titled: Sequence[tuple[str, np.ndarray]]) -
 def permuted_photos(photo: np.ndarray, size: int, patch: int) -> list[tuple[str, np.ndarray]]:
   """Returns (title, image) of the three inputs, uint8 (size, size, 3)."""
   image = cv2.resize(photo, (size, size), interpolation=cv2.INTER_AREA)
-  orders = (permutations.order_of_patches(size, patch, 0), permutations.order_of_pixels(size, 0))
+  sides = (size, size)
+  orders = (permutations.order_of_patches(sides, patch, 0), permutations.order_of_pixels(sides, 0))
   images = [image, *(permutations.apply(image, order) for order in orders)]
   return list(zip(ORDERS.values(), images, strict=True))
 
@@ -241,18 +242,24 @@ def five_shots(found: Results, pretrainings: Iterable[Pretraining]) -> FiveShots
     order = f", {ORDERS[p.order]}" * bool(p.order)
     what = f"{p.model}, {p.subset:g} % of JFT-300M for {p.epochs:g} epochs{order}: 5-shot"
     whole = dataclasses.replace(p, subset=100.0, epochs=7.0, order="")  # as many steps
-    command = p.train_command(found.directory, FEWSHOT_FLAGS)
+    flags = f' --config.evaluators.fewshot="{_fewshot(p)}"'
+    command = p.train_command(found.directory, flags)
     missing.append(MissingResult(what, [command], costs.describe(whole, {})))
   return FiveShots(curves, missing, left_out)
 
 
 def _curve(run: Run, pretraining: Pretraining) -> Curve:
   """Returns (step, share) of a run's ImageNet 5-shot accuracy; none if it was measured otherwise."""
-  asked = rows.wanted(pretraining).fewshot
-  same = all(run.value(f"fewshot.{k}") == asked[k] for k in ("train_split", "test_split", "ops"))
-  return (
-    run.curve("fewshot/5shot") if same and run.value("fewshot.dataset") == "imagenet2012" else []
-  )
+  asked = vars(schema.Fewshot()) | _fewshot(pretraining)
+  own = vars(schema.Fewshot()) | run.config["evaluators"].get("fewshot", {})
+  same = all(own[k] == asked[k] for k in ("dataset", "train_split", "test_split", "ops"))
+  return run.curve("fewshot/5shot") if same else []
+
+
+def _fewshot(pretraining: Pretraining) -> dict[str, str]:
+  """Returns the few-shot evaluator of figures 2 and 4."""
+  ops = {"ops": schema.Fewshot.ops + pretraining.permutation} if pretraining.order else {}
+  return {"type": "fewshot", "dataset": "imagenet2012", **ops}
 
 
 FIGURES = {"figure2": figure2, "figure3": figure3, "figure4": figure4}

@@ -21,7 +21,7 @@ SEEDS = (0, 1)
 IMAGE_SIZE = 28  # of pre-training, in pixels
 TRANSFER_PX = (IMAGE_SIZE, 2 * IMAGE_SIZE)
 NUM_POINTS = 3  # evaluations of the runs whose course is drawn
-TOP1, COUNT, FIVE_SHOT = "evaluation/top1", "evaluation/count", "fewshot/5shot"
+TOP1, COUNT, FIVE_SHOT = "val/top1", "val/count", "fewshot/5shot"
 FINETUNE_STEPS, FINETUNE_LR, FINETUNE_BATCH = 60, 0.03, 64
 
 
@@ -103,10 +103,10 @@ class Transfer:
     return {
       "batch_size": FINETUNE_BATCH,
       "seed": self.seed,
-      "evaluation.batch_size": 180,
-      "evaluation.every_steps": FINETUNE_STEPS,
+      "evaluators.val.batch_size": 180,
+      "evaluators.val.every_steps": FINETUNE_STEPS,
       "checkpoint.every_steps": FINETUNE_STEPS,
-      "log.plots": False,
+      "evaluators.pictures.every_steps": 0,
     }
 
 

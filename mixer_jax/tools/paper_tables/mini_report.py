@@ -9,13 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from mixer_jax import inference, models
+from mixer_jax import inference, models, schema
 from mixer_jax import tables as text_tables
-from mixer_jax.data import ops
+from mixer_jax.data import ops, splits
 from mixer_jax.figures import hidden_units
 from mixer_jax.tools.paper_tables import figures, mini, tables, verdicts
 from mixer_jax.tools.paper_tables.mini import MODELS, Outcomes, Pretrain, Setting, Transfer
-from mixer_jax.training import experiment
 
 _EXAMPLES = 24
 _NAMES = {"digits": "scikit-learn's digits", "digits_0_4": "the digits 0 to 4", "digits_5_9": "the digits 5 to 9"}  # fmt: skip
@@ -74,7 +73,7 @@ def _introduction(directory: pathlib.Path, setting: Setting, seen: Outcomes) -> 
       ("", ""),
       [
         ("pre-training", f"{_name(setting.dataset)}: {config.data.num_examples:,} images of {config.num_classes} classes, "
-         f"tested on {config.evaluation.num_examples:,}; {mini.IMAGE_SIZE} px, patches of {config.model.patch_size}"),
+         f"tested on {config.evaluators.val.num_examples:,}; {mini.IMAGE_SIZE} px, patches of {config.model.patch_size}"),
         ("transfer and few-shot", _name(setting.target)),
         ("steps", f"{setting.steps} of {config.batch_size} images each"),
         ("runs", f"{len(seen)} of {len(mini.runs_of(setting))} finished, "
@@ -101,7 +100,8 @@ def _claims(directory: pathlib.Path, setting: Setting, seen: Outcomes) -> list[s
 
 def _example_images(config: Any, count: int) -> list[tuple[str, np.ndarray]]:
   """Returns (class, image) of the first test images."""
-  source = experiment.build_model(config, experiment.make_mesh(config)).eval_split.open()
+  options = schema.read(config, models.schema)
+  source = splits.make(options, options.evaluators["val"], "config.evaluators.val.").open()
   names = source.class_names or [str(i) for i in range(config.num_classes)]
   examples = [source[i] for i in range(count)]
   return [(names[int(e["label"])], ops.decode_image(e["image"])) for e in examples]
@@ -159,8 +159,8 @@ def _data_and_scale(directory: pathlib.Path, setting: Setting, seen: Outcomes) -
 def num_params(config: Any) -> int:
   """Returns the number of a configuration's parameters."""
   module = models.build(**config.model, num_classes=config.num_classes)
-  variables = models.abstract_variables(module, (config.image_size, config.image_size, 3))
-  return tables.count(variables["params"])
+  shape = schema.read(config, models.schema).input_shape
+  return tables.count(models.abstract_variables(module, shape)["params"])
 
 
 def _permutations(directory: pathlib.Path, setting: Setting, seen: Outcomes) -> list[str]:

@@ -15,6 +15,7 @@ from etils import epath
 
 from mixer_jax import configuration
 from mixer_jax.errors import InputError
+from mixer_jax.workdir import directory as workdirs
 from mixer_jax.workdir import metrics
 
 _NOT_RUNS = ("checkpoints", "damaged_checkpoints", "events", "plots")
@@ -26,7 +27,7 @@ class Run:
 
   Attributes:
     path: of the directory.
-    config: nested, as JSON has it.
+    config: nested, as JSON has it, with today's keys.
     records: metrics by step, ascending.
     evaluations: results of `eval.py --record`, oldest first.
     top1: result of the transfer protocol; None if the run is not part of one, or not finished.
@@ -80,7 +81,7 @@ def read(path: pathlib.Path) -> Run:
   directory, result = epath.Path(path), path / "result.json"
   return Run(
     path,
-    configuration.load(directory / "config.json"),
+    workdirs.load_config(directory),
     metrics.read_metrics(directory),
     metrics.read_records(directory / "evaluations.jsonl"),
     json.loads(result.read_text())["top1"] if result.exists() else None,

@@ -19,8 +19,7 @@ from mixer_jax.training import experiment
 
 FILES = {"ImageNet": "imagenet.py", "ImageNet-21k": "imagenet21k.py", "JFT-300M": "jft.py"}
 # The seed; where the data lie; what only measures.
-FREE = ("seed", "data.dataset", "data.label", "evaluation", "fewshot")
-_SECTIONS_WITH_OPS = ("data", "evaluation", "fewshot")
+FREE = ("seed", "data.dataset", "data.label", "evaluators", "best")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +61,16 @@ class Pretraining:
     data = FILES[self.dataset].removesuffix(".py")
     return f"configs/baselines.py:{self.model},data={data},{rest}"
 
+  @property
+  def permutation(self) -> str:
+    """What figure 4 puts behind the pre-processing."""
+    return {"": "", "patches": "|permute_patches(16)", "pixels": "|permute_pixels"}[self.order]
+
   def permuted_ops(self) -> dict[str, str]:
     """Returns {key of the configuration: pre-processing}, with figure 4's permutation behind it."""
     config = config_files.load(self.file)
-    permute = {"": "", "patches": "|permute_patches(16)", "pixels": "|permute_pixels"}[self.order]
-    return {f"{s}.ops": config[s].ops + permute for s in _SECTIONS_WITH_OPS if permute}
+    sections = {"data": config.data, "evaluators.val": config.evaluators.val} if self.order else {}
+    return {f"{name}.ops": section.ops + self.permutation for name, section in sections.items()}
 
   def train_command(self, results: pathlib.Path, flags: str = "") -> str:
     """Returns the command that trains it."""

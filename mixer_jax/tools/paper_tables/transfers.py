@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from mixer_jax import configuration, weights
+from mixer_jax import configuration, schema, weights
 from mixer_jax.data import datasets
 from mixer_jax.errors import InputError
 from mixer_jax.tools import config_files
@@ -18,6 +18,7 @@ from mixer_jax.tools.sweep import protocol
 IMAGENET, REAL = protocol.FIVE[0], "imagenet2012_real"
 CONFIGS = {"table2": "configs/finetune.py", "table3": "configs/finetune_table3.py"}
 """Table, and directory below RESULTS -> configuration of fine-tuning."""
+_FREE = ("evaluators.fewshot", "evaluators.pictures")  # are no part of the protocol
 _RELEASED = {"ImageNet": "imagenet1k", "ImageNet-21k": "imagenet21k"}
 
 
@@ -60,7 +61,8 @@ class Job(NamedTuple):
     runs, left_out = _matching(self.found, source, CONFIGS[self.table])
     top1 = {name: run.top1 for name, run in runs.items() if run.top1 is not None}
     five = [protocol.Transfer(source, d, self.size) for d in protocol.FIVE]
-    vtab = [protocol.Transfer(source, d, protocol.size_of(d, None, 224)) for d in datasets.VTAB]
+    sizes = {d: protocol.size_of(d, None, (224, 224)) for d in datasets.VTAB}
+    vtab = [protocol.Transfer(source, d, size) for d, size in sizes.items()]
     sweep = protocol.Sweep([*five, *vtab])
     means = {row.dataset: row.mean for row in sweep.table(top1) if len(row.top1) == sweep.num_seeds}
     reported = sweep.reported(five[0], top1)
@@ -114,7 +116,7 @@ def _matching(found: Results, source: str, file: str) -> tuple[dict[str, Run], l
     except InputError as e:
       left_out.append(Exclusion(str(run.path), f"not a run of the protocol: {e}"))
       continue
-    if changed := configuration.differences(run.config, config, config.may_change):
+    if changed := configuration.differences(run.config, config, (*config.may_change, *_FREE)):
       reason = f"another configuration than {file}: {rows.some(changed)}"
     elif run.top1 is None:
       reason = f"half a run: step {run.last_step} of {config.total_steps}"
@@ -136,8 +138,10 @@ def _starts_from(run: Run, source: str) -> bool:
 
 def _in_protocol(run: Run, source: str) -> protocol.Run:
   """Returns the protocol's run that has this run's data set, size, learning rate, seed and split."""
-  transfer = protocol.Transfer(source, run.value("data.dataset"), run.value("image_size"))
-  judge = "dev" if run.value("evaluation.split") == "dev" else "test"
+  size = schema.joined(*schema.sides(run.value("image_size")))
+  transfer = protocol.Transfer(source, run.value("data.dataset"), size)
+  evaluator, _, _ = run.value("best").partition("/")
+  judge = "dev" if run.value(f"evaluators.{evaluator}.split") == "dev" else "test"
   return protocol.Run(transfer, run.value("learning_rate"), run.value("seed"), judge)
 
 

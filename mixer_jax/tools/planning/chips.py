@@ -57,72 +57,52 @@ class Chip:
     return max(num_devices * self.cores // self.devices, 1)
 
 
+def _tpu(
+  name: str, kinds: tuple[str, ...], flops: float, memory_gib: int, memory_rate: float,
+  link_rate: float, cores: int, devices: int, largest: tuple[int, ...], **options: str,
+) -> Chip:  # fmt: skip
+  return Chip(
+    name=name, device_kinds=kinds, peak_flops=flops, hbm_bytes=memory_gib * GIB,
+    hbm_bytes_per_sec=memory_rate, link_bytes_per_sec=link_rate, cores=cores, devices=devices,
+    largest=largest, options=tuple(options.items()),
+  )  # fmt: skip
+
+
+def _gpu(
+  name: str, kind: str, flops: float, float32_flops: float, memory: float, memory_rate: float,
+  link_rate: float | None,
+) -> Chip:  # fmt: skip
+  return Chip(
+    name=name, device_kinds=(kind,), peak_flops=flops, float32_flops=float32_flops,
+    hbm_bytes=memory, hbm_bytes_per_sec=memory_rate, link_bytes_per_sec=link_rate,
+  )  # fmt: skip
+
+
 TPUS = (
-  Chip(
-    name="v2", device_kinds=("TPU v2",), peak_flops=46e12, hbm_bytes=16 * GIB,
-    hbm_bytes_per_sec=700e9, link_bytes_per_sec=4 * 496e9 / 8, cores=2, devices=2, largest=(16, 16),
+  # kinds, operations/s, memory GiB and B/s, links B/s, cores, devices, largest slice
+  _tpu("v2", ("TPU v2",), 46e12, 16, 700e9, 4 * 496e9 / 8, 2, 2, (16, 16)),
+  _tpu("v3", ("TPU v3",), 123e12, 32, 900e9, 4 * 656e9 / 8, 2, 2, (32, 32)),
+  # Its links by its all-reduce bandwidth, 1.1 PB/s for 4096 chips.
+  _tpu(
+    "v4", ("TPU v4",), 275e12, 32, 1200e9, 268e9, 2, 1, (16, 16, 16), chip_config_name="megacore"
   ),
-  Chip(
-    name="v3", device_kinds=("TPU v3",), peak_flops=123e12, hbm_bytes=32 * GIB,
-    hbm_bytes_per_sec=900e9, link_bytes_per_sec=4 * 656e9 / 8, cores=2, devices=2, largest=(32, 32),
-  ),
-  Chip(  # its all-reduce bandwidth, 1.1 PB/s for 4096 chips
-    name="v4", device_kinds=("TPU v4",), peak_flops=275e12, hbm_bytes=32 * GIB,
-    hbm_bytes_per_sec=1200e9, link_bytes_per_sec=268e9, cores=2, largest=(16, 16, 16),
-    options=(("chip_config_name", "megacore"),),
-  ),
-  Chip(
-    name="v5e", device_kinds=("TPU v5 lite", "TPU v5e"), peak_flops=197e12, hbm_bytes=16 * GIB,
-    hbm_bytes_per_sec=819e9, link_bytes_per_sec=400e9 / 2, largest=(16, 16),
-  ),
-  Chip(
-    name="v5p", device_kinds=("TPU v5", "TPU v5p"), peak_flops=459e12, hbm_bytes=95 * GIB,
-    hbm_bytes_per_sec=2765e9, link_bytes_per_sec=1200e9 / 2, cores=2, largest=(16, 20, 28),
-  ),
-  Chip(
-    name="v6e", device_kinds=("TPU v6 lite", "TPU v6e"), peak_flops=918e12, hbm_bytes=32 * GIB,
-    hbm_bytes_per_sec=1638e9, link_bytes_per_sec=800e9 / 2, largest=(16, 16),
-  ),
-  Chip(
-    name="tpu7x", device_kinds=("TPU7x",), peak_flops=2307e12, hbm_bytes=192 * GIB,
-    hbm_bytes_per_sec=7380e9, link_bytes_per_sec=1200e9 / 2, cores=2, devices=2, largest=(16, 16, 36),
-  ),
-)  # fmt: skip
+  _tpu("v5e", ("TPU v5 lite", "TPU v5e"), 197e12, 16, 819e9, 400e9 / 2, 1, 1, (16, 16)),
+  _tpu("v5p", ("TPU v5", "TPU v5p"), 459e12, 95, 2765e9, 1200e9 / 2, 2, 1, (16, 20, 28)),
+  _tpu("v6e", ("TPU v6 lite", "TPU v6e"), 918e12, 32, 1638e9, 800e9 / 2, 1, 1, (16, 16)),
+  _tpu("tpu7x", ("TPU7x",), 2307e12, 192, 7380e9, 1200e9 / 2, 2, 2, (16, 16, 36)),
+)
 
 GPUS = (
-  Chip(
-    name="A100-40GB", device_kinds=("NVIDIA A100-SXM4-40GB",), peak_flops=312e12, float32_flops=156e12, hbm_bytes=40e9,
-    hbm_bytes_per_sec=1555e9, link_bytes_per_sec=300e9,
-  ),
-  Chip(
-    name="A100-80GB", device_kinds=("NVIDIA A100-SXM4-80GB",), peak_flops=312e12, float32_flops=156e12, hbm_bytes=80e9,
-    hbm_bytes_per_sec=2039e9, link_bytes_per_sec=300e9,
-  ),
-  Chip(
-    name="A100-40GB-PCIe", device_kinds=("NVIDIA A100-PCIE-40GB",), peak_flops=312e12,
-    float32_flops=156e12, hbm_bytes=40e9, hbm_bytes_per_sec=1555e9, link_bytes_per_sec=None,
-  ),
-  Chip(
-    name="A100-80GB-PCIe", device_kinds=("NVIDIA A100 80GB PCIe",), peak_flops=312e12,
-    float32_flops=156e12, hbm_bytes=80e9, hbm_bytes_per_sec=1935e9, link_bytes_per_sec=None,
-  ),
-  Chip(
-    name="H100-PCIe", device_kinds=("NVIDIA H100 PCIe",), peak_flops=756e12, float32_flops=378e12,
-    hbm_bytes=80e9, hbm_bytes_per_sec=2000e9, link_bytes_per_sec=None,
-  ),
-  Chip(
-    name="H100", device_kinds=("NVIDIA H100 80GB HBM3",), peak_flops=989.4e12, float32_flops=494.7e12, hbm_bytes=80e9,
-    hbm_bytes_per_sec=3350e9, link_bytes_per_sec=450e9,
-  ),
-  Chip(
-    name="H200", device_kinds=("NVIDIA H200",), peak_flops=989.4e12, float32_flops=494.7e12, hbm_bytes=141e9,
-    hbm_bytes_per_sec=4800e9, link_bytes_per_sec=450e9,
-  ),
-  Chip(
-    name="L4", device_kinds=("NVIDIA L4",), peak_flops=121e12, float32_flops=60e12, hbm_bytes=24e9,
-    hbm_bytes_per_sec=300e9, link_bytes_per_sec=None,
-  ),
-)  # fmt: skip
+  # kind, operations/s in bfloat16 and float32, memory B and B/s, links B/s
+  _gpu("A100-40GB", "NVIDIA A100-SXM4-40GB", 312e12, 156e12, 40e9, 1555e9, 300e9),
+  _gpu("A100-80GB", "NVIDIA A100-SXM4-80GB", 312e12, 156e12, 80e9, 2039e9, 300e9),
+  _gpu("A100-40GB-PCIe", "NVIDIA A100-PCIE-40GB", 312e12, 156e12, 40e9, 1555e9, None),
+  _gpu("A100-80GB-PCIe", "NVIDIA A100 80GB PCIe", 312e12, 156e12, 80e9, 1935e9, None),
+  _gpu("H100-PCIe", "NVIDIA H100 PCIe", 756e12, 378e12, 80e9, 2000e9, None),
+  _gpu("H100", "NVIDIA H100 80GB HBM3", 989.4e12, 494.7e12, 80e9, 3350e9, 450e9),
+  _gpu("H200", "NVIDIA H200", 989.4e12, 494.7e12, 141e9, 4800e9, 450e9),
+  _gpu("L4", "NVIDIA L4", 121e12, 60e12, 24e9, 300e9, None),
+)
 
 
 def find(device_kind: str) -> Chip | None:

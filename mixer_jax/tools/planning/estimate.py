@@ -5,15 +5,15 @@ kinds of work perfectly. The compiler's own estimate is not used; it is negative
 """
 
 import dataclasses
-from collections.abc import Iterable
 
 from mixer_jax.tools.planning import chips, hlo
+from mixer_jax.tools.planning.program import Program
 
 # What a device sends per byte of the array, in the limit of many devices: a sum goes around as a
 # reduce-scatter and an all-gather.
 _SENT = dict.fromkeys(hlo.COLLECTIVES, 1) | {"all-reduce": 2}
 SECONDS_PER_DAY = 86_400
-# Of such estimates for inference on TPU v3, the paper's measured throughputs reach this share.
+# Measured over estimated inference throughput on TPU v3 (lowest and highest of the paper's models).
 MEASURED_SHARE = (0.45, 0.80)
 
 
@@ -57,9 +57,7 @@ def make(
   chip: chips.Chip,
   dtype: str,
   num_devices: int,
-  flops: float,
-  bytes_moved: float,
-  collectives: Iterable[hlo.Collective],
+  program: Program,
   batch_size: int,
   total_steps: int,
   training_flops_per_image: float,
@@ -69,15 +67,15 @@ def make(
 
   Args:
     dtype: of the products.
-    flops, bytes_moved, collectives: of a step on one device.
+    program: the compiled step.
     batch_size: of all devices.
     training_flops_per_image, forward_flops_per_image: of the model, by its matrix products.
   """
   peak = chip.flops(dtype) / chip.devices
   num_cores = chip.num_cores(num_devices)
-  compute = flops / peak
-  memory = bytes_moved / (chip.hbm_bytes_per_sec / chip.devices)
-  sent = sum(_SENT[c.kind] * c.bytes for c in collectives)
+  compute = program.flops / peak
+  memory = program.bytes_moved / (chip.hbm_bytes_per_sec / chip.devices)
+  sent = sum(_SENT[c.kind] * c.bytes for c in program.collectives)
   links = sent / chip.link_bytes_per_sec if chip.link_bytes_per_sec else None
   seconds = max(compute, memory, links or 0.0)
   days = total_steps * seconds / SECONDS_PER_DAY

@@ -1,7 +1,7 @@
-"""The search for settings with which a step fits: parts of the batch, shards of the state, recomputation.
+"""Searches for settings with which a step fits: parts of the batch, shards of the state, recomputation.
 
-None of them changes the result (docs/plan.md): the type of the numbers is left as it is. A trial is a
-compilation and takes a minute, so what cannot fit by an optimistic estimate is not tried.
+None of them changes the result (docs/plan.md). A trial is a compilation and takes a minute, so a setting
+that cannot fit even by an optimistic estimate is not tried.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ class Setting(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-  """What came of a setting: the memory that it needs, and the program unless it was refused."""
+  """A compiled setting: the memory that it needs, and the program unless the compiler refused it."""
 
   setting: Setting
   needed_bytes: int

@@ -1,23 +1,17 @@
-"""What the compiler's cost analysis does not say, read off the compiled program's text (HLO).
+"""Collectives and repeated loops of a compiled program, read from its text (HLO).
 
-The analysis counts a loop's body once and lists no collectives. The text is the compiler's own, of a
-program of this project.
+The compiler's cost analysis counts a loop's body once and lists no collectives.
 """
 
 import collections
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
 
 COLLECTIVES = (
-  "all-reduce",
-  "all-gather",
-  "reduce-scatter",
-  "all-to-all",
-  "collective-permute",
+  "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute",
   "collective-broadcast",
-)
+)  # fmt: skip
 # Operations that move nothing themselves.
 _FREE = {
   "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call",
@@ -26,6 +20,7 @@ _FREE = {
 _ARRAY = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\](\{[^{}]*\})?")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([^\s=]+) = (.*)")
 _CALLED = re.compile(r"\b(?:calls|to_apply|body|condition)=%?([\w.-]+)")
+_BODY = re.compile(r"\bbody=%?([\w.-]+)")
 # The TPU compiler makes a reduce-scatter of a computation of this name around an all-reduce.
 _TPU_REDUCE_SCATTER = "all-reduce-scatter"
 _NOT_HBM = re.compile(r"S\([1-9]\d*\)")  # memory spaces other than 0: on-chip
@@ -55,12 +50,12 @@ class Module:
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """All collectives of a kind in one execution of the program on one device.
+  """The collectives of one kind in one execution of the program on one device.
 
   Attributes:
     kind: "all-reduce", …
     count: how many are executed.
-    bytes: of the whole arrays (what is gathered, what is summed), of all of them together.
+    bytes: size of the whole arrays that are gathered, summed or moved, over all of them.
   """
 
   kind: str
@@ -182,10 +177,12 @@ def uncounted_loop_bytes(module: Module) -> int:
 
 
 def _loop_bodies(module: Module) -> set[str]:
-  lines: Iterator[Instruction] = (
-    line for computation in module.computations.values() for line in computation.values()
-  )
-  return {m[1] for line in lines if (m := re.search(r"\bbody=%?([\w.-]+)", line.attributes))}
+  return {
+    match[1]
+    for lines in module.computations.values()
+    for line in lines.values()
+    if (match := _BODY.search(line.attributes))
+  }
 
 
 def _hbm_bytes(computation: dict[str, Instruction]) -> int:

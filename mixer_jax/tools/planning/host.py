@@ -1,4 +1,4 @@
-"""This machine's processors as a chip: rates that are measured, for nobody publishes them."""
+"""This machine's processors as a chip, with measured rates."""
 
 import os
 import time

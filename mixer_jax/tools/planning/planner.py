@@ -1,7 +1,7 @@
 """Plans a configuration on a topology or on the devices there are."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -36,25 +36,23 @@ class Planner:
       say: gets a line for each setting that is tried.
     """
     space = self._space()
+    attempts = space, self.attempt, self.argument_bytes
+
+    def tried(search: Iterator[fit.Trial]) -> list[fit.Trial]:
+      trials = []
+      for trial in search:
+        say(_line(trial, self._limit_bytes))
+        trials.append(trial)
+      return trials
+
     if objective is None:
-      return self._report(self.attempt(space.start))
-    if objective == "memory":
-      search = fit.smallest(space, self.attempt, self.argument_bytes)
+      best = self.attempt(space.start)
+    elif objective == "memory":
+      best = fit.least_temporaries(tried(fit.smallest(*attempts)))
     else:
-      search = fit.cheapest(
-        space,
-        self.attempt,
-        self.argument_bytes,
-        self._limit_bytes,
-        self._model_flops(space.start),
-      )
-    trials = []
-    for trial in search:
-      say(_line(trial, self._limit_bytes))
-      trials.append(trial)
-    if objective == "memory":
-      return self._report(fit.least_temporaries(trials))
-    return self._report(fit.least_flops(trials, self._limit_bytes))
+      search = fit.cheapest(*attempts, self._limit_bytes, self._model_flops(space.start))
+      best = fit.least_flops(tried(search), self._limit_bytes)
+    return self._report(best)
 
   def attempt(self, setting: fit.Setting) -> fit.Trial:
     """Compiles the step with a setting."""
@@ -103,12 +101,8 @@ class Planner:
   def _report(self, trial: fit.Trial) -> report.Report:
     return report.make(
       self._build(trial.setting),
-      devices=self._name,
-      chip=self._chip,
-      limit_bytes=self._limit_bytes,
-      program=trial.program,
-      needed_bytes=trial.needed_bytes,
-    )
+      devices=self._name, chip=self._chip, limit_bytes=self._limit_bytes, trial=trial,
+    )  # fmt: skip
 
 
 def _local_chip(devices: list[Any]) -> chips.Chip | None:

@@ -1,4 +1,4 @@
-"""The real train step, compiled for devices that need not be there, and what the compiler says of it."""
+"""Compiles the real train step, also for absent devices; returns what the compiler says of it."""
 
 import dataclasses
 import re
@@ -27,7 +27,6 @@ class DoesNotFitError(RuntimeError):
   def __init__(self, needed_bytes: int, limit_bytes: int):
     super().__init__(f"needs {needed_bytes:,} bytes of {limit_bytes:,}")
     self.needed_bytes = needed_bytes
-    self.limit_bytes = limit_bytes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,7 +82,9 @@ def compile_step(exp: Experiment) -> Program:
   try:
     compiled = lowered.compile()
   except JaxRuntimeError as e:
-    raise _overflow(e) from e
+    if sizes := parse_overflow(str(e)):
+      raise DoesNotFitError(*sizes) from e
+    raise
   seconds = time.perf_counter() - begin
   module = hlo.parse(compiled.as_text())
   cost = compiled.cost_analysis()
@@ -99,10 +100,10 @@ def compile_step(exp: Experiment) -> Program:
 
 def abstract_batch(exp: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
   """Returns the shapes and types of a global batch, as the loader makes it."""
-  rows, size = exp.options.batch_size, exp.options.image_size
+  rows = exp.options.batch_size
   most = exp.train_split.labels_per_image
   return {
-    "image": jax.ShapeDtypeStruct((rows, size, size, 3), jnp.uint8),
+    "image": jax.ShapeDtypeStruct((rows, *exp.options.input_shape), jnp.uint8),
     "label": jax.ShapeDtypeStruct((rows, most) if most > 1 else (rows,), jnp.int32),
     "mask": jax.ShapeDtypeStruct((rows,), jnp.float32),
   }
@@ -133,21 +134,15 @@ def memory_limit(device: Any) -> int | None:
 
 
 def absent_memory_limit(device: Any) -> int | None:
-  """Returns the same for a device that is not there, from what the compiler refuses; takes no time."""
+  """Returns `memory_limit` of an absent device, from the compiler's refusal of a huge array."""
   place = jax.sharding.SingleDeviceSharding(device)
   too_large = jax.ShapeDtypeStruct((2**40,), jnp.uint8)
   try:
     jax.jit(lambda x: x + 1, in_shardings=place).lower(too_large).compile()
   except JaxRuntimeError as e:
-    refusal = _overflow(e)
-    return refusal.limit_bytes if isinstance(refusal, DoesNotFitError) else None
+    sizes = parse_overflow(str(e))
+    return sizes[1] if sizes else None
   return None
-
-
-def _overflow(error: Exception) -> Exception:
-  """Returns the compiler's refusal with its numbers, or the error itself if it is another one."""
-  sizes = parse_overflow(str(error))
-  return DoesNotFitError(*sizes) if sizes else error
 
 
 def parse_overflow(message: str) -> tuple[int, int] | None:

@@ -23,17 +23,18 @@ class Published:
 
 
 def find(
-  dataset: str, model: str, variant: str | None, epochs: float | None, size: int
+  dataset: str,
+  model: str,
+  variant: str | None,
+  epochs: float | None,
+  input_shape: tuple[int, int, int],
 ) -> Published | None:
-  """Returns the paper's row of config.data.dataset, model, epochs and image size in pixels, or None."""
+  """Returns the paper's row of config.data.dataset, model, epochs and images, or None."""
   for row in paper_numbers.rows("table3_scale"):
     family, _, row_variant = row["model"].partition("-")
     same_model = (paper_numbers.FAMILIES[family], row_variant) == (model, variant)
     same_run = (row["pretrain"], float(row["pretrain_epochs"])) == (_DATASETS.get(dataset), epochs)
-    if same_model and same_run and int(row["image_size"]) == size:
-      return Published(
-        int(row["images_per_sec_per_tpuv3_core"]),
-        int(row["tpuv3_core_days"]),
-        row["core_days_extrapolated"] == "yes",
-      )
+    if same_model and same_run and input_shape == (int(row["image_size"]),) * 2 + (3,):
+      speed, cost = int(row["images_per_sec_per_tpuv3_core"]), int(row["tpuv3_core_days"])
+      return Published(speed, cost, row["core_days_extrapolated"] == "yes")
   return None

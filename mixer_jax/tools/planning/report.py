@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mixer_jax.tools.planning import chips, estimate, flops, published
+from mixer_jax.tools.planning import chips, estimate, fit, flops, published
 from mixer_jax.tools.planning.program import Program
 from mixer_jax.training.experiment import Experiment
 
@@ -23,10 +23,10 @@ class Report:
     settings: what decides about memory: batch_size, grad_accum_steps, remat, fsdp, dtype.
     parameters: of the model.
     training_flops_per_image: of the model, by its matrix products.
-    program: the compiled step; None: it does not fit and could not be compiled.
-    needed_bytes, limit_bytes: memory of a device that is needed and that there is; None: not known.
-    estimate: None: unknown rates, or nothing compiled.
-    rates: where those of the devices are from: "published", "measured here", "unknown".
+    program: the compiled step. If None, the compiler refused it.
+    needed_bytes, limit_bytes: memory that the step needs and that a device has, if known.
+    estimate: None if rates are unknown or nothing was compiled.
+    rates: source of the devices' rates: "published", "measured here" or "unknown".
     total_steps: of the run.
     published: the paper's row, None if there is none.
   """
@@ -56,38 +56,31 @@ def make(
   devices: str,
   chip: chips.Chip | None,
   limit_bytes: int | None,
-  program: Program | None,
-  needed_bytes: int,
+  trial: fit.Trial,
 ) -> Report:
   """Returns the plan of an experiment on the devices of its mesh.
 
   Args:
-    devices: how the report calls them.
-    chip: their rates; None: unknown.
-    limit_bytes: of memory on each; None: unknown.
-    program: the compiled step, None if it was refused.
-    needed_bytes: of memory on each.
+    devices: label shown in the report.
+    chip: their rates, if known.
+    limit_bytes: memory of each device, if known.
+    trial: what the compiler said of it.
   """
   image = abstract_image(exp)
   state = exp.abstract_state
-  forward = flops.forward_flops(exp.model, state.variables(), image)
   training = flops.training_flops(exp.model, state.variables(), image)
-  times = (
-    program
-    and chip
-    and estimate.make(
+  times = None
+  if trial.program and chip:
+    times = estimate.make(
       chip=chip,
       dtype=_settings(exp)["dtype"],
       num_devices=exp.mesh.size,
-      flops=program.flops,
-      bytes_moved=program.bytes_moved,
-      collectives=program.collectives,
+      program=trial.program,
       batch_size=exp.options.batch_size,
       total_steps=exp.total_steps,
       training_flops_per_image=training,
-      forward_flops_per_image=forward,
+      forward_flops_per_image=flops.forward_flops(exp.model, state.variables(), image),
     )
-  )
   return Report(
     devices=devices,
     num_devices=exp.mesh.size,
@@ -95,10 +88,10 @@ def make(
     settings=_settings(exp),
     parameters=sum(x.size for x in jax.tree.leaves(state.params)),
     training_flops_per_image=training,
-    program=program,
-    needed_bytes=needed_bytes,
+    program=trial.program,
+    needed_bytes=trial.needed_bytes,
     limit_bytes=limit_bytes,
-    estimate=times or None,
+    estimate=times,
     rates=chip.rates if chip else "unknown",
     total_steps=exp.total_steps,
     published=published.find(
@@ -106,20 +99,20 @@ def make(
       exp.options.model["name"],
       exp.options.model.get("variant"),
       exp.options.total_epochs,
-      exp.options.image_size,
+      exp.options.input_shape,
     ),
   )
 
 
 def abstract_image(exp: Experiment) -> jax.ShapeDtypeStruct:
   """Returns shape and type of a batch of one image, as the model sees it."""
-  return jax.ShapeDtypeStruct((1, exp.options.image_size, exp.options.image_size, 3), jnp.float32)
+  return jax.ShapeDtypeStruct((1, *exp.options.input_shape), jnp.float32)
 
 
 def _settings(exp: Experiment) -> dict[str, Any]:
   return {
     "model": exp.options.model["variant"] or exp.options.model["name"],
-    "image_size": exp.options.image_size,
+    "image_size": exp.options.size,
     "batch_size": exp.options.batch_size,
     "grad_accum_steps": exp.options.grad_accum_steps,
     "remat": getattr(exp.model, "remat", "none"),

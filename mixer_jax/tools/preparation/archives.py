@@ -116,8 +116,6 @@ def _members(
       # tarfile takes a header that it cannot read for the end.
       raise tarfile.ReadError(f"no header and no end at byte {archive.offset:,}")
   except (tarfile.TarError, OSError, ValueError, OverflowError) as e:
-    if isinstance(e, InputError):
-      raise
     raise InputError(f"{where} is a damaged archive ({e}); download it again.") from e
 
 

@@ -1,7 +1,7 @@
-"""Which images are to be prepared, in about 90 bytes each: their names, labels and places.
+"""Names, labels and places of the images to prepare, in about 90 bytes each.
 
-The order in the files is TFDS's own, by the md5 of split and key. So it is shuffled, the same on every
-run, and ImageNet's last per cent is the one that TFDS's builder gives.
+The order in the files is TFDS's own, by the md5 of split and key: shuffled, the same on every run, and
+`train[99%:]` of ImageNet holds the same images as with TFDS's builder.
 """
 
 import array
@@ -25,7 +25,7 @@ class Entry(NamedTuple):
   Attributes:
     key: its name, unique in the split: a path, relative to the collection's root where it can be.
     labels: class indices; one, unless the collection has several labels an image.
-    archive: the file that holds it among others; "": a file of its own.
+    archive: the file that holds it among others, or "" if it is a file of its own.
     offset, size: bytes of the archive.
   """
 

@@ -1,8 +1,7 @@
 """Writes a data set shard by shard in processes: resumable, and visible only when it is whole.
 
-All is written next to where it will be, in VERSION.incomplete: shards, each atomically, and what each
-holds in `finished/`. A run that is cut off, however, is gone on with by the same plan. The directory is
-renamed when everything is there.
+Shards are written into VERSION.incomplete, each atomically, and a summary of each into `finished/`. After
+any interruption the same plan resumes. When everything is there, the directory is renamed to VERSION.
 """
 
 import collections
@@ -32,7 +31,7 @@ class Prepared:
     classes: {split: {class name: number of images}}.
     num_bad: images or records left out, listed in quarantine.jsonl.
     num_ignored: files that are no images, listed there too.
-    again: it was there already.
+    again: whether it was there already.
   """
 
   directory: pathlib.Path
@@ -47,15 +46,15 @@ def prepare(
   plan: shards.Plan, data_dir: str, *, num_workers: int, verify: bool,
   skip_bad: bool, report: Callable[[str], None] = print,
 ) -> Prepared:  # fmt: skip
-  """Writes the data set into data_dir/name/version, going on where an earlier run was cut off.
+  """Writes the data set into data_dir/name/version; resumes an interrupted preparation.
 
   Args:
     plan: what to write.
     data_dir: TFDS's directory of data sets.
-    num_workers: processes; 0: this one.
-    verify: each image is decoded, and bad if that fails; else it is copied unseen.
-    skip_bad: leave bad images out; else they keep the data set from being finished.
-    report: told the progress, a line at a time.
+    num_workers: processes. If 0, this process writes.
+    verify: decode each image, which is bad if that fails. Without it images are only copied.
+    skip_bad: leave bad images out. Without it bad images are an error.
+    report: called with each line of progress.
 
   Raises:
     InputError: bad images without `skip_bad`; another data set is there; no room; another process at work.
@@ -81,10 +80,7 @@ def prepare(
 
 
 def _already_prepared(directory: pathlib.Path, arguments: dict[str, Any]) -> Prepared:
-  try:
-    summary = json.loads((directory / SUMMARY).read_text())
-  except (OSError, ValueError):
-    summary = {}
+  summary = shards.load_json(directory / SUMMARY)
   if not arguments.items() <= summary.items():
     raise InputError(
       f"{directory} is there already, prepared from other images or with other arguments. Give another "
@@ -110,17 +106,12 @@ def _lock(directory: pathlib.Path) -> Iterator[None]:
 
 
 def _begin(work: pathlib.Path, arguments: dict[str, Any]) -> None:
-  """Makes the directory, or finds it as the same plan left it."""
+  """Makes the directory; raises InputError if another plan has begun one."""
   work.mkdir(exist_ok=True)
   path = work / "plan.json"
   if not path.exists():
     shards.save_json(path, arguments)
-    return
-  try:
-    same = json.loads(path.read_text()) == arguments
-  except ValueError:
-    same = False
-  if not same:
+  elif shards.load_json(path) != arguments:
     raise InputError(
       f"{work} was begun from other images or with other arguments. Give those again to go on with it, "
       "another --name or --data_dir, or remove it."
@@ -151,37 +142,37 @@ def _finish(
       f"All are listed in {work / QUARANTINE}. Repair them and give the same command again, or leave them "
       "out with --on_bad_record=skip: the shards that are done are kept."
     )
-  lengths: dict[str, list[int]] = collections.defaultdict(list)
-  num_bytes: collections.Counter[str] = collections.Counter()
-  counts: dict[str, collections.Counter[int]] = collections.defaultdict(collections.Counter)
-  for summary in done:
-    lengths[summary["split"]].append(summary["num_examples"])
-    num_bytes[summary["split"]] += summary["num_bytes"]
-    counts[summary["split"]].update({int(k): n for k, n in summary["classes"].items()})
+  by_split = {split: [s for s in done if s["split"] == split] for split in plan.num_examples}
+  lengths = {split: [s["num_examples"] for s in found] for split, found in by_split.items()}
+  num_bytes = {split: sum(s["num_bytes"] for s in found) for split, found in by_split.items()}
   if empty := [split for split in lengths if not sum(lengths[split])]:
     raise InputError(f"no image of the split {empty[0]!r} is good: see {work / QUARANTINE}.")
   prepared = Prepared(
     directory=directory,
-    splits={split: sum(lengths[split]) for split in plan.num_examples},
-    classes={split: _by_name(plan.classes, counts[split]) for split in plan.num_examples},
+    splits={split: sum(lengths[split]) for split in lengths},
+    classes={split: _count_classes(plan.classes, found) for split, found in by_split.items()},
     num_bad=len(bad),
     num_ignored=len(plan.ignored),
   )
   facts = {key: getattr(prepared, key) for key in _FACTS}
   shards.save_json(work / SUMMARY, arguments | facts)
-  plan.describe(work, {s: lengths[s] for s in plan.num_examples}, dict(num_bytes))
+  plan.describe(work, lengths, num_bytes)
   work.rename(directory)
   _clean(directory)
   return prepared
 
 
 def _clean(directory: pathlib.Path) -> None:
-  """Removes what only the preparation needs; after the renaming, so that until then it can go on."""
+  """Removes what only the preparation needs, after the renaming: until then it can resume."""
   shutil.rmtree(directory / "finished", ignore_errors=True)
   (directory / "plan.json").unlink(missing_ok=True)
 
 
-def _by_name(classes: Sequence[str], counts: collections.Counter[int]) -> dict[str, int]:
+def _count_classes(classes: Sequence[str], summaries: list[dict[str, Any]]) -> dict[str, int]:
+  """Returns {class name: number of images}; a class without a name goes by its index."""
+  counts: collections.Counter[int] = collections.Counter()
+  for summary in summaries:
+    counts.update({int(k): n for k, n in summary["classes"].items()})
   names = dict(enumerate(classes))
   return {names.get(i, str(i)): counts[i] for i in sorted({*names, *counts})}
 

@@ -1,13 +1,11 @@
 """From a catalogue of images to shards: order, held-out split, sizes."""
 
+import functools
 import hashlib
 import json
 import os
-import pathlib
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -17,79 +15,82 @@ from mixer_jax.tools.preparation import catalogue, metadata, shards
 SHARD_BYTES = 256 << 20
 HELD_OUT = "validation"
 _SAMPLE = 1000  # files whose sizes are looked at to choose the number of shards
+Splits = dict[str, tuple[catalogue.Catalogue, np.ndarray]]
+"""{split: (its catalogue, indices of its images in the order of its files)}"""
 
 
-class ImagePlan(shards.Plan):
-  """Shards of a collection; see shards.Plan."""
+def plan(
+  collection: catalogue.Collection, *, held_out: float = 0.0, seed: int = 0,
+  num_shards: int | None = None,
+) -> shards.Plan:  # fmt: skip
+  """Returns the plan of a collection of images.
 
-  def __init__(
-    self, collection: catalogue.Collection, *, held_out: float = 0.0, seed: int = 0,
-    num_shards: int | None = None,
-  ):  # fmt: skip
-    """Raises InputError: no images, one given twice, a held-out split that is there, missing files.
+  Args:
+    collection: the images.
+    held_out: share of the training images, of each class, that becomes the split "validation".
+    seed: chooses which.
+    num_shards: of the largest split; others in proportion. If None, shards have about 256 MiB.
 
-    Args:
-      collection: the images.
-      held_out: share of the training images, of each class, that becomes the split "validation".
-      seed: chooses which.
-      num_shards: of the training split; others in proportion. None: shards of about 256 MiB.
-    """
-    self.collection = collection
-    self.name, self.version = collection.name, collection.version
-    self.classes, self.multi_label = collection.classes, collection.multi_label
-    self.labels_per_image = collection.labels_per_image
-    self.ignored = collection.ignored
-    self._indices = _splits(collection, held_out, seed)
-    self.num_examples = {split: len(indices) for split, (_, indices) in self._indices.items()}
-    self.num_bytes = sum(_estimate(c, i, collection.root) for c, i in self._indices.values())
-    self._num_shards = self._choose_shards(num_shards)
-    self.fingerprint = self._fingerprint()
-
-  def _choose_shards(self, num_shards: int | None) -> dict[str, int]:
-    total = sum(self.num_examples.values())
-    if num_shards is None:
-      whole = self.num_bytes / SHARD_BYTES
-    else:
-      whole = num_shards * total / max(self.num_examples.values())
-    return {s: min(n, max(1, round(whole * n / total))) for s, n in self.num_examples.items()}
-
-  def _fingerprint(self) -> str:
-    """Returns a hash of the names, labels and places of all images, and of what decides the files."""
-    c = self.collection
-    decides = [c.name, c.version, c.root, list(c.classes), c.multi_label, c.file_names]
-    digest = hashlib.sha256(json.dumps([decides, self._num_shards]).encode())
-    for entries, indices in self._indices.values():
-      entries.update(digest)
-      digest.update(indices.tobytes())
-    return digest.hexdigest()
-
-  def shards(self) -> Iterator[shards.Shard]:
-    """Yields the shards one by one: each holds its entries."""
-    c = self.collection
-    for split, (entries, indices) in self._indices.items():
-      count = self._num_shards[split]
-      ends = [round(len(indices) * i / count) for i in range(count + 1)]
-      for i in range(count):
-        yield ImageShard(
-          file=metadata.shard_name(c.name, split, i, count),
-          split=split,
-          index=i,
-          root=c.root,
-          entries=[entries.text(int(n)) for n in indices[ends[i] : ends[i + 1]]],
-          multi_label=c.multi_label,
-          file_names=c.file_names,
-        )
-
-  def describe(
-    self, directory: pathlib.Path, lengths: dict[str, list[int]], num_bytes: dict[str, int]
-  ) -> None:
-    metadata.write(directory, self.collection, lengths, num_bytes)
+  Raises:
+    InputError: no images, one given twice, a held-out split that is there, missing files.
+  """
+  splits = _splits(collection, held_out, seed)
+  num_bytes = sum(_estimate(c, i, collection.root) for c, i in splits.values())
+  num_examples = {split: len(indices) for split, (_, indices) in splits.items()}
+  counts = _count_shards(num_examples, num_bytes, num_shards)
+  return shards.Plan(
+    name=collection.name,
+    version=collection.version,
+    classes=collection.classes,
+    labels_per_image=collection.labels_per_image,
+    num_examples=num_examples,
+    num_bytes=num_bytes,
+    ignored=collection.ignored,
+    fingerprint=_fingerprint(collection, splits, counts),
+    shards=lambda: _shards(collection, splits, counts),
+    describe=functools.partial(metadata.write, collection),
+  )
 
 
-def _splits(
-  collection: catalogue.Collection, held_out: float, seed: int
-) -> dict[str, tuple[catalogue.Catalogue, np.ndarray]]:
-  """Returns each split's catalogue and the indices of its images, in the order of its files."""
+def _count_shards(
+  num_examples: dict[str, int], num_bytes: int, num_shards: int | None
+) -> dict[str, int]:
+  total = sum(num_examples.values())
+  if num_shards is None:
+    whole = num_bytes / SHARD_BYTES
+  else:
+    whole = num_shards * total / max(num_examples.values())
+  return {s: min(n, max(1, round(whole * n / total))) for s, n in num_examples.items()}
+
+
+def _fingerprint(c: catalogue.Collection, splits: Splits, counts: dict[str, int]) -> str:
+  """Returns a hash of the names, labels and places of all images, and of what decides the files."""
+  decides = [c.name, c.version, c.root, list(c.classes), c.multi_label, c.file_names]
+  digest = hashlib.sha256(json.dumps([decides, counts]).encode())
+  for entries, indices in splits.values():
+    entries.update(digest)
+    digest.update(indices.tobytes())
+  return digest.hexdigest()
+
+
+def _shards(
+  c: catalogue.Collection, splits: Splits, counts: dict[str, int]
+) -> Iterator[shards.Shard]:
+  """Yields the shards one by one: each holds its entries."""
+  for split, (entries, indices) in splits.items():
+    count = counts[split]
+    ends = [round(len(indices) * i / count) for i in range(count + 1)]
+    for i in range(count):
+      texts = [entries.text(int(n)) for n in indices[ends[i] : ends[i + 1]]]
+      yield shards.Shard(
+        file=metadata.shard_name(c.name, split, i, count),
+        split=split,
+        index=i,
+        examples=functools.partial(_examples, c.root, texts, c.multi_label, c.file_names),
+      )
+
+
+def _splits(collection: catalogue.Collection, held_out: float, seed: int) -> Splits:
   if empty := [split for split, entries in collection.splits.items() if not len(entries)]:
     raise InputError(f"{collection.root} has no images for the split {empty[0]!r}.")
   if not held_out:
@@ -124,27 +125,21 @@ def _estimate(entries: catalogue.Catalogue, indices: np.ndarray, root: str) -> i
   return int(np.mean(sizes) * len(indices))
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImageShard(shards.Shard):
-  """Images that become a shard; see shards.Shard."""
+def _examples(
+  root: str, texts: list[bytes], multi_label: bool, file_names: bool
+) -> Iterator[tuple[str, Callable[[], shards.Example]]]:
+  serialize = metadata.serializer(multi_label, file_names)
 
-  root: str
-  entries: list[bytes]
-  multi_label: bool
-  file_names: bool
-
-  def examples(self) -> Iterator[tuple[str, Callable[[], shards.Example]]]:
-    serialize = metadata.serializer(self.multi_label, self.file_names)
-    for text in self.entries:
-      entry = catalogue.parse(text)
-      yield entry.key, lambda entry=entry: self._load(entry, serialize)
-
-  def _load(self, entry: catalogue.Entry, serialize: Any) -> shards.Example:
+  def load(entry: catalogue.Entry) -> shards.Example:
     if entry.archive:
       image = read_bytes(entry.archive, entry.offset, entry.size)
     else:
-      image = read_bytes(os.path.join(self.root, entry.key))
+      image = read_bytes(os.path.join(root, entry.key))
     return shards.Example(image, entry.labels, serialize(image, entry))
+
+  for text in texts:
+    entry = catalogue.parse(text)
+    yield entry.key, functools.partial(load, entry)
 
 
 def read_bytes(path: str, offset: int = 0, size: int | None = None) -> bytes:

@@ -9,8 +9,6 @@ from etils import epath
 
 from mixer_jax.tools.preparation import catalogue
 
-Serializer = Callable[[bytes, catalogue.Entry], bytes]
-
 
 def features(classes: Sequence[str], multi_label: bool, file_names: bool) -> Any:
   """Returns {"image", "label" or "labels", "file_name" if wanted}."""
@@ -24,7 +22,7 @@ def features(classes: Sequence[str], multi_label: bool, file_names: bool) -> Any
   return tfds.features.FeaturesDict(found)
 
 
-def serializer(multi_label: bool, file_names: bool) -> Serializer:
+def serializer(multi_label: bool, file_names: bool) -> Callable[[bytes, catalogue.Entry], bytes]:
   """Returns a function (encoded image, entry) -> serialized tf.train.Example, as TFDS writes it."""
   from tensorflow_datasets.core import example_serializer
 
@@ -55,21 +53,18 @@ def split_infos(
   template = naming.ShardedFileTemplate(
     data_dir=epath.Path(directory), dataset_name=name, filetype_suffix="array_record"
   )
-  return tfds.core.splits.SplitDict(
-    [
-      tfds.core.SplitInfo(
-        name=split,
-        shard_lengths=lengths[split],
-        num_bytes=num_bytes[split],
-        filename_template=template.replace(split=split),
-      )
-      for split in lengths
-    ]
-  )
+  infos = [
+    tfds.core.SplitInfo(
+      name=s, shard_lengths=lengths[s], num_bytes=num_bytes[s],
+      filename_template=template.replace(split=s),
+    )
+    for s in lengths
+  ]  # fmt: skip
+  return tfds.core.splits.SplitDict(infos)
 
 
 def write(
-  directory: pathlib.Path, collection: catalogue.Collection, lengths: dict[str, list[int]],
+  collection: catalogue.Collection, directory: pathlib.Path, lengths: dict[str, list[int]],
   num_bytes: dict[str, int],
 ) -> None:  # fmt: skip
   """Writes the files that TFDS describes a data set by; dataset_info.json last."""

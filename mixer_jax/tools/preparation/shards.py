@@ -1,4 +1,4 @@
-"""Writing a shard: read, verify, count; whole or not at all."""
+"""Plans and shards, and writing a shard: each is written whole or not at all."""
 
 import collections
 import json
@@ -31,55 +31,42 @@ class Shard:
   Attributes:
     file: its name.
     split, index: which it is.
+    examples: yields (name, load); `load` returns the example or raises BadRecordError.
   """
 
   file: str
   split: str
   index: int
-
-  def examples(self) -> Iterator[tuple[str, Callable[[], Example]]]:
-    """Yields (name, load); `load` returns the example or raises BadRecordError."""
-    raise NotImplementedError
+  examples: Callable[[], Iterator[tuple[str, Callable[[], Example]]]]
 
 
+@dataclass(frozen=True, kw_only=True)
 class Plan:
   """What is to be written.
 
   Attributes:
-    name, version: of the data set, and below data_dir of its directory.
+    name, version: of the data set; its directory is data_dir/name/version.
     classes: names by index; empty where the data set has none.
-    multi_label: whether the labels are several.
-    labels_per_image: the most that an image has, None: unknown.
+    labels_per_image: the most that an image has. If None, images have several, and nobody counted.
     num_examples: of each split, before bad ones are left out.
     num_bytes: about.
     ignored: (path, why) of files that are no images.
     fingerprint: equal for equal plans.
+    shards: yields the shards, each with what it needs to read its examples.
+    describe: (directory, {split: examples in each shard}, {split: bytes}) -> None. Writes the data
+      set's description into the directory, dataset_info.json last.
   """
 
   name: str
   version: str
   classes: Sequence[str]
-  multi_label: bool
   labels_per_image: int | None
   num_examples: dict[str, int]
   num_bytes: int
-  ignored: Sequence[tuple[str, str]]
+  ignored: Sequence[tuple[str, str]] = ()
   fingerprint: str
-
-  def shards(self) -> Iterator[Shard]:
-    raise NotImplementedError
-
-  def describe(
-    self, directory: pathlib.Path, lengths: dict[str, list[int]], num_bytes: dict[str, int]
-  ) -> None:
-    """Writes the description of the data set, dataset_info.json last.
-
-    Args:
-      directory: where to.
-      lengths: of each split's shards.
-      num_bytes: of each split.
-    """
-    raise NotImplementedError
+  shards: Callable[[], Iterator[Shard]]
+  describe: Callable[[pathlib.Path, dict[str, list[int]], dict[str, int]], None]
 
 
 def write(
@@ -130,7 +117,8 @@ def _write_records(
     try:
       example = load()
       if verify:
-        decode.decode_image(example.image)
+        alpha = decode.read_header(example.image).alpha
+        decode.decode_image(example.image, 4 if alpha else 3)
     except BadRecordError as e:
       bad.append({"split": shard.split, "record": name, "reason": str(e)})
       continue
@@ -152,12 +140,17 @@ def summary_path(directory: pathlib.Path, shard: Shard) -> pathlib.Path:
 
 def finished(directory: pathlib.Path, shard: Shard) -> dict[str, Any] | None:
   """Returns the summary of a shard that an earlier run finished, None if there is none."""
-  try:
-    summary = json.loads(summary_path(directory, shard).read_text())
-    whole = (directory / shard.file).stat().st_size == summary["file_bytes"]
-  except (OSError, ValueError, KeyError):
-    return None
+  summary, path = load_json(summary_path(directory, shard)), directory / shard.file
+  whole = path.exists() and path.stat().st_size == summary.get("file_bytes")
   return summary if whole and summary["file"] == shard.file else None
+
+
+def load_json(path: pathlib.Path) -> dict[str, Any]:
+  """Returns what `save_json` wrote; {} if the file is absent or damaged."""
+  try:
+    return json.loads(path.read_text())
+  except (OSError, ValueError):
+    return {}
 
 
 def save_json(path: pathlib.Path, value: Any) -> None:

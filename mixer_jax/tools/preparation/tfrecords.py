@@ -1,9 +1,10 @@
-"""A TFDS data set stored as TFRecord: the same examples, splits and names, without TensorFlow.
+"""Copies a TFDS data set stored as TFRecord to ArrayRecord, without TensorFlow.
 
-TFDS stores the same serialized tf.train.Example in either format, so records are copied. A TFRecord is
-its length (8 bytes, little-endian), the masked CRC-32C of that, the data, and the data's masked CRC.
+TFDS stores the same serialized tf.train.Example in both formats. A TFRecord is the length of the data
+(8 bytes, little-endian), the masked CRC-32C of the length, the data, and the data's masked CRC-32C.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -12,113 +13,111 @@ import re
 import shutil
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from mixer_jax.errors import BadRecordError, InputError
 from mixer_jax.tools.preparation import metadata, shards
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]*", re.ASCII)
+Files = dict[str, tuple[list[pathlib.Path], list[int]]]
+"""{split: (its files, how many records each should hold)}"""
 
 
-class TFRecordPlan(shards.Plan):
-  """Shards of a TFRecord data set, one for one; see shards.Plan."""
+def plan(directory: str) -> shards.Plan:
+  """Returns the plan of copying a TFRecord data set, shard for shard.
 
-  def __init__(self, directory: str):
-    """Raises InputError: no TFDS data set stored as TFRecord, without images, or files missing."""
-    import tensorflow_datasets as tfds
+  Raises:
+    InputError: no TFDS data set stored as TFRecord, without images, or files missing.
+  """
+  import tensorflow_datasets as tfds
 
-    self._source = pathlib.Path(directory).absolute()
-    if not (self._source / "dataset_info.json").is_file():
-      raise InputError(f"{directory} is not the directory of a prepared TFDS data set.")
-    try:
-      self._builder = tfds.builder_from_directory(self._source)
-      info = self._builder.info
-      self._proto = tfds.core.dataset_info.read_from_json(self._source / "dataset_info.json")
-    except Exception as e:  # whatever TFDS makes of a damaged description
-      raise InputError(f"{directory} is damaged: {type(e).__name__}: {e}") from e
-    file_format = self._proto.file_format or "tfrecord"
-    if file_format != "tfrecord":
-      raise InputError(f"{directory} is stored as {file_format}, not as tfrecord.")
-    features: Any = info.features
-    if "image" not in features:
-      raise InputError(f"{directory} has no feature 'image': {features}")
-    self.multi_label = "labels" in features
-    self.labels_per_image = None if self.multi_label else 1
-    found = [features[key] for key in ("labels", "label") if key in features]
-    label: Any = (
-      getattr(found[0], "feature", found[0]) if found else None
-    )  # "feature": of a sequence
-    self.classes = label.names if getattr(label, "num_classes", None) else []
-    self.name, self.version = info.name, os.path.join(info.config_name, str(info.version))
-    self.ignored = ()
-    self._files = self._find_files(info)
-    self.num_examples = {s: sum(lengths) for s, (_, lengths) in self._files.items()}
-    self.num_bytes = sum(p.stat().st_size for files, _ in self._files.values() for p in files)
-    self.fingerprint = self._fingerprint()
-
-  def _find_files(self, info: Any) -> dict[str, tuple[list[pathlib.Path], list[int]]]:
-    """Returns the files of each split, and how many records each should hold."""
-    for part in (info.name, *self.version.split(os.sep), *info.splits):
-      if not _NAME.fullmatch(part):
-        raise InputError(f"{self._source}: {part!r} is no name that TFDS would give.")
-    files = {}
-    for split, split_info in info.splits.items():
-      paths = [pathlib.Path(p) for p in split_info.filepaths]
-      for path in paths:
-        if path.parent != self._source or not path.is_file():
-          raise InputError(f"{path} is missing; dataset_info.json names it.")
-      if paths:
-        files[split] = (paths, list(split_info.shard_lengths))
-    if not files:
-      raise InputError(f"{self._source} has no splits.")
-    return files
-
-  def _fingerprint(self) -> str:
-    sizes = {str(p): p.stat().st_size for files, _ in self._files.values() for p in files}
-    return hashlib.sha256(json.dumps([self.name, self.version, sizes]).encode()).hexdigest()
-
-  def shards(self) -> Iterator[shards.Shard]:
-    for split, (paths, lengths) in self._files.items():
-      for i, (path, length) in enumerate(zip(paths, lengths, strict=True)):
-        file = metadata.shard_name(self.name, split, i, len(paths))
-        yield TFRecordShard(file=file, split=split, index=i, path=str(path), length=length)
-
-  def describe(
-    self, directory: pathlib.Path, lengths: dict[str, list[int]], num_bytes: dict[str, int]
-  ) -> None:
-    """Carries the description over; only the format and the lengths are new."""
-    import tensorflow_datasets as tfds
-
-    shutil.copyfile(self._source / "features.json", directory / "features.json")
-    for path in self._source.iterdir():  # names of classes, metadata, license
-      if path.suffix in (".txt", ".md") or path.name in ("metadata.json", "LICENSE"):
-        shutil.copyfile(path, directory / path.name)
-    self._proto.file_format = "array_record"
-    del self._proto.splits[:]
-    infos = metadata.split_infos(directory, self.name, lengths, num_bytes)
-    self._proto.splits.extend(info.to_proto() for info in infos.values())
-    tfds.core.dataset_info.write_dataset_info_proto(self._proto, directory)
+  source = pathlib.Path(directory).absolute()
+  if not (source / "dataset_info.json").is_file():
+    raise InputError(f"{directory} is not the directory of a prepared TFDS data set.")
+  try:
+    info: Any = tfds.builder_from_directory(source).info
+    proto = tfds.core.dataset_info.read_from_json(source / "dataset_info.json")
+  except Exception as e:  # whatever TFDS makes of a damaged description
+    raise InputError(f"{directory} is damaged: {type(e).__name__}: {e}") from e
+  if proto.file_format not in ("", "tfrecord"):
+    raise InputError(f"{directory} is stored as {proto.file_format}, not as tfrecord.")
+  if "image" not in info.features:
+    raise InputError(f"{directory} has no feature 'image': {info.features}")
+  version = os.path.join(info.config_name, str(info.version))
+  files = _find_files(source, info, version)
+  sizes = {str(p): p.stat().st_size for paths, _ in files.values() for p in paths}
+  identity = json.dumps([info.name, version, sizes]).encode()
+  return shards.Plan(
+    name=info.name,
+    version=version,
+    classes=_classes(info.features),
+    labels_per_image=None if "labels" in info.features else 1,
+    num_examples={split: sum(lengths) for split, (_, lengths) in files.items()},
+    num_bytes=sum(sizes.values()),
+    fingerprint=hashlib.sha256(identity).hexdigest(),
+    shards=lambda: _shards(info.name, files),
+    describe=functools.partial(_describe, source, proto, info.name),
+  )
 
 
-@dataclass(frozen=True, kw_only=True)
-class TFRecordShard(shards.Shard):
-  """A TFRecord file that becomes a shard; see shards.Shard."""
-
-  path: str
-  length: int
-
-  def examples(self) -> Iterator[tuple[str, Callable[[], shards.Example]]]:
-    name, number = pathlib.Path(self.path).name, -1
-    for number, record in enumerate(records(self.path)):
-      yield f"{name}:{number}", lambda record=record: _example(record)
-    if number + 1 != self.length:
-      message = f"holds {number + 1} records, dataset_info.json says {self.length}"
-      yield name, lambda: _raise(BadRecordError(message))
+def _classes(features: Any) -> list[str]:
+  label: Any = next((features[key] for key in ("labels", "label") if key in features), None)
+  label = getattr(label, "feature", label)  # of a sequence
+  return label.names if getattr(label, "num_classes", None) else []
 
 
-def _raise(error: Exception) -> Any:
-  raise error
+def _find_files(source: pathlib.Path, info: Any, version: str) -> Files:
+  for part in (info.name, *version.split(os.sep), *info.splits):
+    if not _NAME.fullmatch(part):
+      raise InputError(f"{source}: {part!r} is no name that TFDS would give.")
+  files: Files = {}
+  for split, split_info in info.splits.items():
+    paths = [pathlib.Path(p) for p in split_info.filepaths]
+    for path in paths:
+      if path.parent != source or not path.is_file():
+        raise InputError(f"{path} is missing; dataset_info.json names it.")
+    if paths:
+      files[split] = (paths, list(split_info.shard_lengths))
+  if not files:
+    raise InputError(f"{source} has no splits.")
+  return files
+
+
+def _shards(name: str, files: Files) -> Iterator[shards.Shard]:
+  for split, (paths, lengths) in files.items():
+    for i, (path, length) in enumerate(zip(paths, lengths, strict=True)):
+      file = metadata.shard_name(name, split, i, len(paths))
+      examples = functools.partial(_examples, path, length)
+      yield shards.Shard(file=file, split=split, index=i, examples=examples)
+
+
+def _describe(
+  source: pathlib.Path, proto: Any, name: str,
+  directory: pathlib.Path, lengths: dict[str, list[int]], num_bytes: dict[str, int],
+) -> None:  # fmt: skip
+  """Copies the description; only the format and the lengths of the shards are new."""
+  import tensorflow_datasets as tfds
+
+  shutil.copyfile(source / "features.json", directory / "features.json")
+  for path in source.iterdir():  # names of classes, metadata, license
+    if path.suffix in (".txt", ".md") or path.name in ("metadata.json", "LICENSE"):
+      shutil.copyfile(path, directory / path.name)
+  proto.file_format = "array_record"
+  del proto.splits[:]
+  infos = metadata.split_infos(directory, name, lengths, num_bytes)
+  proto.splits.extend(info.to_proto() for info in infos.values())
+  tfds.core.dataset_info.write_dataset_info_proto(proto, directory)
+
+
+def _examples(
+  path: pathlib.Path, length: int
+) -> Iterator[tuple[str, Callable[[], shards.Example]]]:
+  number = -1
+  for number, record in enumerate(records(str(path))):
+    yield f"{path.name}:{number}", functools.partial(_example, record)
+  if number + 1 != length:
+    error = BadRecordError(f"holds {number + 1} records, dataset_info.json says {length}")
+    yield path.name, functools.partial(_example, error)
 
 
 def _example(record: bytes | BadRecordError) -> shards.Example:
@@ -147,9 +146,10 @@ def records(path: str) -> Iterator[bytes | BadRecordError]:
   with open(path, "rb") as f:
     left = os.fstat(f.fileno()).st_size
     while left:
-      length, problem = _length(f, left)
-      if problem is not None:
-        yield BadRecordError(f"{problem}; the rest of the file, {left:,} bytes, is lost")
+      try:
+        length = _length(f, left)
+      except BadRecordError as e:
+        yield BadRecordError(f"{e}; the rest of the file, {left:,} bytes, is lost")
         return
       data, crc = f.read(length), f.read(4)
       left -= 16 + length
@@ -157,19 +157,17 @@ def records(path: str) -> Iterator[bytes | BadRecordError]:
       yield data if good else BadRecordError(f"its checksum does not fit its {length:,} bytes")
 
 
-def _length(file: BinaryIO, left: int) -> tuple[int, str | None]:
-  """Returns the length of the next record, and what is wrong with it."""
+def _length(file: BinaryIO, left: int) -> int:
+  """Returns the length of the next record; raises BadRecordError if it cannot be right."""
   header = file.read(12)
-  if len(header) < 12:
-    return 0, "it ends within a record"
-  length = struct.unpack("<Q", header[:8])[0]
-  if header[8:] != _masked_crc(header[:8]):
-    return 0, "the checksum of its length does not fit"
+  length = int.from_bytes(header[:8], "little")
+  if len(header) == 12 and header[8:] != _masked_crc(header[:8]):
+    raise BadRecordError("the checksum of its length does not fit")
   if length + 16 > left:
-    return 0, "it ends within a record"
+    raise BadRecordError("it ends within a record")
   if length > shards.MAX_EXAMPLE_BYTES:
-    return 0, f"a record of {length:,} bytes is no image"
-  return length, None
+    raise BadRecordError(f"a record of {length:,} bytes is no image")
+  return length
 
 
 def _masked_crc(data: bytes) -> bytes:

@@ -20,24 +20,29 @@ _REPORT_SECS = 10.0
 
 
 class Progress:
-  """Says how far it is, every ten seconds."""
+  """Reports the progress every ten seconds."""
 
   def __init__(self, plan: shards.Plan, done: list[dict[str, Any]], report: Callable[[str], None]):
     self._total = sum(plan.num_examples.values())
     self._before = sum(s["num_examples"] + len(s["bad"]) for s in done)
-    self._report, self._start = report, time.monotonic()
+    self._report, self._start, self._count = report, time.monotonic(), 0
     self._next = self._start + _REPORT_SECS
     if done:
       report(f"going on: {len(done)} shards with {self._before:,} images are there")
 
-  def __call__(self, count: int, last: bool = False) -> None:
-    """Reports `count` images done by this run."""
-    now = time.monotonic()
-    if not count or (now < self._next and not last):
+  def add(self, count: int) -> None:
+    """Counts images that this run has done."""
+    self._count += count
+    if time.monotonic() >= self._next:
+      self.show()
+
+  def show(self) -> None:
+    if not self._count:
       return
+    now = time.monotonic()
     self._next = now + _REPORT_SECS
-    done, rate = self._before + count, count / max(now - self._start, 1e-6)
-    left = int((self._total - done) / rate) if rate else 0
+    done, rate = self._before + self._count, self._count / max(now - self._start, 1e-6)
+    left = int((self._total - done) / rate)
     self._report(
       f"prepared {done:,}/{self._total:,} images ({done / max(self._total, 1):.0%})  "
       f"{rate:,.0f} images/s  left {left // 3600}:{left // 60 % 60:02}:{left % 60:02}"
@@ -50,9 +55,18 @@ def write(
 ) -> list[dict[str, Any]]:  # fmt: skip
   """Writes shards in processes (0: in this one); returns their summaries."""
   if num_workers == 0:
-    return _write_here(left, work, verify, progress)
-  done: list[dict[str, Any]] = []
-  images, heard = 0, time.monotonic()
+    done = [shards.write(shard, work, verify, progress.add) for shard in left]
+  else:
+    done = list(_write_in_processes(left, work, verify, num_workers, progress))
+  progress.show()
+  return done
+
+
+def _write_in_processes(
+  left: Iterator[shards.Shard], work: pathlib.Path, verify: bool, num_workers: int,
+  progress: Progress,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+  heard = time.monotonic()
   with _processes(num_workers, work, verify) as idle:
     busy = _hand_out(left, idle)
     while busy:
@@ -61,9 +75,9 @@ def write(
       ):
         heard, message = time.monotonic(), _receive(connection)
         if isinstance(message, int):
-          images += message
+          progress.add(message)
         else:
-          done.append(message)
+          yield message
           del busy[connection]
           busy |= _hand_out(left, [connection])
       if time.monotonic() - heard > PATIENCE_SECS:
@@ -71,24 +85,6 @@ def write(
           f"no image was finished in {PATIENCE_SECS:.0f} s, of {', '.join(busy.values())}: the storage does "
           "not answer, or an image cannot be decoded in that time. Finished shards are kept."
         )
-      progress(images)
-  progress(images, last=True)
-  return done
-
-
-def _write_here(
-  left: Iterator[shards.Shard], work: pathlib.Path, verify: bool, progress: Progress
-) -> list[dict[str, Any]]:
-  total = 0
-
-  def count(images: int) -> None:
-    nonlocal total
-    total += images
-    progress(total)
-
-  done = [shards.write(shard, work, verify, count) for shard in left]
-  progress(total, last=True)
-  return done
 
 
 @contextlib.contextmanager
@@ -146,7 +142,7 @@ def _receive(connection: Any) -> Any:
 
 
 def _work(connection: Any, parent: int, work: pathlib.Path, verify: bool) -> None:
-  """Writes the shards that it is sent; dies with its parent, however that dies."""
+  """Writes the shards that the parent sends; ends when the parent ends."""
   processes.die_with(parent, 1)
   while True:
     shard = connection.recv()

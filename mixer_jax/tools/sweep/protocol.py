@@ -11,6 +11,7 @@ import re
 import statistics
 from collections.abc import Mapping, Sequence
 
+from mixer_jax import schema
 from mixer_jax.data import datasets
 from mixer_jax.errors import InputError
 
@@ -23,11 +24,11 @@ FIVE = ("imagenet2012", "cifar10", "cifar100", "oxford_iiit_pet", "oxford_flower
 
 @dataclasses.dataclass(frozen=True)
 class Transfer:
-  """One cell of the table: weights, a data set, and the image size in pixels."""
+  """One cell of the table: weights, a data set, and the image size in pixels, a side or "HEIGHTxWIDTH"."""
 
   weights: str
   dataset: str
-  size: int
+  size: int | str
 
   @property
   def name(self) -> str:
@@ -75,13 +76,12 @@ def expand(names: Sequence[str]) -> list[str]:
   return expanded
 
 
-def size_of(dataset: str, size: int | None, pretrained_size: int) -> int:
+def size_of(dataset: str, size: str | None, pretrained: tuple[int, int]) -> int | str:
   """Returns the image size: as given; for VTAB-1k, 224 and 448 by the size of its images; else unchanged."""
   if size is not None:
-    return size
-  if dataset in datasets.VTAB and not datasets.VTAB[dataset].small:
-    return 2 * pretrained_size
-  return pretrained_size
+    return schema.joined(*schema.sides(size))
+  factor = 2 if dataset in datasets.VTAB and not datasets.VTAB[dataset].small else 1
+  return schema.joined(factor * pretrained[0], factor * pretrained[1])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from etils import epath
 
-from mixer_jax import configuration, files, tables
+from mixer_jax import configuration, evaluators, files, tables
 from mixer_jax.errors import DivergedError, InputError
 from mixer_jax.tools.sweep import protocol
 from mixer_jax.training import experiment, init_from, loop
@@ -52,7 +52,7 @@ def run_protocol(
   report(sweep.table(found), results)
 
 
-def plan(sources: Sequence[str], names: Sequence[str], size: int | None) -> list[protocol.Transfer]:
+def plan(sources: Sequence[str], names: Sequence[str], size: str | None) -> list[protocol.Transfer]:
   """Returns the cells of the table for weights and data sets, groups expanded.
 
   Raises:
@@ -62,7 +62,7 @@ def plan(sources: Sequence[str], names: Sequence[str], size: int | None) -> list
   for source in sources:
     origin = init_from.describe(source)
     for dataset in protocol.expand(names):
-      px = protocol.size_of(dataset, size, origin.input_shape[0])
+      px = protocol.size_of(dataset, size, origin.sides())
       transfers.append(protocol.Transfer(source, dataset, px))
   directories = [t.name for t in transfers]
   if len(set(directories)) < len(directories):
@@ -76,7 +76,7 @@ def _check(run: protocol.Run, make_config: MakeConfig) -> None:
     config = make_config(dataclasses.replace(run, judge=judge))
     exp = experiment.build(config, experiment.make_mesh(config))
     exp.train_split.open()
-    exp.eval_split.open()
+    evaluators.build(exp, evaluators.in_training(exp.options), None)
 
 
 def _check_settings(
@@ -123,8 +123,10 @@ def _take(
     print(f"== {run.name}", flush=True)
     kept: dict[str, Any] = {"lr": run.lr, "seed": run.seed}
     try:
-      measured = loop.train(make_config(run), str(directory), stop)
-      kept |= {"top1": measured["top1"], "count": measured["count"], "diverged": False}
+      config = make_config(run)
+      measured = loop.train(config, str(directory), stop)
+      top1 = measured[config.best.rpartition("/")[2]]
+      kept |= {"top1": top1, "count": measured["count"], "diverged": False}
     except DivergedError as e:
       print(f"diverged, counted as 0: {e}", flush=True)
       kept |= {"top1": 0.0, "count": 0, "diverged": True}

@@ -34,7 +34,7 @@ def transfer(
   jobs += [(protocol.Run(cell, best, seed, "test"), v) for seed, v in enumerate(test)]
   for job, top1 in jobs:
     config = make(job.argument)
-    config.seed = job.seed
+    config.seed, config.evaluators.pictures.every_steps = job.seed, 0  # as tools/transfer.py
     end = config.total_steps
     evaluations = []
     if real is not None and job.judge == "test":
@@ -42,5 +42,5 @@ def transfer(
         {"step": 1, "dataset": "imagenet2012_real", "top1": 0.01},  # of another checkpoint
         {"step": end, "dataset": "imagenet2012_real", "top1": real[job.seed]},
       ]
-    records = [{"step": end, "evaluation/top1": top1}]
+    records = [{"step": end, "val/top1": top1}]
     run(results / job.name, config, records, evaluations=evaluations, result=top1)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from configs import finetune, jft
+from mixer_jax import schema
 from mixer_jax.data import permutations
 from mixer_jax.tools import paper_numbers
 from mixer_jax.tools.paper_tables import figures, results, rows
@@ -22,7 +23,7 @@ def points(axes, marker):
 def pretrained(tmp_path, argument, shots, *, fewshot="imagenet2012", change=None):
   """Writes a finished JFT-300M run with 5-shot accuracies at some steps."""
   config = jft.get_config(argument)
-  config.fewshot.dataset = fewshot
+  config.evaluators.fewshot = {"type": "fewshot", "dataset": fewshot}
   if change:
     change(config)
   end = rows.total_steps(f"configs/jft.py:{argument}")
@@ -70,7 +71,8 @@ def test_figure3_is_table_3s_jft_rows_at_224(tmp_path):
 def test_figure4_draws_both_permutations_beside_the_original(tmp_path):
   def permute(order):
     def change(config):
-      for section in (config.data, config.evaluation, config.fewshot):
+      config.evaluators.fewshot.ops = schema.Fewshot.ops
+      for section in (config.data, config.evaluators.val, config.evaluators.fewshot):
         section.ops += order
 
     return change
@@ -82,8 +84,8 @@ def test_figure4_draws_both_permutations_beside_the_original(tmp_path):
   photo, patches, all_pixels, mixer = drawn.figure.axes[:4]
   image = photo.images[0].get_array()
   for shown, order in (
-    (patches, permutations.order_of_patches(224, 16, 0)),
-    (all_pixels, permutations.order_of_pixels(224, 0)),
+    (patches, permutations.order_of_patches((224, 224), 16, 0)),
+    (all_pixels, permutations.order_of_pixels((224, 224), 0)),
   ):
     np.testing.assert_array_equal(shown.images[0].get_array(), permutations.apply(image, order))
   assert mixer.get_title() == "Mixer-B/16"

@@ -94,7 +94,7 @@ def write_run(directory, key, top1):
   config = mini.config_of(key, SETTING, directory)
   records = [
     {"step": config.total_steps, "loss": 1.0, "images_per_sec": 1000.0, "core_hours": 0.01},
-    {"step": config.total_steps, "evaluation/top1": top1, "evaluation/count": 181},
+    {"step": config.total_steps, "val/top1": top1, "val/count": 181},
     {"step": config.total_steps, "fewshot/5shot": top1 / 2},
   ]
   made.run(directory / key.name, config, records)
@@ -145,14 +145,14 @@ def test_the_printed_command_makes_the_configuration(tmp_path):
     2:-1
   ]
   assert config_file.startswith("--config=configs/finetune.py:")
-  assert "--config.seed=1" in changes and "--config.log.plots=False" in changes
+  assert "--config.seed=1" in changes and "--config.evaluators.pictures.every_steps=0" in changes
 
 
 def test_only_a_whole_run_of_the_same_configuration_is_finished(tmp_path):
   key = Pretrain("mixer", "S", 10.0)
   config = write_run(tmp_path, key, 0.5)
   assert mini.finished(tmp_path / key.name, config) is not None
-  made.run(tmp_path / "half", config, [{"step": 20, "evaluation/top1": 0.5}])
+  made.run(tmp_path / "half", config, [{"step": 20, "val/top1": 0.5}])
   assert mini.finished(tmp_path / "half", config) is None
   config.learning_rate = 0.1
   with pytest.raises(InputError, match="learning_rate"):

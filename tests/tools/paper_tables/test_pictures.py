@@ -56,6 +56,24 @@ def test_every_unit_is_in_one_pair_and_the_partner_is_the_most_negative_of_those
     left.discard(second)
 
 
+def test_units_of_a_rectangle_have_its_grid():
+  """4×9 tokens, a square number of them."""
+  kernel = np.random.default_rng(0).normal(size=(36, 5)).astype(np.float32)
+  params = {"MixerBlock_0": {"token_mixing": {"Dense_0": {"kernel": kernel}}}}
+  units = hidden_units.hidden_units(params, 0, (32, 72))
+  np.testing.assert_array_equal(units.reshape(5, 36), kernel.T)
+  assert units.shape == (5, 4, 9)
+  assert hidden_units.hidden_units(params, 0).shape == (5, 6, 6)
+  with pytest.raises(InputError, match="grid of 16:24"):
+    hidden_units.hidden_units(params, 0, (16, 24))
+
+
+def test_grey_filters_are_drawn_grey():
+  kernel = np.random.default_rng(0).normal(size=(4, 4, 1, 6))
+  mosaic = hidden_units.filter_mosaic({"stem": {"kernel": kernel}})
+  np.testing.assert_array_equal(mosaic, mosaic[..., :1].repeat(3, 2))
+
+
 def test_colours_show_the_sign_and_the_places():
   mosaic = hidden_units.grey_mosaic(
     np.array([[[1.0, 0.0], [-1.0, -0.5]], [[0.0, 0.0], [0.0, 2.0]]]), 2

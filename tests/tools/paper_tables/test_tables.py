@@ -89,6 +89,20 @@ def test_table3_takes_means_over_seeds_at_the_best_rate(tmp_path):
   assert len(missing.commands) == 1 and "--datasets=five" in missing.commands[0]
 
 
+def test_runs_of_an_earlier_version_count(tmp_path):
+  """Their configurations have other keys."""
+  made.transfer(tmp_path, B16, "imagenet2012", 224, GRID, (0.5, 0.6, 0.7))
+  for path in tmp_path.rglob("config.json"):
+    config = json.loads(path.read_text())
+    config["evaluation"], config["log"]["plots"] = config.pop("evaluators")["val"], False
+    config["fewshot"] = {"dataset": None}
+    del config["best"], config["evaluation"]["type"], config["image_channels"]
+    path.write_text(json.dumps(config))
+  table = tables.table3(results.scan(tmp_path))
+  assert cell(table, ("ImageNet-21k", "Mixer-B/16", "224"), "ImageNet top-1 %").ours == 60.0
+  assert not table.left_out
+
+
 def test_average_of_five_is_of_all_five(tmp_path):
   for i, dataset in enumerate(
     ("imagenet2012", "cifar10", "cifar100", "oxford_iiit_pet", "oxford_flowers102")
@@ -107,13 +121,15 @@ def test_what_cannot_be_used_is_named_and_left_out(tmp_path):
   config.batch_size = 256
   made.run(tmp_path / "small_batch", config, [{"step": 10_000}], result=0.99)
   config.batch_size = 512
-  made.run(tmp_path / "half", config, [{"step": 300, "evaluation/top1": 0.99}])
-  made.run(tmp_path / "digits", quickstart.get_config(), [{"step": 606, "evaluation/top1": 0.98}])
+  made.run(tmp_path / "half", config, [{"step": 300, "val/top1": 0.99}])
+  made.run(tmp_path / "digits", quickstart.get_config(), [{"step": 606, "val/top1": 0.98}])
   found = results.scan(tmp_path)
   table = tables.table3(found)
   assert all(c.ours is None for c in compared(table))
   reasons = {item.path.removeprefix(f"{tmp_path}/"): item.reason for item in table.left_out}
-  assert "evaluation.ops" in reasons["table2/imagenet21k-Mixer-B_16/cifar10/224/dev-lr0.01-seed0"]
+  assert (
+    "evaluators.val.ops" in reasons["table2/imagenet21k-Mixer-B_16/cifar10/224/dev-lr0.01-seed0"]
+  )
   assert "batch_size: 256 -> 512" in reasons["small_batch"]
   assert reasons["half"] == "half a run: step 300 of 10000"
   assert "another configuration than" in reasons["digits"]

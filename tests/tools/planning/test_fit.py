@@ -54,7 +54,7 @@ def test_a_refused_program_does_not_fit_whatever_it_needs():
   assert not fit.Trial(trials[0].setting, 1, None).fits(2500)
 
 
-def test_what_the_compiler_recomputes_is_weighed_against_smaller_parts():
+def test_compiler_recomputation_is_compared_with_smaller_parts():
   """It squeezes everything into 9000, with a fifth more operations."""
 
   def squeezed(s):
@@ -77,7 +77,7 @@ def test_nothing_fits():
   assert not any(t.fits(300) for t in trials)
 
 
-def test_order_is_from_cheap_to_dear():
+def test_settings_are_tried_from_the_cheapest_on():
   order = list(space(rows_per_device=16, num_devices=2).by_cost())
   assert [(s.grad_accum_steps, s.remat, s.fsdp) for s in order[:8]] == [
     (1, "none", 1), (2, "none", 1), (1, "none", 2), (2, "none", 2),
@@ -87,7 +87,7 @@ def test_order_is_from_cheap_to_dear():
   assert len(set(order)) == len(order)
 
 
-def test_what_is_configured_is_kept():
+def test_configured_settings_are_where_the_search_starts():
   start = fit.Setting(grad_accum_steps=3, remat="block", fsdp=2)
   order = list(space(start=start, rows_per_device=12).by_cost())
   assert order[0] == start
@@ -98,7 +98,7 @@ def test_what_is_configured_is_kept():
   assert {s.grad_accum_steps for s in space(can_accumulate=False).by_cost()} == {1}
 
 
-def test_what_the_rules_of_the_mesh_forbid_is_not_tried():
+def test_settings_that_the_mesh_rules_forbid_are_not_tried():
   def some(s):
     return None if s.fsdp > 1 else arguments(s)
 

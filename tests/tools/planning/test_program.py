@@ -3,8 +3,10 @@
 import functools
 
 import jax
+import numpy as np
 import pytest
 
+from mixer_jax.data import pipeline
 from mixer_jax.tools.planning import chips, estimate, flops, hlo, program
 from mixer_jax.training import experiment
 from tests.configurations import small_config
@@ -54,6 +56,22 @@ def test_gradients_are_summed_once_and_nothing_grows_with_the_batch():
   assert [(c.kind, c.bytes) for c in large.collectives] == list(sums.items())
 
 
+@pytest.mark.parametrize(("image_size", "channels"), [(16, 3), ("8x24", 1)])
+def test_a_planned_batch_is_what_the_loader_makes(image_size, channels):
+  config = small_config(image_size=image_size, image_channels=channels)
+  exp = experiment.build(config, experiment.make_mesh(config))
+  batches = pipeline.TrainBatches(
+    exp.train_split,
+    exp.train_split.open(),
+    seed=0,
+    batch_size=16,
+    rows=np.arange(16),
+    total_steps=1,
+  )
+  planned = {k: (v.shape, v.dtype) for k, v in program.abstract_batch(exp).items()}
+  assert planned == {k: (v.shape, v.dtype) for k, v in batches[0].items()}
+
+
 @pytest.mark.parametrize(
   ("message", "expected"),
   [
@@ -75,18 +93,25 @@ def test_refusals_of_the_compiler(message, expected):
   assert program.parse_overflow(message) == expected
 
 
+def made_program(**facts):
+  memory = program.Memory(arguments=0, outputs=0, temporaries=0, code=0)
+  return program.Program(memory=memory, compile_seconds=0, **facts)
+
+
 def test_rooflines_by_hand():
   """B/16 on v3, 32 cores: 9.76 TFLOP and 36.5 GB a core at 61.5 TFLOP/s and 450 GB/s."""
   found = estimate.make(
     chip=chips.find("TPU v3"),
     dtype="bfloat16",
     num_devices=32,
-    flops=9.76e12,
-    bytes_moved=36.5e9,
-    collectives=[
-      hlo.Collective("all-reduce", 1, 240_000_000),
-      hlo.Collective("collective-permute", 2, 8_000_000),
-    ],
+    program=made_program(
+      flops=9.76e12,
+      bytes_moved=36.5e9,
+      collectives=[
+        hlo.Collective("all-reduce", 1, 240_000_000),
+        hlo.Collective("collective-permute", 2, 8_000_000),
+      ],
+    ),
     batch_size=4096,
     total_steps=1000,
     training_flops_per_image=75.7e9,
@@ -105,8 +130,8 @@ def test_rooflines_by_hand():
 
 def test_a_device_of_two_cores_counts_as_two():
   common = dict(
-    flops=1e12, bytes_moved=1e9, collectives=[], batch_size=64, total_steps=10,
-    training_flops_per_image=1e9, forward_flops_per_image=1e9, num_devices=4, dtype="bfloat16",
+    program=made_program(flops=1e12, bytes_moved=1e9, collectives=[]), batch_size=64,
+    total_steps=10, training_flops_per_image=1e9, forward_flops_per_image=1e9, num_devices=4, dtype="bfloat16",
   )  # fmt: skip
   v4, v5e = (estimate.make(chip=chips.find(f"TPU {kind}"), **common) for kind in ("v4", "v5e"))
   assert v4.compute_seconds == pytest.approx(1 / 275)

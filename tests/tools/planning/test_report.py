@@ -23,9 +23,7 @@ def b16(**changes):
     chip=chips.find("TPU v3"),
     dtype="bfloat16",
     num_devices=32,
-    flops=program.flops,
-    bytes_moved=program.bytes_moved,
-    collectives=program.collectives,
+    program=program,
     batch_size=4096,
     total_steps=92_897,
     training_flops_per_image=75.6e9,
@@ -48,7 +46,7 @@ def b16(**changes):
     estimate=times,
     rates="published",
     total_steps=92_897,
-    published=published.find("imagenet2012", "mixer", "B/16", 300, 224),
+    published=published.find("imagenet2012", "mixer", "B/16", 300, (224, 224, 3)),
   )
   return dataclasses.replace(plan, **changes)
 
@@ -70,7 +68,7 @@ def test_table():
     assert expected in text
 
 
-def test_the_papers_share_is_of_published_rates():
+def test_the_papers_share_needs_published_rates():
   text = report.table(b16(rates="measured here"))
   assert "links 0.74 ms (rates measured here): bound by compute" in text
   assert "45–80 %" not in text
@@ -82,14 +80,14 @@ def test_the_papers_speed_is_not_compared_with_other_chips():
   assert "of its bound" not in text
 
 
-def test_what_was_refused():
+def test_a_refused_program_does_not_fit():
   plan = b16(program=None, estimate=None, needed_bytes=int(22.9 * GIB))
   assert not plan.fits
   assert "22.90 GiB of 15.48 GiB: DOES NOT FIT, 7.42 GiB too much" in report.table(plan)
   assert json.loads(report.to_json(plan))["fits"] is False
 
 
-def test_what_compiles_may_be_too_large_too():
+def test_a_compiled_program_may_be_too_large():
   """GPUs and CPUs: their compiler does not refuse."""
   plan = b16(limit_bytes=4 * GIB)
   assert not plan.fits
@@ -102,4 +100,7 @@ def test_json_has_all_numbers():
   assert found["program"]["memory"]["total"] == found["needed_bytes"]
   assert found["estimate"]["bound_by"] == "compute"
   assert found["estimate"]["mfu"] == pytest.approx(75.6e9 * 128 / 9.761e12)
-  assert found["published"]["core_days"] == 10
+  assert found["published"] == {
+    "inference_images_per_sec": 1384, "core_days": 10, "extrapolated": True,
+  }  # fmt: skip
+  assert published.find("jft300m", "vit", "L/16", 7, 224) is None  # the L/16 of 7 epochs is a Mixer

@@ -36,7 +36,7 @@ def folder(root, counts, split=""):
 
 
 def plan(root, **arguments):
-  return images.ImagePlan(folders.read(str(root), "mine"), **arguments)
+  return images.plan(folders.read(str(root), "mine"), **arguments)
 
 
 def prepare(made, data_dir, *, num_workers=0, verify=True, skip_bad=False, said=None):

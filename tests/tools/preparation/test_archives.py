@@ -33,7 +33,7 @@ def write(root, train=None, validation=None):
 
 def test_is_read_as_imagenet2012(tmp_path):
   directory = write(tmp_path, train=train_members(lambda i: 1 + (i < 3)))
-  result = sets.prepare(images.ImagePlan(archives.read(directory)), tmp_path / "out")
+  result = sets.prepare(images.plan(archives.read(directory)), tmp_path / "out")
   assert result.splits == {"train": 1003, "validation": 4}
   assert list(result.classes["train"]) == CLASSES and result.classes["train"][CLASSES[2]] == 2
   validation = sets.read(result.directory, "validation")
@@ -69,7 +69,7 @@ def test_incomplete_or_other_archives(tmp_path):
       archives.read(write(tmp_path, validation=[(name, IMAGE)]))
 
 
-def test_archives_that_lie_about_sizes(tmp_path):
+def test_archives_with_wrong_sizes_are_refused(tmp_path):
   """A member that reaches beyond its archive must not reach into the next one's bytes."""
   name = f"{CLASSES[0]}.tar"
 

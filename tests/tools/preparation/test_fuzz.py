@@ -1,12 +1,8 @@
-"""Damaged images of all kinds: no crash, no hang, each prepared or counted with a reason."""
-
-import json
-import resource
+"""Training meets damaged images of all kinds: no crash, no hang, each is skipped and counted."""
 
 import numpy as np
 import pytest
 
-from mixer_jax.tools.preparation import engine
 from mixer_jax.training import loop
 from tests import runs, tfds_sets
 from tests.configurations import small_config
@@ -46,39 +42,8 @@ def damaged(number):
   return bytes(swapped), True
 
 
-def check(tmp_path, count):
-  folder = tmp_path / "in" / "any"
-  folder.mkdir(parents=True)
-  hopeless = set()
-  for number in range(count):
-    data, possible = damaged(number)
-    (folder / f"{number}.jpg").write_bytes(data)
-    if not possible:
-      hopeless.add(f"any/{number}.jpg")
-  (folder / "good.jpg").write_bytes(sets.jpeg(0))
-  before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  result = sets.prepare(sets.plan(tmp_path / "in", num_shards=8), tmp_path / "out", skip_bad=True)
-  listed = (result.directory / engine.QUARANTINE).read_text().splitlines()
-  reasons = {q["record"]: q["reason"] for q in map(json.loads, listed)}
-  assert hopeless <= reasons.keys() and all(reasons.values())
-  assert len(reasons) == result.num_bad and result.splits["train"] == count + 1 - len(reasons)
-  assert len(sets.read(result.directory, "train")) == result.splits["train"]
-  print(f"{count} damaged images: {len(reasons)} left out, {count - len(reasons)} still decode")
-  grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-  assert grown_kib < 1 << 20  # what the headers claim would take up to 12 GB
-
-
-def test_damaged_images(tmp_path):
-  check(tmp_path, 150)
-
-
-@pytest.mark.campaign
-def test_1000_damaged_images(tmp_path):
-  check(tmp_path, 1000)
-
-
 def check_training(tmp_path, capsys, count):
-  """They are prepared unseen, and met in training and evaluation."""
+  """They are prepared without decoding, so that the loader meets them."""
   for name in ("train/any", "val/any"):
     (tmp_path / "in" / name).mkdir(parents=True)
   hopeless = 0
@@ -93,9 +58,9 @@ def check_training(tmp_path, capsys, count):
   config.batch_size, config.data.num_workers = 10, 1
   config.data.dataset, config.data.num_examples = str(prepared.directory), count
   config.data.on_bad_record, config.data.ops = "skip", "decode|inception_crop"
-  config.evaluation.split, config.evaluation.num_examples = "val", 1
+  config.evaluators.val.split, config.evaluators.val.num_examples = "val", 1
   config.log.every_steps = config.total_steps
-  config.evaluation.every_steps = config.checkpoint.every_steps = config.total_steps
+  config.evaluators.val.every_steps = config.checkpoint.every_steps = config.total_steps
   loop.train(config, str(tmp_path / "run"))
   (record,) = [r for r in runs.records(tmp_path / "run") if "loss" in r]
   assert hopeless <= record["skipped_records"] < count  # an epoch: every image once

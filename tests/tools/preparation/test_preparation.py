@@ -150,14 +150,14 @@ def test_repaired_images_are_taken(photos, tmp_path):
   assert quarantine(prepared.directory) == []
 
 
-def test_unverified_images_are_copied_unseen(photos, tmp_path):
+def test_unverified_images_are_copied_without_decoding(photos, tmp_path):
   root, _ = photos
   (root / "a" / "0.JPG").write_bytes(b"no image")
   prepared = sets.prepare(sets.plan(root), tmp_path / "out", verify=False)
   assert b"no image" in [e["image"] for e in sets.read(prepared.directory, "train")]
 
 
-def test_goes_on_after_any_file_was_cut_off(photos, tmp_path, monkeypatch):
+def test_resumes_after_a_kill_before_any_file(photos, tmp_path, monkeypatch):
   """Stops before each file or directory of a run takes its place, in turn, and goes on."""
   root, _ = photos
   whole = sets.prepare(sets.plan(root, num_shards=3), tmp_path / "whole").directory
@@ -218,7 +218,7 @@ def test_same_command_again_does_nothing_and_another_is_refused(photos, tmp_path
     sets.prepare(sets.plan(root), tmp_path / "out")
 
 
-def test_an_unfinished_one_is_not_gone_on_with_otherwise(photos, tmp_path):
+def test_an_unfinished_preparation_is_not_resumed_with_other_arguments(photos, tmp_path):
   root, _ = photos
   (root / "a" / "0.JPG").write_bytes(b"")
   with pytest.raises(InputError):
@@ -300,11 +300,10 @@ def test_all_images_of_a_split_bad(tmp_path):
     sets.prepare(sets.plan(tmp_path / "in"), tmp_path / "out", skip_bad=True)
 
 
-def test_a_shard_without_good_images_is_read_over(photos, tmp_path):
+def test_a_shard_without_good_images_can_be_read(photos, tmp_path):
   root, files = photos
-  made = sets.plan(root, num_shards=6)
-  for text in list(made.shards())[2].entries:
-    path = json.loads(text)[0]
+  third = list(sets.plan(root, num_shards=6).shards())[2]
+  for path, _ in third.examples():
     (root / path).write_bytes(b"")
     del files[path]
   prepared = sets.prepare(sets.plan(root, num_shards=6), tmp_path / "out", skip_bad=True)

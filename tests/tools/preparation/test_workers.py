@@ -12,36 +12,34 @@ from mixer_jax.tools.preparation import shards, workers
 from tests.tools.preparation import preparation_sets as sets
 
 
-class Hanging(shards.Shard):
-  def examples(self):
-    time.sleep(600)
-    yield
+def hang():
+  time.sleep(600)
 
 
-class Dying(shards.Shard):
-  def examples(self):
-    os.kill(os.getpid(), signal.SIGKILL)
-    yield
+def die():
+  os.kill(os.getpid(), signal.SIGKILL)
 
 
-class Failing(shards.Shard):
-  def examples(self):
-    raise InputError("as said")
+def fail():
+  raise InputError("as said")
 
 
 @pytest.mark.parametrize(
-  ("kind", "message"),
+  ("examples", "message"),
   [
-    (Hanging, "no image was finished in 4 s, of a, b: the storage does not answer"),
-    (Dying, "a worker process died"),
-    (Failing, "as said"),
+    (hang, "no image was finished in 4 s, of a, b: the storage does not answer"),
+    (die, "a worker process died"),
+    (fail, "as said"),
   ],
 )
-def test_is_an_error(tmp_path, monkeypatch, kind, message):
-  monkeypatch.setattr(workers, "PATIENCE_SECS", 4.0 if kind is Hanging else 60.0)
+def test_a_worker_that_hangs_dies_or_fails_is_an_error(tmp_path, monkeypatch, examples, message):
+  monkeypatch.setattr(workers, "PATIENCE_SECS", 4.0 if examples is hang else 60.0)
   sets.folder(tmp_path / "in", {"x": 1})
   progress = workers.Progress(sets.plan(tmp_path / "in"), [], print)
-  left = iter([kind(file=name, split="train", index=i) for i, name in enumerate("abc")])
+  left = (
+    shards.Shard(file=name, split="train", index=i, examples=examples)
+    for i, name in enumerate("abc")
+  )
   with pytest.raises(InputError, match=message):
     workers.write(left, tmp_path, True, 2, progress)
   assert multiprocessing.active_children() == []

@@ -84,10 +84,10 @@ def test_names_of_groups_and_sizes():
   assert protocol.expand(["digits", "five"])[0] == "digits"
   with pytest.raises(InputError, match="twice"):
     protocol.expand(["cifar10", "five"])
-  assert protocol.size_of("vtab/dmlab", None, 224) == 448
-  assert protocol.size_of("vtab/svhn", None, 224) == 224
-  assert protocol.size_of("cifar10", None, 224) == 224
-  assert protocol.size_of("vtab/svhn", 384, 224) == 384
+  assert protocol.size_of("vtab/dmlab", None, (224, 224)) == 448
+  assert protocol.size_of("vtab/svhn", None, (224, 224)) == 224
+  assert protocol.size_of("cifar10", None, (224, 224)) == 224
+  assert protocol.size_of("vtab/svhn", "384", (224, 224)) == 384
 
 
 def test_directories_are_safe_names():

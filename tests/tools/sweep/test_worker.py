@@ -37,7 +37,8 @@ def call(source, results, **values):
 
   def make_config(run):
     config = finetune_config.get_config(f"{run.argument},steps={given['steps']}")
-    config.seed, config.batch_size, config.log.plots, config.mesh.data = run.seed, 16, False, 1
+    config.seed, config.batch_size, config.mesh.data = run.seed, 16, 1
+    config.evaluators.pictures.every_steps = 0
     return config
 
   transfers = worker.plan([given.get("weights", source)], given["datasets"], given["size"])

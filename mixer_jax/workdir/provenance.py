@@ -1,0 +1,180 @@
+"""What a checkpoint was trained with: run and step, configuration, class names, fingerprints of the splits.
+
+Every checkpoint carries it as provenance.json. A run resumes if its configuration and data are those of the
+checkpoint, but for the keys that may change.
+"""
+
+import dataclasses
+import json
+import secrets
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypeVar
+
+from etils import epath
+
+from mixer_jax import configuration, models, schema
+from mixer_jax.configuration import NonNegativeInt, PositiveInt
+from mixer_jax.data import sources
+from mixer_jax.errors import InputError
+from mixer_jax.workdir import directory as workdirs
+from mixer_jax.workdir import metrics
+
+T = TypeVar("T")
+_FILE = "provenance.json"
+_MAX_BYTES = 1 << 24
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Split:
+  """Fingerprint of a split.
+
+  Attributes:
+    name: data set and split.
+    num_examples: of the split.
+    records: short hashes of a few encoded images with their labels.
+  """
+
+  name: str
+  num_examples: PositiveInt
+  records: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Provenance:
+  """What a checkpoint was trained with.
+
+  Attributes:
+    format: of the file.
+    run: drawn at random where a run starts, kept where it resumes.
+    step: finished steps.
+    configuration: as in config.json.
+    class_names: of the training split's label; () if it has none.
+    splits: section of the configuration -> fingerprint (Split) of the data that it names.
+  """
+
+  format: Literal[1] = 1
+  run: str = dataclasses.field(default_factory=lambda: secrets.token_hex(6))
+  step: NonNegativeInt = 0
+  configuration: dict
+  class_names: tuple[str, ...]
+  splits: dict
+
+
+def describe(config: Mapping[str, Any], opened: Mapping[str, sources.Source]) -> Provenance:
+  """Returns the provenance of a new run.
+
+  Args:
+    config: the configuration.
+    opened: key of the configuration that names a split -> that split; the first is trained on.
+  """
+  names = next((s.class_names for s in opened.values()), None) or []
+  splits = {
+    key: Split(name=s.name, num_examples=len(s), records=s.fingerprint())
+    for key, s in opened.items()
+  }
+  return Provenance(
+    configuration=configuration.plain(config), class_names=tuple(names), splits=splits
+  )
+
+
+def write(directory: epath.Path, provenance: Provenance) -> None:
+  text = json.dumps(dataclasses.asdict(provenance), indent=1, ensure_ascii=False)
+  (directory / _FILE).write_text(f"{text}\n")
+
+
+def read(workdir: epath.Path, step: int) -> Provenance | None:
+  """Reads the provenance of a checkpoint, None if it is of before there was one.
+
+  Raises:
+    InputError: it is of another format; the value at fault is named.
+  """
+  path = workdirs.checkpoint_path(workdir, step) / _FILE
+  if not path.exists():
+    return None
+  if path.stat().length > _MAX_BYTES:
+    raise InputError(f"{path} is larger than {_MAX_BYTES >> 20} MiB.")
+  try:
+    content = json.loads(path.read_text())
+  except (ValueError, RecursionError) as e:
+    raise InputError(f"{path} is not JSON: {e}") from e
+  found = _made(Provenance, content, str(path))
+  splits = {k: _made(Split, v, f"{path}.splits.{k}") for k, v in found.splits.items()}
+  return dataclasses.replace(found, splits=splits)
+
+
+def _made(declared: type[T], content: Any, where: str) -> T:
+  if not isinstance(content, dict):
+    raise InputError(f"{where} is {content!r:.40}; expected a JSON object.")
+  return configuration.call(declared, content, where)
+
+
+def resume(
+  new: Provenance, workdir: epath.Path, step: int | None, allow_change: Iterable[str]
+) -> Provenance:
+  """Returns the new provenance as the run's that it goes on from; prints what `allow_change` lets differ.
+
+  Args:
+    new: what is asked for now; its `may_change` is the list of keys that may differ.
+    workdir: directory of the run.
+    step: of the checkpoint to resume from, None if there is none.
+    allow_change: further keys or sections that may differ.
+
+  Raises:
+    InputError: configuration or data are others, or `allow_change` names no key.
+  """
+  allow_change = tuple(allow_change)
+  _check_keys(allow_change, new.configuration)
+  before = None if step is None else read(workdir, step)
+  saved = before.configuration if before else workdirs.find_config(workdir)
+  if saved is None:
+    return new
+  come_and_gone = {*saved.get("evaluators", {})} ^ {*new.configuration["evaluators"]}
+  may_change = [*new.configuration["may_change"], *(f"evaluators.{name}" for name in come_and_gone)]
+  _check_version(workdir, saved, may_change)
+  old = configuration.flatten(saved) | _records(before, new)
+  now = configuration.flatten(new.configuration) | _records(before and new, new)
+  changed = configuration.differences(old, now, may_change)
+  refused = configuration.differences(old, now, [*may_change, *allow_change])
+  if refused:
+    listed = "\n  ".join(refused)
+    raise InputError(
+      f"{workdir} belongs to a run with another configuration or other data:\n  {listed}\nChoose another "
+      "workdir, give what it was started with, or allow the change: --allow_change=KEY,…"
+    )
+  if changed:
+    metrics.say("changed, as --allow_change permits:\n  " + "\n  ".join(changed))
+  return dataclasses.replace(new, run=before.run) if before else new
+
+
+def _records(provenance: Provenance | None, new: Provenance) -> dict[str, str]:
+  """Returns hashes of records as keys below the one that names the split, so that it lets them change.
+
+  They show the name that the split has now, whatever it was.
+  """
+  splits = provenance.splits if provenance else {}
+  names = {key: split.name for key, split in {**splits, **new.splits}.items()}
+  return {
+    f"{key}.records of {names[key]}": " ".join(split.records) for key, split in splits.items()
+  }
+
+
+def _check_keys(allow_change: tuple[str, ...], config: Mapping[str, Any]) -> None:
+  keys = configuration.flatten(config)
+  known = {key.rsplit(".", n)[0] for key in keys for n in range(key.count(".") + 1)}
+  for key in allow_change:
+    if key not in known:
+      hint = configuration.nearest(key, sorted(known))
+      raise InputError(f"--allow_change={key}: the configuration has no such key or section.{hint}")
+
+
+def _check_version(
+  workdir: epath.Path, saved: Mapping[str, Any], may_change: Iterable[str]
+) -> None:
+  today = schema.translated(saved, models.schema)
+  if changed := configuration.differences(saved, today, may_change):
+    listed = "\n  ".join(changed)
+    raise InputError(
+      f"{workdir} belongs to a run of an earlier version, which had other keys:\n  {listed}\nFinish "
+      "it with that version. This one evaluates it, and starts a new workdir from its parameters with "
+      f"--config.init.weights={workdir}"
+    )

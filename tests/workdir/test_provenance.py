@@ -1,0 +1,106 @@
+"""What a checkpoint was trained with: written with it, read as untrusted, compared at a resume."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from etils import epath
+
+from mixer_jax.data import sources
+from mixer_jax.errors import InputError
+from mixer_jax.workdir import checkpoint, checksums, provenance
+from mixer_jax.workdir import directory as workdirs
+from tests.configurations import small_config
+
+NAMES = ["ant", "bee"]
+
+
+def split(**changed):
+  """Ten records; `changed` are other images by index."""
+  images = {i: changed.get(f"image{i}", b"image %d" % i) for i in range(10)}
+  records = [{"image": images[i], "label": i % 2} for i in range(10)]
+  return sources.Source("set train", records, class_names=NAMES)
+
+
+def describe(train=None, **changes):
+  return provenance.describe(
+    small_config(**changes), {"data": train or split(), "evaluation": split()}
+  )
+
+
+def test_a_checkpoint_carries_its_provenance(tmp_path):
+  workdir, wanted = epath.Path(tmp_path), describe()
+  saver = checkpoint.Checkpointer(workdir, keep_newest=2, keep_best=0, provenance=wanted)
+  for step in (3, 4):
+    saver.save(step, {"a": np.zeros(1)}, None)
+  saver.close()
+  for step in (3, 4):
+    found = provenance.read(workdir, step)
+    content = json.loads(json.dumps(wanted.configuration))
+    assert found == dataclasses.replace(wanted, step=step, configuration=content)
+    assert found.class_names == tuple(NAMES)
+    assert checksums.find_damage(workdirs.checkpoint_path(workdir, step)) is None
+
+
+def saved(tmp_path, before):
+  """The workdir of a run that was saved at step 0."""
+  directory = workdirs.checkpoint_path(epath.Path(tmp_path), 0)
+  directory.mkdir(parents=True)
+  provenance.write(directory, before)
+  return epath.Path(tmp_path)
+
+
+@pytest.mark.parametrize("index", [0, 5, 9])
+def test_another_record_is_refused_and_named(tmp_path, index, capsys):
+  before, other = describe(), describe(split(**{f"image{index}": b"another"}))
+  workdir = saved(tmp_path, before)
+  with pytest.raises(InputError, match=r"data\.split\.records of set train: ") as e:
+    provenance.resume(other, workdir, 0, ["evaluation"])
+  assert "evaluation" not in str(e.value)
+  for key in ("data.split", "data"):
+    resumed = provenance.resume(other, workdir, 0, [key])
+    assert resumed == dataclasses.replace(other, run=before.run)
+    assert "data.split.records of set train" in capsys.readouterr().out
+  assert provenance.resume(describe(), workdir, 0, ()).run == before.run
+
+
+def test_a_record_that_cannot_be_read_is_no_error():
+  """What is to be done about it, config.data.on_bad_record says, when it is met."""
+  prints = split(image0=None).fingerprint()
+  assert prints[0] == "unreadable"
+  assert prints[1:] == split().fingerprint()[1:]
+
+
+def test_permitted_changes_are_named_by_keys_that_there_are(tmp_path, capsys):
+  workdir, longer = saved(tmp_path, describe()), describe(total_steps=30)
+  with pytest.raises(InputError, match=r"--allow_change=total_step:.*'total_steps'"):
+    provenance.resume(longer, workdir, 0, ["total_step"])
+  provenance.resume(longer, workdir, 0, ["seed", "total_steps"])
+  assert "total_steps: 20 -> 30" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"format": 2}, "format is 2"),
+    ({"step": "3"}, "step is '3'"),
+    ({"class_names": [1]}, "class_names is"),
+    ({"splits": {"data": {"name": "a", "num_examples": 0, "records": []}}}, r"data\.num_examples"),
+    ({"splits": {"data": 3}}, r"splits\.data"),
+    ({"more": 1}, "more is not read"),
+  ],
+)
+def test_a_damaged_file_is_named(tmp_path, change, message):
+  path = workdirs.checkpoint_path(saved(tmp_path, describe()), 0) / "provenance.json"
+  path.write_text(json.dumps(json.loads(path.read_text()) | change))
+  with pytest.raises(InputError, match=message):
+    provenance.read(epath.Path(tmp_path), 0)
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "[" * 100_000, "\x00", " " * (1 << 25)])
+def test_what_is_no_json_object_is_named(tmp_path, content):
+  path = workdirs.checkpoint_path(saved(tmp_path, describe()), 0) / "provenance.json"
+  path.write_text(content)
+  with pytest.raises(InputError, match=r"provenance\.json"):
+    provenance.read(epath.Path(tmp_path), 0)
