@@ -114,8 +114,8 @@ def test_rectangles_and_other_channels_are_exported(tmp_path, channels, colours)
   path = tmp_path / "model.stablehlo"
   export.save(trained, path, input_type="uint8", tolerance=1e-5)
   pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 16, channels), np.uint8)
-  apply = jax.jit(trained.exp.model.apply)
-  wanted = apply(trained.variables, trained.exp.normalize(jnp.asarray(pixels)))
+  apply = jax.jit(trained.setup.model.apply)
+  wanted = apply(trained.variables, trained.setup.normalize(jnp.asarray(pixels)))
   np.testing.assert_allclose(_call_stablehlo(path)(pixels), wanted, rtol=0, atol=1e-5)
   described = json.loads((tmp_path / "model.stablehlo.json").read_text())["input"]
   assert described["shape"] == ["batch", 8, 16, channels]
