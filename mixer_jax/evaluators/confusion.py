@@ -1,18 +1,17 @@
 """Accuracy of each class, and which classes are taken for which: table, CSV files and picture.
 
-From the evaluation's rows of single-label data; k classes. What is kept are the pairs that occur, so
-that 21 843 classes need no table of 477 million numbers.
+For single-label data with k classes. The matrix is sparse: 21 843 classes have 477 million pairs, few of which occur.
 """
 
 import csv
 import dataclasses
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 from jaxtyping import Float, Int
+from scipy import sparse
 
 from mixer_jax.errors import InputError
 
@@ -27,18 +26,19 @@ class Confusion:
 
   Attributes:
     names: of the k classes.
-    count: images of each class.
-    correct: those that were predicted right.
-    label, prediction, times: the pairs that occur, right ones included, ordered by label, then
-      prediction.
+    matrix: (k, k) number of images, row the true class, column the predicted one.
   """
 
   names: Sequence[str]
-  count: Int[np.ndarray, " k"]
-  correct: Int[np.ndarray, " k"]
-  label: Int[np.ndarray, " p"]
-  prediction: Int[np.ndarray, " p"]
-  times: Int[np.ndarray, " p"]
+  matrix: Any
+
+  @property
+  def count(self) -> Int[np.ndarray, " k"]:
+    return self.matrix.sum(axis=1)
+
+  @property
+  def correct(self) -> Int[np.ndarray, " k"]:
+    return self.matrix.diagonal()
 
   @property
   def accuracy(self) -> Float[np.ndarray, " k"]:
@@ -46,67 +46,61 @@ class Confusion:
     with np.errstate(invalid="ignore"):
       return self.correct / self.count
 
-  def matrix(self) -> Int[np.ndarray, "k k"]:
-    """Returns the matrix of times: row the true class, column the predicted one."""
-    matrix = np.zeros((len(self.names), len(self.names)), np.int64)
-    matrix[self.label, self.prediction] = self.times
-    return matrix
+  def pairs(self) -> list[tuple[int, int, int]]:
+    """Returns (true class, predicted class, images) of the pairs that occur, ordered by class."""
+    pairs = self.matrix.tocoo()
+    return sorted(zip(*(x.tolist() for x in (pairs.row, pairs.col, pairs.data)), strict=True))
 
-  def confused(self) -> Int[np.ndarray, " q"]:
-    """Returns the positions of the wrong pairs, the most frequent first."""
-    wrong = np.flatnonzero(self.label != self.prediction)
-    return wrong[np.argsort(-self.times[wrong], kind="stable")]
+  def confusions(self) -> list[tuple[str, str, int]]:
+    """Returns (true class, predicted class, images) of the most frequent errors."""
+    wrong = sorted((p for p in self.pairs() if p[0] != p[1]), key=lambda pair: -pair[2])[:LISTED]
+    return [(_shorten(self.names[a]), _shorten(self.names[b]), n) for a, b, n in wrong]
+
+  def seen(self) -> Int[np.ndarray, " s"]:
+    """Returns the classes that have images, the least accurate first."""
+    seen = np.flatnonzero(self.count)
+    return seen[np.argsort(self.accuracy[seen], kind="stable")]
 
 
 def count(
   rows: dict[str, np.ndarray], num_classes: int, names: Sequence[str] | None = None
 ) -> Confusion:
-  """Counts the evaluation's rows.
+  """Counts the evaluation's outputs.
 
   Args:
     rows: of classification.evaluate: prediction and label, (n,) each.
     num_classes: k.
-    names: of the classes; classes without a name are called by their number.
+    names: of the classes; a class without a name is called by its number.
 
   Raises:
     InputError: images with several labels, of which none was mistaken for another.
   """
-  label, prediction = rows["label"].astype(np.int64), rows["prediction"].astype(np.int64)
+  label, prediction = rows["label"], rows["prediction"]
   if label.ndim != 1:
     raise InputError("accuracy by class needs data with one label an image.")
-  pairs, times = np.unique(label * num_classes + prediction, return_counts=True)
+  pairs = (np.ones(len(label), np.int64), (label, prediction))
   names = list(names or [])[:num_classes]
   return Confusion(
     names=names + [str(i) for i in range(len(names), num_classes)],
-    count=np.bincount(label, minlength=num_classes),
-    correct=np.bincount(label[label == prediction], minlength=num_classes),
-    label=pairs // num_classes,
-    prediction=pairs % num_classes,
-    times=times,
+    matrix=sparse.coo_array(pairs, shape=(num_classes, num_classes)).tocsr(),
   )
 
 
 def table(confusion: Confusion) -> str:
   """Returns a text: every class, or of many the worst, and the most frequent confusions."""
-  names, accuracy = confusion.names, confusion.accuracy
-  seen = np.flatnonzero(confusion.count)
-  if len(names) <= MATRIX_CLASSES:
-    title, listed = "accuracy by class", np.arange(len(names))
-  else:
-    title = f"the {min(LISTED, len(seen))} worst of {len(seen)} classes"
-    listed = seen[np.argsort(accuracy[seen], kind="stable")[:LISTED]]
-  lines = [title]
-  for i in map(int, listed):
-    share = f"{accuracy[i]:.4f}" if confusion.count[i] else "     –"
-    lines.append(f"  {_shorten(names[i]):<{_NAME_WIDTH}}  {share}  of {confusion.count[i]:>6}")
-  wrong = confusion.confused()[:LISTED]
-  lines.append("most frequent confusions" if len(wrong) else "no confusions")
-  for p in wrong:
-    true, predicted = names[int(confusion.label[p])], names[int(confusion.prediction[p])]
-    lines.append(
-      f"  {_shorten(true):<{_NAME_WIDTH}}  taken for  {_shorten(predicted):<{_NAME_WIDTH}}"
-      f"  {confusion.times[p]:>6}"
-    )
+  k, seen = len(confusion.names), confusion.seen()
+  title, listed = "accuracy by class", range(k)
+  if k > MATRIX_CLASSES:
+    listed = seen[:LISTED].tolist()
+    title = f"the {len(listed)} worst of {len(seen)} classes"
+  lines, total, accuracy = [title], confusion.count, confusion.accuracy
+  for i in listed:
+    share = f"{accuracy[i]:.4f}" if total[i] else "     –"
+    lines.append(f"  {_shorten(confusion.names[i]):<{_NAME_WIDTH}}  {share}  of {total[i]:>6}")
+  wrong = confusion.confusions()
+  lines.append("most frequent confusions" if wrong else "no confusions")
+  for true, predicted, n in wrong:
+    lines.append(f"  {true:<{_NAME_WIDTH}}  taken for  {predicted:<{_NAME_WIDTH}}  {n:>6}")
   return "\n".join(lines)
 
 
@@ -120,34 +114,20 @@ def save(directory: epath.Path, confusion: Confusion) -> list[epath.Path]:
   classes.csv has a line for each class, confusions.csv one for each pair of true and predicted class
   that occurs.
   """
-  names, accuracy = confusion.names, confusion.accuracy
-  classes = [
-    (i, names[i], confusion.count[i], confusion.correct[i], accuracy[i]) for i in range(len(names))
-  ]
-  pairs = [
-    (a, names[a], b, names[b], n)
-    for a, b, n in zip(confusion.label, confusion.prediction, confusion.times, strict=True)
-  ]
-  picture = io.BytesIO()
-  figure(confusion).savefig(picture, format="png", dpi=120)
-  contents = {
-    "classes.csv": _csv(("class", "name", "count", "correct", "accuracy"), classes),
-    "confusions.csv": _csv(
-      ("label", "label_name", "prediction", "prediction_name", "times"), pairs
-    ),
-    "confusions.png": picture.getvalue(),
+  names = confusion.names
+  columns = (confusion.count, confusion.correct, confusion.accuracy)
+  classes = zip(range(len(names)), names, *columns, strict=True)
+  pairs = ((a, names[a], b, names[b], n) for a, b, n in confusion.pairs())
+  tables = {
+    "classes.csv": [("class", "name", "count", "correct", "accuracy"), *classes],
+    "confusions.csv": [("label", "label_name", "prediction", "prediction_name", "times"), *pairs],
   }
-  for name, content in contents.items():
-    (directory / name).write_bytes(content)
-  return [directory / name for name in contents]
-
-
-def _csv(header: Sequence[str], lines: Sequence[Sequence[Any]]) -> bytes:
-  text = io.StringIO()
-  writer = csv.writer(text, lineterminator="\n")
-  writer.writerow(header)
-  writer.writerows(lines)
-  return text.getvalue().encode()
+  for name, lines in tables.items():
+    with (directory / name).open("w") as f:
+      csv.writer(f, lineterminator="\n").writerows(lines)
+  with (directory / "confusions.png").open("wb") as f:
+    figure(confusion).savefig(f, format="png", dpi=120)
+  return [directory / name for name in (*tables, "confusions.png")]
 
 
 def figure(confusion: Confusion) -> Any:
@@ -155,48 +135,44 @@ def figure(confusion: Confusion) -> Any:
   from matplotlib.figure import Figure
 
   k = len(confusion.names)
-  if k > MATRIX_CLASSES:
-    picture = Figure(figsize=(14, 6), layout="constrained")
-    _draw_worst(picture, confusion)
-    return picture
   side = 2.5 + 0.36 * k
-  picture = Figure(figsize=(side + 0.8, side), layout="constrained")
-  _draw_matrix(picture.subplots(), confusion)
+  size = (14, 6) if k > MATRIX_CLASSES else (side + 0.8, side)
+  picture = Figure(figsize=size, layout="constrained")
+  if k > MATRIX_CLASSES:
+    _draw_worst(picture.subplots(1, 3), confusion)
+  else:
+    _draw_matrix(picture.subplots(), confusion)
   return picture
 
 
 def _draw_matrix(axes: Any, confusion: Confusion) -> None:
   """Colours are shares of the true class, numbers are images."""
-  matrix = confusion.matrix()
-  share = matrix / np.maximum(confusion.count, 1)[:, None]
+  matrix, total = confusion.matrix.toarray(), confusion.count
+  share = matrix / np.maximum(total, 1)[:, None]
   axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
   names = [_shorten(n) for n in confusion.names]
   axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
   axes.set_yticks(range(len(names)), names, fontsize=8)
-  axes.set_xlabel("predicted")
-  axes.set_ylabel("true")
-  axes.set_title(f"{confusion.correct.sum()} of {confusion.count.sum()} right", fontsize=10)
+  axes.set(xlabel="predicted", ylabel="true")
+  axes.set_title(f"{confusion.correct.sum()} of {total.sum()} right", fontsize=10)
   for i, j in zip(*np.nonzero(matrix), strict=True):
     colour = "white" if share[i, j] > 0.5 else "black"
     axes.text(j, i, matrix[i, j], ha="center", va="center", fontsize=7, color=colour)
 
 
-def _draw_worst(picture: Any, confusion: Confusion) -> None:
-  histogram, classes, pairs = picture.subplots(1, 3)
-  names, accuracy = [_shorten(n) for n in confusion.names], confusion.accuracy
-  seen = np.flatnonzero(confusion.count)
+def _draw_worst(axes: Sequence[Any], confusion: Confusion) -> None:
+  histogram, classes, pairs = axes
+  seen, accuracy = confusion.seen(), confusion.accuracy
   histogram.hist(accuracy[seen], bins=20, range=(0, 1))
-  histogram.set_xlabel("accuracy of a class")
-  histogram.set_ylabel("classes")
-  worst = seen[np.argsort(accuracy[seen], kind="stable")[:LISTED]]
-  _bars(classes, [names[i] for i in worst], accuracy[worst], f"worst of {len(seen)} classes")
-  wrong = confusion.confused()[:LISTED]
-  labels = [f"{names[confusion.label[p]]} → {names[confusion.prediction[p]]}" for p in wrong]
-  _bars(pairs, labels, confusion.times[wrong], "confusions: true → predicted")
+  histogram.set(xlabel="accuracy of a class", ylabel="classes")
+  worst = [(_shorten(confusion.names[i]), accuracy[i]) for i in map(int, seen[:LISTED])]
+  _bars(classes, worst, f"worst of {len(seen)} classes")
+  wrong = [(f"{a} → {b}", n) for a, b, n in confusion.confusions()]
+  _bars(pairs, wrong, "confusions: true → predicted")
 
 
-def _bars(axes: Any, labels: list[str], values: np.ndarray, title: str) -> None:
-  axes.barh(range(len(labels)), values)
-  axes.set_yticks(range(len(labels)), labels, fontsize=7)
+def _bars(axes: Any, bars: Sequence[tuple[str, Any]], title: str) -> None:
+  axes.barh(range(len(bars)), [value for _, value in bars])
+  axes.set_yticks(range(len(bars)), [label for label, _ in bars], fontsize=7)
   axes.invert_yaxis()
   axes.set_title(title, fontsize=10)

@@ -45,6 +45,14 @@ def hidden_units(
   return kernel.T.reshape(-1, rows, columns)
 
 
+def first_blocks(
+  params: dict[str, Any], most: int, image_size: tuple[int, int] = (1, 1)
+) -> list[Float[np.ndarray, "d rows columns"]]:
+  """Returns the hidden units of a Mixer's first blocks; raises InputError for another model."""
+  num_blocks = max(1, sum(name.startswith("MixerBlock_") for name in params))
+  return [hidden_units(params, i, image_size) for i in range(min(most, num_blocks))]
+
+
 def embedding_filters(params: dict[str, Any]) -> Float[np.ndarray, "c p p 3"]:
   """Returns the stem's filters as RGB pictures; raises InputError if there is no stem of patches."""
   try:
@@ -78,9 +86,7 @@ def opposite_pairs(pictures: Float[np.ndarray, "n h w"]) -> Int[np.ndarray, "m 2
   The lowest frequency that is left takes, of those left, the picture whose cosine with it is the most
   negative; so every picture appears once (of an odd number, the last one in no pair).
   """
-  flat = pictures.reshape(len(pictures), -1)
-  flat = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-30)
-  cosine = flat @ flat.T
+  cosine = _cosines(pictures)
   left = list(np.argsort(frequencies(pictures), kind="stable"))
   pairs = []
   while len(left) > 1:
@@ -88,6 +94,17 @@ def opposite_pairs(pictures: Float[np.ndarray, "n h w"]) -> Int[np.ndarray, "m 2
     second = left.pop(int(np.argmin(cosine[first, left])))
     pairs.append((first, second))
   return np.array(pairs, int).reshape(-1, 2)
+
+
+def _cosines(pictures: Float[np.ndarray, "n h w"]) -> Float[np.ndarray, "n n"]:
+  flat = pictures.reshape(len(pictures), -1)
+  flat = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-30)
+  return flat @ flat.T
+
+
+def mean_cosine(units: Float[np.ndarray, "d rows columns"]) -> float:
+  """Returns the mean cosine of the `opposite_pairs`; −1 if all are exactly opposite."""
+  return float(np.mean(_cosines(units)[tuple(opposite_pairs(units).T)]))
 
 
 def grey_mosaic(
@@ -127,26 +144,31 @@ def _mosaic(pictures: np.ndarray, columns: int, gap_every: int) -> np.ndarray:
   return canvas
 
 
+def paired_mosaic(units: Float[np.ndarray, "d rows columns"]) -> Float[np.ndarray, "y x 3"]:
+  """Returns the picture of a block's units in pairs, low frequencies first."""
+  pairs = opposite_pairs(units)[:_MOST_PAIRS]
+  columns = 2 * max(1, round(math.sqrt(len(pairs) / 2)))
+  return grey_mosaic(units[pairs.ravel()], columns, gap_every=2)
+
+
 def paired_mosaics(
   params: dict[str, Any], image_size: tuple[int, int] = (1, 1)
 ) -> list[Float[np.ndarray, "y x 3"]]:
-  """Returns a picture for each of the first blocks: its units in pairs, low frequencies first."""
-  mosaics = []
-  for i in range(
-    max(1, min(_PAIRED_BLOCKS, sum(name.startswith("MixerBlock_") for name in params)))
-  ):
-    units = hidden_units(params, i, image_size)
-    pairs = opposite_pairs(units)[:_MOST_PAIRS]
-    columns = 2 * max(1, round(math.sqrt(len(pairs) / 2)))
-    mosaics.append(grey_mosaic(units[pairs.ravel()], columns, gap_every=2))
-  return mosaics
+  """Returns `paired_mosaic` of the blocks that figure 5 shows."""
+  return [paired_mosaic(units) for units in first_blocks(params, _PAIRED_BLOCKS, image_size)]
+
+
+def ordered_mosaic(units: Float[np.ndarray, "d rows columns"]) -> Float[np.ndarray, "y x 3"]:
+  """Returns the picture of all units of a block, low frequencies first."""
+  order = np.argsort(frequencies(units), kind="stable")
+  return grey_mosaic(units[order], math.ceil(math.sqrt(len(units))))
 
 
 def filter_mosaic(params: dict[str, Any]) -> Float[np.ndarray, "y x 3"]:
   """Returns the picture of all filters of the embedding, low frequencies first."""
   filters = embedding_filters(params)
   order = np.argsort(frequencies(filters), kind="stable")
-  return colour_mosaic(filters[order], _square(len(filters)))
+  return colour_mosaic(filters[order], math.ceil(math.sqrt(len(filters))))
 
 
 def encode_png(mosaics: list[Float[np.ndarray, "y x 3"]], *, width_px: int = 900) -> bytes:
@@ -159,31 +181,6 @@ def encode_png(mosaics: list[Float[np.ndarray, "y x 3"]], *, width_px: int = 900
   scale = max(1, round(width_px / whole.shape[1]))
   levels = np.clip(np.round(255 * whole), 0, 255).astype(np.uint8).repeat(scale, 0).repeat(scale, 1)
   return cv2.imencode(".png", levels[..., ::-1])[1].tobytes()
-
-
-def draw_pairs(params: dict[str, Any]) -> Any:
-  """Returns figure 5: the units of the first blocks in pairs of opposite phase, low frequencies first."""
-  return draw_mosaics([(f"block {i}", m) for i, m in enumerate(paired_mosaics(params), 1)])
-
-
-def draw_units(params: dict[str, Any]) -> Any:
-  """Returns figure 6: all units of the first two blocks, low frequencies first."""
-  names = [i for i in range(2) if f"MixerBlock_{i}" in params] or [0]
-  mosaics = []
-  for i in names:
-    units = hidden_units(params, i)
-    order = np.argsort(frequencies(units), kind="stable")
-    mosaics.append((f"block {i + 1}", grey_mosaic(units[order], _square(len(units)))))
-  return draw_mosaics(mosaics)
-
-
-def draw_filters(named_params: dict[str, dict[str, Any]]) -> Any:
-  """Returns figure 7: all filters of the embedding, low frequencies first, for each of the models."""
-  return draw_mosaics([(name, filter_mosaic(params)) for name, params in named_params.items()])
-
-
-def _square(count: int) -> int:
-  return math.ceil(math.sqrt(count))
 
 
 def draw_mosaics(mosaics: list[tuple[str, np.ndarray]]) -> Any:

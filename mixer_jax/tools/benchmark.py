@@ -7,7 +7,6 @@ where memory does, or after two batch sizes that were slower than the best.
 """
 
 import json
-from typing import cast
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -28,15 +27,13 @@ def main(argv: list[str]) -> None:
   config = command.loaded(_CONFIG)
   if config is None:
     raise InputError("--config=FILE says what to measure; configs/ has some.")
-  for work in _WORK.value:
-    if work not in ("training", "inference"):
-      raise InputError(f"--work={work} is neither training nor inference.")
+  if unknown := set(_WORK.value) - {"training", "inference"}:
+    raise InputError(f"--work={unknown.pop()} is neither training nor inference.")
   sizes = _batch_sizes(_BATCH_SIZES.value)
   from mixer_jax.tools import throughput
 
   results = {}
-  works = cast("list[throughput.Work]", _WORK.value)
-  for work in works:
+  for work in _WORK.value:
     result = throughput.measure(config, sizes, work)
     results[work] = result._asdict()
     if not _JSON.value:

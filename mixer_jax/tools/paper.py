@@ -42,56 +42,38 @@ def main(argv: list[str]) -> None:
   if _MEASURE.value and name not in ("table2", "table3"):
     raise InputError(f"--measure_throughput goes with table2 and table3, not {name}.")
   output = pathlib.Path(_OUTPUT.value or results / "paper").expanduser()
-  sheet, figure = _make(name, results)
-  _show(name, sheet, figure, output)
+  figure, table = _make(name, results)
+  _show(name, table, figure, output)
 
 
 def _make(name: str, results: pathlib.Path) -> tuple[Any, Any]:
-  """Returns the sheet and, for figures, the drawing."""
+  """Returns the figure, None for a table, and the comparison table."""
   from mixer_jax.tools.paper_tables import figures, tables, weights_figures
   from mixer_jax.tools.paper_tables import results as results_lib
 
-  if name in weights_figures.FIGURES:
-    params = {w: _mixer(w) for w in _chosen_weights(name, results)}
-    drawn = weights_figures.FIGURES[name](params)
-    return drawn.sheet, drawn.figure
   found = results_lib.scan(results)
   if _MEASURE.value:
     _measure(tables.models_of(name), results)
   if name in tables.TABLES:
-    return _with_unreadable(tables.TABLES[name](found), found), None
-  drawn = figures.figure4(found, _photo()) if name == "figure4" else figures.FIGURES[name](found)
-  return _with_unreadable(drawn.sheet, found), drawn.figure
+    return None, tables.TABLES[name](found)
+  if name in figures.FIGURES:
+    return figures.FIGURES[name](found)
+  return weights_figures.FIGURES[name]({w: _mixer(w) for w in _chosen_weights(name, found)})
 
 
-def _with_unreadable(sheet: Any, found: Any) -> Any:
-  import dataclasses
-
-  return dataclasses.replace(sheet, left_out=[*sheet.left_out, *found.left_out])
-
-
-def _photo() -> Any:
-  from sklearn import datasets
-
-  return datasets.load_sample_image("china.jpg")
-
-
-def _chosen_weights(name: str, results: pathlib.Path) -> list[str]:
+def _chosen_weights(name: str, found: Any) -> list[str]:
   """Returns --weights, else the run of the paper's own model."""
-  from mixer_jax.tools.paper_tables import results as results_lib
   from mixer_jax.tools.paper_tables import rows
 
   if _WEIGHTS.value:
     return list(_WEIGHTS.value)
-  runs, _ = rows.match(results_lib.scan(results))
+  runs, _ = rows.match(found)
   models = ("Mixer-B/16", "Mixer-B/32") if name == "figure7" else ("Mixer-B/16",)
   own = [rows.Pretraining("JFT-300M", model, 7.0) for model in models]
   if not all(p in runs for p in own):
-    commands = "\n".join(
-      f"  python train.py --config={p.file} --workdir={results}/pretrain/{p.name}" for p in own
-    )
+    commands = "".join(f"  {p.train_command(found.directory)}\n" for p in own)
     raise InputError(
-      f"{name} shows weights of the paper's JFT-300M run, which has not been run:\n{commands}\n"
+      f"{name} shows weights of the paper's JFT-300M run, which has not been run:\n{commands}"
       "Or give --weights=imagenet21k/Mixer-B_16, a file, or the workdir of a run."
     )
   return [str(runs[p].path) for p in own]
@@ -124,22 +106,19 @@ def _measure(models: list[tuple[str, int]], results: pathlib.Path) -> None:
       print(f"{model} at {size} px: {e}", flush=True)
 
 
-def _show(name: str, sheet: Any, figure: Any, output: pathlib.Path) -> None:
+def _show(name: str, table: Any, figure: Any, output: pathlib.Path) -> None:
   from mixer_jax.tools.paper_tables import comparison
 
-  print(comparison.as_text(sheet))
+  print(comparison.as_text(table))
   try:
     output.mkdir(parents=True, exist_ok=True)
-    written = [output / f"{name}.md", output / f"{name}.csv"]
-    written[0].write_text(comparison.as_markdown(sheet))
-    written[1].write_text(comparison.as_csv(sheet))
-    if figure is not None:
-      for suffix in ("png", "svg"):
-        written.append(output / f"{name}.{suffix}")
-        figure.savefig(written[-1], dpi=150)
+    (output / f"{name}.md").write_text(comparison.as_markdown(table))
+    (output / f"{name}.csv").write_text(comparison.as_csv(table))
+    for suffix in ("png", "svg") if figure else ():
+      figure.savefig(output / f"{name}.{suffix}", dpi=150)
   except OSError as e:
     raise InputError(f"--output={output} cannot be written: {e}") from e
-  print("written: " + ", ".join(map(str, written)))
+  print("written: " + ", ".join(str(p) for p in sorted(output.glob(f"{name}.*"))))
 
 
 if __name__ == "__main__":

@@ -31,16 +31,12 @@ def main(argv: list[str]) -> None:
   if _DATA_DIR.value:
     os.environ["TFDS_DATA_DIR"] = _DATA_DIR.value
   from mixer_jax.tools.paper_tables import mini_report
-  from mixer_jax.tools.paper_tables import results as results_lib
 
   setting = _setting()
   results.mkdir(parents=True, exist_ok=True)
   if not _REPORT.value:
     _run_all(setting, results)
-  found = results_lib.scan(results)
-  for item in found.left_out:
-    print(f"left out: {item.path}: {item.reason}", file=sys.stderr)
-  print(f"report: {mini_report.write(found, setting)}")
+  print(f"report: {mini_report.write(results, setting)}")
 
 
 def _setting():
@@ -60,18 +56,16 @@ def _run_all(setting, results: pathlib.Path) -> None:
   import jax
 
   from mixer_jax.tools.paper_tables import mini
-  from mixer_jax.tools.paper_tables import results as results_lib
   from mixer_jax.training import loop
 
   # Runs that differ in their images alone have the same program.
   jax.config.update("jax_compilation_cache_dir", str((results / "compiled").absolute()))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
   stop, begin = loop.StopSignal().install(), time.monotonic()
-  keys = [*mini.pretrainings(setting), *mini.transfers(setting)]
-  found = results_lib.scan(results)
+  keys = mini.runs_of(setting)
   for i, key in enumerate(keys):
     config = mini.config_of(key, setting, results)
-    if mini.finished(found, key.name, config):
+    if mini.finished(results / key.name, config):
       continue
     minutes = (time.monotonic() - begin) / 60
     print(f"== {key.name}: run {i + 1} of {len(keys)}, {minutes:.1f} minutes", flush=True)

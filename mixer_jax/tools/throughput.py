@@ -11,7 +11,7 @@ import pathlib
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -21,7 +21,6 @@ from mixer_jax.errors import InputError
 from mixer_jax.parallel import processes
 from mixer_jax.training import experiment
 
-Work = Literal["inference", "training"]
 BATCH_SIZES = tuple(2**n for n in range(3, 13))
 FILE = "throughput.json"
 _MIN_SECS, _REPEATS, _SLOWER = 0.5, 3, 2
@@ -47,7 +46,7 @@ def num_cores(device: Any) -> int:
 
 
 def measure(
-  config: Any, batch_sizes: Iterable[int] | None = None, work: Work = "inference"
+  config: Any, batch_sizes: Iterable[int] | None = None, work: str = "inference"
 ) -> Throughput:
   """Measures a configuration's model on one local device, with parameters as they start.
 
@@ -56,7 +55,7 @@ def measure(
   Args:
     config: the configuration; its batch size and mesh do not matter.
     batch_sizes: ascending; None: those of `BATCH_SIZES` that the configuration's parts divide.
-    work: "training": forward, backward, optimizer.
+    work: "inference", or "training": forward, backward, optimizer.
 
   Raises:
     InputError: not even the first size fits, or training's grad_accum_steps does not divide one.
@@ -99,14 +98,12 @@ def measure(
 
 def _one_device(config: Any) -> dict[str, Any]:
   """Returns config.mesh for one device: every axis has the size 1."""
-  return {
-    name: 1 if isinstance(value, int) else value for name, value in dict(config["mesh"]).items()
-  }
+  return {k: 1 if isinstance(v, int) else v for k, v in dict(config["mesh"]).items()}
 
 
 def make_predict_call(setup: experiment.ModelSetup) -> Callable[[Any], Any]:
   """Returns what is timed, batch -> logits."""
-  step = experiment.make_predict_step(setup, _logits)
+  step = experiment.make_predict_step(setup, lambda _, outputs: outputs["logits"])
   return functools.partial(step, setup.init_variables())
 
 
@@ -130,11 +127,6 @@ def make_batch(setup: experiment.ModelSetup, batch_size: int) -> dict[str, jax.A
     "mask": np.ones(batch_size, np.float32),
   }
   return jax.device_put(batch, setup.shardings.batch)
-
-
-def _logits(batch: Any, outputs: Any) -> jax.Array:
-  del batch
-  return outputs["logits"]
 
 
 def _seconds(call: Callable[[], Any]) -> float:
@@ -161,44 +153,28 @@ def key(model: str, image_size: int) -> str:
   return f"{model} {image_size}"
 
 
-def load(results: pathlib.Path, device_kind: str | None = None) -> dict[str, float]:
-  """Returns {key: images/s and core} of what was measured on this kind of device (default: the local one).
-
-  Raises:
-    InputError: the file is not one of `save`.
-  """
-  everything = _read(results / FILE)
-  measured = everything.get(device_kind or jax.devices()[0].device_kind, {})
-  return {name: float(m["images_per_sec_per_core"]) for name, m in measured.items()}
+def load(results: pathlib.Path) -> dict[str, float]:
+  """Returns {key: images/s and core} of what was measured on this kind of device."""
+  measured = _read(results / FILE).get(jax.devices()[0].device_kind, {})
+  return {name: m["images_per_sec_per_core"] for name, m in measured.items()}
 
 
 def save(results: pathlib.Path, name: str, result: Throughput) -> None:
   """Adds a measurement on the local device to the results directory."""
   path = results / FILE
   everything = _read(path)
-  kept = result._asdict() | {"by_batch_size": {str(k): v for k, v in result.by_batch_size.items()}}
-  everything.setdefault(jax.devices()[0].device_kind, {})[name] = kept
+  everything.setdefault(jax.devices()[0].device_kind, {})[name] = result._asdict()
   results.mkdir(parents=True, exist_ok=True)
   with files.replacing(path) as partial:
     partial.write_text(json.dumps(everything, indent=1) + "\n")
 
 
 def _read(path: pathlib.Path) -> dict[str, dict[str, Any]]:
-  if not path.exists():
-    return {}
-  try:
-    everything = json.loads(path.read_text())
-    for measured in everything.values():
-      for m in measured.values():
-        float(m["images_per_sec_per_core"])
-  except (ValueError, AttributeError, KeyError, TypeError) as e:
-    raise InputError(f"{path} holds no measurements ({e}); remove it.") from e
-  return everything
+  return json.loads(path.read_text()) if path.exists() else {}
 
 
 def describe(measured: dict[str, float]) -> str:
   """Returns where `load`'s measurements come from, for a note."""
   device = jax.devices()[0]
-  cores = num_cores(device)
-  where = f"on {device.device_kind}" + (f" ({cores} cores)" if device.platform == "cpu" else "")
-  return f"measured {where}" if measured else f"not measured {where}"
+  cores = f" ({num_cores(device)} cores)" if device.platform == "cpu" else ""
+  return f"{'measured' if measured else 'not measured'} on {device.device_kind}{cores}"

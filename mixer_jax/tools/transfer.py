@@ -41,13 +41,10 @@ _REPORT = flags.DEFINE_bool("report", False, "Print the table of what is there, 
 
 def main(argv: list[str]) -> None:
   command.no_arguments(argv)
-  options = worker.Options(
-    transfers=worker.plan(_WEIGHTS.value or [], _DATASETS.value or [], _SIZE.value),
-    results=pathlib.Path(_RESULTS.value).expanduser().absolute(),
-    lrs=_learning_rates(),
-    seeds=_SEEDS.value,
-  )
-  worker.run_protocol(options, _load_get_config(_CONFIG.value), report_only=_REPORT.value)
+  transfers = worker.plan(_WEIGHTS.value or [], _DATASETS.value or [], _SIZE.value)
+  results = pathlib.Path(_RESULTS.value).expanduser().absolute()
+  sweep = protocol.Sweep(transfers, _learning_rates(), _SEEDS.value)
+  worker.run_protocol(sweep, results, _load_get_config(_CONFIG.value), report_only=_REPORT.value)
 
 
 def _learning_rates() -> list[float] | None:
@@ -63,8 +60,7 @@ def _load_get_config(path: str) -> worker.MakeConfig:
   get_config = config_files.module(path).get_config
 
   def make(run: protocol.Run) -> Any:
-    t = run.transfer
-    arg = f"weights={t.weights},dataset={t.dataset},size={t.size},lr={run.lr},judge={run.judge}"
+    arg = run.argument
     if _STEPS.value:
       arg += f",steps={_STEPS.value}"
     if _DATA_DIR.value:

@@ -72,8 +72,8 @@ def test_they_may_come_and_go_when_a_run_is_resumed(finished):
   del config.evaluators["seen"]
   assert loop.train(config, str(path)) == results
   assert runs.records(path)[-1]["later/count"] == 360
-  config.evaluators.later.ops = "decode|central_crop"
-  with pytest.raises(InputError, match=r"evaluators\.later\.ops: "):
+  config.evaluators.val.ops = "decode|resize|central_crop"
+  with pytest.raises(InputError, match=r"evaluators\.val\.ops: "):
     loop.train(config, str(path))
 
 

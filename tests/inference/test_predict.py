@@ -19,7 +19,6 @@ from mixer_jax.data import ops
 from mixer_jax.errors import BadRecordError, InputError
 from mixer_jax.inference import predict
 from tests import tfds_sets
-from tests.configurations import small_config
 from tests.conftest import GOLDEN
 from tests.inference.conftest import make_trained
 
@@ -199,9 +198,8 @@ def test_files_whose_channels_do_not_fit_are_named(tmp_path, channels, bad):
   image = np.random.default_rng(0).integers(0, 255, (20, 30, 4), np.uint8)
   for name, part in (("grey", image[..., 0]), ("rgb", image[..., :3]), ("alpha", image)):
     cv2.imwrite(str(tmp_path / f"{name}.png"), part)
-  evaluators = small_config().evaluators
-  evaluators.val.ops = "decode|resize(8, 16)"
-  trained = make_trained(image_size=(8, 16), image_channels=channels, evaluators=evaluators)
+  val = {"type": "classification", "ops": "decode|resize(8, 16)"}
+  trained = make_trained(image_size=(8, 16), image_channels=channels, evaluators={"val": val})
   paths = predict.find_images([str(tmp_path)])
   for one in predict.predict(trained, paths, NAMES, top=1, batch_size=2):
     assert ("error" in one) == (os.path.basename(one["file"])[:-4] in bad)

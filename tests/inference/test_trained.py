@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from mixer_jax import inference
-from mixer_jax.inference import evaluate
 from mixer_jax.training import loop
+from tests import runs
 from tests.configurations import small_config
 
 
@@ -31,9 +31,7 @@ def test_a_run_of_sharded_parameters_is_evaluated_on_shards(run):
   workdir, results = run
   share, whole = shards(workdir)
   assert (share, whole) == ((16, 16), (16, 32))
-  trained = inference.load(workdir=str(workdir), config=None)
-  sections = evaluate.choose(trained.setup.options)
-  again = evaluate.evaluate(trained, sections)["val"]
+  again = runs.evaluated(workdir=str(workdir), config=None)
   assert {k: again[k] for k in ("top1", "top5", "count")} == {
     k: results[k] for k in ("top1", "top5", "count")
   }

@@ -10,7 +10,7 @@ from mixer_jax.errors import InputError
 from mixer_jax.inference import export
 from mixer_jax.training import experiment, loop
 from mixer_jax.weights import torch_layout
-from mixer_jax.workdir import checkpoint, directory
+from mixer_jax.workdir import directory, restore
 from tests import families, runs
 from tests.configurations import small_config, with_family
 
@@ -91,7 +91,7 @@ def test_resume_equals_an_uninterrupted_run(run):
 def test_what_was_trained_is_put_to_use(run, tmp_path):
   """The checkpoint, its .npz and its state dictionaries evaluate alike; the export gives the same logits."""
   family, workdir, _ = run
-  variables = checkpoint.load_variables(workdir, 8)
+  variables = restore.load_variables(workdir, 8)
   weights.save_npz(tmp_path / "x.npz", variables)
   from_run = inference.load(workdir=str(workdir), config=None)
   config = directory.load_config(workdir)

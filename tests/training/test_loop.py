@@ -259,11 +259,9 @@ def test_another_split_of_the_same_size_is_refused_unless_allowed(tmp_path, caps
   assert "data.split: 'train[:700]' -> 'train[700:1400]'" in capsys.readouterr().out
   last = provenance.read(epath.Path(tmp_path), 20)
   assert (first.run, first.step, last.step) == (last.run, 7, 20)
-  assert last.splits["data"].name == "digits train[700:1400]"
+  assert last.splits["data.split"].name == "digits train[700:1400]"
   # Its class names need no data.
-  trained = inference.load(
-    workdir=str(tmp_path), config=None, evaluation={"dataset": "/nowhere/digits/1.0.0"}
-  )
+  trained = inference.load(workdir=str(tmp_path), config=None)
   assert trained.class_names == tuple("0123456789")
   assert inference.class_names(dataclasses.replace(trained, class_names=("a",)))[:2] == ["a", "1"]
 

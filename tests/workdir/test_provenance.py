@@ -25,7 +25,7 @@ def split(**changed):
 
 def describe(train=None, **changes):
   return provenance.describe(
-    small_config(**changes), {"data": train or split(), "evaluation": split()}
+    small_config(**changes), {"data.split": train or split(), "evaluators.val.split": split()}
   )
 
 
@@ -56,8 +56,8 @@ def test_another_record_is_refused_and_named(tmp_path, index, capsys):
   before, other = describe(), describe(split(**{f"image{index}": b"another"}))
   workdir = saved(tmp_path, before)
   with pytest.raises(InputError, match=r"data\.split\.records of set train: ") as e:
-    provenance.resume(other, workdir, 0, ["evaluation"])
-  assert "evaluation" not in str(e.value)
+    provenance.resume(other, workdir, 0, ["evaluators"])
+  assert "evaluators" not in str(e.value)
   for key in ("data.split", "data"):
     resumed = provenance.resume(other, workdir, 0, [key])
     assert resumed == dataclasses.replace(other, run=before.run)

@@ -71,10 +71,9 @@ class ComparisonTable:
   """A table.
 
   Attributes:
-    title: what it is.
-    header: a title for each column; a column of `Comparison` becomes three.
+    header: a title for each column.
     rows: as many cells each.
-    notes: what the reader has to know, sentences.
+    notes: sentences printed below the table.
     missing: what has not been run.
     left_out: what was found and not used.
   """
@@ -86,60 +85,61 @@ class ComparisonTable:
   missing: Sequence[MissingResult] = ()
   left_out: Sequence[Exclusion] = ()
 
-  def is_comparison(self, column: int) -> bool:
-    return any(isinstance(row[column], Comparison) for row in self.rows)
+  def column(self, name: str) -> list[Cell]:
+    index = list(self.header).index(name)
+    return [row[index] for row in self.rows]
+
+  def is_comparison(self, name: str) -> bool:
+    return any(isinstance(cell, Comparison) for cell in self.column(name))
 
 
-def as_text(sheet: ComparisonTable) -> str:
+def as_text(table: ComparisonTable) -> str:
   """Returns the table for a terminal; compared cells read "paper / ours / difference"."""
-  text = [sheet.title, "", tables.as_text(_joined(sheet))]
-  return "\n".join(text + _remarks(sheet, "  ")) + "\n"
+  text = [table.title, "", tables.as_text(_joined(table))]
+  return "\n".join(text + _remarks(table, "  ")) + "\n"
 
 
-def as_markdown(sheet: ComparisonTable) -> str:
+def as_markdown(table: ComparisonTable) -> str:
   """Returns the table as Markdown, its commands as code."""
-  header, *lines = _joined(sheet)
-  text = [f"# {sheet.title}", "", tables.as_markdown(header, lines)]
-  return "\n".join(text + _remarks(sheet, "    ")) + "\n"
+  header, *lines = _joined(table)
+  text = [f"# {table.title}", "", tables.as_markdown(header, lines)]
+  return "\n".join(text + _remarks(table, "    ")) + "\n"
 
 
-def as_csv(sheet: ComparisonTable) -> str:
+def as_csv(table: ComparisonTable) -> str:
   """Returns the table as CSV; a compared column becomes NAME (paper), (ours), (difference)."""
-  header: list[str] = []
-  for i, name in enumerate(sheet.header):
-    parts = [f"{name} ({p})" for p in ("paper", "ours", "difference")]
-    header += parts if sheet.is_comparison(i) else [name]
+  columns = []
+  for name in table.header:
+    cells = table.column(name)
+    if not table.is_comparison(name):
+      columns.append([name, *cells])
+      continue
+    for part in ("paper", "ours", "difference"):
+      values = [getattr(c, part) if isinstance(c, Comparison) else None for c in cells]
+      columns.append([f"{name} ({part})", *values])
   out = io.StringIO()
-  writer = csv.writer(out, lineterminator="\n")
-  writer.writerow(header)
-  for row in sheet.rows:
-    writer.writerow([value for i, cell in enumerate(row) for value in _values(sheet, i, cell)])
+  csv.writer(out, lineterminator="\n").writerows(zip(*columns, strict=True))
   return out.getvalue()
 
 
-def _values(sheet: ComparisonTable, column: int, cell: Cell) -> list[float | str | None]:
-  if isinstance(cell, Comparison):
-    return [cell.paper, cell.ours, cell.difference]
-  return [cell, None, None] if sheet.is_comparison(column) else [cell]
+def _joined(table: ComparisonTable) -> list[list[str]]:
+  """Returns the header and the rows as texts."""
+  lines = [
+    [" / ".join(c.texts()) if isinstance(c, Comparison) else c for c in r] for r in table.rows
+  ]
+  return [list(table.header), *lines]
 
 
-def _joined(sheet: ComparisonTable) -> list[list[str]]:
-  return [list(sheet.header), *([_one(cell) for cell in row] for row in sheet.rows)]
-
-
-def _one(cell: Cell) -> str:
-  return " / ".join(cell.texts()) if isinstance(cell, Comparison) else cell
-
-
-def _remarks(sheet: ComparisonTable, indent: str) -> list[str]:
-  compared = any(sheet.is_comparison(i) for i in range(len(sheet.header)) if sheet.rows)
-  notes = [*(["Cells: paper / ours / difference."] if compared else []), *sheet.notes]
+def _remarks(table: ComparisonTable, indent: str) -> list[str]:
+  notes = list(table.notes)
+  if any(map(table.is_comparison, table.header)):
+    notes.insert(0, "Cells: paper / ours / difference.")
   lines = [""] + [f"- {note}" for note in notes]
-  if sheet.missing:
+  if table.missing:
     lines += ["", "Not run, and the commands that would:", ""]
-  for item in sheet.missing:
+  for item in table.missing:
     lines += [f"- {item.what} ({item.cost})", ""] + [indent + c for c in item.commands] + [""]
-  if sheet.left_out:
+  if table.left_out:
     lines += ["", "Found and left out:", ""]
-    lines += [f"- {item.path}: {item.reason}" for item in sheet.left_out]
+    lines += [f"- {item.path}: {item.reason}" for item in table.left_out]
   return lines

@@ -1,38 +1,42 @@
-"""Figures 2 to 7 of the paper, each with the sheet of what it shows.
+"""Figures 2 to 4 of the paper, each with the table of what it shows.
 
 The paper gives the points of figures 2 (left) and 3 as numbers (its tables), those of figures 2 (right) and
-4 as pictures alone: there ours are drawn by themselves.
+4 as pictures alone: there only ours are drawn.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
 from mixer_jax import schema
 from mixer_jax.data import permutations
-from mixer_jax.tools import config_files, paper_numbers
-from mixer_jax.tools.paper_numbers import number
 from mixer_jax.tools.paper_tables import costs, rows, tables
-from mixer_jax.tools.paper_tables.comparison import Comparison, ComparisonTable, MissingResult
+from mixer_jax.tools.paper_tables.comparison import (
+  Comparison,
+  ComparisonTable,
+  Exclusion,
+  MissingResult,
+)
 from mixer_jax.tools.paper_tables.results import Results, Run
 from mixer_jax.tools.paper_tables.rows import Pretraining
 
-COLOURS = {"Mixer": "tab:red", "ViT": "tab:blue", "BiT": "tab:green", "other": "tab:gray"}
+COLOURS = {"Mixer": "tab:red", "ViT": "tab:blue", "BiT": "tab:green", "ResNet": "tab:green"}
 BEFORE = (
   "ImageNet 5-shot top-1: linear on frozen features, before any fine-tuning, the paper's and ours."
 )
-_ORDERS = {"": "original", "patches": "patches and their pixels permuted", "pixels": "all pixels permuted"}  # fmt: skip
+ORDERS = {"": "original", "patches": "patches and their pixels permuted", "pixels": "all pixels permuted"}  # fmt: skip
+
+Curve = Sequence[tuple[float, float]]
 
 
-@dataclasses.dataclass(frozen=True)
-class PaperFigure:
+class PaperFigure(NamedTuple):
   """A figure (matplotlib's), and the numbers in it."""
 
   figure: Any
-  sheet: ComparisonTable
+  table: ComparisonTable
 
 
 def new_figure(columns: int, lines: int = 1, *, width: float = 5.5, height: float = 4.0) -> Any:
@@ -43,10 +47,31 @@ def new_figure(columns: int, lines: int = 1, *, width: float = 5.5, height: floa
   return figure, list(figure.subplots(lines, columns, squeeze=False).ravel())
 
 
-def family(model: str) -> str:
-  """Returns the key of `COLOURS` of a model's name."""
-  name = model.partition("-")[0]
-  return name if name in COLOURS else "other"
+def draw_lines(axes: Any, lines: Mapping[str, Curve], style: Mapping[str, dict[str, Any]]) -> None:
+  """Draws named lines, or says that nothing has been run.
+
+  Args:
+    axes: matplotlib's.
+    lines: name -> (x, y); names without points are left out.
+    style: name -> arguments of matplotlib's plot.
+  """
+  for name, points in lines.items():
+    if points:
+      axes.plot(*zip(*points, strict=True), label=name, **style[name])
+  axes.grid(alpha=0.3)
+  if axes.lines:
+    axes.legend(fontsize=8)
+  else:
+    axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", color="tab:gray")
+
+
+def draw_by_order(axes: Any, curves: Mapping[str, Curve]) -> None:
+  """Draws shares by step in per cent, one curve for each order of the input."""
+  styles = {"original": "-", "patches": "--", "pixels": ":"}
+  percent = {ORDERS[o]: [(step, 100 * v) for step, v in curve] for o, curve in curves.items()}
+  style = {ORDERS[o]: {"linestyle": styles[o or "original"], "marker": "."} for o in ORDERS}
+  draw_lines(axes, percent, style)
+  axes.set_xlabel("step")
 
 
 # --- figures 2 and 3: accuracy against cost and data ------------------------------------------------
@@ -54,201 +79,107 @@ def family(model: str) -> str:
 
 def figure2(found: Results) -> PaperFigure:
   """Left: accuracy against the cost of pre-training. Right: accuracy against the amount of data."""
-  table = tables.table2(found)
-  runs, _ = rows.match(found)
+  table, shots = tables.table2(found), five_shots(found, rows.FIGURE2)
   figure, (left, right) = new_figure(2)
-  _scatter(left, table, paper_numbers.rows("table2_transfer"), "tpuv3_core_days")
+  _scatter(left, table, _CORE_DAYS)
   left.set(title="transfer at the larger size", xlabel="TPUv3-core-days of pre-training")
-  points = _draw_subsets(right, runs)
-  sheet = ComparisonTable(
+  lines = {
+    model: [(p.subset, value) for p, value in shots.last.items() if p.model == model]
+    for model in rows.SUBSET_MODELS
+  }
+  style = {m: {"color": _colour(m), "marker": "o"} for m in rows.SUBSET_MODELS}
+  draw_lines(right, lines, style)
+  right.set(
+    title="frozen features", xlabel="per cent of JFT-300M", ylabel="ImageNet 5-shot top-1 %"
+  )
+  right.set(xscale="log", xlim=(2, 130))
+  texts = [f"{m} {x:g} %: {y:.2f}" for m, points in lines.items() for x, y in points]
+  table = dataclasses.replace(
+    table,
     title="Figure 2: accuracy against cost (left: table 2) and against data (right: JFT-300M subsets)",
-    header=table.header,
-    rows=table.rows,
-    notes=(
+    notes=[
       *table.notes,
-      "Right: "
-      + BEFORE
-      + " The paper gives these as a picture alone, so that ours have nothing beside them.",
-      "Right, ours: " + ("; ".join(points) if points else "none has been run."),
-    ),
-    missing=[*table.missing, *_missing_subsets(found, runs)],
-    left_out=table.left_out,
+      f"Right: {BEFORE} The paper gives these as a picture alone, so that ours have nothing beside them.",
+      "Right, ours: " + ("; ".join(texts) or "none has been run."),
+    ],
+    missing=[*table.missing, *shots.missing],
   )
-  return PaperFigure(figure, sheet)
-
-
-def five_shot(run: Run, pretraining: Pretraining) -> float | None:
-  """Returns the last ImageNet 5-shot accuracy of a run in per cent, None without one."""
-  values = five_shot_curve(run, pretraining)
-  return 100 * values[-1][1] if values else None
-
-
-def five_shot_curve(run: Run, pretraining: Pretraining) -> list[tuple[int, float]]:
-  """Returns (step, share) of a run's ImageNet 5-shot accuracy; none if it was measured otherwise."""
-  wanted = vars(schema.Fewshot()) | _fewshot(pretraining)
-  same = all(
-    (run.value(f"evaluators.fewshot.{key}") or getattr(schema.Fewshot, key)) == wanted[key]
-    for key in ("dataset", "train_split", "test_split", "ops")
-  )
-  return run.curve("fewshot/5shot") if same else []
-
-
-def _fewshot(p: Pretraining) -> dict[str, str]:
-  """Returns the section of the few-shot evaluator that figures 2 and 4 read."""
-  ops = {"ops": rows.permuted(schema.Fewshot.ops, p.order)} if p.order else {}
-  return {"type": "fewshot", "dataset": "imagenet2012", **ops}
-
-
-def _draw_subsets(axes: Any, runs: dict[Pretraining, Run]) -> list[str]:
-  texts = []
-  for model in rows.SUBSET_MODELS:
-    points = [
-      (p.subset, value)
-      for p, run in runs.items()
-      if p.model == model and (value := five_shot(run, p)) is not None
-    ]
-    if points:
-      points.sort()
-      axes.plot(*zip(*points, strict=True), "o-", color=COLOURS[family(model)], label=model)
-      texts += [f"{model} {percent:g} %: {value:.2f}" for percent, value in points]
-  axes.set(title="frozen features", xlabel="per cent of JFT-300M", ylabel="ImageNet 5-shot top-1 %")
-  axes.set_xscale("log")
-  axes.set_xlim(2, 130)
-  axes.grid(alpha=0.3)
-  if texts:
-    axes.legend(fontsize=8)
-  else:
-    axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", color="tab:gray")
-  return texts
-
-
-def _missing_subsets(found: Results, runs: dict[Pretraining, Run]) -> list[MissingResult]:
-  """Returns a command for each run of the right half that is not there, or without few-shot figures."""
-  return [
-    MissingResult(
-      f"{p.model}, {p.subset:g} % of JFT-300M for {p.epochs:g} epochs: 5-shot",
-      [_train_command(found, p)],
-      costs.describe(dataclasses.replace(p, subset=100.0, epochs=7.0), {}) + ", as many steps",
-    )
-    for p in rows.of_figure2()
-    if p not in runs or five_shot(runs[p], p) is None
-  ]
-
-
-def _train_command(found: Results, p: Pretraining) -> str:
-  command = f"python train.py --config={p.file} --workdir={found.directory}/pretrain/{p.name}"
-  command += f' --config.evaluators.fewshot="{_fewshot(p)}"'
-  if p.order:
-    config = config_files.load(p.file)
-    for name, section in (("data", config.data), ("evaluators.val", config.evaluators.val)):
-      command += f' --config.{name}.ops="{rows.permuted(section.ops, p.order)}"'
-  return command
+  return PaperFigure(figure, table)
 
 
 def figure3(found: Results) -> PaperFigure:
   """Accuracy of all JFT-300M models of table 3 at 224 px against training cost and throughput."""
-  table = tables.table3(found)
+  title = "Figure 3: accuracy against training cost and throughput, JFT-300M, 224 px (of table 3)"
   chosen = [
-    i
-    for i, row in enumerate(paper_numbers.rows("table3_scale"))
-    if row["pretrain"] == "JFT-300M" and row["image_size"] == "224"
+    r for r in tables.rows_of("table3") if r.printed["pretrain"] == "JFT-300M" and r.size == 224
   ]
-  kept = [paper_numbers.rows("table3_scale")[i] for i in chosen]
-  sheet = dataclasses.replace(
-    table,
-    title="Figure 3: accuracy against training cost and throughput, JFT-300M, 224 px (of table 3)",
-    rows=[table.rows[i] for i in chosen],
-    missing=[
-      m
-      for m in table.missing
-      if not m.what.startswith(("ImageNet", "JFT-300M, Mixer-L/16, 14 epochs, 448"))
-    ],
-  )
+  table = tables.results_table(found, "table3", title, chosen)
   figure, (left, right) = new_figure(2)
-  _scatter(left, sheet, kept, "tpuv3_core_days")
+  _scatter(left, table, _CORE_DAYS)
   left.set(xlabel="TPUv3-core-days of pre-training")
-  _scatter(right, sheet, kept, "images_per_sec_per_tpuv3_core")
+  _scatter(right, table, "images/s/core")
   right.set(xlabel="images/s and core of inference (paper: TPU v3)")
-  return PaperFigure(figure, sheet)
+  return PaperFigure(figure, table)
 
 
-def _scatter(
-  axes: Any, sheet: ComparisonTable, table: Sequence[dict[str, str]], column: str
-) -> None:
+_CORE_DAYS = "TPUv3-core-days (planned)"
+
+
+def _colour(model: str) -> str:
+  return COLOURS.get(model.partition("-")[0], "tab:gray")
+
+
+def _scatter(axes: Any, table: ComparisonTable, column: str) -> None:
   """Draws the paper's points filled and ours hollow, ours at the paper's place on the x axis."""
-  index = list(sheet.header).index("ImageNet top-1 %")
-  ours = 0
-  for row, cells in zip(table, sheet.rows, strict=True):
-    x, cell = number(row[column]), cells[index]
-    if x is None or not isinstance(cell, Comparison):
+  columns = (table.column(name) for name in ("model", column, "ImageNet top-1 %"))
+  ours = {"marker": "D", "linestyle": "", "fillstyle": "none"}
+  num_ours = 0
+  for model, cost, top1 in zip(*columns, strict=True):
+    if cost.paper is None:
       continue
-    colour = COLOURS[family(row["model"])]
-    axes.plot([x], [cell.paper], "o", color=colour)
-    axes.annotate(
-      row["model"], (x, cell.paper), fontsize=7, xytext=(4, 3), textcoords="offset points"
-    )
-    if cell.ours is not None:
-      axes.plot([x], [cell.ours], "D", color=colour, fillstyle="none", markersize=9)
-      ours += 1
+    colour = _colour(model)
+    axes.plot([cost.paper], [top1.paper], "o", color=colour)
+    place = {"xytext": (4, 3), "textcoords": "offset points"}
+    axes.annotate(model, (cost.paper, top1.paper), fontsize=7, **place)
+    if top1.ours is not None:
+      axes.plot([cost.paper], [top1.ours], color=colour, markersize=9, **ours)
+      num_ours += 1
   axes.plot([], [], "o", color="black", label="paper")
-  axes.plot(
-    [], [], "D", color="black", fillstyle="none", label=f"ours, at the paper's cost ({ours} run)"
-  )
-  axes.set_xscale("log")
+  axes.plot([], [], color="black", label=f"ours, at the paper's cost ({num_ours} run)", **ours)
+  axes.set(xscale="log", ylabel="ImageNet top-1 %, after fine-tuning")
   axes.margins(x=0.15)
-  axes.set_ylabel("ImageNet top-1 %, after fine-tuning")
   axes.grid(alpha=0.3)
-  axes.legend(fontsize=8, loc="lower right" if column.startswith("tpu") else "lower left")
+  axes.legend(fontsize=8, loc="lower right" if column == _CORE_DAYS else "lower left")
 
 
 # --- figure 4: permutations -------------------------------------------------------------------------
 
 # The losses that the paper's text gives, in per cent of the accuracy.
-_LOST = {"Mixer-B/16": 45.0, "BiT-R50x1": 75.0}
+_LOST = {
+  ("Mixer-B/16", "patches"): 0.0,
+  ("Mixer-B/16", "pixels"): 45.0,
+  ("BiT-R50x1", "pixels"): 75.0,
+}
 
 
-def figure4(found: Results, photo: np.ndarray) -> PaperFigure:
-  """Learning from permuted inputs: Mixer's curve does not move with patches and their pixels permuted.
+def figure4(found: Results) -> PaperFigure:
+  """Learning from permuted inputs: Mixer's curve does not move with patches and their pixels permuted."""
+  from sklearn import datasets
 
-  Args:
-    found: the results.
-    photo: uint8 (h, w, 3), shown as the three inputs.
-  """
-  wanted = rows.of_figure4()
-  runs, left_out = rows.match(found)
+  shots = five_shots(found, rows.FIGURE4)
   figure, axes = new_figure(3, 2, width=4.0, height=3.4)
-  for one, (title, image) in zip(axes[:3], permuted_photos(photo, 224, 16), strict=True):
-    one.imshow(image, interpolation="nearest")
-    one.set_title(title, fontsize=10)
-    one.set_axis_off()
+  draw_images(axes[:3], permuted_photos(datasets.load_sample_image("china.jpg"), 224, 16))
   axes[5].set_axis_off()
-  lines, missing = [], []
-  for one, model in zip(axes[3:], rows.PERMUTED_MODELS, strict=False):
-    curves = {
-      p.order: five_shot_curve(runs[p], p) for p in wanted if p in runs and p.model == model
-    }
-    draw_curves(one, curves)
+  for one, model in zip(axes[3:5], rows.PERMUTED_MODELS, strict=True):
+    draw_by_order(one, {p.order: c for p, c in shots.curves.items() if p.model == model})
     one.set(title=model, ylabel="ImageNet 5-shot top-1 %")
-  for p in wanted:
-    value = five_shot(runs[p], p) if p in runs else None
-    original = dataclasses.replace(p, order="")
-    base = five_shot(runs[original], original) if original in runs else None
+  lines = []
+  for p in rows.FIGURE4:
+    value, base = shots.last.get(p), shots.last.get(dataclasses.replace(p, order=""))
     lost = 100 * (1 - value / base) if value is not None and base and p.order else None
-    paper = {"patches": 0.0 if p.model.startswith("Mixer") else None, "pixels": _LOST[p.model]}
-    lines.append(
-      [
-        p.model,
-        _ORDERS[p.order],
-        Comparison(None, value, 2),
-        Comparison(paper.get(p.order), lost, 1),
-      ]
-    )
-    if value is None:
-      cost = costs.describe(dataclasses.replace(p, order=""), {})
-      missing.append(
-        MissingResult(f"{p.model}, {_ORDERS[p.order]}", [_train_command(found, p)], cost)
-      )
-  sheet = ComparisonTable(
+    paper = _LOST.get((p.model, p.order))
+    lines.append([p.model, ORDERS[p.order], Comparison(None, value, 2), Comparison(paper, lost, 1)])
+  table = ComparisonTable(
     title="Figure 4: permuted inputs, pre-training on JFT-300M",
     header=("model", "input", "ImageNet 5-shot %", "accuracy lost, % of the original's"),
     rows=lines,
@@ -256,37 +187,79 @@ def figure4(found: Results, photo: np.ndarray) -> PaperFigure:
       BEFORE,
       "The paper gives the curves as a picture alone; the losses under all pixels permuted are those of its text, about.",
     ),
-    missing=missing,
-    left_out=rows.grouped(left_out),
+    missing=shots.missing,
+    left_out=rows.grouped(shots.left_out),
   )
-  return PaperFigure(figure, sheet)
+  return PaperFigure(figure, table)
+
+
+def draw_images(axes: Sequence[Any], titled: Sequence[tuple[str, np.ndarray]]) -> None:
+  for one, (title, image) in zip(axes, titled, strict=True):
+    one.imshow(image, interpolation="nearest")
+    one.set_title(title, fontsize=8, pad=2)
+    one.set_axis_off()
 
 
 def permuted_photos(photo: np.ndarray, size: int, patch: int) -> list[tuple[str, np.ndarray]]:
   """Returns (title, image) of the three inputs, uint8 (size, size, 3)."""
   image = cv2.resize(photo, (size, size), interpolation=cv2.INTER_AREA)
-  orders = (
-    None,
-    permutations.order_of_patches((size, size), patch, 0),
-    permutations.order_of_pixels((size, size), 0),
-  )
-  images = [image if order is None else permutations.apply(image, order) for order in orders]
-  return list(zip(_ORDERS.values(), images, strict=True))
+  sides = (size, size)
+  orders = (permutations.order_of_patches(sides, patch, 0), permutations.order_of_pixels(sides, 0))
+  images = [image, *(permutations.apply(image, order) for order in orders)]
+  return list(zip(ORDERS.values(), images, strict=True))
 
 
-def draw_curves(axes: Any, curves: dict[str, list[tuple[int, float]]]) -> None:
-  """Draws shares by step in per cent, one curve for each order of the input."""
-  styles = {"": "-", "patches": "--", "pixels": ":"}
-  for order, curve in curves.items():
-    if curve:
-      steps, values = zip(*curve, strict=True)
-      axes.plot(steps, [100 * v for v in values], styles[order], marker=".", label=_ORDERS[order])
-  axes.set_xlabel("step")
-  axes.grid(alpha=0.3)
-  if any(curves.values()):
-    axes.legend(fontsize=7)
-  else:
-    axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", color="tab:gray")
+# --- few-shot accuracy of pre-trained models --------------------------------------------------------
 
 
-FIGURES = {"figure2": figure2, "figure3": figure3}
+class FiveShots(NamedTuple):
+  """ImageNet 5-shot accuracy of pre-trainings that were run.
+
+  Attributes:
+    curves: (step, share).
+    missing: the commands for the others.
+    left_out: runs that were found and not used.
+  """
+
+  curves: dict[Pretraining, Curve]
+  missing: list[MissingResult]
+  left_out: list[Exclusion]
+
+  @property
+  def last(self) -> dict[Pretraining, float]:
+    """Accuracy at the end, in per cent."""
+    return {p: 100 * curve[-1][1] for p, curve in self.curves.items()}
+
+
+def five_shots(found: Results, pretrainings: Iterable[Pretraining]) -> FiveShots:
+  """Returns the ImageNet 5-shot accuracies of pre-trainings, in their order."""
+  runs, left_out = rows.match(found)
+  curves, missing = {}, []
+  for p in pretrainings:
+    if curve := _curve(runs[p], p) if p in runs else []:
+      curves[p] = curve
+      continue
+    order = f", {ORDERS[p.order]}" * bool(p.order)
+    what = f"{p.model}, {p.subset:g} % of JFT-300M for {p.epochs:g} epochs{order}: 5-shot"
+    whole = dataclasses.replace(p, subset=100.0, epochs=7.0, order="")  # as many steps
+    flags = f' --config.evaluators.fewshot="{_fewshot(p)}"'
+    command = p.train_command(found.directory, flags)
+    missing.append(MissingResult(what, [command], costs.describe(whole, {})))
+  return FiveShots(curves, missing, left_out)
+
+
+def _curve(run: Run, pretraining: Pretraining) -> Curve:
+  """Returns (step, share) of a run's ImageNet 5-shot accuracy; none if it was measured otherwise."""
+  asked = vars(schema.Fewshot()) | _fewshot(pretraining)
+  own = vars(schema.Fewshot()) | run.config["evaluators"].get("fewshot", {})
+  same = all(own[k] == asked[k] for k in ("dataset", "train_split", "test_split", "ops"))
+  return run.curve("fewshot/5shot") if same else []
+
+
+def _fewshot(pretraining: Pretraining) -> dict[str, str]:
+  """Returns the few-shot evaluator of figures 2 and 4."""
+  ops = {"ops": schema.Fewshot.ops + pretraining.permutation} if pretraining.order else {}
+  return {"type": "fewshot", "dataset": "imagenet2012", **ops}
+
+
+FIGURES = {"figure2": figure2, "figure3": figure3, "figure4": figure4}

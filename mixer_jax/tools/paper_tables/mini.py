@@ -1,38 +1,39 @@
-"""The paper in miniature: which runs tell its story on a CPU, and what they found.
-
-Nothing is run here (tools/paper_mini.py does): `pretrainings` and `transfers` say what is to be run,
-`read` what is there.
-"""
+"""The paper in miniature: its runs (`runs_of`), which tools/paper_mini.py takes, and their results (`read`)."""
 
 import dataclasses
 import pathlib
 import shlex
-from typing import Any
+import statistics
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+from mixer_jax import configuration
 from mixer_jax.errors import InputError
 from mixer_jax.tools import config_files
-from mixer_jax.tools.paper_tables import rows
-from mixer_jax.tools.paper_tables.results import Results, Run
+from mixer_jax.tools.paper_tables import results, rows
+from mixer_jax.tools.paper_tables.results import Run
 
 MODELS = {"mixer": "Mixer", "vit": "ViT", "resnet": "ResNet"}
 SIZES = ("S", "M", "L")
 ORDERS = ("patches", "pixels")
 PERMUTED = ("mixer", "resnet")
 SEEDS = (0, 1)
+IMAGE_SIZE = 28  # of pre-training, in pixels
+TRANSFER_PX = (IMAGE_SIZE, 2 * IMAGE_SIZE)
 NUM_POINTS = 3  # evaluations of the runs whose course is drawn
+TOP1, COUNT, FIVE_SHOT = "val/top1", "val/count", "fewshot/5shot"
 FINETUNE_STEPS, FINETUNE_LR, FINETUNE_BATCH = 60, 0.03, 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-  """What the story is told on.
+  """Data, steps and models of the runs.
 
   Attributes:
     dataset: pre-training's, a name or a directory.
     target: data set of few-shot and transfer.
     percents: shares of the training images, ascending.
     steps: of a pre-training.
-    image_size: of pre-training, in pixels; transfer takes this and twice as much.
     sizes: of the models, ascending.
   """
 
@@ -40,8 +41,12 @@ class Setting:
   target: str
   percents: tuple[float, ...]
   steps: int
-  image_size: int = 28
   sizes: tuple[str, ...] = SIZES
+
+  @property
+  def largest(self) -> tuple[str, float]:
+    """The size and the share of the images of the runs that most sections are about."""
+    return self.sizes[-1], self.percents[-1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +66,8 @@ class Pretrain:
 
   def file(self, setting: Setting, results: pathlib.Path) -> str:
     """Returns its configuration, as --config takes it."""
-    del results
-    is_drawn = self.model in PERMUTED and (self.size, self.percent) == largest(setting)
+    del results  # transfers start from runs there
+    is_drawn = self.model in PERMUTED and (self.size, self.percent) == setting.largest
     parts = [self.size, f"model={self.model}", f"percent={self.percent:g}"]
     parts += [f"order={self.order}"] if self.order else []
     parts += [f"dataset={setting.dataset}", f"fewshot={setting.target}", f"steps={setting.steps}"]
@@ -70,7 +75,7 @@ class Pretrain:
 
   @property
   def changes(self) -> dict[str, Any]:
-    """Keys of that configuration that are set otherwise."""
+    """Values of that configuration that differ from the file's."""
     return {}
 
 
@@ -87,7 +92,7 @@ class Transfer:
     return f"transfer/{self.model}-{self.size_px}px-seed{self.seed}"
 
   def file(self, setting: Setting, results: pathlib.Path) -> str:
-    source = results / Pretrain(self.model, *largest(setting)).name
+    source = results / Pretrain(self.model, *setting.largest).name
     return (
       f"configs/finetune.py:weights={source},dataset={setting.target},size={self.size_px},"
       f"lr={FINETUNE_LR},steps={FINETUNE_STEPS}"
@@ -108,11 +113,6 @@ class Transfer:
 Key = Pretrain | Transfer
 
 
-def largest(setting: Setting) -> tuple[str, float]:
-  """Returns the size and the share of the images that most of the story is told of."""
-  return setting.sizes[-1], setting.percents[-1]
-
-
 def config_of(key: Key, setting: Setting, results: pathlib.Path) -> Any:
   """Returns a run's configuration."""
   config = config_files.load(key.file(setting, results))
@@ -127,69 +127,69 @@ def command_of(key: Key, setting: Setting, results: pathlib.Path) -> str:
   return shlex.join(["python", "train.py", *flags])
 
 
-def pretrainings(setting: Setting) -> list[Pretrain]:
-  """Returns all families, sizes and shares, then the permuted inputs; cheap ones first."""
+def runs_of(setting: Setting) -> list[Key]:
+  """Returns all families, sizes and shares, then the permuted inputs, then fine-tuning; cheap ones first."""
   grid = [Pretrain(m, s, p) for s in setting.sizes for m in MODELS for p in setting.percents]
-  return grid + [Pretrain(m, *largest(setting), order) for m in PERMUTED for order in ORDERS]
+  permuted = [Pretrain(m, *setting.largest, order) for m in PERMUTED for order in ORDERS]
+  transfers = [Transfer(m, px, s) for m in MODELS for px in TRANSFER_PX for s in SEEDS]
+  return [*grid, *permuted, *transfers]
 
 
-def transfers(setting: Setting) -> list[Transfer]:
-  sizes = (setting.image_size, 2 * setting.image_size)
-  return [Transfer(m, px, seed) for m in MODELS for px in sizes for seed in SEEDS]
-
-
-def finished(found: Results, name: str, config: Any) -> Run | None:
-  """Returns the run if it is there and whole.
+def finished(path: pathlib.Path, config: Any) -> Run | None:
+  """Returns the run of a workdir, None if it is not there or has not reached its end.
 
   Raises:
     InputError: the directory holds a run of another configuration.
   """
-  wanted = (found.directory / name).resolve()
-  run = next((r for r in found.runs if r.path.resolve() == wanted), None)
-  if run is None:
+  if not (path / "config.json").exists():
     return None
-  if changed := rows.differences(run.config, config, ()):
+  run = results.read(path)
+  if changed := configuration.differences(run.config, config, config.may_change):
     raise InputError(
-      f"{run.path} is of another configuration: {rows.some(changed)}. Remove it, or choose another "
+      f"{path} is of another configuration: {rows.some(changed)}. Remove it, or choose another "
       "--results."
     )
-  return run if run.last_step == config.total_steps and run.curve(config.best) else None
+  return run if run.last_step == config.total_steps and run.curve(TOP1) else None
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcomes:
-  """What was found: figures in per cent by run; absent ones were not run.
+class Outcome(NamedTuple):
+  """What a finished run found.
 
   Attributes:
-    top1: of the evaluation split, the pre-training's own or, of a transfer, the target's.
-    five_shot: 5-shot accuracy on the target, of pre-trainings.
-    count: images of the evaluation split.
-    curves: (step, share) of top-1.
-    speed: images a second while training.
+    top1: on the evaluation split, in per cent: the pre-training's own or, of a transfer, the target's.
+    num_images: of that split.
+    five_shot: 5-shot accuracy on the target in per cent, None for a transfer.
+    curve: (step, share) of top-1.
+    speed: images a second while training, the median.
+    core_hours: that it took.
   """
 
-  top1: dict[Key, float]
-  five_shot: dict[Pretrain, float]
-  count: dict[Key, int]
-  curves: dict[Pretrain, list[tuple[int, float]]]
-  speed: dict[Pretrain, float]
+  top1: float
+  num_images: int = 1
+  five_shot: float | None = None
+  curve: Sequence[tuple[float, float]] = ()
+  speed: float = 0.0
+  core_hours: float = 0.0
 
 
-def read(found: Results, setting: Setting) -> Outcomes:
+Outcomes = dict[Key, Outcome]
+"""What was found; runs that are absent, or not finished, are left out."""
+
+
+def read(directory: pathlib.Path, setting: Setting) -> Outcomes:
   """Returns what the finished runs found; raises InputError for runs of another configuration."""
-  seen = Outcomes({}, {}, {}, {}, {})
-  for key in [*pretrainings(setting), *transfers(setting)]:
-    if not (found.directory / key.name).exists():
-      continue  # a transfer's configuration needs its pre-training
-    run = finished(found, key.name, config_of(key, setting, found.directory))
-    if run is None:
-      continue
-    best = run.config["best"]
-    seen.top1[key] = 100 * run.curve(best)[-1][1]
-    seen.count[key] = round(run.curve(f"{best.partition('/')[0]}/count")[-1][1])
-    if isinstance(key, Pretrain):
-      seen.curves[key] = run.curve(best)
-      seen.five_shot[key] = 100 * run.curve("fewshot/5shot")[-1][1]
-      speeds = sorted(v for _, v in run.curve("images_per_sec"))
-      seen.speed[key] = speeds[len(speeds) // 2]
+  seen = {}
+  for key in runs_of(setting):
+    path = directory / key.name
+    # A transfer's configuration needs its pre-training.
+    if path.exists() and (run := finished(path, config_of(key, setting, directory))):
+      shots = run.curve(FIVE_SHOT) if isinstance(key, Pretrain) else []
+      seen[key] = Outcome(
+        top1=100 * run.curve(TOP1)[-1][1],
+        num_images=round(run.curve(COUNT)[-1][1]),
+        five_shot=100 * shots[-1][1] if shots else None,
+        curve=run.curve(TOP1),
+        speed=statistics.median_high(v for _, v in run.curve("images_per_sec")),
+        core_hours=run.curve("core_hours")[-1][1],
+      )
   return seen

@@ -1,8 +1,8 @@
 """Tables 1 to 4 of the paper, each beside what this project computes or has run."""
 
-import dataclasses
 import re
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -31,24 +31,25 @@ AFTER = (
 # --- table 1: architectures ------------------------------------------------------------------------
 
 
+_SIZES = (
+  "num_blocks", "patch_size", "hidden_dim", "sequence_length", "channels_mlp_dim", "tokens_mlp_dim",
+  "params_millions_no_head", "params_exact_1000_class_head",
+)  # fmt: skip
+
+
 def table1() -> ComparisonTable:
   """Computed from the models' abstract parameters; nothing has to be run."""
   lines = []
   for row in paper_numbers.rows("table1_architectures"):
     params = abstract_params("Mixer-" + row["model"], _NUM_CLASSES)
     fields = weights.describe({"params": params}).fields
-    exact, without_head = count(params), count({k: v for k, v in params.items() if k != "head"})
-    ours = {
-      "num_blocks": fields["num_blocks"],
-      "patch_size": fields["patch_size"],
-      "hidden_dim": fields["hidden_dim"],
+    without_head = count({k: v for k, v in params.items() if k != "head"})
+    ours = fields | {
       "sequence_length": (_IMAGE_SIZE // fields["patch_size"]) ** 2,
-      "channels_mlp_dim": fields["channels_mlp_dim"],
-      "tokens_mlp_dim": fields["tokens_mlp_dim"],
       "params_millions_no_head": round(without_head / 1e6),
-      "params_exact_1000_class_head": exact,
+      "params_exact_1000_class_head": count(params),
     }
-    lines.append([row["model"], *(Comparison(number(row[k]), v) for k, v in ours.items())])
+    lines.append([row["model"], *(Comparison(number(row[k]), ours[k]) for k in _SIZES)])
   return ComparisonTable(
     title="Table 1: the sizes of Mixer",
     header=(
@@ -60,12 +61,8 @@ def table1() -> ComparisonTable:
   )  # fmt: skip
 
 
-def abstract_params(model: str, num_classes: int | None) -> Any:
-  """Returns the shapes of a model's parameters, by the paper's name; touches no device.
-
-  Raises:
-    InputError: not a model of this project.
-  """
+def abstract_params(model: str, num_classes: int) -> Any:
+  """Returns the shapes of a model's parameters, by the paper's name; touches no device."""
   module = models.build(**rows.model_fields(model), num_classes=num_classes)  # pyright: ignore
   return models.abstract_variables(module, (_IMAGE_SIZE, _IMAGE_SIZE, 3))["params"]
 
@@ -85,40 +82,40 @@ _METRICS = {
   "avg5": ("avg5_top1", "Avg 5 %"),
   "vtab": ("vtab1k_19", "VTAB-1k %"),
 }
-"""Field of `TransferResult` -> column of the CSV file, title."""
+"""Metric of `transfers.Job.read` -> column of the CSV file, title."""
 
 
-@dataclasses.dataclass(frozen=True)
-class _ResultTable:
-  """A table of results: how its rows are the project's.
+class PaperRow(NamedTuple):
+  """A row of the paper's table 2 or 3; pretraining and size are None if this project does not run it.
 
   Attributes:
-    name, title: "table2", and what it is.
-    rows: the paper's.
-    keys: for each row its pre-training and the image size of fine-tuning; None: not this project's.
-    metrics: those of `_METRICS` that it has.
-    setting: of fine-tuning.
-    notes: for the reader.
+    printed: the paper's cells.
+    pretraining: which model is fine-tuned.
+    size: of the images in fine-tuning, in pixels.
   """
 
-  name: str
-  title: str
-  rows: tuple[paper_numbers.Row, ...]
-  keys: list[tuple[Pretraining, int] | None]
-  metrics: tuple[str, ...]
-  setting: transfers.Setting
-  notes: tuple[str, ...]
+  printed: paper_numbers.Row
+  pretraining: Pretraining | None
+  size: int | None
+
+
+def rows_of(table: str) -> list[PaperRow]:
+  """Returns the rows of table2 or table3."""
+  if table == "table3":
+    printed = paper_numbers.rows("table3_scale")
+    return [PaperRow(r, Pretraining.of_table3(r), int(r["image_size"])) for r in printed]
+  return [_row_of_table2(r) for r in paper_numbers.rows("table2_transfer")]
+
+
+def _row_of_table2(row: paper_numbers.Row) -> PaperRow:
+  data, model = row["pretrain"], row["model"]
+  if data not in _TABLE2_EPOCHS or model not in _PX448:
+    return PaperRow(row, None, None)
+  return PaperRow(row, Pretraining(data, model, _TABLE2_EPOCHS[data]), _PX448[model])
 
 
 def table2(found: Results) -> ComparisonTable:
   """Mixer beside the best of its time, fine-tuned at the larger size."""
-  table = paper_numbers.rows("table2_transfer")
-  keys = [
-    (Pretraining(r["pretrain"], r["model"], _TABLE2_EPOCHS[r["pretrain"]]), _PX448[r["model"]])
-    if r["pretrain"] in _TABLE2_EPOCHS and r["model"] in _PX448
-    else None
-    for r in table
-  ]
   notes = (
     AFTER,
     "Ours: at 448 px (appendix C), VTAB-1k at 224 and 448 by task; images squashed to a square, centre crop.",
@@ -126,104 +123,120 @@ def table2(found: Results) -> ComparisonTable:
     "fine-tune at the size used there.",
   )
   title = "Table 2: transfer, Mixer beside the best published models"
-  return _sheet(
-    found, _ResultTable("table2", title, table, keys, tuple(_METRICS), transfers.TABLE2, notes)
-  )
+  return results_table(found, "table2", title, rows_of("table2"), tuple(_METRICS), notes)
 
 
 def table3(found: Results) -> ComparisonTable:
   """Mixer, ViT and BiT at all scales."""
-  table = paper_numbers.rows("table3_scale")
-  keys: list[tuple[Pretraining, int] | None] = [
-    (Pretraining(r["pretrain"], r["model"], float(r["pretrain_epochs"])), int(r["image_size"]))
-    for r in table
-  ]
-  notes = (AFTER, "Ours: short side resized, centre crop (configs/finetune_table3.py).")
   title = "Table 3: Mixer, ViT and BiT over scales and data"
-  metrics = ("imagenet", "real", "avg5")
-  return _sheet(found, _ResultTable("table3", title, table, keys, metrics, transfers.TABLE3, notes))
+  return results_table(found, "table3", title, rows_of("table3"))
 
 
-def models_of(table: str) -> list[tuple[str, int]]:
-  """Returns (model, image size) of the rows of table2 or table3 whose throughput can be measured here."""
-  if table == "table2":
-    return list(_PX448.items())
-  table3_rows = paper_numbers.rows("table3_scale")
-  return list(dict.fromkeys((r["model"], int(r["image_size"])) for r in table3_rows))
+def results_table(
+  found: Results,
+  name: str,
+  title: str,
+  paper: Sequence[PaperRow],
+  metrics: Sequence[str] = ("imagenet", "real", "avg5"),
+  notes: Sequence[str] = (
+    AFTER,
+    "Ours: short side resized, centre crop (configs/finetune_table3.py).",
+  ),
+) -> ComparisonTable:
+  """Returns rows of table 2 or 3 beside our results, with the commands for those that are missing.
 
-
-def _sheet(found: Results, table: _ResultTable) -> ComparisonTable:
-  matched, left_out = rows.match(found)
+  Args:
+    found: our results.
+    name: "table2" or "table3", which fine-tune in different ways.
+    title: of the table.
+    paper: the rows.
+    metrics: those of `_METRICS` that the table has.
+    notes: for the reader.
+  """
+  runs, left_out = rows.match(found)
   measured = throughput.load(found.directory)
-  pretrainings = list(dict.fromkeys(key[0] for key in table.keys if key))
-  plans, unusable = costs.load(found.directory, pretrainings)
-  left_out += unusable
+  pretrainings = list(dict.fromkeys(row.pretraining for row in paper if row.pretraining))
+  plans, other_plans = costs.load(found.directory, pretrainings)
+  left_out += other_plans
   lines, missing = [], []
-  for row, key in zip(table.rows, table.keys, strict=True):
-    done = None
-    if key is not None:
-      job = transfers.Job(found, *key, table.setting, matched.get(key[0]))
-      done = job.read()
-      left_out += done.left_out
-      asked = [m for m in table.metrics if row[_METRICS[m][0]]]
-      missing.append(job.missing(done, asked, costs.describe(key[0], plans)))
-    lines.append(_line(row, key, done, table.metrics, measured, plans))
-  missing += [
-    _unmeasured(found, table.name, measured),
-    costs.missing(found.directory, pretrainings, plans),
-  ]
-  speed = throughput.describe(measured)
+  for row in paper:
+    ours, source = {}, None
+    if row.pretraining and row.size:
+      job = transfers.Job(found, name, row.pretraining, row.size, runs.get(row.pretraining))
+      (ours, unused), source = job.read(), job.source
+      left_out += unused
+      absent = [m for m in metrics if row.printed[_METRICS[m][0]] and m not in ours]
+      cost = costs.describe(row.pretraining, plans)
+      missing += _missing(job, absent, "imagenet" in ours, cost)
+    top1 = [Comparison(number(row.printed[_METRICS[m][0]]), ours.get(m), 2) for m in metrics]
+    lines.append(_line(row, top1, measured, plans, source))
   return ComparisonTable(
-    title=table.title,
+    title=title,
     header=(
-      "pre-trained on", "model", "px", "epochs", *(_METRICS[m][1] for m in table.metrics),
+      "pre-trained on", "model", "px", "epochs", *(_METRICS[m][1] for m in metrics),
       "images/s/core", "planned for TPU v3", "TPUv3-core-days (planned)", "our weights",
     ),
     rows=lines,
     notes=(
-      *table.notes,
-      f"images/s and core of inference, best over batch sizes: the paper's on TPU v3, ours {speed}.",
+      *notes,
+      "images/s and core of inference, best over batch sizes: the paper's on TPU v3, ours "
+      f"{throughput.describe(measured)}.",
       "Planned: bounds by the chip's published rates (tools.plan), which real runs do not reach.",
     ),
-    missing=[item for item in missing if item is not None],
-    left_out=rows.grouped(dict.fromkeys(left_out)),
+    missing=[
+      *missing,
+      *_unmeasured(found, name, measured),
+      *costs.missing(found.directory, pretrainings, plans),
+    ],
+    left_out=rows.grouped(left_out),
   )  # fmt: skip
 
 
-def _unmeasured(found: Results, table: str, measured: dict[str, float]) -> MissingResult | None:
-  left = [m for m in models_of(table) if throughput.key(*m) not in measured]
-  if not left:
-    return None
-  command = f"python -m mixer_jax.tools.paper {table} --results={found.directory}"
-  what = f"throughput of {len(left)} models on this device"
-  return MissingResult(what, [f"{command} --measure_throughput"], "minutes a model")
+def _missing(
+  job: transfers.Job, absent: Sequence[str], imagenet_is_done: bool, cost: str
+) -> list[MissingResult]:
+  if not absent:
+    return []
+  p = job.pretraining
+  what = f"{p.dataset}, {p.model}, {p.epochs:g} epochs, {job.size} px: {', '.join(absent)}"
+  return [MissingResult(what, job.commands(absent, imagenet_is_done), cost)]
+
+
+def models_of(table: str) -> list[tuple[str, int]]:
+  """Returns (model, image size) of the rows of table2 or table3 whose throughput can be measured here."""
+  return list(dict.fromkeys((r.printed["model"], r.size) for r in rows_of(table) if r.size))
+
+
+def _unmeasured(found: Results, table: str, measured: dict[str, float]) -> list[MissingResult]:
+  left = sum(throughput.key(*m) not in measured for m in models_of(table))
+  command = (
+    f"python -m mixer_jax.tools.paper {table} --results={found.directory} --measure_throughput"
+  )
+  what = f"throughput of {left} models on this device"
+  return [MissingResult(what, [command], "minutes a model")] if left else []
 
 
 def _line(
-  row: paper_numbers.Row,
-  key: tuple[Pretraining, int] | None,
-  done: transfers.TransferResult | None,
-  metrics: tuple[str, ...],
+  row: PaperRow,
+  top1: Sequence[Comparison],
   measured: dict[str, float],
   plans: costs.Plans,
+  source: str | None,
 ) -> list[Cell]:
-  pretraining, size = key or (None, None)
-  values: list[Cell] = [
-    Comparison(number(row[_METRICS[m][0]]), getattr(done, m) if done else None, 2) for m in metrics
-  ]
-  speed = measured.get(throughput.key(row["model"], size)) if size else None
-  planned_speed = costs.throughput(plans, row["model"], size)
-  plan = plans.get(pretraining) if pretraining else None
+  printed = row.printed
+  speed = measured.get(throughput.key(printed["model"], row.size)) if row.size else None
+  planned_speed = costs.throughput(plans, printed["model"], row.size)
+  plan = plans.get(row.pretraining) if row.pretraining else None
   return [
-    row["pretrain"],
-    row["model"],
-    str(size or NOTHING),
-    row.get("pretrain_epochs", NOTHING),
-    *values,
-    Comparison(number(row["images_per_sec_per_tpuv3_core"]), speed),
+    printed["pretrain"],
+    printed["model"],
+    str(row.size or NOTHING),
+    printed.get("pretrain_epochs", NOTHING),
+    *top1,
+    Comparison(number(printed["images_per_sec_per_tpuv3_core"]), speed),
     NOTHING if planned_speed is None else f"{planned_speed:,.0f}",
-    Comparison(number(row["tpuv3_core_days"]), plan.core_days if plan else None),
-    (done.source if done else None) or NOTHING,
+    Comparison(number(printed["tpuv3_core_days"]), plan.core_days if plan else None),
+    source or NOTHING,
   ]
 
 

@@ -40,8 +40,8 @@ def verdict(differences: Sequence[Difference]) -> str:
 
 def difference(seen: Outcomes, a: Key, b: Key) -> Difference:
   """Returns top-1 of a less that of b."""
-  errors = [noise(seen.top1[k], seen.count[k]) for k in (a, b)]
-  return seen.top1[a] - seen.top1[b], math.hypot(*errors)
+  errors = [noise(seen[k].top1, seen[k].num_images) for k in (a, b)]
+  return seen[a].top1 - seen[b].top1, math.hypot(*errors)
 
 
 def judge(seen: Outcomes, setting: Setting) -> list[Claim]:
@@ -57,7 +57,7 @@ def judge(seen: Outcomes, setting: Setting) -> list[Claim]:
 
 
 def _listed(seen: Outcomes, keys: dict[str, Pretrain]) -> str:
-  return ", ".join(f"{name} {seen.top1[key]:.1f}" for name, key in keys.items())
+  return ", ".join(f"{name} {seen[key].top1:.1f}" for name, key in keys.items())
 
 
 def _scale(seen: Outcomes, setting: Setting) -> tuple[str, str]:
@@ -68,7 +68,7 @@ def _scale(seen: Outcomes, setting: Setting) -> tuple[str, str]:
 
 def _small_data(seen: Outcomes, setting: Setting) -> tuple[str, str]:
   keys = {s: Pretrain("mixer", s, setting.percents[0]) for s in setting.sizes}
-  smaller = max(setting.sizes[:-1], key=lambda s: seen.top1[keys[s]])
+  smaller = max(setting.sizes[:-1], key=lambda s: seen[keys[s]].top1)
   found = f"{setting.percents[0]:g} % of the images, top-1: {_listed(seen, keys)}"
   return found, verdict([difference(seen, keys[smaller], keys[setting.sizes[-1]])])
 
@@ -76,7 +76,7 @@ def _small_data(seen: Outcomes, setting: Setting) -> tuple[str, str]:
 def _data(seen: Outcomes, setting: Setting) -> tuple[str, str]:
   ends = {m: [Pretrain(m, setting.sizes[-1], setting.percents[i]) for i in (0, -1)] for m in MODELS}
   gains = {m: difference(seen, many, few) for m, (few, many) in ends.items()}
-  shots = {m: [seen.five_shot[k] for k in keys] for m, keys in ends.items()}
+  shots = {m: [seen[k].five_shot for k in keys] for m, keys in ends.items()}
   mixer, error = gains["mixer"]
   found = (
     f"size {setting.sizes[-1]}, {setting.percents[0]:g} % → {setting.percents[-1]:g} % of the images, top-1: "
@@ -89,13 +89,13 @@ def _data(seen: Outcomes, setting: Setting) -> tuple[str, str]:
 
 
 def _vit(seen: Outcomes, setting: Setting) -> tuple[str, str]:
-  keys = {MODELS[m]: Pretrain(m, *mini.largest(setting)) for m in MODELS}
+  keys = {MODELS[m]: Pretrain(m, *setting.largest) for m in MODELS}
   found = f"size {setting.sizes[-1]}, all images, top-1: {_listed(seen, keys)}"
   return found, verdict([difference(seen, keys["ViT"], keys["Mixer"])])
 
 
 def _speed(seen: Outcomes, setting: Setting) -> tuple[str, str]:
-  speeds = {m: seen.speed[Pretrain(m, *mini.largest(setting))] for m in MODELS}
+  speeds = {m: seen[Pretrain(m, *setting.largest)].speed for m in MODELS}
   ratio = speeds["mixer"] / speeds["vit"]
   found = f"training here, size {setting.sizes[-1]}, images/s: " + ", ".join(
     f"{MODELS[m]} {speed:,.0f}" for m, speed in speeds.items()
@@ -105,22 +105,23 @@ def _speed(seen: Outcomes, setting: Setting) -> tuple[str, str]:
 
 
 def _resolution(seen: Outcomes, setting: Setting) -> tuple[str, str]:
-  means, gains = [], {}
-  for model, title in MODELS.items():
-    values, errors = [], []
-    for px in (setting.image_size, 2 * setting.image_size):
-      keys = [Transfer(model, px, seed) for seed in mini.SEEDS]
-      values.append(sum(seen.top1[k] for k in keys) / len(keys))
-      # The seeds share their test images, so that they do not add to the count.
-      errors.append(noise(values[-1], seen.count[keys[0]]))
-    means.append(f"{title} {values[0]:.1f} → {values[1]:.1f}")
-    gains[model] = values[1] - values[0], math.hypot(*errors)
-  found = f"{setting.image_size} → {2 * setting.image_size} px, mean of {len(mini.SEEDS)} seeds: "
-  return found + ", ".join(means), verdict([gains["mixer"]])
+  del setting
+  means = {m: [_mean_of_seeds(seen, m, px) for px in mini.TRANSFER_PX] for m in MODELS}
+  found = f"{' → '.join(map(str, mini.TRANSFER_PX))} px, mean of {len(mini.SEEDS)} seeds: "
+  found += ", ".join(f"{MODELS[m]} {a:.1f} → {b:.1f}" for m, ((a, _), (b, _)) in means.items())
+  (low, low_error), (high, high_error) = means["mixer"]
+  return found, verdict([(high - low, math.hypot(low_error, high_error))])
+
+
+def _mean_of_seeds(seen: Outcomes, model: str, px: int) -> tuple[float, float]:
+  """Returns the mean top-1 and its standard error; the seeds share their test images."""
+  results = [seen[Transfer(model, px, seed)] for seed in mini.SEEDS]
+  mean = sum(r.top1 for r in results) / len(results)
+  return mean, noise(mean, results[0].num_images)
 
 
 def _permuted(setting: Setting, model: str) -> dict[str, Pretrain]:
-  return {order: Pretrain(model, *mini.largest(setting), order) for order in ("", *mini.ORDERS)}
+  return {order: Pretrain(model, *setting.largest, order) for order in ("", *mini.ORDERS)}
 
 
 def _patches(seen: Outcomes, setting: Setting) -> tuple[str, str]:
@@ -128,7 +129,7 @@ def _patches(seen: Outcomes, setting: Setting) -> tuple[str, str]:
   change, error = difference(seen, mixer["patches"], mixer[""])
   lost = verdict([difference(seen, resnet[""], resnet["patches"])])
   found = ", ".join(
-    f"{title} {seen.top1[keys['']]:.1f} → {seen.top1[keys['patches']]:.1f}"
+    f"{title} {seen[keys['']].top1:.1f} → {seen[keys['patches']].top1:.1f}"
     for title, keys in (("Mixer", mixer), ("ResNet", resnet))
   )
   return found, lost if abs(change) <= 2 * error else NOT
@@ -138,7 +139,7 @@ def _pixels(seen: Outcomes, setting: Setting) -> tuple[str, str]:
   lost = {}
   for model in mini.PERMUTED:
     keys = _permuted(setting, model)
-    share = 100 / seen.top1[keys[""]]
+    share = 100 / seen[keys[""]].top1
     value, error = difference(seen, keys[""], keys["pixels"])
     lost[model] = share * value, share * error
   (mixer, mixer_error), (resnet, resnet_error) = lost["mixer"], lost["resnet"]

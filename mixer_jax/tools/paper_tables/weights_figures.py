@@ -16,22 +16,14 @@ _NOTE = "The paper shows these as pictures alone; no ImageNet figures."
 def figure5(params: Named) -> PaperFigure:
   """Hidden units of the first three token-mixing MLPs, in pairs of opposite phase; one model."""
   (name, tree), *_ = params.items()
-  lines = []
-  for block in range(min(3, num_blocks(tree))):
-    units = hidden_units.hidden_units(tree, block)
-    pairs = hidden_units.opposite_pairs(units)
-    cosines = [_cosine(units[a], units[b]) for a, b in pairs]
+  lines, mosaics = [], []
+  for i, units in enumerate(hidden_units.first_blocks(tree, 3), 1):
+    mosaics.append((f"block {i}", hidden_units.paired_mosaic(units)))
     frequency = hidden_units.frequencies(units)
-    lines.append(
-      [
-        str(block + 1),
-        str(len(units)),
-        f"{units.shape[1]}x{units.shape[2]}",
-        f"{np.mean(cosines):+.3f}",
-        f"{frequency.min():.3f}, {np.median(frequency):.3f}, {frequency.max():.3f}",
-      ]
-    )
-  sheet = ComparisonTable(
+    cosine = f"{hidden_units.mean_cosine(units):+.3f}"
+    numbers = f"{frequency.min():.3f}, {np.median(frequency):.3f}, {frequency.max():.3f}"
+    lines.append([str(i), str(len(units)), _size(units), cosine, numbers])
+  table = ComparisonTable(
     title=f"Figure 5: hidden units of token mixing, {name}",
     header=("block", "units", "picture", "mean cosine of pairs", "frequency: least, median, most"),
     rows=lines,
@@ -42,21 +34,21 @@ def figure5(params: Named) -> PaperFigure:
       _NOTE,
     ),
   )
-  return PaperFigure(hidden_units.draw_pairs(tree), sheet)
+  return PaperFigure(hidden_units.draw_mosaics(mosaics), table)
 
 
 def figure6(params: Named) -> PaperFigure:
   """All hidden units of the first two token-mixing MLPs; one model."""
   (name, tree), *_ = params.items()
-  units = [hidden_units.hidden_units(tree, block) for block in range(min(2, num_blocks(tree)))]
-  lines = [[str(i + 1), str(len(u)), f"{u.shape[1]}x{u.shape[2]}"] for i, u in enumerate(units)]
-  sheet = ComparisonTable(
+  blocks = hidden_units.first_blocks(tree, 2)
+  table = ComparisonTable(
     title=f"Figure 6: all hidden units of the first two token-mixing MLPs, {name}",
     header=("block", "units", "picture"),
-    rows=lines,
+    rows=[[str(i), str(len(units)), _size(units)] for i, units in enumerate(blocks, 1)],
     notes=("From low to high frequency.", _NOTE),
   )
-  return PaperFigure(hidden_units.draw_units(tree), sheet)
+  mosaics = [(f"block {i}", hidden_units.ordered_mosaic(u)) for i, u in enumerate(blocks, 1)]
+  return PaperFigure(hidden_units.draw_mosaics(mosaics), table)
 
 
 def figure7(params: Named) -> PaperFigure:
@@ -65,24 +57,19 @@ def figure7(params: Named) -> PaperFigure:
   for name, tree in params.items():
     filters = hidden_units.embedding_filters(tree)
     frequency = np.median(hidden_units.frequencies(filters))
-    size = f"{filters.shape[1]}x{filters.shape[2]}"
-    lines.append([name, str(len(filters)), size, f"{frequency:.3f}"])
-  sheet = ComparisonTable(
+    lines.append([name, str(len(filters)), _size(filters), f"{frequency:.3f}"])
+  table = ComparisonTable(
     title="Figure 7: filters of the embedding",
     header=("weights", "filters", "pixels", "median frequency, cycles a pixel"),
     rows=lines,
     notes=("From low to high frequency, each by its own scale, grey is 0.", _NOTE),
   )
-  return PaperFigure(hidden_units.draw_filters(dict(params)), sheet)
+  mosaics = [(name, hidden_units.filter_mosaic(tree)) for name, tree in params.items()]
+  return PaperFigure(hidden_units.draw_mosaics(mosaics), table)
 
 
-def num_blocks(params: dict[str, Any]) -> int:
-  """Returns the number of a Mixer's blocks, at least 1, so that other models are met by name."""
-  return max(sum(name.startswith("MixerBlock_") for name in params), 1)
-
-
-def _cosine(a: np.ndarray, b: np.ndarray) -> float:
-  return float(np.sum(a * b) / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-30))
+def _size(pictures: np.ndarray) -> str:
+  return f"{pictures.shape[1]}x{pictures.shape[2]}"
 
 
 FIGURES = {"figure5": figure5, "figure6": figure6, "figure7": figure7}

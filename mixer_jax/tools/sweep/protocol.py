@@ -11,7 +11,7 @@ import re
 import statistics
 from collections.abc import Mapping, Sequence
 
-from mixer_jax import schema, tables
+from mixer_jax import schema
 from mixer_jax.data import datasets
 from mixer_jax.errors import InputError
 
@@ -53,6 +53,12 @@ class Run:
     """Its directory below the results."""
     return f"{self.transfer.name}/{self.judge}-lr{self.lr:g}-seed{self.seed}"
 
+  @property
+  def argument(self) -> str:
+    """The argument of configs/finetune.py that makes its configuration, apart from the seed."""
+    t = self.transfer
+    return f"weights={t.weights},dataset={t.dataset},size={t.size},lr={self.lr},judge={self.judge}"
+
 
 Results = Mapping[str, float]  # name of a finished run -> top-1, 0 for one that diverged
 
@@ -78,43 +84,6 @@ def size_of(dataset: str, size: str | None, pretrained: tuple[int, int]) -> int 
   return schema.joined(factor * pretrained[0], factor * pretrained[1])
 
 
-def grid_runs(transfer: Transfer, lrs: Sequence[float] | None) -> list[Run]:
-  """Returns the runs of the grid."""
-  grid = lrs or (VTAB_GRID if transfer.dataset in datasets.VTAB else GRID)
-  return [Run(transfer, lr, 0, "dev") for lr in grid]
-
-
-def best_lr(transfer: Transfer, lrs: Sequence[float] | None, results: Results) -> float | None:
-  """Returns the rate with the best top-1 on the development split (the lowest of equals).
-
-  None while a run of the grid is missing.
-  """
-  runs = grid_runs(transfer, lrs)
-  if any(r.name not in results for r in runs):
-    return None
-  return min(runs, key=lambda r: (-results[r.name], r.lr)).lr
-
-
-def test_runs(
-  transfer: Transfer, lrs: Sequence[float] | None, num_seeds: int, results: Results
-) -> list[Run]:
-  """Returns the runs that are reported; none while the grid is not finished."""
-  lr = best_lr(transfer, lrs, results)
-  return [] if lr is None else [Run(transfer, lr, seed, "test") for seed in range(num_seeds)]
-
-
-def open_runs(
-  transfers: Sequence[Transfer], lrs: Sequence[float] | None, num_seeds: int, results: Results
-) -> list[Run]:
-  """Returns the runs that can be started now: they are not finished, and what they need is."""
-  return [
-    r
-    for t in transfers
-    for r in grid_runs(t, lrs) + test_runs(t, lrs, num_seeds, results)
-    if r.name not in results
-  ]
-
-
 @dataclasses.dataclass(frozen=True)
 class Row:
   """A line of the table; None: not finished. `top1` are the seeds' results."""
@@ -136,26 +105,65 @@ class Row:
     return statistics.stdev(self.top1) if len(self.top1) > 1 else None
 
 
-def table(
-  transfers: Sequence[Transfer], lrs: Sequence[float] | None, num_seeds: int, results: Results
-) -> list[Row]:
-  """Returns a row for each transfer, and the averages "VTAB-1k" and "Avg 5" where they were asked for."""
-  rows = []
-  for t in transfers:
-    runs = test_runs(t, lrs, num_seeds, results)
-    done = [results[r.name] for r in runs if r.name in results]
-    note = "" if len(done) == num_seeds else f"{len(done)} of {num_seeds} seeds finished"
-    if 0.0 in done:
-      note += f" {done.count(0.0)} diverged, counted as 0"
-    rows.append(
-      Row(t.weights, t.dataset, str(t.size), best_lr(t, lrs, results), done, note.strip())
-    )
-  for title, members in (("VTAB-1k", tuple(datasets.VTAB)), ("Avg 5", FIVE)):
-    for weights in dict.fromkeys(t.weights for t in transfers):
-      own = [r for r in rows if r.weights == weights and r.dataset in members]
-      if {r.dataset for r in own} == set(members):
-        rows.append(_average(title, weights, own, num_seeds))
-  return rows
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+  """The runs that fill a table.
+
+  Attributes:
+    transfers: its cells.
+    lrs: learning rates; None: the paper's for each data set.
+    num_seeds: runs at the best rate.
+  """
+
+  transfers: Sequence[Transfer]
+  lrs: Sequence[float] | None = None
+  num_seeds: int = NUM_SEEDS
+
+  def grid(self, transfer: Transfer) -> list[Run]:
+    """Returns the runs that choose the learning rate."""
+    lrs = self.lrs or (VTAB_GRID if transfer.dataset in datasets.VTAB else GRID)
+    return [Run(transfer, lr, 0, "dev") for lr in lrs]
+
+  def best_lr(self, transfer: Transfer, results: Results) -> float | None:
+    """Returns the rate with the best top-1 on the development split (the lowest of equals).
+
+    None while a run of the grid is missing.
+    """
+    runs = self.grid(transfer)
+    if any(r.name not in results for r in runs):
+      return None
+    return min(runs, key=lambda r: (-results[r.name], r.lr)).lr
+
+  def reported(self, transfer: Transfer, results: Results) -> list[Run]:
+    """Returns the runs at the best rate; none while the grid is not finished."""
+    lr = self.best_lr(transfer, results)
+    return [] if lr is None else [Run(transfer, lr, s, "test") for s in range(self.num_seeds)]
+
+  def runs(self, results: Results) -> list[Run]:
+    """Returns all runs that are finished or can be started now."""
+    return [r for t in self.transfers for r in self.grid(t) + self.reported(t, results)]
+
+  def open_runs(self, results: Results) -> list[Run]:
+    """Returns the runs that can be started now."""
+    return [r for r in self.runs(results) if r.name not in results]
+
+  def table(self, results: Results) -> list[Row]:
+    """Returns a row for each transfer, and the averages "VTAB-1k" and "Avg 5" where they were asked for."""
+    rows = [self._row(t, results) for t in self.transfers]
+    averages = []
+    for title, members in (("VTAB-1k", set(datasets.VTAB)), ("Avg 5", set(FIVE))):
+      for weights in dict.fromkeys(t.weights for t in self.transfers):
+        own = [r for r in rows if r.weights == weights and r.dataset in members]
+        if {r.dataset for r in own} == members:
+          averages.append(_average(title, weights, own, self.num_seeds))
+    return rows + averages
+
+  def _row(self, t: Transfer, results: Results) -> Row:
+    done = [results[r.name] for r in self.reported(t, results) if r.name in results]
+    notes = [f"{len(done)} of {self.num_seeds} seeds finished"] * (len(done) < self.num_seeds)
+    notes += [f"{done.count(0.0)} diverged, counted as 0"] * (0.0 in done)
+    lr = self.best_lr(t, results)
+    return Row(t.weights, t.dataset, str(t.size), lr, done, " ".join(notes))
 
 
 def _average(title: str, weights: str, rows: Sequence[Row], num_seeds: int) -> Row:
@@ -167,26 +175,14 @@ def _average(title: str, weights: str, rows: Sequence[Row], num_seeds: int) -> R
   return Row(weights, title, "", None, means)
 
 
-_HEADER = ("weights", "data set", "px", "lr", "top-1 %", "± std", "seeds", "")
+HEADER = ("weights", "data set", "px", "lr", "top-1 %", "± std", "seeds", "")
 
 
-def _cells(row: Row) -> list[str]:
-  def percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.2f}"
-
+def cells(row: Row) -> list[str]:
+  """Returns the texts below `HEADER`."""
   lr = "–" if row.lr is None else f"{row.lr:g}"
-  mean, std = percent(row.mean), percent(row.std)
+  mean, std = ("–" if x is None else f"{100 * x:.2f}" for x in (row.mean, row.std))
   return [row.weights, row.dataset, row.size, lr, mean, std, str(len(row.top1)), row.note]
-
-
-def as_text(rows: Sequence[Row]) -> str:
-  """Returns the table for a terminal."""
-  return tables.as_text([_HEADER, *map(_cells, rows)])
-
-
-def as_markdown(rows: Sequence[Row]) -> str:
-  """Returns the table as Markdown."""
-  return tables.as_markdown(_HEADER, list(map(_cells, rows))) + "\n"
 
 
 def as_csv(rows: Sequence[Row]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from etils import epath
 
-from mixer_jax import configuration, evaluators, files
+from mixer_jax import configuration, evaluators, files, tables
 from mixer_jax.errors import DivergedError, InputError
 from mixer_jax.tools.sweep import protocol
 from mixer_jax.training import experiment, init_from, loop
@@ -25,28 +25,18 @@ MakeConfig = Callable[[protocol.Run], Any]
 POLL_SECS = 10.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-  """What is asked for.
-
-  Attributes:
-    transfers: cells of the table.
-    results: directory of runs and tables.
-    lrs: learning rates, None: the paper's for each data set.
-    seeds: runs that are reported.
-  """
-
-  transfers: list[protocol.Transfer]
-  results: pathlib.Path
-  lrs: list[float] | None = None
-  seeds: int = protocol.NUM_SEEDS
-
-
-def run_protocol(options: Options, make_config: MakeConfig, *, report_only: bool = False) -> None:
+def run_protocol(
+  sweep: protocol.Sweep,
+  results: pathlib.Path,
+  make_config: MakeConfig,
+  *,
+  report_only: bool = False,
+) -> None:
   """Takes runs until all are finished, and prints the table; see tools/transfer.py.
 
   Args:
-    options: what is asked for.
+    sweep: what is asked for.
+    results: directory of runs and tables.
     make_config: a run's configuration.
     report_only: run nothing, print the table of what is there.
 
@@ -54,13 +44,12 @@ def run_protocol(options: Options, make_config: MakeConfig, *, report_only: bool
     InputError: bad configuration or data, before the first step; or results of other settings.
   """
   if not report_only:
-    for t in options.transfers:
-      _check(protocol.grid_runs(t, options.lrs)[0], make_config)
-    work(options, make_config)
-  found = finished(options.results)
-  _check_settings(options, found, make_config)
-  rows = protocol.table(options.transfers, options.lrs, options.seeds, found)
-  report(rows, options.results)
+    for t in sweep.transfers:
+      _check(sweep.grid(t)[0], make_config)
+    work(sweep, results, make_config)
+  found = finished(results)
+  _check_settings(sweep, results, found, make_config)
+  report(sweep.table(found), results)
 
 
 def plan(sources: Sequence[str], names: Sequence[str], size: str | None) -> list[protocol.Transfer]:
@@ -90,31 +79,27 @@ def _check(run: protocol.Run, make_config: MakeConfig) -> None:
     evaluators.build(exp, evaluators.in_training(exp.options), None)
 
 
-def _check_settings(options: Options, found: dict[str, float], make_config: MakeConfig) -> None:
+def _check_settings(
+  sweep: protocol.Sweep, results: pathlib.Path, found: dict[str, float], make_config: MakeConfig
+) -> None:
   """Raises InputError if a finished run of the table was made with other settings than are asked for."""
-  results = options.results
-  for t in options.transfers:
-    for run in protocol.grid_runs(t, options.lrs) + protocol.test_runs(
-      t, options.lrs, options.seeds, found
-    ):
-      if run.name in found:
-        config = make_config(run)
-        saved = workdirs.load_config(epath.Path(results / run.name))
-        if changed := configuration.differences(saved, config, config.may_change):
-          raise InputError(
-            f"{results / run.name} was run with other settings:\n  " + "\n  ".join(changed)
-            + "\nGive those, or another --results."
-          )  # fmt: skip
+  for run in sweep.runs(found):
+    if run.name not in found:
+      continue
+    config = make_config(run)
+    saved = workdirs.load_config(epath.Path(results / run.name))
+    if changed := configuration.differences(saved, config, config.may_change):
+      lines = "\n  ".join(changed)
+      raise InputError(
+        f"{results / run.name} was run with other settings:\n  {lines}\nGive those, or another --results."
+      )
 
 
-def work(options: Options, make_config: MakeConfig) -> None:
+def work(sweep: protocol.Sweep, results: pathlib.Path, make_config: MakeConfig) -> None:
   """Takes runs until all are finished, by this process or others; a signal ends it after saving."""
   stop = loop.StopSignal().install()
-  results = options.results
-  while runs := protocol.open_runs(
-    options.transfers, options.lrs, options.seeds, found := finished(results)
-  ):
-    _check_settings(options, found, make_config)
+  while runs := sweep.open_runs(found := finished(results)):
+    _check_settings(sweep, results, found, make_config)
     if not any(_take(run, results / run.name, make_config, stop) for run in runs):
       print(f"waiting for {len(runs)} runs of other processes", flush=True)
       for _ in range(int(POLL_SECS / 0.2)):
@@ -154,16 +139,15 @@ def _take(
 
 def finished(results: pathlib.Path) -> dict[str, float]:
   """Returns {name of the run: top-1} of all finished runs in the directory."""
-  found = {}
-  for path in results.glob("*/*/*/*/result.json"):
-    found[str(path.parent.relative_to(results))] = float(json.loads(path.read_text())["top1"])
-  return found
+  paths = results.glob("*/*/*/*/result.json")
+  return {str(p.parent.relative_to(results)): json.loads(p.read_text())["top1"] for p in paths}
 
 
 def report(rows: list[protocol.Row], results: pathlib.Path) -> None:
   """Prints the table, and writes it to table.csv and table.md."""
+  lines = [protocol.cells(row) for row in rows]
   results.mkdir(parents=True, exist_ok=True)
   (results / "table.csv").write_text(protocol.as_csv(rows))
-  (results / "table.md").write_text(protocol.as_markdown(rows))
-  print(protocol.as_text(rows))
+  (results / "table.md").write_text(tables.as_markdown(protocol.HEADER, lines) + "\n")
+  print(tables.as_text([protocol.HEADER, *lines]))
   print(f"{results / 'table.csv'}, {results / 'table.md'}")

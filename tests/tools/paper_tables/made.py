@@ -33,8 +33,8 @@ def transfer(
   jobs = [(protocol.Run(cell, lr, 0, "dev"), v) for lr, v in dev.items()]
   jobs += [(protocol.Run(cell, best, seed, "test"), v) for seed, v in enumerate(test)]
   for job, top1 in jobs:
-    config = make(f"weights={weights},dataset={dataset},size={size},lr={job.lr},judge={job.judge}")
-    config.seed = job.seed
+    config = make(job.argument)
+    config.seed, config.evaluators.pictures.every_steps = job.seed, 0  # as tools/transfer.py
     end = config.total_steps
     evaluations = []
     if real is not None and job.judge == "test":

@@ -5,6 +5,7 @@ import pytest
 
 from configs import finetune, jft
 from mixer_jax import schema
+from mixer_jax.data import permutations
 from mixer_jax.tools import paper_numbers
 from mixer_jax.tools.paper_tables import figures, results, rows
 from tests.tools.paper_tables import made
@@ -48,17 +49,17 @@ def test_figure2_shows_the_papers_points_and_ours_where_run(tmp_path):
   assert points(left, "D") == [(410.0, pytest.approx(85.0))]
   (line,) = right.lines
   assert list(zip(*line.get_data(), strict=True)) == [(10.0, 50.0), (30.0, 60.0)]
-  assert "Mixer-L/16 10 %: 50.00; Mixer-L/16 30 %: 60.00" in drawn.sheet.notes[-1]
-  what = [m.what for m in drawn.sheet.missing]
+  assert "Mixer-L/16 10 %: 50.00; Mixer-L/16 30 %: 60.00" in drawn.table.notes[-1]
+  what = [m.what for m in drawn.table.missing]
   assert any(w.startswith("Mixer-L/16, 3 % of JFT-300M for 233 epochs") for w in what)
   assert not any(w.startswith("Mixer-L/16, 10 %") for w in what)
-  assert not drawn.sheet.left_out
+  assert not drawn.table.left_out
 
 
 def test_figure3_is_table_3s_jft_rows_at_224(tmp_path):
   drawn = figures.figure3(results.scan(tmp_path))
   chosen = [r for r in paper_numbers.rows("table3_scale") if r["pretrain"] == "JFT-300M" and r["image_size"] == "224"]  # fmt: skip
-  assert len(drawn.sheet.rows) == len(chosen) == 15
+  assert len(drawn.table.rows) == len(chosen) == 15
   left, right = drawn.figure.axes
   for axes, column in ((left, "tpuv3_core_days"), (right, "images_per_sec_per_tpuv3_core")):
     assert points(axes, "o") == sorted(
@@ -79,32 +80,22 @@ def test_figure4_draws_both_permutations_beside_the_original(tmp_path):
   original = pretrained(tmp_path, "B/16", [0.4, 0.6])
   (tmp_path / "B-16").rename(tmp_path / "original")
   pixels = pretrained(tmp_path, "B/16", [0.2, 0.33], change=permute("|permute_pixels"))
-  drawn = figures.figure4(results.scan(tmp_path), np.zeros((40, 50, 3), np.uint8))
-  mixer = drawn.figure.axes[3]
+  drawn = figures.figure4(results.scan(tmp_path))
+  photo, patches, all_pixels, mixer = drawn.figure.axes[:4]
+  image = photo.images[0].get_array()
+  for shown, order in (
+    (patches, permutations.order_of_patches((224, 224), 16, 0)),
+    (all_pixels, permutations.order_of_pixels((224, 224), 0)),
+  ):
+    np.testing.assert_array_equal(shown.images[0].get_array(), permutations.apply(image, order))
   assert mixer.get_title() == "Mixer-B/16"
   curves = [list(zip(*line.get_data(), strict=True)) for line in mixer.lines]
   assert curves == [[(s, 100 * v) for s, v in curve] for curve in (original, pixels)]
-  lost = {(r[0], r[1]): r[3] for r in drawn.sheet.rows}
+  lost = {(r[0], r[1]): r[3] for r in drawn.table.rows}
   cell = lost["Mixer-B/16", "all pixels permuted"]
   assert (cell.paper, cell.ours) == (45.0, pytest.approx(45.0))
-  assert sum(c.ours is not None for c in compared(drawn.sheet)) == 3
-  commands = [c for m in drawn.sheet.missing for c in m.commands]
+  assert sum(c.ours is not None for c in compared(drawn.table)) == 3
+  commands = [c for m in drawn.table.missing for c in m.commands]
   assert len(commands) == 4
   assert sum("permute_patches(16)" in c for c in commands) == 2
   assert sum("configs/baselines.py:BiT-R50x1,data=jft" in c for c in commands) == 3
-
-
-def test_permuted_photos_hold_the_same_pixels():
-  photo = np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8)
-  (_, image), (_, patches), (_, pixels) = figures.permuted_photos(photo, 224, 16)
-  np.testing.assert_array_equal(image, photo)
-
-  def multiset(x):
-    return np.sort(x.reshape(-1, 3).astype(int) @ [65536, 256, 1])
-
-  for other in (patches, pixels):
-    assert (other != image).any()
-    np.testing.assert_array_equal(multiset(other), multiset(image))
-  blocks = [x.reshape(14, 16, 14, 16, 3).swapaxes(1, 2).reshape(196, -1) for x in (image, patches)]
-  sums = [sorted(b.astype(int).sum(1).tolist()) for b in blocks]
-  assert sums[0] == sums[1]  # every patch keeps its pixels

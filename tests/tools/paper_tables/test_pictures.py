@@ -40,12 +40,6 @@ def test_frequencies_are_those_of_waves():
   np.testing.assert_allclose(hidden_units.frequencies(rgb), [1 / 8, 3 / 8], atol=1e-12)
 
 
-def test_units_are_paired_with_their_negatives_from_low_to_high_frequency():
-  waves = [wave(2), wave(1), wave(3), wave(2, np.pi), wave(3, np.pi, amplitude=0.1), wave(1, np.pi)]
-  pairs = hidden_units.opposite_pairs(np.stack(waves))
-  assert [set(p) for p in pairs.tolist()] == [{1, 5}, {0, 3}, {2, 4}]
-
-
 def test_every_unit_is_in_one_pair_and_the_partner_is_the_most_negative_of_those_left():
   units = np.random.default_rng(1).normal(size=(11, 5, 5))
   pairs = hidden_units.opposite_pairs(units)
@@ -108,7 +102,7 @@ def test_weights_of_another_architecture_are_refused(name):
 def test_figure5_counts_what_it_shows():
   units = [wave(2), wave(1), wave(3), wave(2, np.pi), wave(3, np.pi), wave(1, np.pi)]
   drawn = weights_figures.figure5({"mine": make_params(units, blocks=4)})
-  assert [row[:4] for row in drawn.sheet.rows] == [
+  assert [row[:4] for row in drawn.table.rows] == [
     [str(i), "6", "8x8", "-1.000"] for i in (1, 2, 3)
   ]
   shown = [axes.images[0].get_array() for axes in drawn.figure.axes]

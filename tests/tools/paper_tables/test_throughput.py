@@ -53,7 +53,8 @@ def test_batches_are_those_that_the_parts_divide(monkeypatch):
   with pytest.raises(InputError, match=r"batch size 8 .* grad_accum_steps=3 .* multiples of 3"):
     throughput.measure(config, [6, 8], "training")
   assert list(throughput.measure(config, [6], "training").by_batch_size) == [6]
-  assert list(throughput.measure(config, [8]).by_batch_size) == [8]  # inference has no parts
+  result = throughput.measure(config, [8])  # inference has no parts
+  assert list(result.by_batch_size) == [8] and result.images_per_sec_per_core > 0
 
 
 def test_a_call_is_timed_after_its_compilation(monkeypatch):
@@ -87,9 +88,3 @@ def test_the_command_names_what_is_wrong():
     command = [sys.executable, "-m", "mixer_jax.tools.benchmark", *flags]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 2 and message in result.stderr
-
-
-def test_it_runs():
-  result = throughput.measure(small_config(), batch_sizes=(2, 4))
-  assert sorted(result.by_batch_size) == [2, 4]
-  assert result.images_per_sec_per_core == max(result.by_batch_size.values()) > 0

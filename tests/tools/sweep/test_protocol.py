@@ -21,16 +21,16 @@ def results_of(transfer, dev, test=()):
 
 
 def test_the_grid_is_the_papers():
-  assert [r.lr for r in protocol.grid_runs(T, None)] == [0.003, 0.01, 0.03, 0.06]
+  assert [r.lr for r in protocol.Sweep([T]).grid(T)] == [0.003, 0.01, 0.03, 0.06]
   vtab = protocol.Transfer("w", "vtab/dmlab", 448)
-  assert [r.lr for r in protocol.grid_runs(vtab, None)] == [0.003, 0.01, 0.03]
-  assert [r.lr for r in protocol.grid_runs(T, [0.5])] == [0.5]
+  assert [r.lr for r in protocol.Sweep([vtab]).grid(vtab)] == [0.003, 0.01, 0.03]
+  assert [r.lr for r in protocol.Sweep([T], [0.5]).grid(T)] == [0.5]
 
 
 def test_runs_follow_in_order_and_none_twice():
   """Played through: the grid first, then the seeds at its best rate, then nothing."""
   results, started = {}, []
-  while runs := protocol.open_runs([T], None, 3, results):
+  while runs := protocol.Sweep([T]).open_runs(results):
     run = runs[0]
     started.append(run)
     results[run.name] = {0.003: 0.7, 0.01: 0.9, 0.03: 0.9, 0.06: 0.2}[run.lr]
@@ -43,22 +43,19 @@ def test_runs_follow_in_order_and_none_twice():
 
 def test_nothing_is_reported_before_the_grid_is_finished():
   some = results_of(T, {0.003: 0.9, 0.01: 0.5, 0.03: 0.1})
-  assert protocol.best_lr(T, None, some) is None
-  assert [r.judge for r in protocol.open_runs([T], None, 3, some)] == ["dev"]
-  (row,) = protocol.table([T], None, 3, some)
+  assert protocol.Sweep([T]).best_lr(T, some) is None
+  assert [r.judge for r in protocol.Sweep([T]).open_runs(some)] == ["dev"]
+  (row,) = protocol.Sweep([T]).table(some)
   assert (row.mean, row.std, row.note) == (None, None, "0 of 3 seeds finished")
 
 
 def test_means_and_deviations():
   grid = {lr: 0.5 + lr for lr in protocol.GRID}
-  (row,) = protocol.table([T], None, 3, results_of(T, grid, (0.9, 0.92, 0.94)))
+  (row,) = protocol.Sweep([T]).table(results_of(T, grid, (0.9, 0.92, 0.94)))
   assert row.lr == 0.06
   assert row.mean == pytest.approx(0.92)
   assert row.std == pytest.approx(statistics.stdev([0.9, 0.92, 0.94]))
-  assert "92.00    2.00   3" in protocol.as_text([row])
-  assert "| imagenet21k/Mixer-B_16 | cifar10 | 224 | 0.06 | 92.00 | 2.00 | 3 |" in (
-    protocol.as_markdown([row])
-  )
+  assert protocol.cells(row)[3:7] == ["0.06", "92.00", "2.00", "3"]
   (cells,) = csv.DictReader(io.StringIO(protocol.as_csv([row])))
   assert cells["top1_by_seed"] == "0.9 0.92 0.94"
 
@@ -69,17 +66,17 @@ def test_averages_are_of_all_data_sets_or_of_none(group, title):
   transfers = [protocol.Transfer("w", d, 224) for d in names]
   results = {}
   for i, t in enumerate(transfers):
-    grid = {r.lr: 0.1 for r in protocol.grid_runs(t, None)}
+    grid = {r.lr: 0.1 for r in protocol.Sweep([t]).grid(t)}
     results |= results_of(t, grid, [0.01 * i, 0.01 * i + 0.1, 0.01 * i + 0.2])
-  average = protocol.table(transfers, None, 3, results)[-1]
+  average = protocol.Sweep(transfers).table(results)[-1]
   assert average.dataset == title
   middle = 0.01 * (len(names) - 1) / 2
   assert average.top1 == pytest.approx([middle, middle + 0.1, middle + 0.2])
   del results[protocol.Run(transfers[2], 0.003, 1, "test").name]
-  average = protocol.table(transfers, None, 3, results)[-1]
+  average = protocol.Sweep(transfers).table(results)[-1]
   assert average.mean is None
   assert average.note == f"{len(names) - 1} of {len(names)} data sets finished"
-  assert all(r.dataset != title for r in protocol.table(transfers[1:], None, 3, results))
+  assert all(r.dataset != title for r in protocol.Sweep(transfers[1:]).table(results))
 
 
 def test_names_of_groups_and_sizes():

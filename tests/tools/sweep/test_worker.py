@@ -14,7 +14,7 @@ from etils import epath
 from configs import finetune as finetune_config
 from mixer_jax import configuration, weights
 from mixer_jax.errors import DivergedError, InputError
-from mixer_jax.tools.sweep import worker
+from mixer_jax.tools.sweep import protocol, worker
 from mixer_jax.training import experiment
 from mixer_jax.workdir import lease
 from tests.configurations import small_config
@@ -36,18 +36,14 @@ def call(source, results, **values):
   given |= values
 
   def make_config(run):
-    t = run.transfer
-    config = finetune_config.get_config(
-      f"weights={t.weights},dataset={t.dataset},size={t.size},lr={run.lr},judge={run.judge},"
-      f"steps={given['steps']}"
-    )
+    config = finetune_config.get_config(f"{run.argument},steps={given['steps']}")
     config.seed, config.batch_size, config.mesh.data = run.seed, 16, 1
     config.evaluators.pictures.every_steps = 0
     return config
 
   transfers = worker.plan([given.get("weights", source)], given["datasets"], given["size"])
-  options = worker.Options(transfers, results, given["lrs"], given["seeds"])
-  worker.run_protocol(options, make_config, report_only=given["report"])
+  sweep = protocol.Sweep(transfers, given["lrs"], given["seeds"])
+  worker.run_protocol(sweep, results, make_config, report_only=given["report"])
 
 
 def test_it_prints_its_table_and_repeats_nothing(source, tmp_path, capsys):
