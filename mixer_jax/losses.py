@@ -22,3 +22,8 @@ def softmax_xent(logits: Float[Array, "b k"], labels: Float[Array, "b k"]) -> Fl
 
 Loss = Callable[[Float[Array, "b k"], Float[Array, "b k"]], Float[Array, " b"]]
 LOSSES: dict[str, Loss] = {"sigmoid_xent": sigmoid_xent, "softmax_xent": softmax_xent}
+PROBABILITIES: dict[str, Callable[[Array], Array]] = {
+  "sigmoid_xent": jax.nn.sigmoid,
+  "softmax_xent": jax.nn.softmax,
+}
+"""What turns the logits that a loss trains into probabilities."""

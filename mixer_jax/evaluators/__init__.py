@@ -1,7 +1,7 @@
 """What is measured of a model while it trains and after: one class for each type of config.evaluators.
 
 An evaluator is built with what it measures, whose data it opens, and is called with (variables, step) as
-often as one likes. `TITLE` and `line` say what was measured, `SCORES` which of its metrics, the larger the
+often as one likes. `title` and `line` say what was measured, `SCORES` which of its metrics, the larger the
 better, may choose the best checkpoint.
 """
 

@@ -68,7 +68,7 @@ def count(
   """Counts the evaluation's outputs.
 
   Args:
-    rows: of classification.evaluate: prediction and label, (n,) each.
+    rows: of Classification.rows: prediction and label, (n,) each.
     num_classes: k.
     names: of the classes; a class without a name is called by its number.
 

@@ -102,21 +102,21 @@ def evaluate(
   found, step = {}, -1 if trained.step is None else trained.step
   for name, one in build(trained.setup, sections, run).items():
     found[name] = dict(one(trained.variables, step))
-    metrics.say(f"{trained.name} {name} {one.title}: {one.line(found[name])}")
+    metrics.log(f"{trained.name} {name} {one.title}: {one.line(found[name])}")
     if not isinstance(one, Classification) or jax.process_index() > 0:
       continue
     if record and run is not None:
       line = {"dataset": one.split.dataset, "split": one.split.split, "ops": sections[name].ops}
-      metrics.say(f"recorded: {_record(run, {'step': step, **line, **found[name]})}")
+      metrics.log(f"recorded: {_record(run, {'step': step, **line, **found[name]})}")
     if written is not None:
       rows, num_classes = one.rows(trained.variables, step), trained.setup.options.num_classes
       names = one.source.class_names or inference.class_names(trained)
       counted = confusion.count(rows, num_classes, names)
-      metrics.say(confusion.table(counted))
-      metrics.say(f"written: {', '.join(str(p) for p in confusion.save(written, counted))}")
+      metrics.log(confusion.table(counted))
+      metrics.log(f"written: {', '.join(str(p) for p in confusion.save(written, counted))}")
   if (released := weights.RELEASED.get(trained.name)) and released.top1:
     crop = f" with {released.crop}" if released.crop else ""
-    metrics.say(f"published: ImageNet top-1 {released.top1} %{crop} ({released.source})")
+    metrics.log(f"published: ImageNet top-1 {released.top1} %{crop} ({released.source})")
   return found
 
 

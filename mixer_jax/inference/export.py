@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixer_jax import files
+from mixer_jax import files, losses
 from mixer_jax.errors import InputError, SaveError
 from mixer_jax.evaluators import best
 from mixer_jax.inference import trained as trained_lib
@@ -153,7 +153,7 @@ def description(trained: trained_lib.Trained, input_type: str) -> dict[str, Any]
       "name": "logits",
       "dtype": "float32",
       "shape": ["batch", setup.options.num_classes],
-      "probabilities": setup.options.loss.removesuffix("_xent"),
+      "probabilities": losses.PROBABILITIES[setup.options.loss].__name__,
     },
     "class_names": trained_lib.class_names(trained),
   }

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from mixer_jax import files
+from mixer_jax import files, losses
 from mixer_jax.data import decode, ops
 from mixer_jax.errors import BadRecordError, InputError
 from mixer_jax.inference import trained as trained_lib
@@ -72,7 +72,7 @@ def make_top_step(setup: experiment.ModelSetup, top: int) -> Any:
 
   Probabilities are those that the configuration's loss trains: sigmoids, or a softmax.
   """
-  activation = {"sigmoid_xent": jax.nn.sigmoid, "softmax_xent": jax.nn.softmax}[setup.options.loss]
+  activation = losses.PROBABILITIES[setup.options.loss]
 
   def output(batch: Any, outputs: Any) -> Any:
     del batch

@@ -88,7 +88,7 @@ def _mesh_here(own: dict[str, Any]) -> dict[str, Any]:
   """Returns the run's mesh on the devices that there are here: its parameters in as many shards, if they allow."""
   shards = math.gcd(own["fsdp"], jax.device_count())
   if shards != own["fsdp"]:
-    metrics.say(
+    metrics.log(
       f"parameters in {shards} shards on {jax.device_count()} devices (in training: {own['fsdp']})"
     )
   return {**own, "data": -1, "fsdp": shards}

@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
   from mixer_jax.tools.planning import planner, report
 
   plan = planner.Planner(command.loaded(_CONFIG), where)
-  result = plan.find(flags.FLAGS.fit, say=lambda text: print(text, file=sys.stderr, flush=True))
+  result = plan.find(flags.FLAGS.fit, log=lambda text: print(text, file=sys.stderr, flush=True))
   print(report.to_json(result) if _JSON.value else report.table(result))
   sys.exit(0 if result.fits else 1)
 

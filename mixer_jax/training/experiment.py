@@ -45,6 +45,11 @@ class ModelSetup:
   init_variables: Callable[[], state.Variables]
   eval_step: Any
 
+  @property
+  def title(self) -> str:
+    """What messages call the model: "Mixer"."""
+    return models.FAMILIES[self.options.model["name"]].TITLE
+
   def make_features_step(self) -> Any:
     """Returns the jitted (variables, batch) -> rows of pre_logits, label and mask, replicated."""
     return make_predict_step(

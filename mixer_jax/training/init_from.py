@@ -152,11 +152,11 @@ def initial_state(
   step = intact.step
   checkpoint.quarantine(directory, intact)
   for line in intact.damaged.values():
-    metrics.say(f"WARNING: {line}; moved to damaged_checkpoints, continuing from step {step}")
+    metrics.log(f"WARNING: {line}; moved to damaged_checkpoints, continuing from step {step}")
   if step is None:
     if exp.options.init.weights is None:
       return exp.init_state()
     variables, line = initial_variables(exp)
-    metrics.say(line)
+    metrics.log(line)
     return exp.first_state(variables)
   return restore.restore_state(directory, step, exp.abstract_state, exp.shardings.state)

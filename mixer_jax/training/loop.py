@@ -13,7 +13,7 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from mixer_jax import evaluators, models
+from mixer_jax import evaluators
 from mixer_jax.data import loading, pipeline
 from mixer_jax.errors import DivergedError, SaveError
 from mixer_jax.evaluators import Evaluator
@@ -64,7 +64,7 @@ def train(
     directory, keep_newest=keep.keep_newest, keep_best=keep.keep_best, provenance=origin
   )
   start_step = int(state.step)
-  metrics.say(_headline(exp, measured, directory, start_step))
+  metrics.log(_headline(exp, measured, directory, start_step))
   run = _Run(exp, directory, checkpointer, source, measured, start_step)
   try:
     state = run.train(state, start_step, stop)
@@ -73,7 +73,7 @@ def train(
       return run.finish(state)
   finally:
     run.close()
-  metrics.say(f"saved step {int(state.step)} in {directory}; the same command resumes")
+  metrics.log(f"saved step {int(state.step)} in {directory}; the same command resumes")
   sys.exit(128 + (stop.received or signal.SIGTERM))  # the signal may have met another process
 
 
@@ -89,7 +89,7 @@ def _headline(
   used = exp.train_split.num_used
   subset = f" ({used:,} of them used)" if used < exp.options.data.num_examples else ""
   return (
-    f"{models.FAMILIES[exp.options.model['name']].TITLE} with {parameters:,} parameters, {exp.options.size} px\n"
+    f"{exp.title} with {parameters:,} parameters, {exp.options.size} px\n"
     f"data {exp.options.data.dataset} {exp.options.data.split}: {exp.options.data.num_examples:,} images{subset}\n"
     f"evaluators: {', '.join(f'{name} {one.title}' for name, one in measured.items())};"
     f" best by {exp.options.best}\n"
@@ -154,7 +154,7 @@ class _Run:
     """Takes the steps from `start_step` to the end, or to the one after a signal."""
     exp = self._exp
     if line := self._profiler.missed(start_step):
-      metrics.say(line)
+      metrics.log(line)
     with self._batches(start_step) as batches:
       for step in range(start_step + 1, exp.total_steps + 1):
         batch = next(batches)
@@ -192,7 +192,7 @@ class _Run:
       f" best {best})",
       f"  metrics      {self._directory / 'metrics.jsonl'}, TensorBoard: {self._directory / 'events'}",
     ]
-    metrics.say("\n".join(lines))
+    metrics.log("\n".join(lines))
     return self._results[step]
 
   def close(self) -> None:
@@ -228,13 +228,13 @@ class _Run:
     with self._reporting():
       line = self._profiler.finish(step, step_metrics)
     if line is not None:
-      metrics.say(line)
+      metrics.log(line)
 
   def _report_compilation(self, step: int) -> None:
     """Waits for the first step, so that its compilation does not count as speed."""
     jax.block_until_ready(self._pending[-1][1])
     seconds = self._progress.measure(step)["seconds"]
-    metrics.say(f"first step after {seconds:.1f} s (compilation included)")
+    metrics.log(f"first step after {seconds:.1f} s (compilation included)")
 
   def _drain(self, keep: int) -> None:
     """Looks at the metrics of finished steps, all but the newest `keep`; logs those that are due."""
@@ -256,7 +256,7 @@ class _Run:
     values.pop("seconds")
     if self._skipped:
       values["skipped_records"] = self._skipped
-    metrics.say(
+    metrics.log(
       metrics.progress_line(step, self._exp.total_steps, values)
       + (f"  skipped {self._skipped} records" if self._skipped else "")
     )
@@ -271,7 +271,7 @@ class _Run:
     variables = state.eval_variables()
     for name in due:
       values = dict(self._evaluators[name](variables, step))
-      metrics.say(f"step {step}/{self._exp.total_steps} {self._line(name, values)}")
+      metrics.log(f"step {step}/{self._exp.total_steps} {self._line(name, values)}")
       self._write(step, {f"{name}/{k}": v for k, v in values.items()})
       if name == self._best:
         self._results = {step: values}

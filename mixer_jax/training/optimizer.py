@@ -48,16 +48,16 @@ def make_schedule(
       "it must be shorter than the run."
     )
   end = linear_end if linear_end_unit == "peak" else linear_end / learning_rate
+  decays = {
+    "linear": lambda progress: end + (1.0 - end) * (1.0 - progress),
+    "cosine": lambda progress: 0.5 * (1.0 + jnp.cos(jnp.pi * progress)),
+    "constant": jnp.ones_like,
+  }
 
   def schedule(step: jax.typing.ArrayLike) -> jax.Array:
     step = jnp.asarray(step, jnp.float32)
     progress = jnp.clip((step - warmup_steps) / float(total_steps - warmup_steps), 0.0, 1.0)
-    if decay == "linear":
-      multiplier = end + (1.0 - end) * (1.0 - progress)
-    elif decay == "cosine":
-      multiplier = 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
-    else:
-      multiplier = jnp.ones_like(progress)
+    multiplier = decays[decay](progress)
     return multiplier * jnp.minimum(1.0, step / warmup_steps) if warmup_steps else multiplier
 
   return schedule

@@ -20,7 +20,7 @@ def format_duration(seconds: float) -> str:
   return f"{minutes // 60}:{minutes % 60:02d}:{s:02d}"
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
   """Prints on process 0, at once."""
   if jax.process_index() == 0:
     print(text, flush=True)

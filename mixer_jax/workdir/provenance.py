@@ -147,7 +147,7 @@ def resume(
       "workdir, give what it was started with, or allow the change: --allow_change=KEY,…"
     )
   if changed:
-    metrics.say("changed, as --allow_change permits:\n  " + "\n  ".join(changed))
+    metrics.log("changed, as --allow_change permits:\n  " + "\n  ".join(changed))
   return dataclasses.replace(new, run=before.run) if before else new
 
 

@@ -28,12 +28,12 @@ class Planner:
     self._limit_bytes = limit(self._devices[0])
     self._argument_bytes: dict[int, int | None] = {}
 
-  def find(self, objective: str | None, say: Callable[[str], None]) -> report.Report:
+  def find(self, objective: str | None, log: Callable[[str], None]) -> report.Report:
     """Returns the plan of the configuration, or of the best setting that a search finds.
 
     Args:
       objective: None, "cost" or "memory".
-      say: gets a line for each setting that is tried.
+      log: gets a line for each setting that is tried.
     """
     space = self._space()
     attempts = space, self.attempt, self.argument_bytes
@@ -41,7 +41,7 @@ class Planner:
     def tried(search: Iterator[fit.Trial]) -> list[fit.Trial]:
       trials = []
       for trial in search:
-        say(_line(trial, self._limit_bytes))
+        log(_line(trial, self._limit_bytes))
         trials.append(trial)
       return trials
 
