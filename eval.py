@@ -22,7 +22,9 @@ _EVALUATORS = flags.DEFINE_list(
 _DATASET = flags.DEFINE_string(
   "dataset", None, "Name in mixer_jax/data/datasets.py, or directory of a prepared data set."
 )
-_SPLIT = flags.DEFINE_string("split", None, "Of --dataset; default: the one that is reported.")
+_SPLIT = flags.DEFINE_string(
+  "split", None, "Split of --dataset to evaluate on. Default: its test split."
+)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps --dataset.")
 _DETAILS = flags.DEFINE_string(
   "details", None, "Directory for the accuracy of each class and the confusions, printed too."

@@ -5,6 +5,7 @@ python train.py --config=configs/quickstart.py:conv_mlp --workdir=/tmp/conv-mlp-
 """
 
 from configs import common
+from mixer_jax.errors import InputError
 
 MODELS = {
   "mixer": dict(
@@ -18,6 +19,8 @@ MODELS = {
 
 
 def get_config(model: str = "mixer"):
+  if model not in MODELS:
+    raise InputError(f"quickstart.py:{model} is unknown; known: {', '.join(MODELS)}.")
   config = common.get_config(model)
   config.image_size = 16
   config.num_classes = 10

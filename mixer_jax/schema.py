@@ -156,9 +156,8 @@ class Options:
   """The whole configuration, checked: `options.data.dataset`."""
 
   seed: Seed = 0  # of parameters, order of the data, and all randomness
-  image_size: int | str | tuple[int, ...] = (
-    224  # in pixels: a side, HEIGHTxWIDTH, or (height, width)
-  )
+  # In pixels: a side, HEIGHTxWIDTH, or (height, width).
+  image_size: int | str | tuple[int, ...] = 224
   # 1: grey; 3: RGB; 4: RGB and alpha. How files of another kind are read: docs/data.md.
   image_channels: Literal[1, 3, 4] = 3
   # Values of a pixel: "unit" (−1 to 1), "zero_one", "imagenet", or means and then deviations of pixel / 255.
@@ -218,7 +217,9 @@ RENAMED: dict[str, tuple[str, Callable[[Any], Any]]] = {
   "evaluation": ("evaluators.val", lambda value: {"type": "classification", **value}),
   "fewshot": (
     "evaluators.fewshot",
-    lambda value: {"type": "fewshot", **value} | ({} if value["dataset"] else {"every_steps": 0}),
+    lambda value: (
+      {"type": "fewshot", **value} | ({} if value.get("dataset") else {"every_steps": 0})
+    ),
   ),
   "log.plots": (
     "evaluators.pictures",
@@ -266,16 +267,21 @@ def read(config: Mapping[str, Any], describe_model: DescribeModel) -> Options:
 
   An evaluator needs its type alone; its other keys have their defaults.
   """
-  known = tree(config, describe_model)
+  known, config = tree(config, describe_model), completed(config, describe_model)
   moved = {f"config.{old}": f"config.{new}" for old, (new, _) in RENAMED.items()}
-  given = {name: dict(config["evaluators"][name].items()) for name in known["evaluators"]}
-  config = {**config, **({"evaluators": _completed(given, known["evaluators"])} if given else {})}
   configuration.check(known, config, "config", moved)
   made = {k: configuration.make(EVALUATORS[v["type"]], v) for k, v in config["evaluators"].items()}
   options = configuration.make(Options, {**config, "evaluators": made})
   with configuration.placed(config):
     sides(options.image_size)
   return options
+
+
+def completed(config: Mapping[str, Any], describe_model: DescribeModel) -> dict[str, Any]:
+  """Returns the configuration with the defaults of the keys that its evaluators leave out."""
+  known = tree(config, describe_model)["evaluators"]
+  given = {name: dict(config["evaluators"][name].items()) for name in known}
+  return {**config, **({"evaluators": _completed(given, known)} if given else {})}
 
 
 MAX_SIDE = 2**14
@@ -315,7 +321,11 @@ def translated(saved: Mapping[str, Any], describe_model: DescribeModel) -> dict[
   for old, (new, convert) in RENAMED.items():
     if _has(config, old) and not _has(today, old):
       section, key = _find(config, old)
-      value = convert(section.pop(key))
+      try:
+        value = convert(section[key])
+      except (TypeError, AttributeError, ValueError):  # damaged, as the reader will say
+        continue
+      del section[key]
       section, key = _find(config, new)
       section[key] = value
   return _completed(config, {**today, "evaluators": {}})  # theirs are optional

@@ -37,6 +37,7 @@ class SplitSpec:
     subset_percent: percentage of the examples to use. For one seed, smaller subsets are contained in larger
       ones.
     subset_seed: chooses the subset, independently of the run's seed.
+    where: what stands before its keys in messages: "config.data.".
   """
 
   dataset: str
@@ -50,6 +51,7 @@ class SplitSpec:
   on_bad_record: Literal["stop", "skip"]
   subset_percent: float = 100.0
   subset_seed: int = 0
+  where: str = ""
 
   @property
   def num_used(self) -> int:
@@ -65,12 +67,13 @@ class SplitSpec:
     )
     if len(source) != self.num_examples:
       raise InputError(
-        f"{source.name} has {len(source)} examples, the configuration says {self.num_examples}: "
-        "correct num_examples or the split."
+        f"{self.where}num_examples is {self.num_examples}, but {source.name} has {len(source)} examples: "
+        "correct it or the split."
       )
     if source.num_classes is not None and source.num_classes > self.num_classes:
       raise InputError(
-        f"{source.name} has {source.num_classes} classes, more than num_classes {self.num_classes}."
+        f"{self.where}split: {source.name} has {source.num_classes} classes, more than num_classes "
+        f"{self.num_classes}."
       )
     return source
 

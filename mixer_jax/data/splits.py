@@ -27,5 +27,6 @@ def make(
     num_classes=options.num_classes,
     ops=ops.Preprocess(section.ops, options.input_shape, f"{where}ops"),
     on_bad_record=options.data.on_bad_record,
+    where=where,
     **fields,
   )

@@ -79,7 +79,14 @@ def opened(evaluators: Mapping[str, Evaluator]) -> dict[str, Any]:
 
 def in_training(options: schema.Options) -> dict[str, Any]:
   """Returns the sections of the evaluators that a run has while it trains."""
-  return {name: s for name, s in options.evaluators.items() if s.every_steps != 0}
+  every = options.evaluators
+
+  def on(section: Any) -> bool:
+    if isinstance(section, schema.Pictures) and section.every_steps is None:
+      section = every.get(section.of, section)  # as often as the evaluator that they follow
+    return section.every_steps != 0
+
+  return {name: section for name, section in every.items() if on(section)}
 
 
 def best(options: schema.Options) -> tuple[str, str]:

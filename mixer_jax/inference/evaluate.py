@@ -99,6 +99,8 @@ def evaluate(
   written = None if details is None else _details_directory(details, sections)
   if record and (run is None or trained.step is None):
     raise InputError("--record needs a checkpoint of a run: give --workdir, without --weights.")
+  if record and (others := [n for n, s in sections.items() if s.type != "classification"]):
+    raise InputError(f"--record is for evaluators of type classification, not for {others}.")
   found, step = {}, -1 if trained.step is None else trained.step
   for name, one in build(trained.setup, sections, run).items():
     found[name] = dict(one(trained.variables, step))

@@ -75,9 +75,7 @@ def _here(own: dict[str, Any], config: Any | None) -> dict[str, Any]:
   if config is None:
     return {**own, "mesh": _mesh_here(own["mesh"])}
   state = ("image_size", "image_channels", "normalize", "num_classes", "model")
-  changed = configuration.differences(
-    {k: own[k] for k in state if k in own}, {k: config[k] for k in state}, ()
-  )
+  changed = configuration.differences({k: own[k] for k in state}, {k: config[k] for k in state}, ())
   if changed:
     listed = "\n  ".join(changed)
     raise InputError(f"the workdir's checkpoints are of another configuration:\n  {listed}")
@@ -104,8 +102,7 @@ def _load_checkpoint(
 ) -> Trained:
   chosen, damaged = checkpoint.choose(directory, which)
   for line in damaged:
-    if jax.process_index() == 0:
-      print(f"WARNING: {line}; the newest intact one is that of step {chosen}", flush=True)
+    metrics.log(f"WARNING: {line}; the newest intact one is that of step {chosen}")
   variables = restore.load_variables(
     directory, chosen, setup.abstract_variables, setup.shardings.variables
   )

@@ -57,17 +57,22 @@ def schema(name: str) -> dict[str, configuration.Field]:
   Raises:
     InputError: unknown family.
   """
-  if name not in FAMILIES:
-    raise InputError(f"model.name {name!r} is unknown.{configuration.nearest(str(name), FAMILIES)}")
   fields = {
     "name": configuration.Field(str, None, name),
     "variant": configuration.Field(str | None, None, None),
   }
-  for key, field in configuration.fields(FAMILIES[name].Model).items():
+  for key, field in configuration.fields(_family(name).Model).items():
     if key not in ("parent", "name", "num_classes"):
       size = field.default is configuration.MISSING
       fields[key] = field._replace(hint=field.hint | None, default=None) if size else field
   return fields
+
+
+def _family(name: str) -> Any:
+  if name not in FAMILIES:
+    hint = configuration.nearest(str(name), FAMILIES)
+    raise InputError(f"config.model.name {name!r} is unknown.{hint}")
+  return FAMILIES[name]
 
 
 def build(name: str, *, variant: str | None = None, **fields: Any) -> nn.Module:
@@ -82,17 +87,15 @@ def build(name: str, *, variant: str | None = None, **fields: Any) -> nn.Module:
   Raises:
     InputError: unknown family, variant or field, a value of another type, or a size left open.
   """
-  if name not in FAMILIES:
-    raise InputError(f"model.name {name!r} is unknown.{configuration.nearest(name, FAMILIES)}")
+  family = _family(name)
   sizes: dict[str, Any] = {}
   if variant is not None:
-    variants = FAMILIES[name].VARIANTS
-    if not isinstance(variant, str) or variant not in variants:
-      hint = configuration.nearest(str(variant), variants)
+    if not isinstance(variant, str) or variant not in family.VARIANTS:
+      hint = configuration.nearest(str(variant), family.VARIANTS)
       raise InputError(f"model.variant {variant!r} is not one of {name}'s.{hint}")
-    sizes = dict(variants[variant])
+    sizes = dict(family.VARIANTS[variant])
   sizes.update({k: v for k, v in fields.items() if v is not None or k == "num_classes"})
-  return configuration.call(FAMILIES[name].Model, sizes, "config.model")
+  return configuration.call(family.Model, sizes, "config.model")
 
 
 def family_of(names: Iterable[str]) -> str | None:

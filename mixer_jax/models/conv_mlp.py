@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from mixer_jax.configuration import Fraction, NonNegativeInt, PositiveInt
+from mixer_jax.configuration import NonNegativeInt, PositiveInt, Rate
 from mixer_jax.errors import InputError
 from mixer_jax.models import layers
 
@@ -144,7 +144,7 @@ class Model(nn.Module):
   mlp_ratios: tuple[int, ...]
   num_classes: int | None = 1000
   gelu: layers.Gelu = "erf"
-  stoch_depth: Fraction = 0.0
+  stoch_depth: Rate = 0.0
   stoch_depth_rescale: bool = True
   head_bias_init: float = 0.0
   dtype: Literal["float32", "bfloat16"] = "float32"
@@ -169,7 +169,7 @@ class Model(nn.Module):
       mask: 0 for images that are padding, which do not enter the statistics; default: none are.
 
     Raises:
-      InputError: num_blocks, widths and mlp_ratios are not of one length.
+      InputError: num_blocks, widths and mlp_ratios are not three numbers from 1 each.
     """
     self._check_stages()
     index = jnp.arange(image.shape[0]) if index is None else index
@@ -221,11 +221,12 @@ class Model(nn.Module):
     return layers.classify(self, pre_logits, _TRUNCATED_NORMAL)
 
   def _check_stages(self) -> None:
-    if not len(self.num_blocks) == len(self.widths) == len(self.mlp_ratios):
-      raise InputError(
-        f"num_blocks {self.num_blocks}, widths {self.widths} and mlp_ratios {self.mlp_ratios} must have a "
-        "number for each stage."
-      )
+    for name in ("num_blocks", "widths", "mlp_ratios"):
+      value = getattr(self, name)
+      if len(value) != 3 or min(value) < 1:
+        raise InputError(
+          f"{name} is {value}; expected a number from 1 for each of the three stages."
+        )
 
 
 PREFIX = r"ConvMlpBlock_\d+_\d+/"

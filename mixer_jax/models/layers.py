@@ -60,7 +60,7 @@ def draw_kept(
 def drop_path(
   branch: Float[Array, "b ..."],
   kept: Bool[Array, " b"] | None,
-  rate: float | Float[Array, ""] = 0.0,
+  rate: float = 0.0,
   *,
   rescale: bool = False,
 ) -> Float[Array, "b ..."]:
@@ -76,7 +76,7 @@ def drop_path(
   if kept is None:
     return branch
   if rescale:
-    branch = (branch / (1.0 - rate)).astype(branch.dtype)
+    branch = (branch / max(1.0 - rate, 1e-9)).astype(branch.dtype)  # nothing is kept at a rate of 1
   kept = kept.reshape(-1, *[1] * (branch.ndim - 1))
   return jnp.where(kept, branch, jnp.zeros_like(branch))
 
@@ -175,7 +175,10 @@ def batch_norm(
     use_fast_variance=False,
     **dtypes,
   )
-  return norm(x, mask=None if mask is None else mask[:, None, None, None] > 0)
+  if mask is None:
+    return norm(x)
+  present = mask[:, None, None, None] > 0
+  return norm(x, mask=present | ~jnp.any(present))  # of a batch of padding alone, finite numbers
 
 
 class MlpBlock(nn.Module):

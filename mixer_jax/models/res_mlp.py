@@ -13,7 +13,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from mixer_jax.configuration import Fraction, NonNegativeFloat, PositiveInt
+from mixer_jax.configuration import NonNegativeFloat, PositiveInt, Rate
 from mixer_jax.models import layers, resizing
 from mixer_jax.models.resizing import Grid
 
@@ -113,7 +113,7 @@ class Model(nn.Module):
   num_classes: int | None = 1000
   layer_scale_init: NonNegativeFloat = 1e-5
   gelu: layers.Gelu = "erf"
-  stoch_depth: Fraction = 0.0
+  stoch_depth: Rate = 0.0
   stoch_depth_rescale: bool = True
   head_bias_init: float = 0.0
   dtype: Literal["float32", "bfloat16"] = "float32"

@@ -24,21 +24,20 @@ TITLE = "BiT ResNet"
 _DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
 
 
-def fields(depth: int, factor: int) -> dict[str, Any]:
-  """Returns the fields of R<depth>x<factor>."""
+def _variant(depth: int, factor: int) -> dict[str, Any]:
   return dict(num_units=_DEPTHS[depth], width=64 * factor)
 
 
 VARIANTS = {
-  "R50x1": fields(50, 1),
-  "R50x2": fields(50, 2),
-  "R50x3": fields(50, 3),
-  "R101x1": fields(101, 1),
-  "R101x3": fields(101, 3),
-  "R152x1": fields(152, 1),
-  "R152x2": fields(152, 2),
-  "R152x4": fields(152, 4),
-  "R200x3": fields(200, 3),
+  "R50x1": _variant(50, 1),
+  "R50x2": _variant(50, 2),
+  "R50x3": _variant(50, 3),
+  "R101x1": _variant(101, 1),
+  "R101x3": _variant(101, 3),
+  "R152x1": _variant(152, 1),
+  "R152x2": _variant(152, 2),
+  "R152x4": _variant(152, 4),
+  "R200x3": _variant(200, 3),
 }
 """The paper's table 3 and the released files: size -> fields of the model."""
 

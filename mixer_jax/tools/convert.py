@@ -9,7 +9,7 @@ OUTPUT: a file that does not exist yet, .npz or .safetensors.
 from absl import app, flags
 from etils import epath
 
-from mixer_jax import configuration, models, schema, weights
+from mixer_jax import models, schema, weights
 from mixer_jax.errors import InputError
 from mixer_jax.models import resizing
 from mixer_jax.tools import command
@@ -80,13 +80,10 @@ def _load(source: str) -> weights.Variables:
 
 
 def _load_run(workdir: epath.Path) -> weights.Variables:
-  from mixer_jax.workdir import checkpoint, provenance, restore
+  from mixer_jax.workdir import checkpoint, directory, provenance, restore
 
-  which = _CHECKPOINT.value
-  if which not in ("newest", "best") and not which.isdigit():
-    raise InputError(f"--checkpoint={which} is neither newest, best nor a step.")
-  configuration.load(workdir / "config.json")  # raises if this is not the workdir of a run
-  step, _ = checkpoint.choose(workdir, int(which) if which.isdigit() else which)
+  directory.load_config(workdir)  # raises if this is not the workdir of a run
+  step, _ = checkpoint.choose(workdir, _CHECKPOINT.value)
   origin = provenance.read(workdir, step)
   print(f"{workdir} step {step}" + (f" of run {origin.run}" if origin else ""))
   return restore.load_variables(workdir, step)

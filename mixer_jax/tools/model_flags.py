@@ -30,15 +30,12 @@ _WEIGHTS = flags.DEFINE_string(
 
 def chosen() -> dict[str, Any]:
   """Returns the arguments of inference.load; raises InputError for flags that do not go together."""
-  which = _CHECKPOINT.value
-  if which not in ("newest", "best") and not which.isdigit():
-    raise InputError(f"--checkpoint={which} is neither newest, best nor a step.")
   if _WEIGHTS.value and flags.FLAGS["checkpoint"].present:
     raise InputError("--checkpoint and --weights exclude each other.")
   return {
     "workdir": _WORKDIR.value,
     "config": command.loaded(_CONFIG),
-    "which": int(which) if which.isdigit() else which,
+    "which": _CHECKPOINT.value,
     "weights_file": _WEIGHTS.value,
   }
 

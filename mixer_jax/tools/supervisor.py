@@ -18,7 +18,7 @@ from mixer_jax.parallel import processes
 
 EXIT_RETRY = 75  # exit status: sysexits.h's EX_TEMPFAIL, "the same command may succeed later"
 _MARK = "MIXER_JAX_SUPERVISOR"
-# What mixer_jax/distributed.py prints before it waits.
+# What mixer_jax/parallel/distributed.py prints before it waits.
 _PLACE = re.compile(rb"(waiting for the others as|connecting to) the coordinator (\S+),")
 _FATAL = re.compile(rb"F\d{4} \d\d:\d\d:\d\d|terminate called|Fatal Python error")
 

@@ -125,7 +125,7 @@ def _build_model(options: schema.Options, mesh: Mesh) -> ModelSetup:
   model = models.build(**options.model, num_classes=options.num_classes)
   normalize = augment.normalization(options.normalize, options.image_channels)
   init_variables = functools.partial(state.init_variables, model, options.input_shape, options.seed)
-  abstract_variables = jax.eval_shape(init_variables)
+  abstract_variables = models.abstract_variables(model, options.input_shape)
   shardings = sharding.make_shardings(mesh, abstract_variables, options.mesh.rules)
   gather = sharding.make_gather(shardings.variables)
   eval_step = step.make_eval_step(

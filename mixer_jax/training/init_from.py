@@ -115,8 +115,8 @@ def initial_variables(exp: experiment.Experiment) -> tuple[weights.Variables, st
   line = f"parameters of {source}{resized}"
   wanted = exp.abstract_variables
   if exp.options.init.new_head:
-    bias = getattr(exp.model, "head_bias_init", 0.0)
-    variables = weights.replace_head(variables, wanted, bias)
+    model: Any = exp.model
+    variables = weights.replace_head(variables, wanted, model.head_bias_init)
     line += ", with a new head"
   weights.check_match(variables, wanted, f"{source} for {exp.options.size} px")
   variables = jax.tree.map(lambda p, w: np.asarray(p).astype(w.dtype), variables, wanted)

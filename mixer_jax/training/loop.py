@@ -13,7 +13,7 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from mixer_jax import evaluators
+from mixer_jax import evaluators, models, schema
 from mixer_jax.data import loading, pipeline
 from mixer_jax.errors import DivergedError, SaveError
 from mixer_jax.evaluators import Evaluator
@@ -49,6 +49,7 @@ def train(
     SystemExit: with 128 + signal, after saving, when asked to stop.
   """
   stop = stop or StopSignal()
+  config = schema.completed(config, models.schema)
   distributed.agree({"config": config, "workdir": workdir, "allow_change": allow_change})
   exp = experiment.build(config, experiment.make_mesh(config))
   directory = workdirs.path_of(workdir)

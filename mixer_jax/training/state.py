@@ -9,7 +9,7 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Int, UInt32
 
-Variables = dict[str, Any]  # {"params": …} and, for models with BatchNorm, "batch_stats"
+from mixer_jax.weights import Variables
 
 
 class TrainState(struct.PyTreeNode):

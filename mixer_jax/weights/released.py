@@ -68,7 +68,7 @@ def _bit(kind: str, depth: int, factor: int) -> Released:
   """BiT-S is trained on ImageNet, BiT-M on ImageNet-21k, BiT-M-…-ILSVRC2012 fine-tuned on ImageNet at 480."""
   head, _, tuned = kind.partition("-")
   num_classes = 1000 if tuned or head == "S" else 21843
-  fields = {**resnet.fields(depth, factor), "num_classes": num_classes}
+  fields = {**resnet.VARIANTS[f"R{depth}x{factor}"], "num_classes": num_classes}
   url = f"{STORAGE}bit_models/BiT-{head}-R{depth}x{factor}{'-' + tuned if tuned else ''}.npz"
   pretraining = "imagenet2012" if head == "S" else "imagenet21k"
   return Released(url, pretraining, fields, family="resnet", image_size=480 if tuned else 224)

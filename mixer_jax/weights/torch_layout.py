@@ -55,9 +55,12 @@ def from_torch(state: Mapping[str, Any], where: str = "this state dictionary") -
     listed = "\n  ".join(unknown)
     raise InputError(f"{where} is not of {title}, which has no\n  {listed}")
   named = {k: ours for k, ours in found[title].items() if ours is not None}
-  tree = variables.unflatten(
-    {ours: _axes_from_torch(state[k], axes) for k, (ours, axes) in named.items()}
-  )
+  try:
+    tree = variables.unflatten(
+      {ours: _axes_from_torch(state[k], axes) for k, (ours, axes) in named.items()}
+    )
+  except (ValueError, TypeError) as e:  # names below names, axes that are not of length 1
+    raise InputError(f"{where} is not of {title}: {e}.") from e
   variables.describe(tree, where)
   return tree
 

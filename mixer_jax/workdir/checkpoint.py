@@ -100,6 +100,10 @@ def choose(workdir: epath.Path, which: str | int) -> tuple[int, list[str]]:
     InputError: there is no such checkpoint, or it is damaged.
   """
   damaged: dict[int, str] = {}
+  if isinstance(which, str) and which.isdecimal():
+    which = int(which)
+  if isinstance(which, str) and which not in ("newest", "best"):
+    raise InputError(f"checkpoint {which!r} is neither newest, best nor a step.")
   if which == "newest":
     chosen, damaged = find_intact(workdir)
   else:
@@ -235,7 +239,7 @@ class Checkpointer:
 def save_failure(workdir: epath.Path, error: Exception) -> str:
   """Returns what to tell the user of a failed write."""
   reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-  return f"could not write to {workdir}: {reason}. The run stops; {last_good(workdir)}. Mend that and give the same command to resume."
+  return f"could not write to {workdir}: {reason}. The run stops; {last_good(workdir)}. Fix this, then run the same command to resume."
 
 
 def last_good(workdir: epath.Path) -> str:

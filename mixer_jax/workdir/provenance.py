@@ -67,7 +67,7 @@ def describe(config: Mapping[str, Any], opened: Mapping[str, sources.Source]) ->
     config: the configuration.
     opened: key of the configuration that names a split -> that split; the first is trained on.
   """
-  names = next((s.class_names for s in opened.values()), None) or []
+  names = next((s.class_names for s in opened.values()), None) or ()
   splits = {
     key: Split(name=s.name, num_examples=len(s), records=s.fingerprint())
     for key, s in opened.items()
