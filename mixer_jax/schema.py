@@ -138,10 +138,10 @@ class Log:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mesh:
-  data: int = -1  # copies of the state, each on `fsdp` devices; -1: as many as there are
-  fsdp: PositiveInt = 1  # devices over which a copy's parameters and optimizer state are sharded
+  data: int = -1  # replicas of the state, each on `fsdp` devices; -1: as many as there are
+  fsdp: PositiveInt = 1  # devices over which a replica's parameters and optimizer state are sharded
   # "REGEX=WHERE" for names of parameters, first match first; WHERE is "replicate", the number of the
-  # dimension to cut, or "auto", as without a rule (docs/scale.md).
+  # dimension to shard, or "auto", as without a rule (docs/scale.md).
   rules: tuple[str, ...] = ()
 
 

@@ -1,7 +1,7 @@
 """Where arrays live: the device mesh, the batch sharded over it, parameters sharded or replicated.
 
-The batch is sharded over all axes of the mesh. "data" counts copies of the state; "fsdp" counts the
-shards of a copy: parameters and their optimizer state are cut along one of their dimensions, gathered
+The batch is sharded over all axes of the mesh. "data" counts replicas of the state; "fsdp" counts the
+shards of a replica: parameters and their optimizer state are sharded along one of their dimensions, gathered
 in the step where they are used, and their gradients reduced to shards again (ZeRO, Rajbhandari et al.
 2020; FSDP). Which dimension is a matter of rules on the parameters' names.
 """
@@ -24,7 +24,7 @@ from mixer_jax.errors import InputError
 AXES = ("data", "fsdp")
 # Elements from which on "auto" shards a parameter: a smaller one takes longer to gather than it is worth.
 MIN_AUTO_SIZE = 2**14
-WHOLE = -1  # no dimension
+REPLICATED = -1  # no dimension
 _PLACES = "auto, replicate or the number of a dimension"
 
 
@@ -45,10 +45,10 @@ class Shardings(NamedTuple):
 
 
 def make_mesh(*, data: int, fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
-  """Returns a mesh of `data` copies of the state, each cut into `fsdp` shards: axes ("data", "fsdp").
+  """Returns a mesh of `data` replicas of the state, each in `fsdp` shards: axes ("data", "fsdp").
 
   Args:
-    data: copies; −1: as many as the devices make.
+    data: replicas; −1: as many as the devices make.
     fsdp: devices that share a copy.
     devices: to choose from; None: those of all processes. Absent ones (a topology's) will do.
 
@@ -58,15 +58,15 @@ def make_mesh(*, data: int, fsdp: int = 1, devices: Sequence[Any] | None = None)
   known = jax.devices() if devices is None else list(devices)
   if fsdp < 1 or (data == -1 and len(known) % fsdp):
     raise InputError(f"fsdp is {fsdp}, which does not divide the {len(known)} devices.")
-  copies = len(known) // fsdp if data == -1 else data
-  if not 1 <= copies * fsdp <= len(known):
+  replicas = len(known) // fsdp if data == -1 else data
+  if not 1 <= replicas * fsdp <= len(known):
     times = f" and fsdp {fsdp}" if fsdp > 1 else ""
     raise InputError(f"data is {data}{times}, but there are {len(known)} devices; -1 takes all.")
-  if devices is None and jax.process_count() > 1 and copies * fsdp != len(known):
+  if devices is None and jax.process_count() > 1 and replicas * fsdp != len(known):
     raise InputError("data must be -1 with several processes: each takes part.")
   # jax.make_mesh would refuse an axis that is a part of one of the torus: 2 of v6e:4x4's 4.
   chosen = mesh_utils.create_device_mesh(
-    (copies, fsdp), known[: copies * fsdp], allow_split_physical_axes=True
+    (replicas, fsdp), known[: replicas * fsdp], allow_split_physical_axes=True
   )
   return Mesh(chosen, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
@@ -80,7 +80,7 @@ def make_shardings(
     mesh: without an axis "fsdp" everything is replicated.
     variables: the shapes of the model's variables.
     rules: "REGEX=WHERE" for names such as "MixerBlock_0/token_mixing/Dense_0/kernel"; the first whose
-      expression matches a whole name counts. WHERE is "replicate", the number of the dimension to cut,
+      expression matches a whole name counts. WHERE is "replicate", the number of the dimension to shard,
       or "auto", which is for all other parameters: the largest dimension that the axis divides, of
       parameters of at least MIN_AUTO_SIZE elements.
     state: the train state's shapes, if it is to be trained. What belongs to a parameter (a leaf below its name,
@@ -93,13 +93,13 @@ def make_shardings(
   batch = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
   size = mesh.shape.get("fsdp", 1)
   shapes = {_name(path): x.shape for path, x in _leaves(variables["params"])}
-  dimensions = _cut_dimensions(shapes, rules, size)
+  dimensions = _shard_dims(shapes, rules, size)
 
   def sharding_of(path: Any, x: Any) -> NamedSharding:
     keys = _name(path).split("/")
     for name in ("/".join(keys[i:]) for i in range(len(keys))):
-      if size > 1 and shapes.get(name) == x.shape and (cut := dimensions[name]) != WHOLE:
-        return NamedSharding(mesh, PartitionSpec(*[None] * cut, "fsdp"))
+      if size > 1 and shapes.get(name) == x.shape and (dim := dimensions[name]) != REPLICATED:
+        return NamedSharding(mesh, PartitionSpec(*[None] * dim, "fsdp"))
     return replicated
 
   placed = [jax.tree_util.tree_map_with_path(sharding_of, tree) for tree in (variables, state)]
@@ -115,10 +115,10 @@ def _name(path: Any) -> str:
   return "/".join(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
 
 
-def _cut_dimensions(
+def _shard_dims(
   shapes: dict[str, tuple[int, ...]], rules: tuple[str, ...], size: int
 ) -> dict[str, int]:
-  """Returns for each parameter the dimension that is cut into `size` shards, or WHOLE."""
+  """Returns for each parameter the dimension that is sharded, `size` times, or REPLICATED."""
   parsed = rules_lib.parse("rules", rules, _PLACES, _place)
   decided = rules_lib.decide("rules", parsed, list(shapes))
   return {name: _dimension(name, shape, size, decided[name]) for name, shape in shapes.items()}
@@ -135,11 +135,11 @@ def _dimension(
 ) -> int:
   place = "auto" if rule is None else rule.value
   if place == "replicate":
-    return WHOLE
+    return REPLICATED
   if place == "auto":
     divisible = [i for i, length in enumerate(shape) if length % size == 0]
     large = divisible and math.prod(shape) >= MIN_AUTO_SIZE
-    return max(divisible, key=lambda i: shape[i]) if large else WHOLE
+    return max(divisible, key=lambda i: shape[i]) if large else REPLICATED
   if int(place) >= len(shape) or shape[int(place)] % size:
     raise InputError(
       f"rules: {rule and rule.text!r} decides for {name} of shape {shape}, which has no dimension "
@@ -148,10 +148,10 @@ def _dimension(
   return int(place)
 
 
-def cut_dimension(sharding: NamedSharding) -> int:
-  """Returns which dimension of a parameter is cut along "fsdp", or WHOLE."""
+def shard_dim(sharding: NamedSharding) -> int:
+  """Returns which dimension of a parameter is sharded along "fsdp", or REPLICATED."""
   spec = tuple(sharding.spec)
-  return spec.index("fsdp") if "fsdp" in spec else WHOLE
+  return spec.index("fsdp") if "fsdp" in spec else REPLICATED
 
 
 def make_gather(param_shardings: Any) -> Callable[[Any], Any]:
@@ -182,7 +182,7 @@ class Placement(NamedTuple):
     name: of the parameters, the blocks' numbers as "*".
     number: parameters of this name.
     shape: of one.
-    cut: dimension that is cut along "fsdp", or WHOLE.
+    dim: dimension that is sharded along "fsdp", or REPLICATED.
     params_bytes, state_bytes: per device, of all `number`; of the parameters, and with the optimizer's
       moments and the average.
   """
@@ -190,7 +190,7 @@ class Placement(NamedTuple):
   name: str
   number: int
   shape: tuple[int, ...]
-  cut: int
+  dim: int
   params_bytes: int
   state_bytes: int
 
@@ -220,7 +220,7 @@ def describe(abstract_state: Any, shardings: Shardings) -> list[Placement]:
       v for k, v in other_bytes.items() if k == name or k.endswith(f"/{name}")
     )
     pattern = re.sub(r"_\d+(?=/.*/)", "_*", name)
-    key = (pattern, x.shape, cut_dimension(s))
+    key = (pattern, x.shape, shard_dim(s))
     before = found.get(key, Placement(pattern, 0, x.shape, key[2], 0, 0))
     found[key] = before._replace(
       number=before.number + 1,
@@ -233,10 +233,10 @@ def describe(abstract_state: Any, shardings: Shardings) -> list[Placement]:
 def table(placements: Iterable[Placement]) -> str:
   """Returns the placements as text, a line each, with the sums."""
   placements = list(placements)
-  lines = [("parameter", "number", "shape", "cut", "MB a device", "with state")]
+  lines = [("parameter", "number", "shape", "sharded", "MB a device", "with state")]
   for p in placements:
-    cut = "whole" if p.cut == WHOLE else f"dim {p.cut}"
-    lines.append((p.name, str(p.number), str(p.shape), cut, *_megabytes([p])))
+    sharded = "no" if p.dim == REPLICATED else f"dim {p.dim}"
+    lines.append((p.name, str(p.number), str(p.shape), sharded, *_megabytes([p])))
   lines.append(("all", str(sum(p.number for p in placements)), "", "", *_megabytes(placements)))
   return tables.as_text(lines, right=range(1, 6))
 

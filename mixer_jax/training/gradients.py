@@ -42,14 +42,14 @@ def _in_parts(
   mesh = jax.tree.leaves(param_shardings)[0].mesh
   axes = mesh.axis_names
   specs = jax.tree.map(lambda s: s.spec, param_shardings)
-  cuts = jax.tree.map(sharding.cut_dimension, param_shardings)
+  dims = jax.tree.map(sharding.shard_dim, param_shardings)
 
   def value_and_grad(params: Any, batch: dict[str, Array], *args: Any):
     def one_shard(params: Any, rows: dict[str, Array]):
-      params = jax.tree.map(functools.partial(_gather, axes), params, cuts)
+      params = jax.tree.map(functools.partial(_gather, axes), params, dims)
       parts = jax.tree.map(lambda x: x.reshape(num_parts, -1, *x.shape[1:]), rows)
       value, grads, aux = _scan(loss_fn, axes, params, parts, *args)
-      value, grads = _sum_over_devices(axes, value, grads, cuts)
+      value, grads = _sum_over_devices(axes, value, grads, dims)
       return (value, aux), jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
 
     sharded = jax.shard_map(
@@ -78,25 +78,25 @@ def _scan(
   return value, grads, aux
 
 
-def _gather(axes: tuple[str, ...], p: Array, cut: int) -> Array:
+def _gather(axes: tuple[str, ...], p: Array, dim: int) -> Array:
   """Returns the whole of a parameter that this device holds a shard of, inside shard_map."""
-  if cut != sharding.WHOLE:
-    p = jax.lax.all_gather(p, "fsdp", axis=cut, tiled=True)
+  if dim != sharding.REPLICATED:
+    p = jax.lax.all_gather(p, "fsdp", axis=dim, tiled=True)
     axes = tuple(axis for axis in axes if axis != "fsdp")
   # Marked as differing between devices, the parameters get gradients that are not yet summed.
   return jax.lax.pcast(p, axes, to="varying")
 
 
-def _sum_over_devices(axes: tuple[str, ...], value: Array, grads: Any, cuts: Any):
+def _sum_over_devices(axes: tuple[str, ...], value: Array, grads: Any, dims: Any):
   """Returns the sums over the devices; of the gradient of a sharded parameter, this device's shard."""
   leaves, structure = jax.tree.flatten(grads)
-  dimensions = dict(enumerate(jax.tree.leaves(cuts)))
+  dimensions = dict(enumerate(jax.tree.leaves(dims)))
   shards = {
-    i: jax.lax.psum_scatter(leaves[i], "fsdp", scatter_dimension=cut, tiled=True)
-    for i, cut in dimensions.items()
-    if cut != sharding.WHOLE
+    i: jax.lax.psum_scatter(leaves[i], "fsdp", scatter_dimension=dim, tiled=True)
+    for i, dim in dimensions.items()
+    if dim != sharding.REPLICATED
   }
   shards = jax.lax.psum(shards, tuple(axis for axis in axes if axis != "fsdp"))
-  whole = {i: leaves[i] for i, cut in dimensions.items() if cut == sharding.WHOLE}
+  whole = {i: leaves[i] for i, dim in dimensions.items() if dim == sharding.REPLICATED}
   value, whole = jax.lax.psum((value, whole), axes)
   return value, structure.unflatten((shards | whole)[i] for i in dimensions)

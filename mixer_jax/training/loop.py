@@ -109,7 +109,7 @@ def _placement(exp: experiment.Experiment) -> str:
     return line
   shards = sharding.table(sharding.describe(exp.abstract_state, exp.shardings))
   return (
-    f"{line}: {exp.mesh.shape['data']} copies, each on {exp.mesh.shape['fsdp']} devices\n{shards}"
+    f"{line}: {exp.mesh.shape['data']} replicas, each on {exp.mesh.shape['fsdp']} devices\n{shards}"
   )
 
 

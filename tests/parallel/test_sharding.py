@@ -1,4 +1,4 @@
-"""Rules on the parameters' names, what they cut, and what they make of mistakes."""
+"""Rules on the parameters' names, what they shard, and what they make of mistakes."""
 
 import jax
 import numpy as np
@@ -30,14 +30,14 @@ def test_without_rules_large_parameters_are_sharded_along_their_largest_dimensio
   exp = build(imagenet.get_config("B/16"))
   found = placements(exp)
   assert found["stem/kernel"].shape == (16, 16, 3, 768)
-  assert found["stem/kernel"].cut == 3
+  assert found["stem/kernel"].dim == 3
   assert found["MixerBlock_*/channel_mixing/Dense_0/kernel"][1:4] == (12, (768, 3072), 1)
   assert found["MixerBlock_*/channel_mixing/Dense_1/kernel"][1:4] == (12, (3072, 768), 0)
   assert found["MixerBlock_*/token_mixing/Dense_0/kernel"][1:4] == (12, (196, 384), 1)
-  assert found["MixerBlock_*/LayerNorm_0/scale"][1:4] == (12, (768,), sharding.WHOLE)
+  assert found["MixerBlock_*/LayerNorm_0/scale"][1:4] == (12, (768,), sharding.REPLICATED)
   assert sum(p.number for p in found.values()) == len(jax.tree.leaves(exp.abstract_state.params))
   size = sum(x.size for x in jax.tree.leaves(exp.abstract_state.params))
-  whole = sum(np.prod(p.shape) * p.number for p in found.values() if p.cut == sharding.WHOLE)
+  whole = sum(np.prod(p.shape) * p.number for p in found.values() if p.dim == sharding.REPLICATED)
   per_device = 4 * ((size - whole) / 4 + whole)
   assert sum(p.params_bytes for p in found.values()) == per_device
   assert sum(p.state_bytes for p in found.values()) == 3 * per_device
@@ -65,9 +65,9 @@ def test_the_first_rule_counts():
   found = placements(
     build(rules=(r".*/token_mixing/.*=replicate", r".*/kernel=0", ".*=auto"), fsdp=2)
   )
-  assert found["MixerBlock_*/token_mixing/Dense_0/kernel"].cut == sharding.WHOLE
-  assert found["MixerBlock_*/channel_mixing/Dense_0/kernel"].cut == 0
-  assert found["head/bias"].cut == sharding.WHOLE  # too small for "auto"
+  assert found["MixerBlock_*/token_mixing/Dense_0/kernel"].dim == sharding.REPLICATED
+  assert found["MixerBlock_*/channel_mixing/Dense_0/kernel"].dim == 0
+  assert found["head/bias"].dim == sharding.REPLICATED  # too small for "auto"
 
 
 @pytest.mark.parametrize(
