@@ -251,11 +251,11 @@ def _evaluators(sections: Any) -> dict[str, Any]:
   found = {}
   for name, section in sections.items() if hasattr(sections, "items") else ():
     where = f"config.evaluators.{name}"
-    if not re.fullmatch(r"\w+", name):
+    if not re.fullmatch(r"\w+", str(name)):
       raise InputError(f"{where}: a name takes letters, digits and _, for it heads the metrics.")
     if not _has(section, "type"):
       raise InputError(f"{where}.type is missing; it is one of {', '.join(EVALUATORS)}.")
-    if section["type"] not in EVALUATORS:
+    if section["type"] not in [*EVALUATORS]:  # which asks for no hash of what a file may hold
       known = configuration.nearest(str(section["type"]), EVALUATORS)
       raise InputError(f"{where}.type is {section['type']!r}, which there is not.{known}")
     found[name] = configuration.tree(EVALUATORS[section["type"]])

@@ -97,8 +97,11 @@ def best(options: schema.Options) -> tuple[str, str]:
     for score in TYPES[section.type].SCORES
   ]
   if options.best not in known:
-    raise InputError(
-      f"config.best is {options.best!r}, which is not measured.{configuration.nearest(options.best, known)}"
+    hint = (
+      configuration.nearest(options.best, known)
+      if known
+      else " No evaluator that scores is on: give one its every_steps."
     )
+    raise InputError(f"config.best is {options.best!r}, which is not measured.{hint}")
   name, _, metric = options.best.partition("/")
   return name, metric

@@ -70,10 +70,16 @@ def _summary(origin: weights.Origin) -> str:
   return f"{family.TITLE}{tokens}, " + " ".join(f"{k}={v}" for k, v in origin.fields.items())
 
 
+def _workdir(source: str) -> epath.Path | None:
+  if source in weights.RELEASED or "://" in source:
+    return None
+  directory = epath.Path(source).expanduser()
+  return directory.absolute() if directory.is_dir() else None
+
+
 def _load(source: str) -> weights.Variables:
-  directory = epath.Path(source).expanduser() if source not in weights.RELEASED else None
-  if directory is not None and "://" not in source and directory.is_dir():
-    return _load_run(directory.absolute())
+  if workdir := _workdir(source):
+    return _load_run(workdir)
   if flags.FLAGS["checkpoint"].present:
     raise InputError(f"--checkpoint is for the workdir of a run, which {source} is not.")
   return weights.load(source)
@@ -89,8 +95,15 @@ def _load_run(workdir: epath.Path) -> weights.Variables:
   return restore.load_variables(workdir, step)
 
 
+def _origin(variables: weights.Variables, source: str) -> weights.Origin:
+  """Returns what the weights were made for; a run knows its image size, which weights alone may not."""
+  from mixer_jax.training import init_from
+
+  return init_from.describe(source) if _workdir(source) else weights.describe(variables, source)
+
+
 def _resized(variables: weights.Variables, source: str) -> weights.Variables:
-  origin = weights.describe(variables, source)
+  origin = _origin(variables, source)
   family = models.FAMILIES[origin.family]
   if not family.RESIZE_METHODS:
     raise InputError(

@@ -33,7 +33,7 @@ _TARGET = r"^opt/target/"
 # What NumPy, zipfile and zlib make of files that are damaged or something else.
 _DAMAGE = (
   ValueError, OSError, EOFError, AttributeError, TypeError, KeyError, NotImplementedError,
-  RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error,
+  RuntimeError, OverflowError, SyntaxError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 _NAME = re.compile(r"[^/\\\x00-\x1f]+(/[^/\\\x00-\x1f]+)*")
 

@@ -163,7 +163,10 @@ def load_safetensors(
       continue
     if entry["dtype"] not in _TYPES:
       raise InputError(f"{where}: {name} is of type {entry['dtype']}; known: {', '.join(_TYPES)}.")
-    state[name] = np.frombuffer(entry["data"], _TYPES[entry["dtype"]]).reshape(entry["shape"])
+    try:
+      state[name] = np.frombuffer(entry["data"], _TYPES[entry["dtype"]]).reshape(entry["shape"])
+    except (ValueError, OverflowError) as e:
+      raise InputError(f"{where}: {name} cannot be of shape {entry['shape']}: {e}") from e
   return state
 
 

@@ -123,10 +123,12 @@ def resume(
     InputError: configuration or data are others, or `allow_change` names no key.
   """
   allow_change = tuple(allow_change)
-  _check_keys(allow_change, new.configuration)
   before = None if step is None else read(workdir, step)
   last = workdirs.find_config(workdir)
   saved = before.configuration if before else last
+  _check_keys(
+    allow_change, {**configuration.flatten(saved or {}), **configuration.flatten(new.configuration)}
+  )
   if saved is None:
     return new
   if (
@@ -134,6 +136,8 @@ def resume(
   ):  # which the last start may have changed without a new checkpoint
     saved = {**saved, "evaluators": last["evaluators"]}
   come_and_gone = {*saved.get("evaluators", {})} ^ {*new.configuration["evaluators"]}
+  if before:  # which may know fewer or more of them than the last start
+    come_and_gone |= _evaluators(before) ^ _evaluators(new)
   may_change = [*new.configuration["may_change"], *(f"evaluators.{name}" for name in come_and_gone)]
   _check_version(workdir, saved, may_change)
   old = configuration.flatten(saved) | _records(before, new)
@@ -151,6 +155,10 @@ def resume(
   return dataclasses.replace(new, run=before.run) if before else new
 
 
+def _evaluators(provenance: Provenance) -> set[str]:
+  return {*provenance.configuration.get("evaluators", {})}
+
+
 def _records(provenance: Provenance | None, new: Provenance) -> dict[str, str]:
   """Returns hashes of records as keys below the one that names the split, so that it lets them change.
 
@@ -163,8 +171,7 @@ def _records(provenance: Provenance | None, new: Provenance) -> dict[str, str]:
   }
 
 
-def _check_keys(allow_change: tuple[str, ...], config: Mapping[str, Any]) -> None:
-  keys = configuration.flatten(config)
+def _check_keys(allow_change: tuple[str, ...], keys: Iterable[str]) -> None:
   known = {key.rsplit(".", n)[0] for key in keys for n in range(key.count(".") + 1)}
   for key in allow_change:
     if key not in known:

@@ -80,6 +80,24 @@ def test_permitted_changes_are_named_by_keys_that_there_are(tmp_path, capsys):
   assert "total_steps: 20 -> 30" in capsys.readouterr().out
 
 
+def test_an_evaluator_comes_or_goes_before_the_next_checkpoint(tmp_path):
+  """The same command goes on although the checkpoint that it resumes from knows another set of them."""
+  few, more = describe(), describe()
+  config = more.configuration
+  config["evaluators"] = {**config["evaluators"], "more": dict(config["evaluators"]["val"])}
+  more = dataclasses.replace(
+    more, splits={**more.splits, "evaluators.more.split": few.splits["data.split"]}
+  )
+  for before, now in ((few, more), (more, few)):
+    workdir = saved(tmp_path / str(len(before.splits)), before)
+    (workdir / "config.json").write_text(json.dumps(now.configuration))
+    for _ in range(2):
+      assert provenance.resume(now, workdir, 0, ()).run == before.run
+  refused = describe(split(image0=b"another"))
+  with pytest.raises(InputError, match=r"data\.split\.records"):
+    provenance.resume(refused, workdir, 0, ["evaluators.more"])
+
+
 @pytest.mark.parametrize(
   ("change", "message"),
   [
