@@ -251,7 +251,7 @@ def _evaluators(sections: Any) -> dict[str, Any]:
   found = {}
   for name, section in sections.items() if hasattr(sections, "items") else ():
     where = f"config.evaluators.{name}"
-    if not re.fullmatch(r"\w+", str(name)):
+    if not isinstance(name, str) or not re.fullmatch(r"\w+", name):
       raise InputError(f"{where}: a name takes letters, digits and _, for it heads the metrics.")
     if not _has(section, "type"):
       raise InputError(f"{where}.type is missing; it is one of {', '.join(EVALUATORS)}.")
@@ -295,7 +295,7 @@ def sides(image_size: int | str | Sequence[int]) -> tuple[int, int]:
   """
   pair = (image_size, image_size) if isinstance(image_size, int) else image_size
   if isinstance(pair, str):
-    numbers = [int(n) if re.fullmatch(r"\d{1,5}", n) else 0 for n in pair.split("x")]
+    numbers = [int(n) if re.fullmatch(r"[0-9]{1,5}", n) else 0 for n in pair.split("x")]
     pair = numbers * 2 if len(numbers) == 1 else numbers
   if len(pair) != 2 or not all(1 <= n <= MAX_SIDE for n in pair):
     raise InputError(

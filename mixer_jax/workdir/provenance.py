@@ -135,9 +135,9 @@ def resume(
     last and "evaluators" in last
   ):  # which the last start may have changed without a new checkpoint
     saved = {**saved, "evaluators": last["evaluators"]}
-  come_and_gone = {*saved.get("evaluators", {})} ^ {*new.configuration["evaluators"]}
+  come_and_gone = _evaluators(saved) ^ _evaluators(new.configuration)
   if before:  # which may know fewer or more of them than the last start
-    come_and_gone |= _evaluators(before) ^ _evaluators(new)
+    come_and_gone |= _evaluators(before.configuration) ^ _evaluators(new.configuration)
   may_change = [*new.configuration["may_change"], *(f"evaluators.{name}" for name in come_and_gone)]
   _check_version(workdir, saved, may_change)
   old = configuration.flatten(saved) | _records(before, new)
@@ -155,8 +155,9 @@ def resume(
   return dataclasses.replace(new, run=before.run) if before else new
 
 
-def _evaluators(provenance: Provenance) -> set[str]:
-  return {*provenance.configuration.get("evaluators", {})}
+def _evaluators(config: Mapping[str, Any]) -> set[str]:
+  found = config.get("evaluators")
+  return {*found} if isinstance(found, Mapping) else set()  # a damaged one holds anything
 
 
 def _records(provenance: Provenance | None, new: Provenance) -> dict[str, str]:
