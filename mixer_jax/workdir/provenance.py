@@ -156,8 +156,11 @@ def resume(
 
 
 def _evaluators(config: Mapping[str, Any]) -> set[str]:
-  found = config.get("evaluators")
-  return {*found} if isinstance(found, Mapping) else set()  # a damaged one holds anything
+  """Returns their names; none of a saved configuration that is of an earlier version, or damaged."""
+  match config:
+    case {"evaluators": {**sections}}:
+      return {*sections}
+  return set()
 
 
 def _records(provenance: Provenance | None, new: Provenance) -> dict[str, str]:
