@@ -7,6 +7,7 @@ change what is read. Batches are {"image": uint8 (b, h, w, c), "label": int32 (b
 with −1 where images have up to m labels, "mask": float32 (b,)}.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -61,7 +62,9 @@ class SplitSpec:
   def open(self) -> sources.Source:
     """Opens the source; raises InputError if it is absent or not what the configuration says."""
     if self.dataset == "synthetic":
-      return synthetic.open_source(self.num_examples, self.num_classes, self.labels_per_image)
+      source = synthetic.open_source(self.num_examples, self.num_classes, self.labels_per_image)
+      self.check_ops(source)
+      return source
     source = sources.open_source(
       dataset=self.dataset, data_dir=self.data_dir, split=self.split, label=self.label
     )
@@ -75,7 +78,16 @@ class SplitSpec:
         f"{self.where}split: {source.name} has {source.num_classes} classes, more than num_classes "
         f"{self.num_classes}."
       )
+    self.check_ops(source)
     return source
+
+  def check_ops(self, source: sources.Source) -> None:
+    """Processes the first record; raises InputError if `ops` cannot make the model's images of it.
+
+    A bad record is met, and stops or is skipped, where it is loaded.
+    """
+    with contextlib.suppress(BadRecordError):
+      self.ops(source[0], example_rng(0, 0, 0))
 
 
 class Order:

@@ -71,6 +71,7 @@ class Fewshot:
         on_bad_record=data.on_bad_record,
         **place,
       )
+      spec.check_ops(source)
       return spec, source
 
     self.train = opened(section.train_split, Selected(train, self.drawn.rows))
