@@ -48,6 +48,9 @@ class Data:
   subset_percent: Annotated[float, Range(1e-30, 100)] = 100.0
   subset_seed: Seed = 0  # which subset
   ops: str = "decode|inception_crop|flip"  # mixer_jax/data/ops.py
+  # Copies of an image in a batch, each processed anew (repeated augmentation); above 1 with drop_remainder.
+  repeats: PositiveInt = 1
+  drop_remainder: bool = False  # an epoch ends with its last whole batch, as with torch's drop_last
   on_bad_record: Literal["stop", "skip"] = "stop"  # skip: skip and count
   num_workers: NonNegativeInt = 0  # loader processes; 0: threads
 

@@ -280,3 +280,9 @@ def test_batches_must_divide():
   config.batch_size, config.grad_accum_steps = 128, 3
   with pytest.raises(InputError, match=r"128 is not divisible by 4 devices × 3 .* 120 or 132"):
     build(config)
+  config.grad_accum_steps, config.data.repeats = 1, 3
+  with pytest.raises(InputError, match=r"data\.repeats is 3.*batch_size 128"):
+    build(config)
+  config.data.repeats = 2
+  with pytest.raises(InputError, match=r"data\.repeats is 2.*drop_remainder=True"):
+    build(config)

@@ -104,7 +104,9 @@ def best(options: schema.Options) -> tuple[str, str]:
       if known
       else " No evaluator that scores is on: give one its every_steps."
     )
-    raise InputError(f"config.best is {options.best!r}, which is not measured.{hint}")
+    raise InputError(
+      f"config.best is {options.best!r}, which is no score that is measured while training.{hint}"
+    )
   name, _, metric = options.best.partition("/")
   return name, metric
 

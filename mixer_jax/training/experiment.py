@@ -215,14 +215,21 @@ def _check_batches(options: schema.Options, mesh: Mesh) -> None:
       f"config.batch_size {options.batch_size} is not divisible by {mesh.size} devices × "
       f"{options.grad_accum_steps} accumulation steps; {around} would be."
     )
+  repeats = options.data.repeats
+  if options.batch_size % repeats or (repeats > 1 and not options.data.drop_remainder):
+    raise InputError(
+      f"config.data.repeats is {repeats}: it must divide config.batch_size {options.batch_size}, and above 1 it "
+      "needs config.data.drop_remainder=True."
+    )
 
 
 def total_steps(options: schema.Options) -> int:
   """Returns the steps of the whole run; raises InputError if there are none.
 
-  Epochs are whole batches drawn from an endless sequence of permutations, so the last is cut.
+  Epochs are whole batches drawn from an endless sequence of permutations, so the last is cut; with
+  data.drop_remainder each is.
   """
-  num_examples = _train_split(options).num_used
+  num_examples = _train_split(options).epoch_size(options.batch_size)
   if options.total_steps is not None:
     steps = options.total_steps
   elif options.total_epochs is not None:
@@ -246,8 +253,9 @@ def _check_profile(profile: schema.Profile, total_steps: int) -> None:
 
 
 def _train_split(options: schema.Options) -> pipeline.SplitSpec:
-  subset = dict(subset_percent=options.data.subset_percent, subset_seed=options.data.subset_seed)
-  return splits.make(options, options.data, "config.data.", **subset)
+  names = ("subset_percent", "subset_seed", "repeats", "drop_remainder")
+  order = {name: getattr(options.data, name) for name in names}
+  return splits.make(options, options.data, "config.data.", **order)
 
 
 def make_predict_step(
