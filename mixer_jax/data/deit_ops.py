@@ -90,12 +90,13 @@ def covering_shape(height: int, width: int, at_least: tuple[int, int]) -> tuple[
 
 
 def resize(image: Image, size: tuple[int, int], filter_name: Filter) -> Resized:
-  """Resizes to `size` (height, width) by Pillow, each channel on its own: alpha is not premultiplied, as nowhere in this package.
+  """Resizes to `size` (height, width) as Pillow, each channel on its own: alpha is not premultiplied.
 
-  Pillow itself would premultiply an image of its mode RGBA.
+  Pillow itself would premultiply an image of its mode RGBA; nothing else in this package does.
   """
-  height, width = size
-  return _from_pillow(_to_pillow(image).resize((width, height), _FILTERS[filter_name]))
+  from mixer_jax.data import antialiased  # costs a second or two, which other runs need not pay
+
+  return antialiased.resize(image, *size, cubic=filter_name == "bicubic")
 
 
 # --- Pillow's images --------------------------------------------------------------------------------

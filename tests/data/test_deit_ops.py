@@ -100,6 +100,21 @@ def test_resized_crops_are_timms(photo):
     assert is_golden(deit_ops.resize(crop, (224, 224), "bicubic"), row["size224"])
 
 
+@pytest.mark.parametrize("name", deit_ops.FILTERS)
+@pytest.mark.parametrize("kind", ["noise", "steps"])
+def test_resizing_is_pillows(name, kind):
+  """Shrunk, enlarged, tiny, one side as it was, the height first; values beyond both ends."""
+  rng = np.random.default_rng(0)
+  sizes = [((1, 1), (9, 4)), ((9, 200), (9, 60)), ((300, 90), (40, 90)), ((300, 90), (50, 97))]
+  sizes += [(rng.integers(1, 400, 2), rng.integers(1, 300, 2)) for _ in range(25)]
+  for (h, w), (new_h, new_w) in sizes:
+    image = rng.integers(0, 256, (h, w, 3), np.uint8)
+    image = image // 128 * 255 if kind == "steps" else image
+    picture = PIL.Image.fromarray(image).resize((new_w, new_h), PIL.Image.Resampling[name.upper()])
+    got = deit_ops.resize(image, (int(new_h), int(new_w)), name)
+    np.testing.assert_array_equal(got, np.asarray(picture), f"{h}×{w}")
+
+
 @pytest.mark.parametrize("name", ["photo_china", "extra_gray", "extra_tiny", "extra_cmyk"])
 @pytest.mark.parametrize("mode", ["exact", "pillow"])
 @pytest.mark.parametrize("channels", [1, 3])
