@@ -1,7 +1,7 @@
-"""Operations of the DeiT recipe on pixels, by Pillow, as torchvision and timm call it: the same bytes.
+"""Operations of the DeiT recipe on pixels: the bytes of Pillow as torchvision and timm call it.
 
-Bicubic and bilinear resizing antialiases, unlike that of the authors of MLP-Mixer (geometry.py). A list of
-`Draw`, in the order of application, replays what was drawn.
+Resizing antialiases, unlike that of the authors of MLP-Mixer (geometry.py). A sequence of `Draw`, in the order of
+application, replays what RandAugment or the colour jitter drew.
 """
 
 import functools
@@ -29,9 +29,9 @@ _FILL = {1: 117, 3: (124, 116, 104)}  # ImageNet's mean colour, and its luma for
 class Draw(NamedTuple):
   """One operation as it was drawn.
 
-  `arguments` are what `apply` hands on: () for AutoContrast, Equalize and Invert; the degrees (counterclockwise),
-  slope or share of the side, and the filter, for operations that move pixels; the bits to keep, the threshold, the
-  sum, or the factor for the others.
+  `arguments` follow the image in the operation's call. AutoContrast, Equalize and Invert have none. Rotate takes
+  degrees, counterclockwise, shears a slope, and translations a share of the side, each with the filter. Posterize
+  takes the bits to keep, Solarize the threshold, SolarizeAdd what is added, and the others a factor.
   """
 
   name: str
@@ -105,9 +105,7 @@ _FILTERS = {"bilinear": PIL.Image.Resampling.BILINEAR, "bicubic": PIL.Image.Resa
 
 
 def _to_pillow(image: Image) -> PIL.Image.Image:
-  height, width, channels = image.shape
-  mode = {1: "L", 3: "RGB", 4: "RGBX"}[channels]
-  return PIL.Image.frombuffer(mode, (width, height), np.ascontiguousarray(image), "raw", mode, 0, 1)
+  return PIL.Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
 
 
 def _from_pillow(picture: PIL.Image.Image) -> Image:
