@@ -276,7 +276,8 @@ RECTANGLE = (24, 40)
 PIPELINES = [
   "decode|inception_crop(area_min=20)|flip", "decode(mode='fast')|inception_crop|flip", "decode|resize_small|central_crop",
   "decode|resize|random_crop", "decode|resize(30, 50)|central_crop", "decode|resize(24, 40)|permute_patches(8)",
-  "decode|resize(24, 40)|permute_pixels",
+  "decode|resize(24, 40)|permute_pixels", "decode|random_resized_crop(interpolation='random')|flip",
+  "decode|resize_short|central_crop(rounding='even')",
 ]  # fmt: skip
 
 
