@@ -92,13 +92,13 @@ def make_ours(data: list[bytes]) -> Callable[[str, int], turns.Run]:
   import cv2
   import numpy as np
 
-  from mixer_jax.data import ops
+  from mixer_jax.data.preprocess import Preprocess
 
   cv2.setNumThreads(1)
   rng = np.random.default_rng(0)
 
   def prepare_work(work: str, _batch_size: int) -> turns.Run:
-    preprocess = ops.Preprocess(OPS[work], (SIZE, SIZE, 3))
+    preprocess = Preprocess(OPS[work], (SIZE, SIZE, 3))
     return repeated(data, lambda photo: preprocess({"image": photo, "label": 0}, rng))
 
   return prepare_work

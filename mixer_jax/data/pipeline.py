@@ -15,8 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from absl import logging
 
-from mixer_jax.data import ops as ops_lib
 from mixer_jax.data import sources, synthetic
+from mixer_jax.data.preprocess import Preprocess
 from mixer_jax.errors import BadRecordError, InputError
 
 Batch = dict[str, np.ndarray]
@@ -52,7 +52,7 @@ class SplitSpec:
   num_examples: int
   num_classes: int
   labels_per_image: int
-  ops: ops_lib.Preprocess
+  ops: Preprocess
   on_bad_record: Literal["stop", "skip"]
   subset_percent: float = 100.0
   subset_seed: int = 0

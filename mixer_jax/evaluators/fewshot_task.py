@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Int
 
 from mixer_jax import schema
-from mixer_jax.data import ops, pipeline, sources
+from mixer_jax.data import pipeline, sources
+from mixer_jax.data.preprocess import Preprocess
 from mixer_jax.errors import BadRecordError, InputError
 from mixer_jax.evaluators import fewshot
 from mixer_jax.evaluators import rows as rows_lib
@@ -67,7 +68,7 @@ class Fewshot:
         labels_per_image=1,
         num_examples=len(source),
         num_classes=self.drawn.num_classes,
-        ops=ops.Preprocess(section.ops, setup.options.input_shape, f"{where}ops"),
+        ops=Preprocess(section.ops, setup.options.input_shape, f"{where}ops"),
         on_bad_record=data.on_bad_record,
         **place,
       )

@@ -10,6 +10,7 @@ from PIL import ImageEnhance
 
 from mixer_jax.data import deit_ops, deit_randaugment, ops
 from mixer_jax.data.deit_ops import Draw
+from mixer_jax.data.preprocess import Preprocess
 from mixer_jax.errors import BadRecordError, InputError
 from tests.conftest import GOLDEN
 from tests.data.test_ops import jpeg
@@ -72,7 +73,7 @@ def test_evaluation_is_timms(row):
   data = (GOLDEN / row["photo"]).read_bytes()
   assert is_golden(ops.decode_image(data, dct="accurate"), row["decoded"])
   text = f"decode(mode='pillow')|resize_short({row['crop_pct']})|central_crop(rounding='even')"
-  got = ops.Preprocess(text, (224, 224, 3))({"image": data, "label": 0}, np.random.default_rng(0))
+  got = Preprocess(text, (224, 224, 3))({"image": data, "label": 0}, np.random.default_rng(0))
   assert is_golden(got["image"], row["crop"])
 
 
@@ -120,7 +121,7 @@ def test_resizing_is_pillows(name, kind):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_fused_crop_draws_and_shows_what_two_operations_do(name, mode, channels):
   crop = "random_resized_crop(area_min=20, interpolation='random')"
-  fused = ops.Preprocess(f"decode(mode='{mode}')|{crop}", (96, 80, channels))
+  fused = Preprocess(f"decode(mode='{mode}')|{crop}", (96, 80, channels))
   example = {"image": jpeg(name), "label": 1}
   decode = ops.decode(channels, mode)
   apart = ops.random_resized_crop((96, 80), area_min=20.0, interpolation="random")
@@ -238,7 +239,7 @@ def test_colour_jitter_is_torchvisions(small):
 def test_what_was_drawn_can_be_replayed(photo):
   text = f"decode(mode='pillow')|random_resized_crop|flip|timm_randaugment('{RECIPE}', 'random')|color_jitter"
   for seed in range(12):
-    got = ops.Preprocess(text, (48, 64, 3))(
+    got = Preprocess(text, (48, 64, 3))(
       {"image": jpeg("photo_coffee"), "label": 1}, np.random.default_rng(seed)
     )
     (_, ((y, x, h, w), used)), (_, mirrored), (_, first), (_, second) = got["drawn"]
@@ -273,15 +274,15 @@ def test_what_was_drawn_can_be_replayed(photo):
 )
 def test_bad_arguments_are_named(call, message):
   with pytest.raises(InputError, match=message):
-    ops.Preprocess(f"decode|{call}", (224, 224, 3))
+    Preprocess(f"decode|{call}", (224, 224, 3))
 
 
 def test_fast_decoding_is_inception_crops_alone():
   with pytest.raises(InputError, match="mode is 'fast'"):
-    ops.Preprocess("decode(mode='fast')|random_resized_crop", (224, 224, 3))
+    Preprocess("decode(mode='fast')|random_resized_crop", (224, 224, 3))
 
 
 @pytest.mark.parametrize("call", [f"timm_randaugment('{RECIPE}')", "color_jitter"])
 def test_alpha_is_refused(call):
   with pytest.raises(InputError, match="image_channels must be 1 or 3"):
-    ops.Preprocess(f"decode|resize|central_crop|{call}", (16, 16, 4))
+    Preprocess(f"decode|resize|central_crop|{call}", (16, 16, 4))
