@@ -33,9 +33,9 @@ def batches():
     yield {"image": image, "label": label, "mask": np.ones(BATCH, np.float32)}
 
 
-def train(ema_decay):
+def train(ema_decay, tx=optax.sgd(0.3)):  # noqa: B008
   """Returns the states before the first and after each step."""
-  model, tx = Tiny(), optax.sgd(0.3)
+  model = Tiny()
   mesh = sharding.make_mesh(data=1)
   states = [
     state.first_state(state.init_variables(model, (2, 2, 3), 0), tx, seed=0, ema_decay=ema_decay)
@@ -74,6 +74,14 @@ def test_batch_statistics_are_those_of_the_batches(averaged):
     mean = MOMENTUM * mean + (1 - MOMENTUM) * x.mean((0, 1, 2))
     var = MOMENTUM * var + (1 - MOMENTUM) * x.var((0, 1, 2))
   assert_close(averaged[-1].batch_stats, {"BatchNorm_0": {"mean": mean, "var": var}})
+
+
+def test_sam_takes_the_batch_statistics_of_the_first_pass(averaged):
+  sam = optax.contrib.sam(optax.sgd(0.3), optax.sgd(0.5), opaque_mode=True)
+  after = train(0.0, sam)
+  jax.tree.map(np.testing.assert_array_equal, after[1].batch_stats, averaged[1].batch_stats)
+  moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), after[1].params, averaged[1].params)
+  assert max(jax.tree.leaves(moved)) > 1e-3
 
 
 def test_the_average_is_that_of_all_variables_after_each_step(averaged):
