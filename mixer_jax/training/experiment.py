@@ -158,7 +158,7 @@ def _build(setup: ModelSetup) -> Experiment:
   schedule = schedules.make_schedule(
     **vars(options.schedule),
     total_steps=steps,
-    steps_per_epoch=_train_split(options).num_used / options.batch_size,
+    steps_per_epoch=_train_split(options).epoch_size(options.batch_size) / options.batch_size,
     learning_rate=options.learning_rate,
   )
   layers = functools.partial(models.layer_numbers, options.model["name"])
@@ -243,6 +243,11 @@ def total_steps(options: schema.Options) -> int:
   data.drop_remainder each is.
   """
   num_examples = _train_split(options).epoch_size(options.batch_size)
+  if not num_examples:
+    raise InputError(
+      f"config.data.drop_remainder leaves nothing of {_train_split(options).num_used} examples: lower "
+      f"config.batch_size ({options.batch_size})."
+    )
   if options.total_steps is not None:
     steps = options.total_steps
   elif options.total_epochs is not None:

@@ -117,7 +117,7 @@ def _lengths(
 def _check_rates(learning_rate: float, **rates: float) -> None:
   for name, rate in rates.items():
     if rate > learning_rate:
-      raise InputError(f"{name} is {rate}; it must not be above the peak, {learning_rate}.")
+      raise InputError(f"{name} is {rate}; it must not be above learning_rate {learning_rate}.")
 
 
 def _linear(end: float) -> Callable[[jax.Array], jax.Array]:
