@@ -5,10 +5,11 @@ The recipe's references step timm's cosine scheduler once an epoch or once an up
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mixer_jax.errors import InputError
 
@@ -57,72 +58,62 @@ def make_schedule(
     InputError: two lengths of warm-up, no room for decay beside warm-up and cooldown, or a rate above the peak.
   """
   by_epoch = every == "epoch"
-  warmup, end = _lengths(
-    warmup_steps, warmup_epochs, cooldown_epochs, total_steps, steps_per_epoch, by_epoch
-  )
+  num_epochs = math.floor((total_steps - 0.5) / steps_per_epoch) + 1  # the last may be cut
+  length, epoch = (num_epochs, 1.0) if by_epoch else (total_steps, steps_per_epoch)
+  name, given, unit = _given_warmup(warmup_steps, warmup_epochs, epoch / steps_per_epoch, epoch)
+  warmup, end = given * unit, length - cooldown_epochs * epoch
+  if warmup >= end:
+    raise InputError(
+      f"{name} is {given}, but the run has {total_steps} steps ({total_steps / steps_per_epoch:.6g} epochs), "
+      f"and cooldown_epochs is {cooldown_epochs}; both together must be shorter than the run."
+    )
   _check_rates(learning_rate, warmup_start=warmup_start, cosine_end=cosine_end)
-  decays = {
-    "linear": _linear(linear_end if linear_end_unit == "peak" else linear_end / learning_rate),
-    "cosine": _cosine(cosine_end / learning_rate),
-    "constant": jnp.ones_like,
-  }
+  linear_end = linear_end if linear_end_unit == "peak" else linear_end / learning_rate
+  cosine_end, start = cosine_end / learning_rate, warmup_start / learning_rate
   begin = warmup if decay_from == "warmup_end" else 0.0
-  start = warmup_start / learning_rate
+
+  def multiplier(t: Any, xp: Any) -> Any:
+    decays = {
+      "linear": lambda progress: linear_end + (1.0 - linear_end) * (1.0 - progress),
+      "cosine": lambda progress: (
+        cosine_end + (1.0 - cosine_end) * (0.5 * (1.0 + xp.cos(xp.pi * progress)))
+      ),
+      "constant": xp.ones_like,
+    }
+    t = xp.maximum(t - lag, 0.0)
+    decayed = decays[decay](xp.clip((t - begin) / (end - begin), 0.0, 1.0))
+    if not warmup:
+      return decayed
+    ramp = start + (1.0 - start) * xp.minimum(1.0, t / warmup)
+    return decayed * ramp if decay_from == "warmup_end" else xp.where(t < warmup, ramp, decayed)
+
+  if not by_epoch:
+    return lambda step: multiplier(jnp.asarray(step, jnp.float32), jnp)
+  # In float64, as the references have it.
+  rates = multiplier(np.arange(num_epochs, dtype=np.float64), np).astype(np.float32)
 
   def schedule(step: jax.typing.ArrayLike) -> jax.Array:
-    t = jnp.asarray(step, jnp.float32)
-    if by_epoch:  # half a step later: rounding puts no first step into the epoch before
-      t = jnp.floor((t + 0.5) / steps_per_epoch)
-    t = jnp.maximum(t - lag, 0.0)
-    multiplier = decays[decay](jnp.clip((t - begin) / (end - begin), 0.0, 1.0))
-    if not warmup:
-      return multiplier
-    ramp = start + (1.0 - start) * jnp.minimum(1.0, t / warmup)
-    if decay_from == "warmup_end":
-      return multiplier * ramp
-    return jnp.where(t < warmup, ramp, multiplier)
+    # Half a step later: rounding puts no first step into the epoch before.
+    epoch = (jnp.asarray(step, jnp.float32) + 0.5) / steps_per_epoch
+    return jnp.take(rates, jnp.floor(epoch).astype(jnp.int32), mode="clip")
 
   return schedule
 
 
-def _lengths(
-  warmup_steps: int | None,
-  warmup_epochs: float | None,
-  cooldown_epochs: float,
-  total_steps: int,
-  steps_per_epoch: float,
-  by_epoch: bool,
-) -> tuple[float, float]:
-  """Returns where warm-up ends and where cooldown begins, in epochs or else in steps."""
-  if warmup_steps is not None and warmup_epochs is not None:
+def _given_warmup(
+  steps: int | None, epochs: float | None, step: float, epoch: float
+) -> tuple[str, float, float]:
+  """Returns the argument that gives the length of warm-up, its value, and the unit of that: `step` or `epoch`."""
+  if steps is not None and epochs is not None:
     raise InputError(
-      f"warmup_steps is {warmup_steps} and warmup_epochs is {warmup_epochs}; set one of them to None."
+      f"warmup_steps is {steps} and warmup_epochs is {epochs}; set one of them to None."
     )
-  total, step, epoch = total_steps, 1.0, steps_per_epoch
-  if by_epoch:  # the last one may be cut
-    total = math.floor((total_steps - 0.5) / steps_per_epoch) + 1
-    step, epoch = 1.0 / steps_per_epoch, 1.0
-  end = total - cooldown_epochs * epoch
-  name, value, unit = "warmup_steps", warmup_steps or 0, step
-  if warmup_epochs is not None:
-    name, value, unit = "warmup_epochs", warmup_epochs, epoch
-  if value * unit >= end:
-    raise InputError(
-      f"{name} is {value}, but the run has {total_steps} steps ({total_steps / steps_per_epoch:.6g} epochs), "
-      f"and cooldown_epochs is {cooldown_epochs}; both together must be shorter than the run."
-    )
-  return value * unit, end
+  if epochs is not None:
+    return "warmup_epochs", epochs, epoch
+  return "warmup_steps", steps or 0, step
 
 
 def _check_rates(learning_rate: float, **rates: float) -> None:
   for name, rate in rates.items():
     if rate > learning_rate:
       raise InputError(f"{name} is {rate}; it must not be above learning_rate {learning_rate}.")
-
-
-def _linear(end: float) -> Callable[[jax.Array], jax.Array]:
-  return lambda progress: end + (1.0 - end) * (1.0 - progress)
-
-
-def _cosine(end: float) -> Callable[[jax.Array], jax.Array]:
-  return lambda progress: end + (1.0 - end) * (0.5 * (1.0 + jnp.cos(jnp.pi * progress)))
