@@ -102,7 +102,7 @@ EVALUATORS = {section.type: section for section in (Classification, Fewshot, Pic
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimizer:
-  name: Literal["adam", "momentum"] = "adam"
+  name: Literal["adam", "momentum", "lamb"] = "adam"
   b1: Rate = 0.9
   b2: Rate = 0.999
   eps: NonNegativeFloat = 1e-8
@@ -110,21 +110,38 @@ class Optimizer:
   # Type of Adam's first moment, or of the momentum.
   accumulator_dtype: Literal["float32", "bfloat16"] = "float32"
   weight_decay: NonNegativeFloat = 0.0
-  # A step removes schedule·learning_rate·weight_decay of a kernel ("learning_rate", the paper's
-  # numbers) or schedule·weight_decay ("schedule", big_vision's numbers).
+  # "kernels" alone, or all parameters with more than one dimension but biases ("multidimensional", timm).
+  weight_decay_on: Literal["kernels", "multidimensional"] = "kernels"
+  # A step removes schedule·learning_rate·weight_decay of a parameter ("learning_rate", the paper's
+  # numbers and AdamW's) or schedule·weight_decay ("schedule", big_vision's numbers).
   weight_decay_scale: Literal["learning_rate", "schedule"] = "learning_rate"
   clip_norm: PositiveFloat | None = 1.0  # largest global norm of the gradients; None: no clipping
+  clip_value: PositiveFloat | None = (
+    None  # largest magnitude of their elements, instead of clip_norm
+  )
   # "REGEX=FACTOR" for names of parameters, first match first; ("head/.*=1", ".*=0") trains the head alone.
   lr_multipliers: tuple[str, ...] = ()
+  # Factor of the learning rate from a layer to the one below: the head's is 1, the last block's this (BEiT).
+  layer_decay: Annotated[float, Range(1e-30, 1)] = 1.0
+  # Sharpness-aware minimisation: gradients are taken this far up the slope, at twice the cost; 0: off.
+  sam_rho: NonNegativeFloat = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Schedule:
-  warmup_steps: NonNegativeInt = 10_000
-  # From the end of warm-up on, which multiplies it; cosine ends at 0.
+  warmup_steps: NonNegativeInt | None = 10_000
+  warmup_epochs: NonNegativeFloat | None = None  # instead of warmup_steps, which is None then
+  warmup_start: NonNegativeFloat = 0.0  # the learning rate that warm-up begins at
   decay: Literal["linear", "cosine", "constant"] = "linear"
+  # From the end of warm-up, or from the start of the run, whose first part warm-up replaces ("start", timm).
+  decay_from: Literal["warmup_end", "start"] = "warmup_end"
   linear_end: Fraction = 1e-5
   linear_end_unit: Literal["peak", "learning_rate"] = "peak"  # learning_rate: linear_end is one
+  cosine_end: NonNegativeFloat = 0.0  # the learning rate that cosine ends at
+  cooldown_epochs: NonNegativeFloat = 0.0  # the run's last, at the end of the decay
+  every: Literal["step", "epoch"] = "step"  # how often the learning rate changes
+  # 1: a step or epoch has the rate of the one before it, as where the scheduler is stepped late (DeiT).
+  lag: Literal[0, 1] = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -175,6 +192,7 @@ class Options:
   mixup_p: NonNegativeFloat = 0.0  # of Beta(p, p); 0: no mixup
   # Of an average of the variables (Polyak), which is then what is evaluated and converted; 0: none.
   ema_decay: Rate = 0.0
+  ema_warmup: bool = False  # the decay after step n is at most 1 − n^(−2/3) (timm)
   model: Mapping[str, Any]  # a family and its fields
   init: Init = Init()  # where training starts
   data: Data = Data()  # what is trained on

@@ -202,6 +202,16 @@ def build(config):
     ("total_epochs", None, r"set config\.total_epochs or config\.total_steps"),
     ("total_epochs", 0.01, "the run has 0 steps"),
     ("schedule.warmup_steps", 10_000, r"config\.schedule\.warmup_steps is 10000, but the run has"),
+    (
+      "schedule.warmup_epochs",
+      2.0,
+      r"config\.schedule\.warmup_steps is 50 and warmup_epochs is 2\.0",
+    ),
+    ("schedule.cosine_end", 1.0, r"config\.schedule\.cosine_end is 1\.0.* learning_rate 0\.003"),
+    ("optimizer.layer_decay", 0.0, r"config\.optimizer\.layer_decay is 0\.0 .* to 1"),
+    ("optimizer.layer_decay", 1.01, r"config\.optimizer\.layer_decay is 1\.01 .* to 1"),
+    ("optimizer.clip_value", 0.1, r"config\.optimizer\.clip_norm is 1\.0 and clip_value is 0\.1"),
+    ("ema_warmup", True, r"config\.ema_warmup is True.* config\.ema_decay"),
     ("mesh.data", 64, r"config\.mesh\.data is 64, .* 4 devices"),
     ("data", 3, r"config\.data is 3"),
     ("model.name", "vti", "'vti' .* 'vit'"),
@@ -285,4 +295,11 @@ def test_batches_must_divide():
     build(config)
   config.data.repeats = 2
   with pytest.raises(InputError, match=r"data\.repeats is 2.*drop_remainder=True"):
+    build(config)
+
+
+def test_an_epoch_without_a_whole_batch_is_named():
+  config = good()
+  config.data.drop_remainder, config.batch_size = True, config.data.num_examples + 1
+  with pytest.raises(InputError, match=r"config\.data\.drop_remainder .* config\.batch_size"):
     build(config)

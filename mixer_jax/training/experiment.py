@@ -20,6 +20,7 @@ from mixer_jax.data import pipeline, splits
 from mixer_jax.errors import InputError
 from mixer_jax.parallel import sharding
 from mixer_jax.training import augment, optimizer, state, step
+from mixer_jax.training import schedule as schedules
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,7 @@ class Experiment(ModelSetup):
   """
 
   tx: optax.GradientTransformation
-  schedule: optimizer.Schedule
+  schedule: schedules.Schedule
   abstract_state: state.TrainState
   init_state: Callable[[], state.TrainState]
   first_state: Callable[[state.Variables], state.TrainState]
@@ -152,11 +153,20 @@ def _build(setup: ModelSetup) -> Experiment:
   evaluators.best(options)
   steps = total_steps(options)
   _check_profile(options.profile, steps)
-  schedule = optimizer.make_schedule(
-    **vars(options.schedule), total_steps=steps, learning_rate=options.learning_rate
+  if options.ema_warmup and not options.ema_decay:
+    raise InputError("config.ema_warmup is True, but no average is kept; set config.ema_decay.")
+  schedule = schedules.make_schedule(
+    **vars(options.schedule),
+    total_steps=steps,
+    steps_per_epoch=_train_split(options).epoch_size(options.batch_size) / options.batch_size,
+    learning_rate=options.learning_rate,
   )
+  layers = functools.partial(models.layer_numbers, options.model["name"])
   tx = optimizer.make_optimizer(
-    **vars(options.optimizer), learning_rate=options.learning_rate, schedule=schedule
+    **vars(options.optimizer),
+    learning_rate=options.learning_rate,
+    layers=layers,
+    schedule=schedule,
   )
   first_state = functools.partial(
     state.first_state, tx=tx, seed=options.seed, ema_decay=options.ema_decay
@@ -185,7 +195,10 @@ def _build(setup: ModelSetup) -> Experiment:
     ),
     grad_accum_steps=options.grad_accum_steps,
     ema_decay=options.ema_decay,
-    multipliers=optimizer.make_multipliers(options.optimizer.lr_multipliers),
+    ema_warmup=options.ema_warmup,
+    multipliers=optimizer.make_multipliers(
+      options.optimizer.lr_multipliers, layer_decay=options.optimizer.layer_decay, layers=layers
+    ),
     param_shardings=shardings.variables["params"],
   )
   return Experiment(
@@ -230,6 +243,11 @@ def total_steps(options: schema.Options) -> int:
   data.drop_remainder each is.
   """
   num_examples = _train_split(options).epoch_size(options.batch_size)
+  if not num_examples:
+    raise InputError(
+      f"config.data.drop_remainder leaves nothing of {_train_split(options).num_used} examples: lower "
+      f"config.batch_size ({options.batch_size})."
+    )
   if options.total_steps is not None:
     steps = options.total_steps
   elif options.total_epochs is not None:
