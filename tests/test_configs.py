@@ -43,7 +43,7 @@ def test_table_4(name, arg, row, epochs):
   assert config.learning_rate == float(row["learning_rate"])
   assert config.optimizer.weight_decay == float(row["weight_decay"])
   assert config.optimizer.weight_decay_scale == "learning_rate"
-  assert config.mixup_p == float(row["mixup_p"])
+  assert config.augment.mixup_p == float(row["mixup_p"])
   assert config.model.dropout_rate == float(row["dropout"])
   assert config.model.stoch_depth == float(row["stochastic_depth"])
   ops = "decode|inception_crop|flip"
@@ -109,7 +109,7 @@ def test_baselines_are_table_3s(data, model, epochs):
       variant[0], 1e-3 if "R50" in variant else 6e-4
     )
   else:
-    assert config.mixup_p == base.mixup_p
+    assert config.augment.mixup_p == base.augment.mixup_p
     assert config.optimizer.weight_decay == base.optimizer.weight_decay
 
 
@@ -197,6 +197,12 @@ def build(config):
     ("image_size", "16x-16", r"config\.image_size is '16x-16'"),
     ("image_size", (16, 20_000), r"config\.image_size is \(16, 20000\)"),
     ("image_size", 16.0, r"config\.image_size is 16\.0 of type float"),
+    ("augment.erasing_p", 1.25, r"config\.augment\.erasing_p is 1\.25 .* from 0 to 1"),
+    ("augment.label_smoothing", 1.0, r"config\.augment\.label_smoothing is 1\.0"),
+    ("augment.pairing", "rol", r"config\.augment\.pairing is 'rol'.* 'roll', 'flip'"),
+    ("mixup_p", 0.5, r"Set config\.augment\.mixup_p"),
+    ("class_weights", (1.0, 2.0), r"config\.class_weights has 2 .* 10"),
+    ("positive_weights", (1.0,) * 10, r"config\.positive_weights .* sigmoid_xent"),
     ("image_channels", 2, r"config\.image_channels is 2 .* 1, 3, 4"),
     ("normalize", "0.5,0.5,0.5,1,1", r"config\.normalize is '0\.5,0\.5,0\.5,1,1'"),
     ("total_epochs", None, r"set config\.total_epochs or config\.total_steps"),
@@ -238,6 +244,17 @@ def test_bad_values_are_named_before_anything_runs(path, value, message):
   with config.ignore_type():
     target[key] = value
   with pytest.raises(InputError, match=message):
+    build(config)
+
+
+@pytest.mark.parametrize("key", ["cutmix_p", "label_smoothing"])
+def test_what_is_for_one_label_an_image_is_refused_with_several(key):
+  config = good()
+  config.data.labels_per_image = 3
+  config.augment.mixup_p = 0.5
+  build(config)
+  config.augment[key] = 0.25
+  with pytest.raises(InputError, match=rf"config\.augment\.{key} is 0\.25.*labels_per_image is 3"):
     build(config)
 
 

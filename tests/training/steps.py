@@ -13,7 +13,8 @@ SHARDED = ("head/bias=replicate", "stem/kernel=3", ".*=0")
 
 
 def build(num_devices, fsdp=1, **changes):
-  config = small_config(mixup_p=0.5, **changes)
+  config = small_config(**changes)
+  config.augment.mixup_p = 0.5
   config.model.stoch_depth = 0.5
   config.model.dropout_rate = 0.1
   shard(config, num_devices, fsdp)
