@@ -54,19 +54,19 @@ class Data:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Augment:
-  """What happens to a training batch on the device, in this order."""
+  """Random changes of a training batch, on the device."""
 
   # Probability that a box of an image is filled with unit normals (random erasing, timm's mode "pixel").
   erasing_p: Fraction = 0.0
-  label_smoothing: Rate = 0.0  # share of a target that is spread over all classes
+  label_smoothing: Rate = 0.0  # share of a target that is spread evenly over all classes
   mixup_p: NonNegativeFloat = 0.0  # of Beta(p, p); 0: no mixup
   cutmix_p: NonNegativeFloat = 0.0  # of Beta(p, p); 0: no CutMix
-  switch_p: Fraction = 0.5  # probability that a batch has CutMix, if mixup is on, too
+  switch_p: Fraction = 0.5  # probability of CutMix for a mixed batch, if mixup is on, too
   mix_p: Fraction = 1.0  # probability that a batch is mixed at all
-  # "roll" (big_vision): each image with its neighbour in the batch, of which mixup takes at most half;
-  # "flip" (timm): the first with the last, and so on.
+  # Which images are mixed: neighbours in the batch, of which mixup takes at most half ("roll", big_vision's
+  # way), or the first with the last and so on, with mixup's share as drawn ("flip", timm's).
   pairing: Literal["roll", "flip"] = "roll"
-  # The version of timm after which CutMix's box is rounded; that of the papers is 0.4.12.
+  # Version of timm whose rounding of CutMix's box is followed. The papers used 0.4.12.
   cutmix_box: Literal["timm_0.4.12", "timm_1.0.31"] = "timm_0.4.12"
 
 
@@ -187,16 +187,16 @@ class Options:
   grad_accum_steps: PositiveInt = 1  # parts that a step takes the batch in; the result is the same
   learning_rate: PositiveFloat = 0.001  # peak
   loss: Literal["sigmoid_xent", "softmax_xent"] = "sigmoid_xent"
-  # Of each class in the training loss, num_classes numbers; (): all 1. Evaluators' losses are unweighted.
+  # Factors of the classes in the training loss, num_classes numbers; (): all 1. Evaluators' losses have none.
   class_weights: tuple[float, ...] = ()
-  # Of each class where the target is positive (torch's pos_weight), likewise; with sigmoid_xent only.
+  # Factors of the positive targets of the classes (torch's pos_weight), likewise; for sigmoid_xent alone.
   positive_weights: tuple[float, ...] = ()
   # Of an average of the variables (Polyak), which is then what is evaluated and converted; 0: none.
   ema_decay: Rate = 0.0
   model: Mapping[str, Any]  # a family and its fields
   init: Init = Init()  # where training starts
   data: Data = Data()  # what is trained on
-  augment: Augment = Augment()  # what happens to it on the device (docs/data.md)
+  augment: Augment = Augment()  # what is done to it on the device (docs/data.md)
   evaluators: Mapping[str, Any]  # name -> what is measured, while training and after: EVALUATORS
   # EVALUATOR/METRIC that chooses the best checkpoint; that evaluator's metrics are the run's result.
   best: str = "val/top1"

@@ -97,9 +97,9 @@ def draw_shares(
   pairing: str,
   cutmix_box: str,
 ) -> tuple[Float[Array, ""], Float[Array, "*hw1"]]:
-  """Draws what the images of a batch keep of themselves; the rest is their partners'.
+  """Draws how much the images of a batch keep of themselves; the rest is their partners'.
 
-  All images of a batch have the same shares (timm, data/mixup.py: mode "batch").
+  All images of a batch keep the same (timm, data/mixup.py: mode "batch").
 
   Args:
     mixup_key: for mixup's share.
@@ -122,8 +122,8 @@ def draw_shares(
     own = pixels = mixup_share(mixup_key, mixup_p, pairing)
   if cutmix_p:
     cut = jax.random.bernoulli(switch_key, switch_p if mixup_p else 1.0)
-    outside, kept = _draw_cutmix(cutmix_key, cutmix_p, height, width, cutmix_box)
-    own, pixels = jnp.where(cut, outside, own), jnp.where(cut, kept, pixels)
+    of_target, of_pixels = _draw_cutmix(cutmix_key, cutmix_p, height, width, cutmix_box)
+    own, pixels = jnp.where(cut, of_target, own), jnp.where(cut, of_pixels, pixels)
   if mix_p < 1:
     mixed = jax.random.bernoulli(mix_key, mix_p)
     own, pixels = jnp.where(mixed, own, 1.0), jnp.where(mixed, pixels, 1.0)
@@ -139,7 +139,7 @@ def mixup_share(key: Array, p: float, pairing: str) -> Float[Array, ""]:
 def _draw_cutmix(
   key: Array, p: float, height: int, width: int, rounding: str
 ) -> tuple[Float[Array, ""], Float[Array, "h w 1"]]:
-  """Returns the shares (of the target, of the pixels) that CutMix's box leaves."""
+  """Returns the shares of target and pixels that a random box of CutMix leaves."""
   share_key, y_key, x_key = jax.random.split(key, 3)
   box = cutmix_corners(
     jax.random.beta(share_key, p, p),
