@@ -50,9 +50,28 @@ class Data:
   ops: str = "decode|inception_crop|flip"  # mixer_jax/data/ops.py
   # Copies of an image in a batch, each processed anew (repeated augmentation); above 1 with drop_remainder.
   repeats: PositiveInt = 1
+  split_copies: bool = False  # the copies may fall into two batches, as DeiT's 3 in batches of 1024
   drop_remainder: bool = False  # an epoch ends with its last whole batch, as with torch's drop_last
   on_bad_record: Literal["stop", "skip"] = "stop"  # skip: skip and count
   num_workers: NonNegativeInt = 0  # loader processes; 0: threads
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Augment:
+  """Random changes of a training batch, on the device."""
+
+  # Probability that a box of an image is filled with unit normals (random erasing, timm's mode "pixel").
+  erasing_p: Fraction = 0.0
+  label_smoothing: Rate = 0.0  # share of a target that is spread evenly over all classes
+  mixup_p: NonNegativeFloat = 0.0  # of Beta(p, p); 0: no mixup
+  cutmix_p: NonNegativeFloat = 0.0  # of Beta(p, p); 0: no CutMix
+  switch_p: Fraction = 0.5  # probability of CutMix for a mixed batch, if mixup is on, too
+  mix_p: Fraction = 1.0  # probability that a batch is mixed at all
+  # Which images are mixed: neighbours in the batch, of which mixup takes at most half ("roll", big_vision's
+  # way), or the first with the last and so on, with mixup's share as drawn ("flip", timm's).
+  pairing: Literal["roll", "flip"] = "roll"
+  # Version of timm whose rounding of CutMix's box is followed. The papers used 0.4.12.
+  cutmix_box: Literal["timm_0.4.12", "timm_1.0.31"] = "timm_0.4.12"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -189,13 +208,17 @@ class Options:
   grad_accum_steps: PositiveInt = 1  # parts that a step takes the batch in; the result is the same
   learning_rate: PositiveFloat = 0.001  # peak
   loss: Literal["sigmoid_xent", "softmax_xent"] = "sigmoid_xent"
-  mixup_p: NonNegativeFloat = 0.0  # of Beta(p, p); 0: no mixup
+  # Factors of the classes in the training loss, num_classes numbers; (): all 1. Evaluators' losses have none.
+  class_weights: tuple[float, ...] = ()
+  # Factors of the positive targets of the classes (torch's pos_weight), likewise; for sigmoid_xent alone.
+  positive_weights: tuple[float, ...] = ()
   # Of an average of the variables (Polyak), which is then what is evaluated and converted; 0: none.
   ema_decay: Rate = 0.0
   ema_warmup: bool = False  # the decay after step n is at most 1 − n^(−2/3) (timm)
   model: Mapping[str, Any]  # a family and its fields
   init: Init = Init()  # where training starts
   data: Data = Data()  # what is trained on
+  augment: Augment = Augment()  # what is done to it on the device (docs/data.md)
   evaluators: Mapping[str, Any]  # name -> what is measured, while training and after: EVALUATORS
   # EVALUATOR/METRIC that chooses the best checkpoint; that evaluator's metrics are the run's result.
   best: str = "val/top1"
@@ -235,6 +258,7 @@ class Options:
 RENAMED: dict[str, tuple[str, Callable[[Any], Any]]] = {
   "model.ablation": ("model.token_mixing", lambda value: "mlp" if value == "none" else value),
   "optimizer.polyak_decay": ("ema_decay", lambda value: value),
+  "mixup_p": ("augment.mixup_p", lambda value: value),
   "evaluation": ("evaluators.val", lambda value: {"type": "classification", **value}),
   "fewshot": (
     "evaluators.fewshot",

@@ -19,7 +19,7 @@ from mixer_jax import configuration, evaluators, losses, models, schema
 from mixer_jax.data import pipeline, splits
 from mixer_jax.errors import InputError
 from mixer_jax.parallel import sharding
-from mixer_jax.training import augment, optimizer, state, step
+from mixer_jax.training import augment, normalization, optimizer, state, step
 from mixer_jax.training import schedule as schedules
 
 
@@ -40,7 +40,7 @@ class ModelSetup:
   options: schema.Options
   mesh: Mesh
   model: nn.Module
-  normalize: augment.Normalize
+  normalize: normalization.Normalize
   abstract_variables: state.Variables
   shardings: sharding.Shardings
   init_variables: Callable[[], state.Variables]
@@ -124,7 +124,7 @@ def _build_model(options: schema.Options, mesh: Mesh) -> ModelSetup:
   # With automatic axes, whatever kind the given mesh has: XLA propagates the shardings.
   mesh = Mesh(mesh.devices, mesh.axis_names)
   model = models.build(**options.model, num_classes=options.num_classes)
-  normalize = augment.normalization(options.normalize, options.image_channels)
+  normalize = normalization.make_normalize(options.normalize, options.image_channels)
   init_variables = functools.partial(state.init_variables, model, options.input_shape, options.seed)
   abstract_variables = models.abstract_variables(model, options.input_shape)
   shardings = sharding.make_shardings(mesh, abstract_variables, options.mesh.rules)
@@ -151,6 +151,7 @@ def _build_model(options: schema.Options, mesh: Mesh) -> ModelSetup:
 def _build(setup: ModelSetup) -> Experiment:
   options, model = setup.options, setup.model
   evaluators.best(options)
+  _check_augment(options)
   steps = total_steps(options)
   _check_profile(options.profile, steps)
   if options.ema_warmup and not options.ema_decay:
@@ -189,9 +190,14 @@ def _build(setup: ModelSetup) -> Experiment:
     tx=tx,
     schedule=schedule,
     learning_rate=options.learning_rate,
-    loss=losses.LOSSES[options.loss],
+    loss=losses.make_loss(
+      options.loss,
+      options.num_classes,
+      class_weights=options.class_weights,
+      positive_weights=options.positive_weights,
+    ),
     augment=augment.make_augment(
-      normalize=setup.normalize, num_classes=options.num_classes, mixup_p=options.mixup_p
+      normalize=setup.normalize, num_classes=options.num_classes, **vars(options.augment)
     ),
     grad_accum_steps=options.grad_accum_steps,
     ema_decay=options.ema_decay,
@@ -228,12 +234,26 @@ def _check_batches(options: schema.Options, mesh: Mesh) -> None:
       f"config.batch_size {options.batch_size} is not divisible by {mesh.size} devices × "
       f"{options.grad_accum_steps} accumulation steps; {around} would be."
     )
-  repeats = options.data.repeats
-  if options.batch_size % repeats or (repeats > 1 and not options.data.drop_remainder):
+  data = options.data
+  if data.repeats > 1 and not data.drop_remainder:
+    raise InputError(f"config.data.repeats is {data.repeats}: it needs data.drop_remainder=True.")
+  if options.batch_size % data.repeats and not data.split_copies:
     raise InputError(
-      f"config.data.repeats is {repeats}: it must divide config.batch_size {options.batch_size}, and above 1 it "
-      "needs config.data.drop_remainder=True."
+      f"config.data.repeats is {data.repeats}, which does not divide config.batch_size {options.batch_size}. "
+      "Change one of them, or let the copies of an image fall into two batches, as DeiT does: "
+      "config.data.split_copies=True."
     )
+
+
+def _check_augment(options: schema.Options) -> None:
+  several = options.data.labels_per_image
+  for key in ("cutmix_p", "label_smoothing"):
+    value = getattr(options.augment, key)
+    if value and several > 1:
+      raise InputError(
+        f"config.augment.{key} is {value}, but config.data.labels_per_image is {several}: it is for images "
+        f"with one label. Set config.augment.{key}=0, or labels_per_image=1."
+      )
 
 
 def total_steps(options: schema.Options) -> int:

@@ -16,7 +16,8 @@ from jaxtyping import Array
 from mixer_jax import labels
 from mixer_jax.losses import Loss
 from mixer_jax.training import gradients
-from mixer_jax.training.augment import Augment, Normalize
+from mixer_jax.training.augment import Augment
+from mixer_jax.training.normalization import Normalize
 from mixer_jax.training.state import TrainState, Variables
 
 Batch = dict[str, Array]

@@ -7,9 +7,9 @@ import optax
 import pytest
 from flax import linen as nn
 
-from mixer_jax import losses
+from mixer_jax import losses, schema
 from mixer_jax.parallel import sharding
-from mixer_jax.training import augment, state, step
+from mixer_jax.training import augment, normalization, state, step
 from tests.conftest import GOLDEN, subtree
 
 STEPS, BATCH, DECAY, MOMENTUM = 4, 6, 0.7, 0.5
@@ -46,7 +46,9 @@ def train(ema_decay, tx=optax.sgd(0.3)):  # noqa: B008
     schedule=lambda _: jnp.ones(()),
     learning_rate=0.3,
     loss=losses.softmax_xent,
-    augment=augment.make_augment(normalize=augment.unit, num_classes=3, mixup_p=0.0),
+    augment=augment.make_augment(
+      normalize=normalization.unit, num_classes=3, **vars(schema.Augment())
+    ),
     grad_accum_steps=1,
     ema_decay=ema_decay,
     ema_warmup=False,

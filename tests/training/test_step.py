@@ -43,7 +43,8 @@ def test_20_steps_are_the_same_on_devices_sharded_and_accumulated(
 @pytest.mark.campaign
 def test_any_mesh_will_do(reference):
   """Other axis names, two axes, explicit axes."""
-  config = small_config(mixup_p=0.5, grad_accum_steps=2)
+  config = small_config(grad_accum_steps=2)
+  config.augment.mixup_p = 0.5
   config.model.stoch_depth, config.model.dropout_rate = 0.5, 0.1
   devices = np.array(jax.devices()[:4])
   for mesh in (
