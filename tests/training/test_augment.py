@@ -209,7 +209,7 @@ def trained_on(num_devices, parts):
   train_step = step.make_train_step(
     model=model, tx=tx, schedule=lambda _: jnp.ones(()), learning_rate=1.0,
     loss=lambda logits, target: logits[:, -1] + jnp.sum(logits[:, :-1] * target, axis=1),
-    augment=make(CLASSES, **RECIPE), grad_accum_steps=parts, ema_decay=0.0,
+    augment=make(CLASSES, **RECIPE), grad_accum_steps=parts, ema_decay=0.0, ema_warmup=False,
     multipliers=lambda params: jax.tree.map(lambda _: 1.0, params), param_shardings=shardings.variables["params"],
   )  # fmt: skip
   (batch,) = batches(1)
