@@ -1,0 +1,70 @@
+"""The whole of DeiT's recipe at once: resumed, read by any number of workers, on several devices, in parts."""
+
+import jax
+import numpy as np
+import pytest
+
+from configs import deit
+from mixer_jax.training import experiment, loop
+from tests import runs
+from tests.configurations import small_config
+from tests.marks import long
+
+
+def recipe(**changes):
+  """The small configuration with all that deit.py turns on, LAMB, SAM and an average that warms up."""
+  config, full = small_config(total_steps=None, total_epochs=0.2, ema_decay=0.9), deit.get_config()
+  config.augment, config.ema_warmup = full.augment, True
+  config.optimizer, config.schedule = full.optimizer, full.schedule
+  config.optimizer.update(name="lamb", sam_rho=0.05, layer_decay=0.9, clip_norm=1.0)
+  config.schedule.update(warmup_epochs=0.05, cooldown_epochs=0.05, every="step")
+  config.model.update(stoch_depth=0.5, stoch_depth_rescale=True)
+  config.normalize = "imagenet"
+  config.batch_size = 24
+  config.data.ops = full.data.ops
+  config.data.repeats, config.data.drop_remainder = 3, True
+  config.update_from_flattened_dict(changes)
+  return config
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("undisturbed")
+  loop.train(recipe(), str(workdir))
+  (step,) = {r["step"] for r in runs.records(workdir) if "val/top1" in r} - {10}
+  return runs.final_state(workdir, step), step
+
+
+@pytest.mark.parametrize("num_workers", [long(0), long(1), 2])
+def test_resume_equals_an_uninterrupted_run(undisturbed, tmp_path, num_workers):
+  wanted, last = undisturbed
+  config = recipe(**{"data.num_workers": num_workers})
+  with pytest.raises(SystemExit):
+    loop.train(config, str(tmp_path), runs.StopAfter(5))
+  config.data.num_workers = 2 - num_workers
+  loop.train(config, str(tmp_path))
+  runs.assert_same_state(runs.final_state(tmp_path, last), wanted)
+
+
+def after_a_step(devices, parts):
+  """Returns the variables after three steps on the same batches, and the gradients' norms."""
+  config = recipe(**{"grad_accum_steps": parts, "mesh.data": devices, "batch_size": 48})
+  exp = experiment.build(config, experiment.make_mesh(config))
+  state, norms = exp.init_state(), []
+  for step in range(3):
+    rng = np.random.default_rng(step)
+    batch = {
+      "image": rng.integers(0, 256, (48, 16, 16, 3), np.uint8),
+      "label": rng.integers(0, 10, 48).astype(np.int32),
+      "mask": np.ones(48, np.float32),
+    }
+    state, metrics = exp.train_step(state, jax.device_put(batch, exp.shardings.batch))
+    norms.append(float(metrics["l2_grads"]))
+  return jax.device_get(state.params), norms
+
+
+@pytest.mark.parametrize(("devices", "parts"), [long(1, 4), long(2, 1), (4, 4)])
+def test_devices_and_parts_change_nothing(devices, parts):
+  (wanted, norms), (got, other_norms) = after_a_step(1, 1), after_a_step(devices, parts)
+  np.testing.assert_allclose(other_norms, norms, rtol=1e-5)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), got, wanted)
