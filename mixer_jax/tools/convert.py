@@ -13,7 +13,9 @@ from mixer_jax import models, schema, weights
 from mixer_jax.errors import InputError
 from mixer_jax.models import resizing
 from mixer_jax.tools import command
+from mixer_jax.training import init_from
 from mixer_jax.weights import torch_layout
+from mixer_jax.workdir import checkpoint, directory, provenance, restore
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "newest", "Of a workdir: newest, best, or a step.")
 _IMAGE_SIZE = flags.DEFINE_string(
@@ -70,15 +72,8 @@ def _summary(origin: weights.Origin) -> str:
   return f"{family.TITLE}{tokens}, " + " ".join(f"{k}={v}" for k, v in origin.fields.items())
 
 
-def _workdir(source: str) -> epath.Path | None:
-  if source in weights.RELEASED or "://" in source:
-    return None
-  directory = epath.Path(source).expanduser()
-  return directory.absolute() if directory.is_dir() else None
-
-
 def _load(source: str) -> weights.Variables:
-  if workdir := _workdir(source):
+  if workdir := directory.find_run(source):
     return _load_run(workdir)
   if flags.FLAGS["checkpoint"].present:
     raise InputError(f"--checkpoint is for the workdir of a run, which {source} is not.")
@@ -86,8 +81,6 @@ def _load(source: str) -> weights.Variables:
 
 
 def _load_run(workdir: epath.Path) -> weights.Variables:
-  from mixer_jax.workdir import checkpoint, directory, provenance, restore
-
   directory.load_config(workdir)  # raises if this is not the workdir of a run
   step, _ = checkpoint.choose(workdir, _CHECKPOINT.value)
   origin = provenance.read(workdir, step)
@@ -95,15 +88,10 @@ def _load_run(workdir: epath.Path) -> weights.Variables:
   return restore.load_variables(workdir, step)
 
 
-def _origin(variables: weights.Variables, source: str) -> weights.Origin:
-  """Returns what the weights were made for; a run knows its image size, which weights alone may not."""
-  from mixer_jax.training import init_from
-
-  return init_from.describe(source) if _workdir(source) else weights.describe(variables, source)
-
-
 def _resized(variables: weights.Variables, source: str) -> weights.Variables:
-  origin = _origin(variables, source)
+  # A run knows its image size, which weights alone may not.
+  is_run = directory.find_run(source) is not None
+  origin = init_from.describe(source) if is_run else weights.describe(variables, source)
   family = models.FAMILIES[origin.family]
   if not family.RESIZE_METHODS:
     raise InputError(
@@ -115,8 +103,7 @@ def _resized(variables: weights.Variables, source: str) -> weights.Variables:
   old_grid = weights.grid_of(origin, given)
   new_grid = resizing.token_grid(_size(_IMAGE_SIZE), origin.fields["patch_size"])
   method = resizing.choose_method(old_grid, new_grid, _METHOD.value, family.RESIZE_METHODS)
-  how = resizing.HOW[method]
-  print(f"from {old_grid[0]}x{old_grid[1]} to {new_grid[0]}x{new_grid[1]} tokens {how}")
+  print(weights.resize_line(old_grid, new_grid, method))
   return weights.resize(variables, old_grid, new_grid, method)
 
 

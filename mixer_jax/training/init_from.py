@@ -28,14 +28,14 @@ def describe(source: str) -> weights.Origin:
     released = weights.RELEASED[source]
     size = released.image_size
     return weights.Origin(released.family, released.fields, (size, size, 3))
-  if (path := _config_of_run(source)) is None:
-    return weights.describe(load(source), source)
-  return _origin_of_run(path)
+  if (directory := workdirs.find_run(source)) is None:
+    return weights.describe(weights.load(source), source)
+  return _origin_of_run(directory)
 
 
-def _origin_of_run(path: epath.Path) -> weights.Origin:
+def _origin_of_run(directory: epath.Path) -> weights.Origin:
   # Read off the configuration: no device may be touched yet (jax.distributed), and no state restored.
-  config = workdirs.load_config(path.parent)
+  config = workdirs.load_config(directory)
   model = models.build(**{**config["model"], "num_classes": config["num_classes"]})
   names = set(model.__dataclass_fields__) - models.HOW_TRAINED - {"parent", "name"}
   fields = {name: getattr(model, name) for name in sorted(names)}
@@ -78,19 +78,10 @@ def _grids(
 
 def load(source: str) -> weights.Variables:
   """Returns the variables of a released model, an address, a file or a run's newest checkpoint."""
-  if _config_of_run(source) is not None:
-    directory = workdirs.path_of(source)
-    step, _ = checkpoint.choose(directory, "newest")
-    return restore.load_variables(directory, step)
-  return weights.load(source)
-
-
-def _config_of_run(source: str) -> epath.Path | None:
-  """Returns where a workdir keeps its configuration, None if the source is no workdir."""
-  if source in weights.RELEASED or source.startswith(("http://", "https://")):
-    return None
-  path = epath.Path(source).expanduser() / "config.json"
-  return path if path.exists() else None
+  if (directory := workdirs.find_run(source)) is None:
+    return weights.load(source)
+  step, _ = checkpoint.choose(directory, "newest")
+  return restore.load_variables(directory, step)
 
 
 def initial_variables(exp: experiment.Experiment) -> tuple[weights.Variables, str]:
@@ -104,8 +95,8 @@ def initial_variables(exp: experiment.Experiment) -> tuple[weights.Variables, st
   source = str(exp.options.init.weights)
   variables = load(source)
   weights.check_family(variables, exp.options.model["name"], source)
-  path = _config_of_run(source)
-  origin = weights.describe(variables, source) if path is None else _origin_of_run(path)
+  directory = workdirs.find_run(source)
+  origin = _origin_of_run(directory) if directory else weights.describe(variables, source)
   if origin.input_shape[2] != exp.options.image_channels:
     raise InputError(
       f"config.init.weights: {source} is for images of {origin.input_shape[2]} channels, but "
@@ -135,8 +126,7 @@ def _resized(
   if old == new:
     return variables, ""
   family.resize_fields(origin.fields, old, new, method)  # raises what fields alone can tell
-  line = f", from {old[0]}x{old[1]} to {new[0]}x{new[1]} tokens {resizing.HOW[method]}"
-  return weights.resize(variables, old, new, method), line
+  return weights.resize(variables, old, new, method), f", {weights.resize_line(old, new, method)}"
 
 
 def initial_state(

@@ -16,6 +16,7 @@ from mixer_jax.weights.variables import (
   grid_of,
   replace_head,
   resize,
+  resize_line,
 )
 
 __all__ = [
@@ -32,5 +33,6 @@ __all__ = [
   "load_npz",
   "replace_head",
   "resize",
+  "resize_line",
   "save_npz",
 ]

@@ -16,6 +16,7 @@ from mixer_jax.errors import InputError
 from mixer_jax.models import resizing
 
 Variables = dict[str, Any]
+_HOW = {"paper": "as in appendix C", "interpolate": "by interpolation"}
 
 
 class Origin(NamedTuple):
@@ -232,3 +233,9 @@ def resize(
   if new_grid == old_grid:
     return dict(variables)
   return {**variables, "params": family.resize(variables["params"], old_grid, new_grid, method)}
+
+
+def resize_line(old_grid: resizing.Grid, new_grid: resizing.Grid, method: str) -> str:
+  """Returns what `resize` does, for a message: "from 4x4 to 8x8 tokens as in appendix C"."""
+  (rows, columns), (new_rows, new_columns) = old_grid, new_grid
+  return f"from {rows}x{columns} to {new_rows}x{new_columns} tokens {_HOW[method]}"

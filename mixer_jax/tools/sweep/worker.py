@@ -14,7 +14,7 @@ from typing import Any
 
 from etils import epath
 
-from mixer_jax import configuration, evaluators, files, tables
+from mixer_jax import configuration, evaluators, files, models, schema, tables
 from mixer_jax.errors import DivergedError, InputError
 from mixer_jax.tools.sweep import protocol
 from mixer_jax.training import experiment, init_from, loop
@@ -88,7 +88,9 @@ def _check_settings(
       continue
     config = make_config(run)
     saved = workdirs.load_config(epath.Path(results / run.name))
-    if changed := configuration.differences(saved, config, config.may_change):
+    # An earlier version's evaluators may lack keys that there are today.
+    old, new = (schema.completed(c, models.schema) for c in (saved, config))
+    if changed := configuration.differences(old, new, config.may_change):
       lines = "\n  ".join(changed)
       raise InputError(
         f"{results / run.name} was run with other settings:\n  {lines}\nGive those, or another --results."
