@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -59,6 +60,18 @@ def start(args, output=subprocess.PIPE, **environment):
   )
   _BEFORE[process.pid] = set(_segments())
   return process
+
+
+def free_address():
+  with socket.socket() as s:
+    s.bind(("localhost", 0))
+    return f"localhost:{s.getsockname()[1]}"
+
+
+def place(count, *more):
+  """Returns for each of several processes the flags by which it joins the others."""
+  several = ["--distributed", f"--coordinator={free_address()}", f"--num_processes={count}", *more]
+  return [[*several, f"--process_id={i}"] for i in range(count)]
 
 
 def run(args, **environment):

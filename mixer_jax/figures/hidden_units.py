@@ -124,15 +124,9 @@ def grey_mosaic(
   return _mosaic(colour, columns, gap_every)
 
 
-def colour_mosaic(
-  pictures: Float[np.ndarray, "n h w 3"], columns: int
+def _mosaic(
+  pictures: Float[np.ndarray, "n h w 3"], columns: int, gap_every: int = 0
 ) -> Float[np.ndarray, "y x 3"]:
-  """Returns RGB pictures side by side, each with grey for 0 and its own scale."""
-  scale = np.maximum(np.abs(pictures).max((1, 2, 3), keepdims=True), 1e-30)
-  return _mosaic(0.5 + 0.5 * pictures / scale, columns, 0)
-
-
-def _mosaic(pictures: np.ndarray, columns: int, gap_every: int) -> np.ndarray:
   count, height, width, _ = pictures.shape
   lines = -(-count // columns)
   gaps = [(c // gap_every if gap_every else 0) * 2 for c in range(columns)]
@@ -165,10 +159,14 @@ def ordered_mosaic(units: Float[np.ndarray, "d rows columns"]) -> Float[np.ndarr
 
 
 def filter_mosaic(params: dict[str, Any]) -> Float[np.ndarray, "y x 3"]:
-  """Returns the picture of all filters of the embedding, low frequencies first."""
+  """Returns the picture of all filters of the embedding, low frequencies first.
+
+  They are RGB, each with grey for 0 and its own scale.
+  """
   filters = embedding_filters(params)
-  order = np.argsort(frequencies(filters), kind="stable")
-  return colour_mosaic(filters[order], math.ceil(math.sqrt(len(filters))))
+  filters = filters[np.argsort(frequencies(filters), kind="stable")]
+  scale = np.maximum(np.abs(filters).max((1, 2, 3), keepdims=True), 1e-30)
+  return _mosaic(0.5 + 0.5 * filters / scale, math.ceil(math.sqrt(len(filters))))
 
 
 def encode_png(mosaics: list[Float[np.ndarray, "y x 3"]], *, width_px: int = 900) -> bytes:
