@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -46,7 +47,7 @@ def command(workdir, script="train.py", config="configs/quickstart.py", **flags)
   return [sys.executable, script, f"--config={config}", f"--workdir={workdir}", *overrides]
 
 
-def start(args, output=subprocess.PIPE, **environment):
+def start(args, output: Any = subprocess.PIPE, **environment):
   """Starts a command in a process group of its own, on one CPU device."""
   env = {**os.environ, "XLA_FLAGS": "", **environment}
   process = subprocess.Popen(

@@ -19,6 +19,7 @@ from absl import app, flags
 
 from mixer_jax.data import builders
 from mixer_jax.errors import InputError
+from mixer_jax.parallel import processes
 from mixer_jax.tools import command
 from mixer_jax.tools.preparation import archives, engine, folders, images, shards, tables, tfrecords
 
@@ -69,12 +70,11 @@ def main(argv: list[str]) -> None:
   total = sum(plan.num_examples.values())
   print(f"found {total:,} images of {len(plan.classes):,} classes, {plan.num_bytes / 1e6:,.0f} MB")
   data_dir = _DATA_DIR.value or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
-  cores = os.cpu_count() or 1
   try:
     prepared = engine.prepare(
       plan,
       data_dir,
-      num_workers=cores if _NUM_WORKERS.value is None else _NUM_WORKERS.value,
+      num_workers=processes.num_cores() if _NUM_WORKERS.value is None else _NUM_WORKERS.value,
       verify=_VERIFY.value,
       skip_bad=_ON_BAD_RECORD.value == "skip",
       report=lambda line: print(line, flush=True),
