@@ -55,21 +55,21 @@ def main(argv: list[str]) -> None:
     raise InputError("--from_image_size and --method need --image_size.")
   if _NUM_CLASSES.value:
     variables = _with_new_head(variables, source, _NUM_CLASSES.value)
-  origin = weights.describe(variables, source)
+  spec = weights.describe(variables, source)
   if output.suffix == ".npz":
     weights.save_npz(output, variables)
   else:
     torch_layout.save_safetensors(output, torch_layout.to_torch(variables, _LAYOUT.value))
-  print(f"{output}: {_summary(origin)}")
+  print(f"{output}: {_summary(spec)}")
 
 
-def _summary(origin: weights.Origin) -> str:
-  family = models.FAMILIES[origin.family]
+def _summary(spec: weights.ModelSpec) -> str:
+  family = models.FAMILIES[spec.family]
   tokens = ""
   if family.RESIZE_METHODS:
-    rows, columns = resizing.token_grid(origin.input_shape[:2], origin.fields["patch_size"])
+    rows, columns = resizing.token_grid(spec.input_shape[:2], spec.fields["patch_size"])
     tokens = f" for {rows * columns} tokens"
-  return f"{family.TITLE}{tokens}, " + " ".join(f"{k}={v}" for k, v in origin.fields.items())
+  return f"{family.TITLE}{tokens}, " + " ".join(f"{k}={v}" for k, v in spec.fields.items())
 
 
 def _load(source: str) -> weights.Variables:
@@ -83,25 +83,25 @@ def _load(source: str) -> weights.Variables:
 def _load_run(workdir: epath.Path) -> weights.Variables:
   directory.load_config(workdir)  # raises if this is not the workdir of a run
   step, _ = checkpoint.choose(workdir, _CHECKPOINT.value)
-  origin = provenance.read(workdir, step)
-  print(f"{workdir} step {step}" + (f" of run {origin.run}" if origin else ""))
+  trained_by = provenance.read(workdir, step)
+  print(f"{workdir} step {step}" + (f" of run {trained_by.run}" if trained_by else ""))
   return restore.load_variables(workdir, step)
 
 
 def _resized(variables: weights.Variables, source: str) -> weights.Variables:
   # A run knows its image size, which weights alone may not.
   is_run = directory.find_run(source) is not None
-  origin = init_from.describe(source) if is_run else weights.describe(variables, source)
-  family = models.FAMILIES[origin.family]
+  spec = init_from.describe(source) if is_run else weights.describe(variables, source)
+  family = models.FAMILIES[spec.family]
   if not family.RESIZE_METHODS:
     raise InputError(
       f"{source} is a {family.TITLE}, whose parameters are those for every image size."
     )
   given = _size(_FROM_IMAGE_SIZE) if _FROM_IMAGE_SIZE.value else None
-  if given is None and not origin.knows_sides:
+  if given is None and not spec.knows_sides:
     raise InputError(f"{source} is for no square: give --from_image_size=HEIGHTxWIDTH.")
-  old_grid = weights.grid_of(origin, given)
-  new_grid = resizing.token_grid(_size(_IMAGE_SIZE), origin.fields["patch_size"])
+  old_grid = weights.grid_of(spec, given)
+  new_grid = resizing.token_grid(_size(_IMAGE_SIZE), spec.fields["patch_size"])
   method = resizing.choose_method(old_grid, new_grid, _METHOD.value, family.RESIZE_METHODS)
   print(weights.resize_line(old_grid, new_grid, method))
   return weights.resize(variables, old_grid, new_grid, method)
@@ -110,10 +110,10 @@ def _resized(variables: weights.Variables, source: str) -> weights.Variables:
 def _with_new_head(
   variables: weights.Variables, source: str, num_classes: int
 ) -> weights.Variables:
-  origin = weights.describe(variables, source)
-  head = models.FAMILIES[origin.family].HEAD.values()
-  fields = {k: v for k, v in origin.fields.items() if k not in head}
-  wanted = origin._replace(fields={**fields, "num_classes": num_classes}).abstract_variables()
+  spec = weights.describe(variables, source)
+  head = models.FAMILIES[spec.family].HEAD.values()
+  fields = {k: v for k, v in spec.fields.items() if k not in head}
+  wanted = spec._replace(fields={**fields, "num_classes": num_classes}).abstract_variables()
   return weights.replace_head(variables, wanted)
 
 

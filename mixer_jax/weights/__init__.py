@@ -7,7 +7,7 @@ from mixer_jax.weights.npz import load_npz, save_npz
 from mixer_jax.weights.released import RELEASED
 from mixer_jax.weights.sources import load, load_model
 from mixer_jax.weights.variables import (
-  Origin,
+  ModelSpec,
   Variables,
   check_family,
   check_match,
@@ -21,7 +21,7 @@ from mixer_jax.weights.variables import (
 
 __all__ = [
   "RELEASED",
-  "Origin",
+  "ModelSpec",
   "Variables",
   "check_family",
   "check_match",

@@ -39,12 +39,12 @@ def load(source: str | os.PathLike[str], wanted: Variables | None = None) -> Var
   if wanted is not None:
     check_match(variables, wanted, str(source))
     return variables
-  origin = describe(variables, str(source))
+  spec = describe(variables, str(source))
   released = RELEASED.get(str(source))
-  if released and (origin.family, origin.fields) != (released.family, released.fields):
+  if released and (spec.family, spec.fields) != (released.family, released.fields):
     title = models.FAMILIES[released.family].TITLE
     raise InputError(
-      f"{source} should be the {title} with {released.fields}, but has {origin.fields}. Load it by its address, "
+      f"{source} should be the {title} with {released.fields}, but has {spec.fields}. Load it by its address, "
       f"{released.url}, to take it as it is."
     )
   return variables
@@ -62,8 +62,8 @@ def load_model(source: str | os.PathLike[str], **fields: Any) -> tuple[nn.Module
     InputError: see `load`; or fields that the module does not have.
   """
   variables = load(source)
-  origin = describe(variables, str(source))
-  return models.build(origin.family, **{**origin.fields, **fields}), variables
+  spec = describe(variables, str(source))
+  return models.build(spec.family, **{**spec.fields, **fields}), variables
 
 
 def locate(source: str | os.PathLike[str]) -> epath.Path:

@@ -19,14 +19,14 @@ Variables = dict[str, Any]
 _HOW = {"paper": "as in appendix C", "interpolate": "by interpolation"}
 
 
-class Origin(NamedTuple):
-  """What variables were made for.
+class ModelSpec(NamedTuple):
+  """The model that variables belong to.
 
   Attributes:
     family: key of models.FAMILIES.
-    fields: of the family's module, num_classes included (None without a head).
-    input_shape: an image (height, width, channels) that the model takes. Of a number of tokens that is no
-      square only their number is known: one column of patches.
+    fields: of the family's module, with num_classes (None if there is no head).
+    input_shape: an image (height, width, channels) that the model takes. If only the number of tokens is known
+      and it is not a square, this is one column of patches.
   """
 
   family: str
@@ -73,7 +73,7 @@ def family_of(variables: Mapping[str, Any], where: str = "this tree") -> str:
   """Returns the family that variables belong to by their names, a key of models.FAMILIES.
 
   Raises:
-    InputError: they are of no known family; `where` names their origin.
+    InputError: they are of no known family; `where` names them.
   """
   names = flatten(variables)
   if (family := models.family_of(names)) is None:
@@ -92,7 +92,7 @@ def check_family(variables: Mapping[str, Any], wanted: str, where: str) -> None:
     )
 
 
-def describe(variables: Mapping[str, Any], where: str = "this tree") -> Origin:
+def describe(variables: Mapping[str, Any], where: str = "this tree") -> ModelSpec:
   """Returns what variables were made for, as their names and shapes tell.
 
   So `models.build(family, **fields)` is their model, but for fields that no shape depends on (gelu, a ResNet's
@@ -100,7 +100,7 @@ def describe(variables: Mapping[str, Any], where: str = "this tree") -> Origin:
 
   Args:
     variables: of any family.
-    where: their origin, for messages.
+    where: what messages call them: a file, an address.
 
   Raises:
     InputError: they are not a whole model's; what is missing, superfluous or misshapen is listed.
@@ -109,16 +109,16 @@ def describe(variables: Mapping[str, Any], where: str = "this tree") -> Origin:
   family = models.FAMILIES[name]
   have = {k: tuple(v.shape) for k, v in flatten(variables).items()}
   try:
-    origin = Origin(name, family.fields_of(have), family.input_shape(have))
-    wanted = {k: v.shape for k, v in flatten(origin.abstract_variables()).items()}
+    spec = ModelSpec(name, family.fields_of(have), family.input_shape(have))
+    wanted = {k: v.shape for k, v in flatten(spec.abstract_variables()).items()}
   except (KeyError, ValueError, IndexError, TypeError, ArithmeticError) as e:
     begin = ", ".join(sorted(have)[:5])
     raise InputError(
       f"{where} holds no whole {family.TITLE}'s parameters; it begins with {begin}."
     ) from e
-  sizes = " ".join(f"{k}={v}" for k, v in origin.fields.items())
+  sizes = " ".join(f"{k}={v}" for k, v in spec.fields.items())
   _report(_differences(have, wanted), where, f"the {family.TITLE} with {sizes}")
-  return origin
+  return spec
 
 
 def check_match(variables: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
@@ -188,17 +188,17 @@ def replace_head(
   return unflatten(body | new)
 
 
-def grid_of(origin: Origin, image_size: tuple[int, int] | None = None) -> resizing.Grid:
+def grid_of(spec: ModelSpec, image_size: tuple[int, int] | None = None) -> resizing.Grid:
   """Returns the grid of tokens (rows, columns) that variables are for.
 
   Args:
-    origin: what they were made for, of a family with `RESIZE_METHODS`.
-    image_size: (height, width) that they were made for; None: those of `origin`.
+    spec: their model, of a family with `RESIZE_METHODS`.
+    image_size: (height, width) that they were made for. Default: as in `spec`.
 
   Raises:
     InputError: they are for a number of tokens that is no square, and no size is given.
   """
-  return resizing.token_grid(image_size or origin.sides(), origin.fields["patch_size"])
+  return resizing.token_grid(image_size or spec.sides(), spec.fields["patch_size"])
 
 
 def resize(
@@ -218,13 +218,13 @@ def resize(
   Raises:
     InputError: the family takes every image size, they are not for `old_grid`, or the method does not fit.
   """
-  origin = describe(variables)
-  family = models.FAMILIES[origin.family]
+  spec = describe(variables)
+  family = models.FAMILIES[spec.family]
   if not family.RESIZE_METHODS:
     raise InputError(
       f"a {family.TITLE}'s parameters are those for every image size; there is nothing to do."
     )
-  rows, columns = resizing.token_grid(origin.input_shape[:2], origin.fields["patch_size"])
+  rows, columns = resizing.token_grid(spec.input_shape[:2], spec.fields["patch_size"])
   if rows * columns != old_grid[0] * old_grid[1]:
     raise InputError(
       f"the parameters are for {rows * columns} tokens, not for a grid of {old_grid[0]}x{old_grid[1]}."

@@ -152,12 +152,12 @@ def match(found: Results) -> tuple[dict[Pretraining, Run], list[Exclusion]]:
 def _nearest(run: Run) -> tuple[Pretraining, list[str]]:
   """Returns the pre-training whose configuration differs least from the run's, and the differences."""
 
-  def judged() -> Iterator[tuple[Pretraining, list[str]]]:
+  def candidates() -> Iterator[tuple[Pretraining, list[str]]]:
     for pretraining in everything():
       config = wanted(pretraining)
       yield pretraining, configuration.differences(run.config, config, (*config.may_change, *FREE))
 
-  return min(judged(), key=lambda pair: len(pair[1]))
+  return min(candidates(), key=lambda pair: len(pair[1]))
 
 
 def some(lines: list[str], most: int = 3) -> str:

@@ -141,8 +141,8 @@ def _in_protocol(run: Run, source: str) -> protocol.Run:
   size = schema.joined(*schema.sides(run.value("image_size")))
   transfer = protocol.Transfer(source, run.value("data.dataset"), size)
   evaluator, _, _ = run.value("best").partition("/")
-  judge = "dev" if run.value(f"evaluators.{evaluator}.split") == "dev" else "test"
-  return protocol.Run(transfer, run.value("learning_rate"), run.value("seed"), judge)
+  eval_split = "dev" if run.value(f"evaluators.{evaluator}.split") == "dev" else "test"
+  return protocol.Run(transfer, run.value("learning_rate"), run.value("seed"), eval_split)
 
 
 def _config(run: Run, file: str) -> Any:

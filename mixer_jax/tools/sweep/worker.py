@@ -60,9 +60,9 @@ def plan(sources: Sequence[str], names: Sequence[str], size: str | None) -> list
   """
   transfers = []
   for source in sources:
-    origin = init_from.describe(source)
+    spec = init_from.describe(source)
     for dataset in protocol.expand(names):
-      px = protocol.size_of(dataset, size, origin.sides())
+      px = protocol.size_of(dataset, size, spec.sides())
       transfers.append(protocol.Transfer(source, dataset, px))
   directories = [t.name for t in transfers]
   if len(set(directories)) < len(directories):
@@ -72,8 +72,8 @@ def plan(sources: Sequence[str], names: Sequence[str], size: str | None) -> list
 
 def _check(run: protocol.Run, make_config: MakeConfig) -> None:
   """Builds the runs' experiments and opens their data, so that what is wrong is met before the first step."""
-  for judge in ("dev", "test"):
-    config = make_config(dataclasses.replace(run, judge=judge))
+  for eval_split in ("dev", "test"):
+    config = make_config(dataclasses.replace(run, eval_split=eval_split))
     exp = experiment.build(config, experiment.make_mesh(config))
     exp.train_split.open()
     evaluators.build(exp, evaluators.in_training(exp.options), None)
@@ -134,7 +134,7 @@ def _take(
       kept |= {"top1": 0.0, "count": 0, "diverged": True}
     with files.replacing(directory / "result.json") as partial:
       partial.write_text(json.dumps(kept) + "\n")
-    if run.judge == "dev":  # only its figure is needed; the reported runs keep theirs
+    if run.eval_split == "dev":  # only its figure is needed; the reported runs keep theirs
       shutil.rmtree(directory / "checkpoints", ignore_errors=True)
   return True
 

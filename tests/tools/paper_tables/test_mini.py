@@ -26,7 +26,7 @@ def everything(top1, count=2000):
 
 
 def verdict_of(seen, text):
-  (claim,) = [c for c in verdicts.judge(seen, SETTING) if text in c.claim]
+  (claim,) = [c for c in verdicts.check_claims(seen, SETTING) if text in c.claim]
   return claim.verdict
 
 
