@@ -17,24 +17,29 @@ from mixer_jax.training import init_from
 from mixer_jax.weights import torch_layout
 from mixer_jax.workdir import checkpoint, directory, provenance, restore
 
-_CHECKPOINT = flags.DEFINE_string("checkpoint", "newest", "Of a workdir: newest, best, or a step.")
+_CHECKPOINT = flags.DEFINE_string(
+  "checkpoint", "newest", "Checkpoint of a workdir: newest, best, or a step."
+)
 _IMAGE_SIZE = flags.DEFINE_string(
-  "image_size", None, "Resize to this image size in pixels, SIDE or HEIGHTxWIDTH."
+  "image_size", None, "Resize the weights to this image size in pixels, SIDE or HEIGHTxWIDTH."
 )
 _FROM_IMAGE_SIZE = flags.DEFINE_string(
-  "from_image_size", None, "The input's image size; default: square."
+  "from_image_size",
+  None,
+  "Image size that the input's weights are for. Default: a square, or the run's own size.",
 )
 _METHOD = flags.DEFINE_enum(
   "method", "auto", ["auto", "paper", "interpolate"],
-  "paper: appendix C, for whole multiples; interpolate: any size, not the paper's; auto: paper if possible.",
+  "How to resize. paper is appendix C, for whole multiples. interpolate takes any size, and is not the paper's. "
+  "auto is paper where that is possible.",
 )  # fmt: skip
 _LAYOUT = flags.DEFINE_string(
   "layout",
   None,
-  "Names in a .safetensors file: timm, or authors. Default: timm's where timm has the model.",
+  "Whose parameter names a .safetensors file gets: timm or authors. Default: timm's if timm has the model.",
 )
 _NUM_CLASSES = flags.DEFINE_integer(
-  "num_classes", None, "Replace the head by one of zeros.", lower_bound=1
+  "num_classes", None, "Replace the head by one of zeros for this many classes.", lower_bound=1
 )
 
 
@@ -43,7 +48,7 @@ def main(argv: list[str]) -> None:
     raise InputError("give two arguments: convert INPUT OUTPUT")
   source, output = argv[1], epath.Path(argv[2]).expanduser()
   if output.suffix not in (".npz", ".safetensors"):
-    raise InputError(f"{output} must end in .npz or .safetensors: that says what is written.")
+    raise InputError(f"{output} must end in .npz or .safetensors: the suffix decides the format.")
   if output.exists():
     raise InputError(f"{output} exists; choose another name or remove it.")
   if _LAYOUT.value and output.suffix == ".npz":

@@ -17,11 +17,13 @@ from absl import app, flags
 from mixer_jax.errors import DivergedError
 from mixer_jax.tools import command
 
-_RESULTS = flags.DEFINE_string("results", "workdir/paper-mini", "Directory of runs and report.")
+_RESULTS = flags.DEFINE_string(
+  "results", "workdir/paper-mini", "Directory of the runs and the report."
+)
 _STEPS = flags.DEFINE_integer("steps", 240, "Training steps per pre-training run.", lower_bound=10)
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Directory where TFDS keeps its data.")
 _REPORT = flags.DEFINE_bool(
-  "report", False, "Write the report of the runs that are finished, and run nothing."
+  "report", False, "Write the report of the finished runs without starting any."
 )
 
 

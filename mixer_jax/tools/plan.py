@@ -17,10 +17,14 @@ from mixer_jax.tools import command
 from mixer_jax.tools.planning import topology
 
 _CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "Configuration file.", lock_config=False, accept_new_attributes=True
+  "config",
+  None,
+  "Configuration file, FILE or FILE:ARGUMENT.",
+  lock_config=False,
+  accept_new_attributes=True,
 )
 _TOPOLOGY = flags.DEFINE_string(
-  "topology", None, "TPU slice, v3:16x16; default: the devices of this machine."
+  "topology", None, "TPU slice to plan for, such as v3:16x16. Default: the devices of this machine."
 )
 _JSON = flags.DEFINE_bool("json", False, "Print the plan as a JSON object.")
 

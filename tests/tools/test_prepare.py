@@ -120,8 +120,8 @@ def test_many_classes_are_summed_up(tmp_path, capsys):
     (("a", "b"), {}, "give one of --from_folder"),
     ((), {"from_folder": "x", "from_tsv": "y"}, "give one of --from_folder"),
     ((), {"from_folder": "x", "names": "y"}, "--names goes with --from_tsv"),
-    ((), {"from_folder": "/tmp/1"}, "'1' is no name for a data set"),
-    ((), {"from_folder": "x", "name": "a/b"}, "'a/b' is no name for a data set"),
+    ((), {"from_folder": "/tmp/1"}, "'1' cannot be the name"),
+    ((), {"from_folder": "x", "name": "a/b"}, "'a/b' cannot be the name"),
     ((), {"from_folder": "."}, "class|not a directory|has no"),
     ((), {"from_tfds": "x", "held_out": "10%"}, "keeps names, splits and shards"),
     ((), {"from_tfds": "x"}, "is not the directory of a prepared TFDS data set"),
@@ -139,5 +139,5 @@ def test_bad_arguments(args, values, message, tmp_path, monkeypatch):
 @pytest.mark.parametrize("share", ["0", "1", "100%", "-5%", "ten", "nan", ""])
 def test_bad_shares(tmp_path, share):
   sets.folder(tmp_path / "in", {"a": 2})
-  with pytest.raises(InputError, match="is no share"):
+  with pytest.raises(InputError, match="--held_out="):
     call(from_folder=str(tmp_path / "in"), held_out=share, data_dir=str(tmp_path))
