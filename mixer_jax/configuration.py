@@ -50,7 +50,7 @@ class Field(NamedTuple):
 
   Attributes:
     hint: its type, without the range.
-    limits: of a number, None elsewhere.
+    limits: the range of a number. None for other types.
     default: MISSING if it has none.
   """
 
@@ -93,7 +93,7 @@ def _limits(hint: Any) -> Range | None:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-  """Returns ' Did you mean …?' with the closest of the known words, else the whole list."""
+  """Returns ' Did you mean …?' with the closest known word. If none is close, it lists all of them."""
   known = [str(k) for k in known]
   close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
   return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(known)}."

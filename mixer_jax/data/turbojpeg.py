@@ -52,7 +52,7 @@ def decode_region(
     max_scans: more scans of a progressive JPEG are an error.
 
   Returns:
-    The pixels; None if no library is installed, or if it cannot cut this kind of file.
+    The pixels. None if no library is installed, or if it cannot crop this kind of file.
 
   Raises:
     ValueError: damaged beyond decoding. Lesser damage is decoded as far as it goes, as by TensorFlow.
@@ -74,7 +74,7 @@ def _decode(
 ) -> np.ndarray | None:  # fmt: skip
   library.tj3Set(handle, _FAST_DCT, 1)
   library.tj3Set(handle, _SCAN_LIMIT, max_scans)
-  # Files of unusual subsampling cannot be cut; the header says so, or the region is refused.
+  # Files of unusual subsampling cannot be cropped: the header says so, or the library refuses the region.
   if library.tj3DecompressHeader(handle, data, len(data)) < 0:
     return None
   subsampling = library.tj3Get(handle, _SUBSAMPLING)

@@ -5,9 +5,9 @@ python -m mixer_jax.tools.paper table3 --results=DIR --measure_throughput
 python -m mixer_jax.tools.paper figure4 --results=DIR                 # figure2 … figure4
 python -m mixer_jax.tools.paper figure5 --weights=imagenet21k/Mixer-B_16  # figure5 … figure7
 
---results is where runs, tools.transfer and `eval.py --record` left their results. What has not been run is
-shown as such, with the command that would. Printed, and written below --output: tables as Markdown and
-CSV, figures as PNG and SVG too. Run it in the project's root: it reads configs/.
+--results is the directory of your runs, of tools.transfer, and of `eval.py --record`. What has not been run is shown
+as such, with the command that runs it. The output is printed, and written below --output: tables as Markdown and CSV,
+figures also as PNG and SVG. Run it in the project's root: it reads configs/.
 """
 
 import pathlib
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
 
 
 def _make(name: str, results: pathlib.Path) -> tuple[Any, Any]:
-  """Returns the figure, None for a table, and the comparison table."""
+  """Returns the figure (None for a table) and the comparison table."""
   from mixer_jax.tools.paper_tables import figures, tables, weights_figures
   from mixer_jax.tools.paper_tables import results as results_lib
 

@@ -6,8 +6,8 @@ python -m mixer_jax.tools.prepare --from_tfds=DIR                      # stored 
 python -m mixer_jax.tools.prepare --from_imagenet=DIR                  # with ILSVRC2012_img_{train,val}.tar
 python -m mixer_jax.tools.prepare NAME                                 # by TFDS's own builder
 
-The same command goes on after an interruption. Exit status: 0 prepared, 2 bad input or bad images, 130
-stopped by Ctrl-C. Most builders of TFDS's own need TensorFlow: pip install 'mixer-jax[prepare]'.
+The same command resumes after an interruption. Exit status: 0 prepared, 2 bad input or bad images, 130
+stopped by Ctrl-C. Most of TFDS's own builders need TensorFlow: pip install 'mixer-jax[prepare]'.
 """
 
 import os
@@ -95,7 +95,7 @@ def main(argv: list[str]) -> None:
       report=lambda line: print(line, flush=True),
     )
   except KeyboardInterrupt:
-    print("stopped; the same command goes on", file=sys.stderr)
+    print("stopped; the same command resumes", file=sys.stderr)
     sys.exit(130)
   _show(prepared, plan)
 

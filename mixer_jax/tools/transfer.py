@@ -2,9 +2,9 @@
 
 python -m mixer_jax.tools.transfer --weights=imagenet21k/Mixer-B_16 --datasets=five,vtab --results=DIR
 
-Finished runs are kept, a killed one goes on from its checkpoint: the same command continues. Any number of
-machines may give it at once with a shared directory (an array of jobs); each takes runs that nobody has.
-`--report` prints the table of what is there. Table: terminal, DIR/table.csv, DIR/table.md.
+The same command resumes: finished runs are kept, and a killed run continues from its checkpoint. Any number of
+machines may run it at once on a shared directory, as an array of jobs. Each takes runs that no other has leased. The
+table is printed, and written to DIR/table.csv and DIR/table.md. `--report` only does that, for the finished runs.
 """
 
 import pathlib

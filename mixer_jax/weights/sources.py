@@ -22,9 +22,9 @@ def load(source: str | os.PathLike[str], wanted: Variables | None = None) -> Var
   Args:
     source: a name in `RELEASED`; an http(s):// address, perhaps with `#sha256=…`; or a path, gs://
       included. The files may be `.npz` in the authors' layouts, or `.safetensors` in a torch
-      layout that the family knows (weights/torch_layout.py); which of them is told by their content.
-    wanted: the variables of the model that they must fit (arrays or jax.ShapeDtypeStruct); None: those of
-      any known family will do.
+      layout that the family knows (weights/torch_layout.py). Their content decides, not their name.
+    wanted: the variables of the model that they must fit (arrays or jax.ShapeDtypeStruct). If None, a
+      model of any known family will do.
 
   Raises:
     InputError: no such name or file, a failed download, or a file that holds no such model; says which.

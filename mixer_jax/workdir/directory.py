@@ -46,7 +46,7 @@ def checkpoint_path(workdir: epath.Path, step: int) -> epath.Path:
 
 
 def find_config(directory: epath.Path) -> dict[str, Any] | None:
-  """Returns the configuration as it was saved, None in a fresh workdir."""
+  """Returns the configuration as it was saved. None in a fresh workdir."""
   path = directory / _CONFIG
   return configuration.load(path) if path.exists() else None
 

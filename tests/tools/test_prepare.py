@@ -66,7 +66,7 @@ def test_killed_and_interrupted_it_goes_on_and_ends_the_same(slow, tmp_path):
     assert shards_done(out) >= before + 3
   status, output = runs.run(again)
   assert status == 0, output
-  assert finished or re.search(r"going on: \d+ shards with \d+ images are there", output)
+  assert finished or re.search(r"resuming: \d+ shards with \d+ images are done", output)
   assert contents(out / "mine" / "1.0.0") == contents(whole)
   assert os.listdir(out / "mine") in (["1.0.0", ".1.0.0.lock"], [".1.0.0.lock", "1.0.0"])
 

@@ -23,7 +23,7 @@ class Estimate:
 
   Attributes:
     compute_seconds, memory_seconds: operations and bytes of a device over its peak rates.
-    link_seconds: bytes of collectives over what a chip sends; None: not published.
+    link_seconds: bytes of collectives over what a chip sends. None if that rate is not published.
     seconds: the largest of them.
     images_per_sec_per_core: training.
     mfu: model-FLOPs utilisation, 0 to 1, if a step took `seconds`.

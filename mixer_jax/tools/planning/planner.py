@@ -15,7 +15,7 @@ class Planner:
   """Compiles a configuration's step with any settings and reports on it.
 
   Raises:
-    InputError: no such topology; later, whatever experiment.build finds wrong.
+    InputError: there is no such topology. Later, any error of experiment.build.
   """
 
   def __init__(self, config: Any, where: topology.Topology | None):
@@ -63,7 +63,7 @@ class Planner:
     return fit.Trial(setting, compiled.memory.total, compiled)
 
   def argument_bytes(self, setting: fit.Setting) -> int | None:
-    """Returns the bytes of state and batch on a device, None if the mesh's rules forbid the setting."""
+    """Returns the bytes of state and batch on a device, or None if the mesh's rules forbid the setting."""
     if setting.fsdp not in self._argument_bytes:  # nothing else counts
       try:
         size = program.argument_bytes(self._build(setting))

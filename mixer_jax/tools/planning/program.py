@@ -1,4 +1,4 @@
-"""Compiles the real train step, also for absent devices; returns what the compiler says of it."""
+"""Compiles the real train step, also for absent devices, and returns the compiler's numbers."""
 
 import dataclasses
 import re
@@ -127,7 +127,7 @@ def _memory(stats: Any) -> Memory:
 
 
 def memory_limit(device: Any) -> int | None:
-  """Returns the bytes that a program may take on a device of this machine, None if it does not say."""
+  """Returns the bytes that a program may take on a device of this machine, or None if the device does not tell."""
   if device.platform == "cpu":  # its devices share the machine's
     return host.memory_bytes() // jax.local_device_count()
   return (device.memory_stats() or {}).get("bytes_limit")

@@ -28,7 +28,7 @@ class Report:
     estimate: None if rates are unknown or nothing was compiled.
     rates: source of the devices' rates: "published", "measured here" or "unknown".
     total_steps: of the run.
-    published: the paper's row, None if there is none.
+    published: the paper's row. None if there is none.
   """
 
   devices: str
@@ -173,7 +173,7 @@ def _memory(report: Report) -> Rows:
   name = "" if rows else "memory"
   needed, limit = report.needed_bytes, report.limit_bytes
   if limit is None:
-    return [*rows, (name, f"needed {_bytes(needed)}; how much there is, is not known")]
+    return [*rows, (name, f"needed {_bytes(needed)}; the devices' memory is not known")]
   spare = f"{_bytes(abs(limit - needed))} {'to spare' if report.fits else 'too much'}"
   verdict = "fits" if report.fits else "DOES NOT FIT"
   return [*rows, (name, f"needed {_bytes(needed)} of {_bytes(limit)}: {verdict}, {spare}")]
@@ -218,7 +218,7 @@ def _costs(report: Report, times: estimate.Estimate) -> Rows:
 
 def _bound(times: estimate.Estimate) -> Rows:
   low, high = estimate.MEASURED_SHARE
-  text = f"A bound: what the paper measured is {100 * low:.0f}–{100 * high:.0f} % of such estimates"
+  text = f"A bound: the paper measured {100 * low:.0f}–{100 * high:.0f} % of such estimates"
   if times.core_days >= 0.01:
     range_ = f"{_number(times.core_days / high)} to {_number(times.core_days / low)}"
     text += f", here {range_} core-days"

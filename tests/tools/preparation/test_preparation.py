@@ -145,7 +145,7 @@ def test_repaired_images_are_taken(photos, tmp_path):
   (root / "a" / "3.png").write_bytes(whole)
   said = []
   prepared = sets.prepare(sets.plan(root, num_shards=4), tmp_path / "out", said=said)
-  assert said[0] == "going on: 3 shards with 18 images are there"
+  assert said[0] == "resuming: 3 shards with 18 images are done"
   assert {e["image"] for e in sets.read(prepared.directory, "train")} == set(files.values())
   assert quarantine(prepared.directory) == []
 
@@ -186,7 +186,7 @@ def test_resumes_after_a_kill_before_any_file(photos, tmp_path, monkeypatch):
     shards_there = {p.name for p in out.rglob("*array_record*") if p.suffix != ".partial"}
     said = []
     again = sets.prepare(sets.plan(root, num_shards=3), out, said=said)
-    kept = [line for line in said if line.startswith("going on")]
+    kept = [line for line in said if line.startswith("resuming")]
     assert len(kept) == (survives >= 3) and len(shards_there) >= 3 * (survives >= 7)
     for path in whole.iterdir():
       assert (again.directory / path.name).read_bytes() == path.read_bytes(), path.name
