@@ -1,4 +1,4 @@
-"""Variables as trees: which model they belong to, whether they fit one, a new head, another image size.
+"""Variables as trees: the model they belong to, whether they fit a model, a new head, another image size.
 
 Variables are {"params": …} and, for a model with BatchNorm, "batch_stats": nested dictionaries of arrays or of
 jax.ShapeDtypeStruct.
@@ -84,7 +84,7 @@ def family_of(variables: Mapping[str, Any], where: str = "this tree") -> str:
 
 
 def check_family(variables: Mapping[str, Any], wanted: str, where: str) -> None:
-  """Raises InputError, which names both, if the variables are not of the wanted family."""
+  """Raises InputError if the variables are not of the wanted family. It names both families."""
   if (found := family_of(variables, where)) != wanted:
     raise InputError(
       f"{where} holds a {models.FAMILIES[found].TITLE}'s parameters (model.name={found!r}), but a "
@@ -93,7 +93,7 @@ def check_family(variables: Mapping[str, Any], wanted: str, where: str) -> None:
 
 
 def describe(variables: Mapping[str, Any], where: str = "this tree") -> ModelSpec:
-  """Returns what variables were made for, as their names and shapes tell.
+  """Returns the model that variables belong to, from their names and shapes.
 
   So `models.build(family, **fields)` is their model, but for fields that no shape depends on (gelu, a ResNet's
   num_groups).
@@ -167,7 +167,7 @@ def replace_head(
 ) -> Variables:
   """Returns the variables with a new head, of zeros as the paper starts fine-tuning (section 3).
 
-  A Vision Transformer's tanh layer goes with the old head, as in vision_transformer's fine-tuning.
+  This also removes a Vision Transformer's tanh layer, as in vision_transformer's fine-tuning.
 
   Args:
     variables: of any family, with a head or without.
@@ -207,7 +207,7 @@ def resize(
   new_grid: resizing.Grid,
   method: str = "auto",
 ) -> Variables:
-  """Returns the variables for another grid of tokens, as their family does it; types stay.
+  """Returns the variables for another grid of tokens. Their family resizes them, and their types stay.
 
   Args:
     variables: a whole model's.

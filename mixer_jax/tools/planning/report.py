@@ -1,4 +1,4 @@
-"""A plan: what a configuration needs and would take on some devices, as data and as a table."""
+"""A plan: the memory, time and cost of a configuration on some devices, as data and as a table."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ class Report:
   Attributes:
     devices: name of the topology, or the kind of the devices there are.
     num_devices, num_cores: JAX devices and TensorCores (for other devices the same).
-    settings: what decides about memory: batch_size, grad_accum_steps, remat, fsdp, dtype.
+    settings: what decides how much memory is needed: batch_size, grad_accum_steps, remat, fsdp, dtype.
     parameters: of the model.
     training_flops_per_image: of the model, by its matrix products.
     program: the compiled step. If None, the compiler refused it.
@@ -64,7 +64,7 @@ def make(
     devices: label shown in the report.
     chip: their rates, if known.
     limit_bytes: memory of each device, if known.
-    trial: what the compiler said of it.
+    trial: the compiler's numbers.
   """
   image = abstract_image(exp)
   state = exp.abstract_state
@@ -105,7 +105,7 @@ def make(
 
 
 def abstract_image(exp: Experiment) -> jax.ShapeDtypeStruct:
-  """Returns shape and type of a batch of one image, as the model sees it."""
+  """Returns the shape and type of a batch of one image, as the model gets it."""
   return jax.ShapeDtypeStruct((1, *exp.options.input_shape), jnp.float32)
 
 
@@ -132,7 +132,7 @@ def to_json(report: Report) -> str:
 
 
 def table(report: Report) -> str:
-  """Returns the report for people."""
+  """Returns the report as a table of text."""
   rows = _head(report) + _memory(report)
   if report.program:
     rows += _step(report, report.program)

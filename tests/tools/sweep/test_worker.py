@@ -1,4 +1,4 @@
-"""The protocol on a tiny model: table, resuming, claims."""
+"""The protocol on a tiny model: its table, resuming, leases."""
 
 import json
 import os
