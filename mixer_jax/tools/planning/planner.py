@@ -74,8 +74,7 @@ class Planner:
 
   def _model_flops(self, setting: fit.Setting) -> float:
     exp = self._build(setting)
-    image = report.abstract_image(exp)
-    per_image = flops.training_flops(exp.model, exp.abstract_state.variables(), image)
+    per_image = flops.TRAINING * report.forward_flops(exp)
     return per_image * exp.options.batch_size / exp.mesh.size
 
   def _build(self, setting: fit.Setting) -> experiment.Experiment:

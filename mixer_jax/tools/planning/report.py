@@ -66,10 +66,7 @@ def make(
     limit_bytes: memory of each device, if known.
     trial: the compiler's numbers.
   """
-  image = abstract_image(exp)
-  state = exp.abstract_state
-  training = flops.training_flops(exp.model, state.variables(), image)
-  times = None
+  forward, times = forward_flops(exp), None
   if trial.program and chip:
     times = estimate.make(
       chip=chip,
@@ -78,16 +75,15 @@ def make(
       program=trial.program,
       batch_size=exp.options.batch_size,
       total_steps=exp.total_steps,
-      training_flops_per_image=training,
-      forward_flops_per_image=flops.forward_flops(exp.model, state.variables(), image),
+      forward_flops_per_image=forward,
     )
   return Report(
     devices=devices,
     num_devices=exp.mesh.size,
     num_cores=chip.num_cores(exp.mesh.size) if chip else exp.mesh.size,
     settings=_settings(exp),
-    parameters=sum(x.size for x in jax.tree.leaves(state.params)),
-    training_flops_per_image=training,
+    parameters=sum(x.size for x in jax.tree.leaves(exp.abstract_state.params)),
+    training_flops_per_image=flops.TRAINING * forward,
     program=trial.program,
     needed_bytes=trial.needed_bytes,
     limit_bytes=limit_bytes,
@@ -104,9 +100,10 @@ def make(
   )
 
 
-def abstract_image(exp: Experiment) -> jax.ShapeDtypeStruct:
-  """Returns the shape and type of a batch of one image, as the model gets it."""
-  return jax.ShapeDtypeStruct((1, *exp.options.input_shape), jnp.float32)
+def forward_flops(exp: Experiment) -> int:
+  """Returns the operations of the model's forward pass for one image."""
+  image = jax.ShapeDtypeStruct((1, *exp.options.input_shape), jnp.float32)
+  return flops.forward_flops(exp.model, exp.abstract_state.variables(), image)
 
 
 def _settings(exp: Experiment) -> dict[str, Any]:

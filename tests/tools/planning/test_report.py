@@ -26,7 +26,6 @@ def b16(**changes):
     program=program,
     batch_size=4096,
     total_steps=92_897,
-    training_flops_per_image=75.6e9,
     forward_flops_per_image=25.2e9,
   )
   settings = dict(
