@@ -25,7 +25,8 @@ import cv2
 import numpy as np
 
 from benchmarks import photos, turns
-from mixer_jax.data import loading, ops, pipeline, sources, turbojpeg
+from mixer_jax.data import loading, pipeline, sources, turbojpeg
+from mixer_jax.data.preprocess import Preprocess
 from mixer_jax.tools.preparation import engine, folders, images
 
 RIVAL_PACKAGES = ("tensorflow-cpu==2.21.0", "scikit-image==0.26.0")
@@ -82,7 +83,7 @@ def compare(
   }
   for mode in ("exact", "fast"):
     text = f"decode(mode={mode!r})|inception_crop|flip"
-    spec = ops.Preprocess(text + (AUGMENT if work.endswith("randaugment") else ""), (SIZE, SIZE, 3))
+    spec = Preprocess(text + (AUGMENT if work.endswith("randaugment") else ""), (SIZE, SIZE, 3))
     if work.startswith("load"):
       for workers in args.workers:
         contestants[f"{mode}, {workers} workers"] = lambda s=spec, w=workers: measure_loader(
@@ -139,7 +140,7 @@ def cpu_s() -> float:
   return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
-def measure_ops(source: sources.Source, spec: ops.Preprocess, count: int) -> tuple[float, float]:
+def measure_ops(source: sources.Source, spec: Preprocess, count: int) -> tuple[float, float]:
   """Returns CPU and wall seconds an image, of the operations alone."""
   examples = [source[i % len(source)] for i in range(count)]
   rng = np.random.default_rng(0)
@@ -176,7 +177,7 @@ class Repeated:
 
 
 def measure_loader(
-  source: sources.Source, spec: ops.Preprocess, num_workers: int, count: int
+  source: sources.Source, spec: Preprocess, num_workers: int, count: int
 ) -> tuple[float, float]:
   """Returns CPU and wall seconds an image, in the middle of a run, when what is loaded ahead is full."""
   before = 3 * (num_workers + 1)

@@ -89,7 +89,7 @@ def get_config(arg: str = ""):
 
   default = VTAB_STEPS if vtab else STEPS.get(given["dataset"], OTHER_STEPS)
   config.total_steps = int(given["steps"] or default)
-  config.mixup_p = float(given["mixup"])
+  config.augment.mixup_p = float(given["mixup"])
   config.optimizer.name = "momentum"
   config.ema_decay = float(given["polyak"])
   config.schedule.decay = "cosine"

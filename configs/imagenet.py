@@ -19,7 +19,7 @@ def get_config(arg: str = "B/16"):
   config.total_epochs = float(given["epochs"])
   config.batch_size = 4096
   config.learning_rate = 0.001
-  config.mixup_p = 0.5
+  config.augment.mixup_p = 0.5
 
   config.model.variant = given["variant"]
   config.model.stoch_depth = 0.1

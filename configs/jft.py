@@ -41,7 +41,7 @@ def get_config(arg: str = "B/16"):
   config.total_epochs = float(given["epochs"] or row["epochs"])
   config.batch_size = 4096
   config.learning_rate = row["learning_rate"]
-  config.mixup_p = 0.0
+  config.augment.mixup_p = 0.0
 
   config.model.variant = given["variant"]
   config.model.stoch_depth = 0.0

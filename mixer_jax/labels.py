@@ -19,9 +19,18 @@ def multi_hot(label: Int[Array, "b m"], num_classes: int) -> Float[Array, "b k"]
   return jnp.any(label[:, :, None] == classes, axis=1).astype(jnp.float32)
 
 
-def targets(label: Int[Array, "b *m"], num_classes: int) -> Float[Array, "b k"]:
-  """Returns rows of weights for class ids (b,), or for lists of them (b, m) padded with −1."""
-  return multi_hot(label if label.ndim == 2 else label[:, None], num_classes)
+def targets(
+  label: Int[Array, "b *m"], num_classes: int, smoothing: float = 0.0
+) -> Float[Array, "b k"]:
+  """Returns rows of weights for class ids (b,), or for lists of them (b, m) padded with −1.
+
+  With label smoothing s, a class of the image weighs 1 − s + s/k and another one s/k (timm, data/mixup.py).
+  """
+  weights = multi_hot(label if label.ndim == 2 else label[:, None], num_classes)
+  if not smoothing:
+    return weights
+  others = smoothing / num_classes
+  return jnp.where(weights > 0, 1.0 - smoothing + others, others)
 
 
 def best_rank(logits: Float[Array, "b k"], label: Int[Array, "b m"]) -> Int[Array, " b"]:

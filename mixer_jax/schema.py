@@ -48,8 +48,30 @@ class Data:
   subset_percent: Annotated[float, Range(1e-30, 100)] = 100.0
   subset_seed: Seed = 0  # which subset
   ops: str = "decode|inception_crop|flip"  # mixer_jax/data/ops.py
+  # Copies of an image in a batch, each processed anew (repeated augmentation); above 1 with drop_remainder.
+  repeats: PositiveInt = 1
+  split_copies: bool = False  # the copies may fall into two batches, as DeiT's 3 in batches of 1024
+  drop_remainder: bool = False  # an epoch ends with its last whole batch, as with torch's drop_last
   on_bad_record: Literal["stop", "skip"] = "stop"  # skip: skip and count
   num_workers: NonNegativeInt = 0  # loader processes; 0: threads
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Augment:
+  """Random changes of a training batch, on the device."""
+
+  # Probability that a box of an image is filled with unit normals (random erasing, timm's mode "pixel").
+  erasing_p: Fraction = 0.0
+  label_smoothing: Rate = 0.0  # share of a target that is spread evenly over all classes
+  mixup_p: NonNegativeFloat = 0.0  # of Beta(p, p); 0: no mixup
+  cutmix_p: NonNegativeFloat = 0.0  # of Beta(p, p); 0: no CutMix
+  switch_p: Fraction = 0.5  # probability of CutMix for a mixed batch, if mixup is on, too
+  mix_p: Fraction = 1.0  # probability that a batch is mixed at all
+  # Which images are mixed: neighbours in the batch, of which mixup takes at most half ("roll", big_vision's
+  # way), or the first with the last and so on, with mixup's share as drawn ("flip", timm's).
+  pairing: Literal["roll", "flip"] = "roll"
+  # Version of timm whose rounding of CutMix's box is followed. The papers used 0.4.12.
+  cutmix_box: Literal["timm_0.4.12", "timm_1.0.31"] = "timm_0.4.12"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,7 +121,7 @@ EVALUATORS = {section.type: section for section in (Classification, Fewshot, Pic
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimizer:
-  name: Literal["adam", "momentum"] = "adam"
+  name: Literal["adam", "momentum", "lamb"] = "adam"
   b1: Rate = 0.9
   b2: Rate = 0.999
   eps: NonNegativeFloat = 1e-8
@@ -107,21 +129,38 @@ class Optimizer:
   # Type of Adam's first moment, or of the momentum.
   accumulator_dtype: Literal["float32", "bfloat16"] = "float32"
   weight_decay: NonNegativeFloat = 0.0
-  # A step removes schedule·learning_rate·weight_decay of a kernel ("learning_rate", the paper's
-  # numbers) or schedule·weight_decay ("schedule", big_vision's numbers).
+  # "kernels" alone, or all parameters with more than one dimension but biases ("multidimensional", timm).
+  weight_decay_on: Literal["kernels", "multidimensional"] = "kernels"
+  # A step removes schedule·learning_rate·weight_decay of a parameter ("learning_rate", the paper's
+  # numbers and AdamW's) or schedule·weight_decay ("schedule", big_vision's numbers).
   weight_decay_scale: Literal["learning_rate", "schedule"] = "learning_rate"
   clip_norm: PositiveFloat | None = 1.0  # largest global norm of the gradients; None: no clipping
+  clip_value: PositiveFloat | None = (
+    None  # largest magnitude of their elements, instead of clip_norm
+  )
   # "REGEX=FACTOR" for names of parameters, first match first; ("head/.*=1", ".*=0") trains the head alone.
   lr_multipliers: tuple[str, ...] = ()
+  # Factor of the learning rate from a layer to the one below: the head's is 1, the last block's this (BEiT).
+  layer_decay: Annotated[float, Range(1e-30, 1)] = 1.0
+  # Sharpness-aware minimisation: gradients are taken this far up the slope, at twice the cost; 0: off.
+  sam_rho: NonNegativeFloat = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Schedule:
-  warmup_steps: NonNegativeInt = 10_000
-  # From the end of warm-up on, which multiplies it; cosine ends at 0.
+  warmup_steps: NonNegativeInt | None = 10_000
+  warmup_epochs: NonNegativeFloat | None = None  # instead of warmup_steps, which is None then
+  warmup_start: NonNegativeFloat = 0.0  # the learning rate that warm-up begins at
   decay: Literal["linear", "cosine", "constant"] = "linear"
+  # From the end of warm-up, or from the start of the run, whose first part warm-up replaces ("start", timm).
+  decay_from: Literal["warmup_end", "start"] = "warmup_end"
   linear_end: Fraction = 1e-5
   linear_end_unit: Literal["peak", "learning_rate"] = "peak"  # learning_rate: linear_end is one
+  cosine_end: NonNegativeFloat = 0.0  # the learning rate that cosine ends at
+  cooldown_epochs: NonNegativeFloat = 0.0  # the run's last, at the end of the decay
+  every: Literal["step", "epoch"] = "step"  # how often the learning rate changes
+  # 1: a step or epoch has the rate of the one before it, as where the scheduler is stepped late (DeiT).
+  lag: Literal[0, 1] = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -169,12 +208,17 @@ class Options:
   grad_accum_steps: PositiveInt = 1  # parts that a step takes the batch in; the result is the same
   learning_rate: PositiveFloat = 0.001  # peak
   loss: Literal["sigmoid_xent", "softmax_xent"] = "sigmoid_xent"
-  mixup_p: NonNegativeFloat = 0.0  # of Beta(p, p); 0: no mixup
+  # Factors of the classes in the training loss, num_classes numbers; (): all 1. Evaluators' losses have none.
+  class_weights: tuple[float, ...] = ()
+  # Factors of the positive targets of the classes (torch's pos_weight), likewise; for sigmoid_xent alone.
+  positive_weights: tuple[float, ...] = ()
   # Of an average of the variables (Polyak), which is then what is evaluated and converted; 0: none.
   ema_decay: Rate = 0.0
+  ema_warmup: bool = False  # the decay after step n is at most 1 − n^(−2/3) (timm)
   model: Mapping[str, Any]  # a family and its fields
   init: Init = Init()  # where training starts
   data: Data = Data()  # what is trained on
+  augment: Augment = Augment()  # what is done to it on the device (docs/data.md)
   evaluators: Mapping[str, Any]  # name -> what is measured, while training and after: EVALUATORS
   # EVALUATOR/METRIC that chooses the best checkpoint; that evaluator's metrics are the run's result.
   best: str = "val/top1"
@@ -214,6 +258,7 @@ class Options:
 RENAMED: dict[str, tuple[str, Callable[[Any], Any]]] = {
   "model.ablation": ("model.token_mixing", lambda value: "mlp" if value == "none" else value),
   "optimizer.polyak_decay": ("ema_decay", lambda value: value),
+  "mixup_p": ("augment.mixup_p", lambda value: value),
   "evaluation": ("evaluators.val", lambda value: {"type": "classification", **value}),
   "fewshot": (
     "evaluators.fewshot",

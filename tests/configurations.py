@@ -9,7 +9,7 @@ def small_config(**changes):
   """Returns the quickstart with a tiny model, 20 steps of batch 16 and the given top-level changes."""
   config = quickstart.get_config()
   config.batch_size = 16
-  config.mixup_p = 0.0
+  config.augment.mixup_p = 0.0
   config.total_steps = 20
   config.learning_rate = 0.001
   config.model.num_blocks = 2

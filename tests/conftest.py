@@ -24,6 +24,7 @@ _CHECKED = [
     "labels",
     "training.step",
     "training.augment",
+    "training.normalization",
     "training.gradients",
     "data.ops",
     "data.decode",

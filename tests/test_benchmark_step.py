@@ -10,7 +10,7 @@ import pytest
 from benchmarks import published, step, turns
 from mixer_jax import models
 from mixer_jax.losses import sigmoid_xent
-from mixer_jax.training import augment
+from mixer_jax.training import normalization
 
 SIZES = dict(patch_size=4, num_blocks=2, hidden_dim=16, tokens_mlp_dim=12, channels_mlp_dim=24)
 
@@ -40,12 +40,12 @@ def test_the_published_model_is_ours(batch):
 
   @jax.jit
   def loss(params):
-    logits = ours.apply({"params": params}, augment.unit(image), train=True)
+    logits = ours.apply({"params": params}, normalization.unit(image), train=True)
     return jnp.mean(sigmoid_xent(logits, jax.nn.one_hot(label, 5)))
 
   logits = published.make_predict_step(theirs)(params, image)
   np.testing.assert_allclose(
-    logits, jax.jit(ours.apply)({"params": params}, augment.unit(image)), atol=2e-6
+    logits, jax.jit(ours.apply)({"params": params}, normalization.unit(image)), atol=2e-6
   )
   tx = published.make_optimizer(1e-3, 0.1)
   value, grads = jax.value_and_grad(loss)(params)

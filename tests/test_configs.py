@@ -2,10 +2,12 @@
 
 import csv
 import importlib
+import json
 import pathlib
 import re
 
 import jax
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -45,15 +47,38 @@ def test_every_configuration_builds(path):
     return
   config = get_config(path.stem)
   setup = experiment.build_model(config, experiment.make_mesh(config))
-  image = jax.ShapeDtypeStruct((2, config.image_size, config.image_size, 3), "float32")
+  image = jax.ShapeDtypeStruct((2, *setup.options.input_shape), "float32")
   logits = jax.eval_shape(setup.model.apply, setup.abstract_variables, image)
   assert logits.shape == (2, config.num_classes)
   if path.stem == "evaluate":
     return  # trains nothing
   exp = experiment.build(config, experiment.make_mesh(config))
-  epochs = config.total_epochs or 0
-  images = int(epochs * config.data.num_examples)
-  assert exp.total_steps == (config.total_steps or images // config.batch_size)
+  examples, batch_size = config.data.num_examples, config.batch_size
+  epoch = examples - examples % batch_size * config.data.drop_remainder
+  images = int((config.total_epochs or 0) * epoch)
+  assert exp.total_steps == (config.total_steps or images // batch_size)
+
+
+@pytest.mark.parametrize(
+  ("arg", "recorded"), [("mixer-B/16", "cyclemlp"), ("conv_mlp-S", "convmlp")]
+)
+def test_deits_learning_rates_are_the_references(arg, recorded):
+  """Of every epoch: the Mixer's schedule is DeiT's own, as CycleMLP's (tests/golden/family)."""
+  config = get_config("deit", arg)
+  exp = experiment.build(config, experiment.make_mesh(config))
+  recipe = json.loads((GOLDEN / "family" / "recipe.json").read_text())[recorded]
+  assert exp.total_steps == 1251 * recipe["total_epochs_run"]
+  for epoch, rate in recipe["lr_used_in_epoch"].items():
+    first = int(epoch) * 1251
+    ours = exp.schedule(np.array([first, first + 1250])) * config.learning_rate
+    np.testing.assert_allclose(ours, rate, rtol=3e-7)
+
+
+def test_deits_models_are_named():
+  for arg in ("B/16", "vit-B/16"):
+    with pytest.raises(InputError, match=r"known: mixer-VARIANT, res_mlp-VARIANT"):
+      get_config("deit", arg)
+  assert get_config("deit", "conv_mlp-M,epochs=90").total_epochs == 100
 
 
 def table3(letters):
@@ -86,7 +111,7 @@ def test_baselines_are_table_3s(data, model, epochs):
       variant[0], 1e-3 if "R50" in variant else 6e-4
     )
   else:
-    assert config.mixup_p == base.mixup_p
+    assert config.augment.mixup_p == base.augment.mixup_p
     assert config.optimizer.weight_decay == base.optimizer.weight_decay
 
 
@@ -167,11 +192,27 @@ def build(config):
     ("image_size", "16x-16", r"config\.image_size is '16x-16'"),
     ("image_size", (16, 20_000), r"config\.image_size is \(16, 20000\)"),
     ("image_size", 16.0, r"config\.image_size is 16\.0 of type float"),
+    ("augment.erasing_p", 1.25, r"config\.augment\.erasing_p is 1\.25 .* from 0 to 1"),
+    ("augment.label_smoothing", 1.0, r"config\.augment\.label_smoothing is 1\.0"),
+    ("augment.pairing", "rol", r"config\.augment\.pairing is 'rol'.* 'roll', 'flip'"),
+    ("mixup_p", 0.5, r"Set config\.augment\.mixup_p"),
+    ("class_weights", (1.0, 2.0), r"config\.class_weights has 2 .* 10"),
+    ("positive_weights", (1.0,) * 10, r"config\.positive_weights .* sigmoid_xent"),
     ("image_channels", 2, r"config\.image_channels is 2 .* 1, 3, 4"),
     ("normalize", "0.5,0.5,0.5,1,1", r"config\.normalize is '0\.5,0\.5,0\.5,1,1'"),
     ("total_epochs", None, r"set config\.total_epochs or config\.total_steps"),
     ("total_epochs", 0.01, "the run has 0 steps"),
     ("schedule.warmup_steps", 10_000, r"config\.schedule\.warmup_steps is 10000, but the run has"),
+    (
+      "schedule.warmup_epochs",
+      2.0,
+      r"config\.schedule\.warmup_steps is 50 and warmup_epochs is 2\.0",
+    ),
+    ("schedule.cosine_end", 1.0, r"config\.schedule\.cosine_end is 1\.0.* learning_rate 0\.003"),
+    ("optimizer.layer_decay", 0.0, r"config\.optimizer\.layer_decay is 0\.0 .* to 1"),
+    ("optimizer.layer_decay", 1.01, r"config\.optimizer\.layer_decay is 1\.01 .* to 1"),
+    ("optimizer.clip_value", 0.1, r"config\.optimizer\.clip_norm is 1\.0 and clip_value is 0\.1"),
+    ("ema_warmup", True, r"config\.ema_warmup is True.* config\.ema_decay"),
     ("mesh.data", 64, r"config\.mesh\.data is 64, .* 4 devices"),
     ("data", 3, r"config\.data is 3"),
     ("model.name", "vti", "'vti' .* 'vit'"),
@@ -206,6 +247,17 @@ def test_bad_values_are_named_before_anything_runs(path, value, message):
     build(config)
 
 
+@pytest.mark.parametrize("key", ["cutmix_p", "label_smoothing"])
+def test_what_is_for_one_label_an_image_is_refused_with_several(key):
+  config = good()
+  config.data.labels_per_image = 3
+  config.augment.mixup_p = 0.5
+  build(config)
+  config.augment[key] = 0.25
+  with pytest.raises(InputError, match=rf"config\.augment\.{key} is 0\.25.*labels_per_image is 3"):
+    build(config)
+
+
 def test_all_that_is_wrong_is_said_at_once():
   config = good().to_dict()
   config["optimizer"] |= {"b1": 2.0, "betta": 1}
@@ -237,4 +289,19 @@ def test_batches_must_divide():
     build(config)
   config.batch_size, config.grad_accum_steps = 128, 3
   with pytest.raises(InputError, match=r"128 is not divisible by 4 devices × 3 .* 120 or 132"):
+    build(config)
+  config.grad_accum_steps, config.data.repeats = 1, 3
+  with pytest.raises(InputError, match=r"data\.repeats is 3.*drop_remainder=True"):
+    build(config)
+  config.data.drop_remainder = True
+  with pytest.raises(InputError, match=r"data\.repeats is 3.*batch_size 128.*split_copies"):
+    build(config)
+  config.data.split_copies = True
+  build(config)
+
+
+def test_an_epoch_without_a_whole_batch_is_named():
+  config = good()
+  config.data.drop_remainder, config.batch_size = True, config.data.num_examples + 1
+  with pytest.raises(InputError, match=r"config\.data\.drop_remainder .* config\.batch_size"):
     build(config)

@@ -73,6 +73,14 @@ def test_the_evaluation_of_earlier_versions_is_an_evaluator(tmp_path):
   }
 
 
+def test_the_mixup_of_earlier_versions_is_in_its_section():
+  config = today()
+  del config["augment"]
+  config["mixup_p"] = 0.2
+  translated = schema.translated(config, models.schema)
+  assert schema.read(translated, models.schema).augment == schema.Augment(mixup_p=0.2)
+
+
 def test_a_key_that_is_there_twice_is_named(tmp_path):
   text = '{"evaluators": {"val": {"type": "fewshot"}, "val": {"type": "classification"}}}'
   (tmp_path / "config.json").write_text(text)

@@ -12,7 +12,8 @@ from mixer_jax import configuration, files
 from mixer_jax.data import buckets
 from mixer_jax.errors import InputError
 
-EMBEDDED = ("digits", "digits_0_4", "digits_5_9")
+EMBEDDED = ("digits", "digits_0_4", "digits_5_9", "fashion_mnist_debian")
+"""Data sets that need no network: they are prepared where they are first opened."""
 
 
 def first_line(error: Exception) -> str:
@@ -46,9 +47,10 @@ def find(dataset: str, data_dir: str | None, **options: Any) -> Any:
     except Exception as e:  # whatever TFDS makes of a damaged description
       raise InputError(f"{dataset} is damaged: {first_line(e)}") from e
   if dataset in EMBEDDED:
-    from mixer_jax.data import digits
+    from mixer_jax.data import digits, fashion_mnist
 
-    return digits.BUILDERS[dataset](data_dir=data_dir, file_format="array_record")
+    known = {**digits.BUILDERS, "fashion_mnist_debian": fashion_mnist.FashionMnistDebian}
+    return known[dataset](data_dir=data_dir, file_format="array_record")
   try:
     return tfds.builder(dataset, data_dir=data_dir, try_gcs=False, **options)
   except AssertionError as e:

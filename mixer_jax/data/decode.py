@@ -18,6 +18,7 @@ from mixer_jax.errors import BadRecordError
 Image = UInt8[np.ndarray, "h w c"]
 Part = UInt8[np.ndarray, "part_h part_w c"]
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
+Dct = Literal["fast", "accurate"]  # of a JPEG: TensorFlow's default, or Pillow's
 
 MAX_PIXELS = 100_000_000  # of an image: 300 MB decoded; ImageNet's largest has 60 million
 MAX_SCANS = 100  # of a progressive JPEG. Each may touch the whole image; encoders write 10.
@@ -39,7 +40,7 @@ class Header(NamedTuple):
   alpha: bool = False
 
 
-def decode_image(data: bytes, channels: int = 3) -> Image:
+def decode_image(data: bytes, channels: int = 3, *, dct: Dct = "fast") -> Image:
   """Decodes JPEG, PNG or WebP.
 
   A JPEG with warnings is decoded as far as it goes, as TensorFlow does: stray bytes between markers do no
@@ -49,6 +50,7 @@ def decode_image(data: bytes, channels: int = 3) -> Image:
     data: the file.
     channels: 1: grey, colours become their luma (0.299, 0.587, 0.114). 3: RGB, grey becomes three equal
       channels. 4: RGB and alpha, not premultiplied.
+    dct: "fast": a JPEG's pixels are TensorFlow's. "accurate": they are Pillow's, for grey and RGB files.
 
   Raises:
     BadRecordError: empty, truncated, damaged, of another format, or more than MAX_PIXELS; pixels that are not
@@ -58,7 +60,7 @@ def decode_image(data: bytes, channels: int = 3) -> Image:
   if channels == 4 and not header.alpha:
     raise BadRecordError(f"a {header.format} without alpha, but image_channels is 4")
   if header.format == "JPEG":
-    return _decode_jpeg(data, header, channels)
+    return _decode_jpeg(data, header, channels, dct=dct)
   return _decode_other(data, header, channels)
 
 
@@ -69,6 +71,7 @@ def decode_region(
   channels: int = 3,
   *,
   at_least: tuple[int, int] | None = None,
+  dct: Dct = "fast",
 ) -> Part:
   """Decodes the part of an image that is inside of `box`.
 
@@ -80,22 +83,23 @@ def decode_region(
     at_least: None for the very pixels of decode_image. With (height, width), a JPEG may be decoded
       at ½, ¼ or ⅛ of its size, if what is left of the box is at least as large. Its edges then lie
       at the nearest pixel of the smaller image, which may take one pixel off.
+    dct: see decode_image.
 
   Raises:
     BadRecordError: as decode_image.
   """
   if header.format != "JPEG" or header.cmyk or channels == 4:
-    return _cut(decode_image(data, channels), box)
+    return _cut(decode_image(data, channels, dct=dct), box)
   eighths = 8 if at_least is None else _smallest_eighths(box, at_least)
   scaled = _scale_box(box, header, eighths)
   try:
     pixels = turbojpeg.decode_region(
-      data, scaled, channels=channels, eighths=eighths, max_scans=MAX_SCANS
+      data, scaled, channels=channels, eighths=eighths, max_scans=MAX_SCANS, fast_dct=dct == "fast"
     )
   except ValueError as e:
     raise BadRecordError(f"damaged JPEG: {e}") from e
   if pixels is None:
-    return _cut(_decode_jpeg(data, header, channels, eighths=eighths), scaled)
+    return _cut(_decode_jpeg(data, header, channels, dct=dct, eighths=eighths), scaled)
   return pixels
 
 
@@ -227,14 +231,14 @@ def _read_webp_header(data: bytes) -> Header:
 
 
 def _decode_jpeg(
-  data: bytes, header: Header, channels: int, *, eighths: int = 8
+  data: bytes, header: Header, channels: int, *, dct: Dct, eighths: int = 8
 ) -> UInt8[np.ndarray, "scaled_h scaled_w c"]:
   colorspace = "CMYK" if header.cmyk else {1: "GRAY", 3: "RGB"}[channels]
   height, width = (-(-n * eighths // 8) for n in (header.height, header.width))
   try:
-    # These two flags give the bytes of TensorFlow's default decoder.
+    # The two flags as they are by default give the bytes of TensorFlow's decoder.
     pixels = simplejpeg.decode_jpeg(
-      data, colorspace, fastdct=True, fastupsample=False, strict=False,
+      data, colorspace, fastdct=dct == "fast", fastupsample=False, strict=False,
       min_height=height if eighths < 8 else 0, min_width=width if eighths < 8 else 0,
     )  # fmt: skip
   except ValueError as e:

@@ -16,7 +16,6 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 
-from mixer_jax.data import builders
 from mixer_jax.errors import InputError
 
 DIRECTORY = pathlib.Path("/usr/share/datasets/fashion-mnist")
@@ -102,6 +101,10 @@ class FashionMnistDebian(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
     del dl_manager  # nothing to download
+    if not is_installed():
+      raise InputError(
+        f"fashion_mnist_debian is not in {DIRECTORY}: apt install dataset-fashion-mnist, or take TFDS's fashion_mnist."
+      )
     return {split: self._generate_examples(*read_split(split)) for split in _SPLITS}
 
   def _generate_examples(
@@ -109,13 +112,3 @@ class FashionMnistDebian(tfds.core.GeneratorBasedBuilder):
   ) -> Iterator[tuple[int, dict[str, Any]]]:
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
       yield i, {"image": cv2.imencode(".png", image)[1].tobytes(), "label": int(label)}
-
-
-def prepare(data_dir: str | None) -> str:
-  """Prepares the data set as ArrayRecord below TFDS's directory, once; returns its own directory.
-
-  Raises:
-    InputError: Debian's files are damaged.
-  """
-  builder = FashionMnistDebian(data_dir=data_dir, file_format="array_record")
-  return builders.prepare_once(builder, quiet=True)

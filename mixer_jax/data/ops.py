@@ -1,23 +1,23 @@
-"""Pure operations on examples, and `Preprocess`, a sequence of them: "decode|inception_crop|flip".
+"""Pure operations on examples, by name; preprocess.py runs them in sequence.
 
 An operation is `(example, rng) -> example` on {"image": encoded bytes, then uint8 (h, w, c), "label"};
 randomness comes from the generator alone, and what it decided is added to the example: "drawn" holds
 (operation, value) in order. Pixels follow the authors' TensorFlow pipeline (big_vision,
-pp/ops_image.py) to the bit (decode.py, geometry.py, randaugment.py).
+pp/ops_image.py) to the bit (decode.py, geometry.py, randaugment.py); those of the DeiT recipe follow timm's
+and torchvision's (deit_ops.py, deit_randaugment.py).
 """
 
-import ast
-import inspect
+import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import cv2
 import numpy as np
 
 from mixer_jax import configuration
-from mixer_jax.data import permutations
+from mixer_jax.data import deit_ops, deit_randaugment, permutations
 from mixer_jax.data import randaugment as randaugment_lib
-from mixer_jax.data.decode import MAX_PIXELS, decode_image, decode_region, read_header
+from mixer_jax.data.decode import MAX_PIXELS, Dct, decode_image, decode_region, read_header
 from mixer_jax.data.geometry import (
   resize_area,
   resize_bilinear,
@@ -31,6 +31,8 @@ Example = dict[str, Any]
 Op = Callable[[Example, np.random.Generator], Example]
 
 Sides = tuple[int, int]  # height, width in pixels
+Mode = Literal["exact", "fast", "pillow"]
+Percent = Annotated[float, configuration.Range(1e-30, 100)]
 
 EVAL_SCALE = 256 / 224  # the paper resizes to 256 and crops 224; other sizes keep that ratio
 
@@ -43,21 +45,30 @@ def _drew(example: Example, name: str, value: Any) -> Example:
 # --- operations by name ---------------------------------------------------------------------------
 
 
-def decode(image_channels: int, mode: Literal["exact", "fast"] = "exact") -> Op:
+def decode(image_channels: int, mode: Mode = "exact") -> Op:
   """Encoded bytes -> uint8 (h, w, image_channels).
 
   Args:
     image_channels: see decode_image.
-    mode: "fast" needs inception_crop right after it, and is up to it (decode_and_crop).
+    mode: "exact": a JPEG's pixels are TensorFlow's. "pillow": they are Pillow's, which PyTorch recipes decode
+      with (its accurate DCT; on photos two thirds of the values differ, by one level on average and eight at most).
+      "fast" needs inception_crop right after it, and is up to it (decode_and_crop).
   """
   if mode == "fast":
     raise InputError("decode(mode='fast') decodes for a crop: put inception_crop right after it.")
-  return lambda example, rng: example | {"image": decode_image(example["image"], image_channels)}
+  dct = _dct(mode)
+  return lambda example, rng: (
+    example | {"image": decode_image(example["image"], image_channels, dct=dct)}
+  )
+
+
+def _dct(mode: Mode) -> Dct:
+  return "accurate" if mode == "pillow" else "fast"
 
 
 def inception_crop(image_size: Sides, area_min: float = 5.0, area_max: float = 100.0) -> Op:
   """Random crop of `area_min`–`area_max` per cent of the area, aspect 0.75–1.33, resized (bilinear)."""
-  area = (area_min / 100, area_max / 100)
+  area = _shares(area_min, area_max)
 
   def op(example: Example, rng: np.random.Generator) -> Example:
     image = example["image"]
@@ -68,10 +79,16 @@ def inception_crop(image_size: Sides, area_min: float = 5.0, area_max: float = 1
   return op
 
 
+def _shares(area_min: float, area_max: float) -> tuple[float, float]:
+  if area_min > area_max:
+    raise InputError(f"area_min is {area_min}, above area_max, {area_max} per cent.")
+  return area_min / 100, area_max / 100
+
+
 def decode_and_crop(
   image_size: Sides,
   image_channels: int,
-  mode: Literal["exact", "fast"] = "exact",
+  mode: Mode = "exact",
   area_min: float = 5.0,
   area_max: float = 100.0,
 ) -> Op:
@@ -79,11 +96,11 @@ def decode_and_crop(
 
   Args:
     image_size, image_channels: of the result.
-    mode: "exact": the same numbers drawn, the same pixels. "fast": the same crop, of a JPEG decoded
+    mode: "exact", "pillow": the same numbers drawn, the same pixels. "fast": the same crop, of a JPEG decoded
       at ½, ¼ or ⅛ where the crop is large enough, and resized with rounding instead of truncation.
     area_min, area_max: as for inception_crop.
   """
-  area = (area_min / 100, area_max / 100)
+  area = _shares(area_min, area_max)
 
   def op(example: Example, rng: np.random.Generator) -> Example:
     data = example["image"]
@@ -93,8 +110,57 @@ def decode_and_crop(
       part = decode_region(data, header, box, image_channels, at_least=image_size)
       image = resize_bilinear_fast(part, *image_size)
     else:
-      image = resize_bilinear(decode_region(data, header, box, image_channels), *image_size)
+      part = decode_region(data, header, box, image_channels, dct=_dct(mode))
+      image = resize_bilinear(part, *image_size)
     return _drew(example, "inception_crop", box) | {"image": image}
+
+  return op
+
+
+def random_resized_crop(
+  image_size: Sides,
+  area_min: Percent = 8.0,
+  area_max: Percent = 100.0,
+  interpolation: deit_ops.Interpolation = "bicubic",
+) -> Op:
+  """Random crop of `area_min`–`area_max` per cent of the area, aspect 3/4–4/3, resized by Pillow.
+
+  Args:
+    image_size: of the result.
+    area_min, area_max: the area is uniform between them (deit_ops.sample_box).
+    interpolation: "random": bilinear or bicubic, drawn for each image.
+  """
+  area = _shares(area_min, area_max)
+
+  def op(example: Example, rng: np.random.Generator) -> Example:
+    image = example["image"]
+    y, x, h, w = box = deit_ops.sample_box(rng, image.shape[0], image.shape[1], area)
+    used = deit_ops.draw_filter(rng, interpolation)
+    image = deit_ops.resize(image[y : y + h, x : x + w], image_size, used)
+    return _drew(example, "random_resized_crop", (box, used)) | {"image": image}
+
+  return op
+
+
+def decode_and_resized_crop(
+  image_size: Sides,
+  image_channels: int,
+  mode: Literal["exact", "pillow"] = "exact",
+  area_min: Percent = 8.0,
+  area_max: Percent = 100.0,
+  interpolation: deit_ops.Interpolation = "bicubic",
+) -> Op:
+  """What "decode|random_resized_crop" does, decoding no more than the crop needs."""
+  area = _shares(area_min, area_max)
+
+  def op(example: Example, rng: np.random.Generator) -> Example:
+    data = example["image"]
+    header = read_header(data)
+    box = deit_ops.sample_box(rng, header.height, header.width, area)
+    used = deit_ops.draw_filter(rng, interpolation)
+    part = decode_region(data, header, box, image_channels, dct=_dct(mode))
+    image = deit_ops.resize(part, image_size, used)
+    return _drew(example, "random_resized_crop", (box, used)) | {"image": image}
 
   return op
 
@@ -127,12 +193,40 @@ def resize_small(image_size: Sides, size_px: int | None = None) -> Op:
   def op(example: Example, rng: np.random.Generator) -> Example:
     image = example["image"]
     height, width = resize_small_shape(image.shape[0], image.shape[1], size)
-    if height * width > MAX_PIXELS:
-      raise BadRecordError(
-        f"{image.shape[0]}×{image.shape[1]} pixels: resized to cover {size[0]}×{size[1]} it would have "
-        f"{height}×{width}"
-      )
+    _check_size(image, height, width)
     return example | {"image": resize_area(image, height, width)}
+
+  return op
+
+
+def _check_size(image: np.ndarray, height: int, width: int) -> None:
+  if height * width > MAX_PIXELS:
+    raise BadRecordError(
+      f"{image.shape[0]}×{image.shape[1]} pixels: resized to cover what is cropped it would have {height}×{width}"
+    )
+
+
+def resize_short(
+  image_size: Sides,
+  crop_pct: Annotated[float, configuration.Range(0.01, 1)] = 0.875,
+  interpolation: deit_ops.Filter = "bicubic",
+) -> Op:
+  """The DeiT recipe's evaluation: the short side to image_size / crop_pct, by Pillow; the longer one is cut to whole pixels.
+
+  Args:
+    image_size: what central_crop(rounding='even') takes from the result. The result covers a rectangle's
+      image_size / crop_pct as tightly as its shape allows.
+    crop_pct: timm's: 0.875 resizes to 256 for 224 px.
+    interpolation: Pillow's filter.
+  """
+  height, width = image_size
+  size = math.floor(height / crop_pct), math.floor(width / crop_pct)
+
+  def op(example: Example, rng: np.random.Generator) -> Example:
+    image = example["image"]
+    shape = deit_ops.covering_shape(image.shape[0], image.shape[1], size)
+    _check_size(image, *shape)
+    return example | {"image": deit_ops.resize(image, shape, interpolation)}
 
   return op
 
@@ -146,13 +240,20 @@ def resize(image_size: Sides, size_px: int | None = None, width_px: int | None =
   return lambda example, rng: example | {"image": resize_bilinear(example["image"], *size)}
 
 
-def central_crop(image_size: Sides) -> Op:
-  """The central part of `image_size`."""
+def central_crop(image_size: Sides, rounding: Literal["down", "even"] = "down") -> Op:
+  """The central part of `image_size`.
+
+  Args:
+    image_size: of the result.
+    rounding: of an edge that lies between two pixels: "down", as TensorFlow's recipes, or to the "even" one, as
+      torchvision's CenterCrop.
+  """
+  halved = {"down": lambda twice: twice // 2, "even": lambda twice: round(twice / 2)}[rounding]
 
   def op(example: Example, rng: np.random.Generator) -> Example:
     height, width = example["image"].shape[:2]
     h, w = image_size
-    y, x = (height - h) // 2, (width - w) // 2
+    y, x = halved(height - h), halved(width - w)
     return example | {"image": example["image"][y : y + h, x : x + w]}
 
   return op
@@ -175,8 +276,7 @@ def random_crop(image_size: Sides) -> Op:
 
 def randaugment(image_channels: int, num_layers: int, magnitude: float) -> Op:
   """RandAugment as the authors used it (randaugment.py), on RGB or grey images."""
-  if image_channels == 4:
-    raise InputError("randaugment has no operations on alpha: image_channels must be 1 or 3.")
+  _refuse_alpha("randaugment", image_channels)
 
   def op(example: Example, rng: np.random.Generator) -> Example:
     image = np.ascontiguousarray(example["image"])
@@ -185,6 +285,47 @@ def randaugment(image_channels: int, num_layers: int, magnitude: float) -> Op:
     return _drew(example, "randaugment", draws) | {"image": new}
 
   return op
+
+
+def timm_randaugment(
+  image_channels: int, policy: str, interpolation: deit_ops.Interpolation = "bicubic"
+) -> Op:
+  """RandAugment of the DeiT recipe, as timm applies it (deit_randaugment.py), on RGB or grey images.
+
+  Args:
+    image_channels: 1 or 3.
+    policy: timm's text, such as 'rand-m9-mstd0.5-inc1'.
+    interpolation: of rotated, sheared and shifted pixels; "random": drawn for each operation.
+  """
+  _refuse_alpha("timm_randaugment", image_channels)
+  parsed = deit_randaugment.parse(policy)
+
+  def op(example: Example, rng: np.random.Generator) -> Example:
+    draws = deit_randaugment.draw(rng, parsed, interpolation)
+    new = deit_ops.apply(example["image"], draws)
+    return _drew(example, "timm_randaugment", draws) | {"image": new}
+
+  return op
+
+
+def color_jitter(image_channels: int, strength: configuration.NonNegativeFloat = 0.4) -> Op:
+  """Brightness, contrast and saturation changed by up to `strength`, in random order, on RGB or grey images.
+
+  The DeiT recipe uses it where there is no RandAugment. Source: torchvision, ColorJitter.
+  """
+  _refuse_alpha("color_jitter", image_channels)
+
+  def op(example: Example, rng: np.random.Generator) -> Example:
+    draws = deit_ops.draw_jitter(rng, strength)
+    new = deit_ops.apply(example["image"], draws)
+    return _drew(example, "color_jitter", draws) | {"image": new}
+
+  return op
+
+
+def _refuse_alpha(name: str, image_channels: int) -> None:
+  if image_channels == 4:
+    raise InputError(f"{name} has no operations on alpha: image_channels must be 1 or 3.")
 
 
 def permute_patches(image_size: Sides, patch_size: int, seed: int = 0) -> Op:
@@ -212,88 +353,20 @@ OPS: dict[str, Callable[..., Op]] = {
   for f in (
     decode,
     inception_crop,
+    random_resized_crop,
     flip,
     resize_small,
+    resize_short,
     resize,
     central_crop,
     random_crop,
     randaugment,
+    timm_randaugment,
+    color_jitter,
     permute_patches,
     permute_pixels,
   )
 }
 
-
-class Preprocess:
-  """Operations in sequence, from a text such as "decode|resize_small(256)|central_crop"; picklable."""
-
-  def __init__(self, text: str, input_shape: tuple[int, int, int], where: str = "ops"):
-    """Raises InputError: unknown operation, wrong arguments, or "decode" not first.
-
-    Args:
-      text: the operations.
-      input_shape: of the result, (height, width, channels).
-      where: the text's key, for messages.
-    """
-    self._arguments = (text, input_shape, where)
-    calls = [_parse_call(part.strip(), where) for part in text.split("|")]
-    if calls[0][0] != "decode":
-      raise InputError(f"{where} must start with 'decode': {text!r}")
-    self._ops = []
-    if [name for name, _ in calls[:2]] == ["decode", "inception_crop"]:
-      both = calls[0][1] | calls[1][1]
-      self._ops = [_bind(decode_and_crop, both, input_shape, f"{where}: decode|inception_crop")]
-      calls = calls[2:]
-    self._ops += [
-      _bind(OPS[name], kwargs, input_shape, f"{where}: {name}") for name, kwargs in calls
-    ]
-    self.input_shape = input_shape
-
-  def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-    """Raises BadRecordError: undecodable bytes; InputError: a result of another shape than input_shape."""
-    for op in self._ops:
-      example = op(example, rng)
-    if example["image"].shape != self.input_shape:
-      (height, width, _), (text, _, where) = self.input_shape, self._arguments
-      raise InputError(
-        f"{where} {text!r} leaves {example['image'].shape[:2]} instead of {height, width} pixels; end with a "
-        f"crop or resize({height}{f', {width}' * (width != height)})"
-      )
-    return example
-
-  def __reduce__(self) -> tuple[Any, ...]:
-    return Preprocess, self._arguments  # closures do not pickle, the text does
-
-
-def _parse_call(text: str, where: str) -> tuple[str, dict[str, Any]]:
-  """Returns (name, keyword arguments) of "name" or "name(1, b=2)"; evaluates literals only."""
-  try:
-    node = ast.parse(text, mode="eval").body
-    call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
-    if not isinstance(call.func, ast.Name):
-      raise ValueError(text)
-    name = call.func.id
-    args = [ast.literal_eval(a) for a in call.args]
-    kwargs = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
-  except (SyntaxError, ValueError) as e:
-    raise InputError(f"{where}: {text!r} is not an operation such as resize_small(256).") from e
-  if name not in OPS:
-    raise InputError(f"{where}: unknown operation {name!r}.{configuration.nearest(name, OPS)}")
-  names = [p for p in inspect.signature(OPS[name]).parameters if p not in _GIVEN]
-  if len(args) > len(names):
-    raise InputError(f"{where}: {name} takes at most {len(names)} arguments: {', '.join(names)}")
-  return name, dict(zip(names, args, strict=False)) | kwargs
-
-
-_GIVEN = (
-  "image_size",
-  "image_channels",
-)  # what the run gives to operations that have these parameters
-
-
-def _bind(
-  op: Callable[..., Op], kwargs: dict[str, Any], input_shape: tuple[int, int, int], where: str
-) -> Op:
-  given = dict(zip(_GIVEN, (input_shape[:2], input_shape[2]), strict=True))
-  taken = inspect.signature(op).parameters
-  return configuration.call(op, kwargs, where, **{k: v for k, v in given.items() if k in taken})
+# With "decode" before them these decode no more than they need.
+FUSED = {"inception_crop": decode_and_crop, "random_resized_crop": decode_and_resized_crop}

@@ -1,12 +1,13 @@
 """From a source to batches: what the batch of a step holds is a pure function of (seed, step).
 
 The running number n = step·batch + row names an epoch n // N and a place in that epoch's permutation,
-which names an example; the example's randomness is a function of (seed, epoch, index). So the position
+which names an example; the example's randomness is a function of (seed, epoch, index, copy). So the position
 in the data is the step: a resumed run needs no state of a loader, and neither workers nor processes
 change what is read. Batches are {"image": uint8 (b, h, w, c), "label": int32 (b,), or (b, m) padded
 with −1 where images have up to m labels, "mask": float32 (b,)}.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -14,8 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from absl import logging
 
-from mixer_jax.data import ops as ops_lib
 from mixer_jax.data import sources, synthetic
+from mixer_jax.data.preprocess import Preprocess
 from mixer_jax.errors import BadRecordError, InputError
 
 Batch = dict[str, np.ndarray]
@@ -37,6 +38,10 @@ class SplitSpec:
     subset_percent: percentage of the examples to use. For one seed, smaller subsets are contained in larger
       ones.
     subset_seed: chooses the subset, independently of the run's seed.
+    repeats: copies of an example that follow one another, each processed anew (repeated augmentation, Hoffer et
+      al., arXiv:1901.09335). An epoch has as many rows as without them, so of one permutation only the first
+      part is seen (DeiT, samplers.py: RASampler).
+    drop_remainder: an epoch ends with its last whole batch, as with torch's drop_last.
     where: what stands before its keys in messages: "config.data.".
   """
 
@@ -47,10 +52,12 @@ class SplitSpec:
   num_examples: int
   num_classes: int
   labels_per_image: int
-  ops: ops_lib.Preprocess
+  ops: Preprocess
   on_bad_record: Literal["stop", "skip"]
   subset_percent: float = 100.0
   subset_seed: int = 0
+  repeats: int = 1
+  drop_remainder: bool = False
   where: str = ""
 
   @property
@@ -58,10 +65,16 @@ class SplitSpec:
     """Examples of the subset."""
     return max(round(self.num_examples * self.subset_percent / 100), 1)
 
+  def epoch_size(self, batch_size: int) -> int:
+    """Returns the rows of an epoch."""
+    return self.num_used - (self.num_used % batch_size if self.drop_remainder else 0)
+
   def open(self) -> sources.Source:
     """Opens the source; raises InputError if it is absent or not what the configuration says."""
     if self.dataset == "synthetic":
-      return synthetic.open_source(self.num_examples, self.num_classes, self.labels_per_image)
+      source = synthetic.open_source(self.num_examples, self.num_classes, self.labels_per_image)
+      self.check_ops(source)
+      return source
     source = sources.open_source(
       dataset=self.dataset, data_dir=self.data_dir, split=self.split, label=self.label
     )
@@ -75,7 +88,16 @@ class SplitSpec:
         f"{self.where}split: {source.name} has {source.num_classes} classes, more than num_classes "
         f"{self.num_classes}."
       )
+    self.check_ops(source)
     return source
+
+  def check_ops(self, source: sources.Source) -> None:
+    """Processes the first record; raises InputError if `ops` cannot make the model's images of it.
+
+    A bad record is met, and stops or is skipped, where it is loaded.
+    """
+    with contextlib.suppress(BadRecordError):
+      self.ops(source[0], example_rng(0, 0, 0))
 
 
 class Order:
@@ -98,9 +120,9 @@ class Order:
     return int(self._examples[int(self._places[n])])
 
 
-def example_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
-  """Returns the generator of an example: no two (epoch, index) share numbers (Philox counters)."""
-  return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, epoch, index]))
+def example_rng(seed: int, epoch: int, index: int, copy: int = 0) -> np.random.Generator:
+  """Returns the generator of an example: no two (epoch, index, copy) share numbers (Philox counters)."""
+  return np.random.Generator(np.random.Philox(key=seed, counter=[0, copy, epoch, index]))
 
 
 class _Loader:
@@ -166,26 +188,31 @@ class TrainBatches:
   ):  # fmt: skip
     self._loader = _Loader(spec, source)
     self._seed, self._batch_size, self._rows = seed, batch_size, rows
-    self._epoch_size, self._total_steps = spec.num_used, total_steps
+    self._spec, self._total_steps = spec, total_steps
+    self._epoch_size = spec.epoch_size(batch_size)
     self._order = Order(spec, seed)
 
   def __len__(self) -> int:
     return self._total_steps
 
-  def example(self, epoch: int, index: int) -> dict[str, Any] | None:
+  def example(self, epoch: int, index: int, copy: int = 0) -> dict[str, Any] | None:
     """Returns an example as it is trained on in that epoch; "drawn" tells which crop, flip and operations.
 
     A tuple of (operation, what it drew), from which the pixels can be made again (ops.py).
     """
-    return self._loader.load(index, example_rng(self._seed, epoch, index))
+    return self._loader.load(index, example_rng(self._seed, epoch, index, copy))
 
-  def indices(self, step: int) -> list[tuple[int, int]]:
-    """Returns (epoch, index) of each row."""
-    numbers = [step * self._batch_size + int(row) for row in self._rows]
-    return [(n // self._epoch_size, self._order[n]) for n in numbers]
+  def indices(self, step: int) -> list[tuple[int, int, int]]:
+    """Returns (epoch, index, copy) of each row."""
+    numbers = (step * self._batch_size + int(row) for row in self._rows)
+    return [self._place(*divmod(n, self._epoch_size)) for n in numbers]
+
+  def _place(self, epoch: int, row: int) -> tuple[int, int, int]:
+    place, copy = divmod(row, self._spec.repeats)
+    return epoch, self._order[epoch * self._spec.num_used + place], copy
 
   def __getitem__(self, step: int) -> Batch:
-    examples = (self.example(epoch, index) for epoch, index in self.indices(step))
+    examples = (self.example(*place) for place in self.indices(step))
     return self._loader.batch(examples, len(self._rows))
 
 

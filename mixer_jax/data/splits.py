@@ -3,7 +3,8 @@
 from typing import Any
 
 from mixer_jax import schema
-from mixer_jax.data import ops, pipeline
+from mixer_jax.data import pipeline
+from mixer_jax.data.preprocess import Preprocess
 
 
 def make(
@@ -25,7 +26,7 @@ def make(
     labels_per_image=section.labels_per_image,
     num_examples=section.num_examples,
     num_classes=options.num_classes,
-    ops=ops.Preprocess(section.ops, options.input_shape, f"{where}ops"),
+    ops=Preprocess(section.ops, options.input_shape, f"{where}ops"),
     on_bad_record=options.data.on_bad_record,
     where=where,
     **fields,

@@ -38,9 +38,15 @@ def available() -> bool:
 
 
 def decode_region(
-  data: bytes, box: tuple[int, int, int, int], *, channels: int, eighths: int, max_scans: int
+  data: bytes,
+  box: tuple[int, int, int, int],
+  *,
+  channels: int,
+  eighths: int,
+  max_scans: int,
+  fast_dct: bool,
 ) -> UInt8[np.ndarray, "h w c"] | None:
-  """Decodes a part of a JPEG with the fast DCT, at a part of its size.
+  """Decodes a part of a JPEG, at a part of its size.
 
   At full size the pixels are those of the decoded whole, the outermost columns included.
 
@@ -50,6 +56,7 @@ def decode_region(
     channels: 3: RGB; 1: the luma.
     eighths: 8 for full size, 4, 2 or 1 for ½, ¼ and ⅛ of each side, rounded up.
     max_scans: more scans of a progressive JPEG are an error.
+    fast_dct: the fast DCT instead of the accurate one.
 
   Returns:
     The pixels. None if no library is installed, or if it cannot crop this kind of file.
@@ -63,17 +70,21 @@ def decode_region(
   # A handle is cheap (7 µs), and keeps nothing from one image for the next.
   handle = library.tj3Init(_DECOMPRESS)
   try:
-    return _decode(library, handle, data, box, channels, eighths, max_scans)
+    library.tj3Set(handle, _FAST_DCT, int(fast_dct))
+    library.tj3Set(handle, _SCAN_LIMIT, max_scans)
+    return _decode(library, handle, data, box, channels, eighths)
   finally:
     library.tj3Destroy(handle)
 
 
 def _decode(
-  library: Any, handle: Any, data: bytes, box: tuple[int, int, int, int], channels: int, eighths: int,
-  max_scans: int,
-) -> np.ndarray | None:  # fmt: skip
-  library.tj3Set(handle, _FAST_DCT, 1)
-  library.tj3Set(handle, _SCAN_LIMIT, max_scans)
+  library: Any,
+  handle: Any,
+  data: bytes,
+  box: tuple[int, int, int, int],
+  channels: int,
+  eighths: int,
+) -> np.ndarray | None:
   # Files of unusual subsampling cannot be cropped: the header says so, or the library refuses the region.
   if library.tj3DecompressHeader(handle, data, len(data)) < 0:
     return None

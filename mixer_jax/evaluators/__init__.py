@@ -5,6 +5,8 @@ often as one likes. `title` and `line` say what was measured, `SCORES` which of 
 better, may choose the best checkpoint.
 """
 
+import dataclasses
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Protocol
 
@@ -102,6 +104,22 @@ def best(options: schema.Options) -> tuple[str, str]:
       if known
       else " No evaluator that scores is on: give one its every_steps."
     )
-    raise InputError(f"config.best is {options.best!r}, which is not measured.{hint}")
+    raise InputError(
+      f"config.best is {options.best!r}, which is no score that is measured while training.{hint}"
+    )
   name, _, metric = options.best.partition("/")
   return name, metric
+
+
+def measure(options: schema.Options) -> str:
+  """Returns what config.best measures: evaluator, metric, and all that its value depends on, as text.
+
+  Only scores of one measure can be compared.
+  """
+  section = options.evaluators[best(options)[0]]
+  fields = dataclasses.asdict(section) | {"dataset": section.dataset or options.data.dataset}
+  how = {k: v for k, v in fields.items() if k not in _SAME_RESULT}
+  return f"{options.best} {json.dumps(how, sort_keys=True)}"
+
+
+_SAME_RESULT = ("type", "every_steps", "batch_size", "num_workers", "data_dir")

@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Int
 
 from mixer_jax import schema
-from mixer_jax.data import ops, pipeline, sources
+from mixer_jax.data import pipeline, sources
+from mixer_jax.data.preprocess import Preprocess
 from mixer_jax.errors import BadRecordError, InputError
 from mixer_jax.evaluators import fewshot
 from mixer_jax.evaluators import rows as rows_lib
@@ -67,10 +68,11 @@ class Fewshot:
         labels_per_image=1,
         num_examples=len(source),
         num_classes=self.drawn.num_classes,
-        ops=ops.Preprocess(section.ops, setup.options.input_shape, f"{where}ops"),
+        ops=Preprocess(section.ops, setup.options.input_shape, f"{where}ops"),
         on_bad_record=data.on_bad_record,
         **place,
       )
+      spec.check_ops(source)
       return spec, source
 
     self.train = opened(section.train_split, Selected(train, self.drawn.rows))

@@ -32,7 +32,8 @@ class Pictures:
     known = [name for name, other in built.items() if isinstance(other, Classification)]
     if section.of not in known:
       raise InputError(
-        f"{where}of is {section.of!r}, which is not evaluated with it."
+        f"{where}of is {section.of!r}, a classification that must be evaluated with it (eval.py: name both in "
+        "--evaluators)."
         f"{configuration.nearest(section.of, known)}"
       )
     self._name, self._of, self._workdir = section.of, built[section.of], directory

@@ -101,6 +101,8 @@ def evaluate(
     raise InputError("--record needs a checkpoint of a run: give --workdir, without --weights.")
   if record and (others := [n for n, s in sections.items() if s.type != "classification"]):
     raise InputError(f"--record is for evaluators of type classification, not for {others}.")
+  if trained.step is None:
+    metrics.log(f"{trained.name}: {trained.setup.title}, {trained.setup.options.size} px")
   found, step = {}, -1 if trained.step is None else trained.step
   for name, one in build(trained.setup, sections, run).items():
     found[name] = dict(one(trained.variables, step))

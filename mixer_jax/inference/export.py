@@ -19,7 +19,7 @@ from mixer_jax import files, losses
 from mixer_jax.errors import InputError, SaveError
 from mixer_jax.evaluators import best
 from mixer_jax.inference import trained as trained_lib
-from mixer_jax.training import augment
+from mixer_jax.training import normalization
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # one file serves all
 ONNX_OPSET = 20  # the first with GELU; the lowest serves most runtimes
@@ -139,7 +139,7 @@ def description(trained: trained_lib.Trained, input_type: str) -> dict[str, Any]
   """Returns what a program must know to use the file, as it is written beside it."""
   setup = trained.setup
   *sides, channels = setup.options.input_shape
-  colours, values = COLOURS[channels], augment.formula(setup.options.normalize, channels)
+  colours, values = COLOURS[channels], normalization.formula(setup.options.normalize, channels)
   return {
     "source": trained.name,
     "input": {

@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mixer_jax import files, losses
-from mixer_jax.data import decode, ops
+from mixer_jax.data import decode
+from mixer_jax.data.preprocess import Preprocess
 from mixer_jax.errors import BadRecordError, InputError
 from mixer_jax.inference import trained as trained_lib
 from mixer_jax.parallel import sharding
@@ -45,7 +46,7 @@ def find_images(arguments: Sequence[str]) -> list[str]:
   return list(dict.fromkeys(paths))
 
 
-def load_image(path: str, pipeline: ops.Preprocess) -> UInt8[np.ndarray, "h w c"]:
+def load_image(path: str, pipeline: Preprocess) -> UInt8[np.ndarray, "h w c"]:
   """Returns the pre-processed image; raises BadRecordError if it is no usable image file."""
   try:
     if os.path.isdir(path):

@@ -12,7 +12,8 @@ import jax
 from etils import epath
 
 from mixer_jax import configuration, evaluators, weights
-from mixer_jax.data import ops, sources
+from mixer_jax.data import sources
+from mixer_jax.data.preprocess import Preprocess
 from mixer_jax.errors import InputError
 from mixer_jax.training import experiment
 from mixer_jax.training.state import Variables
@@ -111,11 +112,11 @@ def _load_checkpoint(
   return Trained(setup, variables, f"{directory} step {chosen}", chosen, names)
 
 
-def preprocess(setup: experiment.ModelSetup) -> ops.Preprocess:
+def preprocess(setup: experiment.ModelSetup) -> Preprocess:
   """Returns the preprocessing of config.best's evaluator, which also serves images without a label."""
   name, _ = evaluators.best(setup.options)
   text = setup.options.evaluators[name].ops
-  return ops.Preprocess(text, setup.options.input_shape, f"config.evaluators.{name}.ops")
+  return Preprocess(text, setup.options.input_shape, f"config.evaluators.{name}.ops")
 
 
 def class_names(trained: Trained) -> list[str]:

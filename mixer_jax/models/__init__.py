@@ -9,6 +9,8 @@ A family is one file, entered in `FAMILIES`. It has:
 - `fields_of(shapes)`, the fields that parameter shapes tell, the inverse of `init`; `UNTOLD`, of the others those
   whose defaults do not go with all shapes, with a value that does; and `input_shape(shapes)`, an
   image (height, width, channels) that they are for; shapes are {"block/kernel": (…)};
+- `LAYERS`, expressions that the parameters' names below the head begin with, from the image on; numbers in their groups
+  order what one of them matches (`layer_numbers`);
 - `TORCH_NAMES`, layout -> pairs of names, torch's and ours (weights/torch_layout.py), and `RELEASED_RENAMES`, expressions
   for the authors' older .npz layouts; empty if there are none;
 - `RESIZE_METHODS`, and if there are any `resize` and `resize_fields`: parameters and fields for another grid of
@@ -16,7 +18,7 @@ A family is one file, entered in `FAMILIES`. It has:
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -130,4 +132,25 @@ def features(
   _, sown = model.apply(variables, image, mutable=["intermediates"])
   return {
     name: values[0] for name, values in sown["intermediates"].items() if isinstance(values, tuple)
+  }
+
+
+def layer_numbers(name: str, parameters: Sequence[str]) -> dict[str, int]:
+  """Returns the layer of each parameter of a family, for learning rates by layer: as timm numbers them.
+
+  The stem's is 0, block i's i + 1, and the head's the last. What lies between, the final norm, is the last block's
+  (timm, models/_manipulate.py: group_with_matcher).
+  """
+  family = _family(name)
+  heads = tuple(f"{module}/" for module in family.HEAD)
+  places: dict[str, tuple[int, ...]] = {}
+  for parameter in parameters:
+    for i, expression in enumerate(family.LAYERS):
+      if not parameter.startswith(heads) and (m := re.match(expression, parameter)):
+        places[parameter] = (i, *(int(number or 0) for number in m.groups()))
+  numbers = {place: i for i, place in enumerate(sorted(set(places.values())))}
+  last = len(numbers)
+  return {
+    p: last if p.startswith(heads) else numbers[places[p]] if p in places else last - 1
+    for p in parameters
   }

@@ -232,6 +232,7 @@ class Model(nn.Module):
 PREFIX = r"ConvMlpBlock_\d+_\d+/"
 UNTOLD: dict[str, Any] = {}
 HEAD = {"head": "num_classes"}
+LAYERS = (r"stem/", r"ConvBlock_(\d+)/", r"(?:downsample|ConvMlpBlock)_(\d+)(?:_(\d+))?/")
 RELEASED_RENAMES = ()
 _BLOCK, _THEIRS = "ConvMlpBlock_{}_{}", "stages.{}.blocks.{}"
 TORCH_NAMES = {

@@ -198,6 +198,7 @@ class Model(nn.Module):
 PREFIX = r"(MixerBlock_\d+|Mixer)/"
 UNTOLD: dict[str, Any] = {}
 HEAD = {"head": "num_classes"}
+LAYERS = (r"stem/", r"MixerBlock_(\d+)/")
 RELEASED_RENAMES = (
   (r"^embedding/", "stem/"),
   (r"^Mixer/encoder_norm/", "pre_head_layer_norm/"),

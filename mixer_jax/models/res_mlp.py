@@ -183,6 +183,7 @@ class Model(nn.Module):
 PREFIX = r"ResMlpBlock_\d+/"
 UNTOLD: dict[str, Any] = {}
 HEAD = {"head": "num_classes"}
+LAYERS = (r"stem/", r"ResMlpBlock_(\d+)/")
 RELEASED_RENAMES = ()
 
 

@@ -315,6 +315,7 @@ class Model(nn.Module):
 
 PREFIX = r"resnet/"
 HEAD = {"resnet/head/conv2d": "num_classes"}
+LAYERS = (r"resnet/root_block/", r"resnet/block(\d+)/unit(\d+)/")
 UNTOLD = {"num_groups": 1}
 RELEASED_RENAMES = ((r"^(resnet/.*/standardized_conv2d)_\d+/", r"\1/"),)
 """From those of the files that number the convolutions."""

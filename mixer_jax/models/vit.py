@@ -271,6 +271,7 @@ class Model(nn.Module):
 PREFIX = r"Transformer/"
 UNTOLD: dict[str, Any] = {}
 HEAD = {"head": "num_classes", "pre_logits": "representation_size"}
+LAYERS = (r"embedding/|cls$|Transformer/posembed_input/", r"Transformer/encoderblock_(\d+)/")
 RELEASED_RENAMES = (
   (r"^(Transformer/encoderblock_\d+)/LayerNorm_1/", r"\1/LayerNorm_2/"),
   (r"^(Transformer/encoderblock_\d+)/MultiHeadDotProductAttention_0/",

@@ -47,8 +47,7 @@ def _setting():
   from mixer_jax.tools.paper_tables import mini
 
   if fashion_mnist.is_installed():
-    directory = fashion_mnist.prepare(None)
-    return mini.Setting(directory, "digits", (1.0, 10.0, 100.0), _STEPS.value)
+    return mini.Setting("fashion_mnist_debian", "digits", (1.0, 10.0, 100.0), _STEPS.value)
   print("Fashion-MNIST is not installed (apt install dataset-fashion-mnist): using digits instead")
   return mini.Setting("digits_0_4", "digits_5_9", (10.0, 30.0, 100.0), _STEPS.value)
 

@@ -19,7 +19,8 @@ from mixer_jax import configuration, evaluators, losses, models, schema
 from mixer_jax.data import pipeline, splits
 from mixer_jax.errors import InputError
 from mixer_jax.parallel import sharding
-from mixer_jax.training import augment, optimizer, state, step
+from mixer_jax.training import augment, normalization, optimizer, state, step
+from mixer_jax.training import schedule as schedules
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class ModelSetup:
   options: schema.Options
   mesh: Mesh
   model: nn.Module
-  normalize: augment.Normalize
+  normalize: normalization.Normalize
   abstract_variables: state.Variables
   shardings: sharding.Shardings
   init_variables: Callable[[], state.Variables]
@@ -77,7 +78,7 @@ class Experiment(ModelSetup):
   """
 
   tx: optax.GradientTransformation
-  schedule: optimizer.Schedule
+  schedule: schedules.Schedule
   abstract_state: state.TrainState
   init_state: Callable[[], state.TrainState]
   first_state: Callable[[state.Variables], state.TrainState]
@@ -123,7 +124,7 @@ def _build_model(options: schema.Options, mesh: Mesh) -> ModelSetup:
   # With automatic axes, whatever kind the given mesh has: XLA propagates the shardings.
   mesh = Mesh(mesh.devices, mesh.axis_names)
   model = models.build(**options.model, num_classes=options.num_classes)
-  normalize = augment.normalization(options.normalize, options.image_channels)
+  normalize = normalization.make_normalize(options.normalize, options.image_channels)
   init_variables = functools.partial(state.init_variables, model, options.input_shape, options.seed)
   abstract_variables = models.abstract_variables(model, options.input_shape)
   shardings = sharding.make_shardings(mesh, abstract_variables, options.mesh.rules)
@@ -150,13 +151,23 @@ def _build_model(options: schema.Options, mesh: Mesh) -> ModelSetup:
 def _build(setup: ModelSetup) -> Experiment:
   options, model = setup.options, setup.model
   evaluators.best(options)
+  _check_augment(options)
   steps = total_steps(options)
   _check_profile(options.profile, steps)
-  schedule = optimizer.make_schedule(
-    **vars(options.schedule), total_steps=steps, learning_rate=options.learning_rate
+  if options.ema_warmup and not options.ema_decay:
+    raise InputError("config.ema_warmup is True, but no average is kept; set config.ema_decay.")
+  schedule = schedules.make_schedule(
+    **vars(options.schedule),
+    total_steps=steps,
+    steps_per_epoch=_train_split(options).epoch_size(options.batch_size) / options.batch_size,
+    learning_rate=options.learning_rate,
   )
+  layers = functools.partial(models.layer_numbers, options.model["name"])
   tx = optimizer.make_optimizer(
-    **vars(options.optimizer), learning_rate=options.learning_rate, schedule=schedule
+    **vars(options.optimizer),
+    learning_rate=options.learning_rate,
+    layers=layers,
+    schedule=schedule,
   )
   first_state = functools.partial(
     state.first_state, tx=tx, seed=options.seed, ema_decay=options.ema_decay
@@ -179,13 +190,21 @@ def _build(setup: ModelSetup) -> Experiment:
     tx=tx,
     schedule=schedule,
     learning_rate=options.learning_rate,
-    loss=losses.LOSSES[options.loss],
+    loss=losses.make_loss(
+      options.loss,
+      options.num_classes,
+      class_weights=options.class_weights,
+      positive_weights=options.positive_weights,
+    ),
     augment=augment.make_augment(
-      normalize=setup.normalize, num_classes=options.num_classes, mixup_p=options.mixup_p
+      normalize=setup.normalize, num_classes=options.num_classes, **vars(options.augment)
     ),
     grad_accum_steps=options.grad_accum_steps,
     ema_decay=options.ema_decay,
-    multipliers=optimizer.make_multipliers(options.optimizer.lr_multipliers),
+    ema_warmup=options.ema_warmup,
+    multipliers=optimizer.make_multipliers(
+      options.optimizer.lr_multipliers, layer_decay=options.optimizer.layer_decay, layers=layers
+    ),
     param_shardings=shardings.variables["params"],
   )
   return Experiment(
@@ -215,14 +234,40 @@ def _check_batches(options: schema.Options, mesh: Mesh) -> None:
       f"config.batch_size {options.batch_size} is not divisible by {mesh.size} devices × "
       f"{options.grad_accum_steps} accumulation steps; {around} would be."
     )
+  data = options.data
+  if data.repeats > 1 and not data.drop_remainder:
+    raise InputError(f"config.data.repeats is {data.repeats}: it needs data.drop_remainder=True.")
+  if options.batch_size % data.repeats and not data.split_copies:
+    raise InputError(
+      f"config.data.repeats is {data.repeats}, which does not divide config.batch_size {options.batch_size}. "
+      "Change one of them, or let the copies of an image fall into two batches, as DeiT does: "
+      "config.data.split_copies=True."
+    )
+
+
+def _check_augment(options: schema.Options) -> None:
+  several = options.data.labels_per_image
+  for key in ("cutmix_p", "label_smoothing"):
+    value = getattr(options.augment, key)
+    if value and several > 1:
+      raise InputError(
+        f"config.augment.{key} is {value}, but config.data.labels_per_image is {several}: it is for images "
+        f"with one label. Set config.augment.{key}=0, or labels_per_image=1."
+      )
 
 
 def total_steps(options: schema.Options) -> int:
   """Returns the steps of the whole run; raises InputError if there are none.
 
-  Epochs are whole batches drawn from an endless sequence of permutations, so the last is cut.
+  Epochs are whole batches drawn from an endless sequence of permutations, so the last is cut; with
+  data.drop_remainder each is.
   """
-  num_examples = _train_split(options).num_used
+  num_examples = _train_split(options).epoch_size(options.batch_size)
+  if not num_examples:
+    raise InputError(
+      f"config.data.drop_remainder leaves nothing of {_train_split(options).num_used} examples: lower "
+      f"config.batch_size ({options.batch_size})."
+    )
   if options.total_steps is not None:
     steps = options.total_steps
   elif options.total_epochs is not None:
@@ -246,8 +291,9 @@ def _check_profile(profile: schema.Profile, total_steps: int) -> None:
 
 
 def _train_split(options: schema.Options) -> pipeline.SplitSpec:
-  subset = dict(subset_percent=options.data.subset_percent, subset_seed=options.data.subset_seed)
-  return splits.make(options, options.data, "config.data.", **subset)
+  names = ("subset_percent", "subset_seed", "repeats", "drop_remainder")
+  order = {name: getattr(options.data, name) for name in names}
+  return splits.make(options, options.data, "config.data.", **order)
 
 
 def make_predict_step(

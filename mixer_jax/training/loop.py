@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from mixer_jax import evaluators, models, schema
 from mixer_jax.data import loading, pipeline
-from mixer_jax.errors import DivergedError, SaveError
+from mixer_jax.errors import DivergedError, InputError, SaveError
 from mixer_jax.evaluators import Evaluator
 from mixer_jax.parallel import distributed, processes, sharding
 from mixer_jax.parallel.distributed import StopSignal
@@ -62,7 +62,11 @@ def train(
   workdirs.create(directory, config)
   keep = exp.options.checkpoint
   checkpointer = checkpoint.Checkpointer(
-    directory, keep_newest=keep.keep_newest, keep_best=keep.keep_best, provenance=origin
+    directory,
+    keep_newest=keep.keep_newest,
+    keep_best=keep.keep_best,
+    measure=evaluators.measure(exp.options),
+    provenance=origin,
   )
   start_step = int(state.step)
   metrics.log(_headline(exp, measured, directory, start_step))
@@ -173,7 +177,8 @@ class _Run:
         # What is evaluated or saved must be known to be finite.
         self._drain(0 if save or due else STEPS_IN_FLIGHT)
         if due:
-          self._evaluate(step, state, due)
+          with self._saving_on_bad_data(step, state):
+            self._evaluate(step, state, due)
         if save:
           self._save(step, state)
         self._checkpointer.check()
@@ -277,6 +282,21 @@ class _Run:
       if name == self._best:
         self._results = {step: values}
     self._progress.pause(time.perf_counter() - begin)
+
+  @contextlib.contextmanager
+  def _saving_on_bad_data(self, step: int, state: TrainState) -> Iterator[None]:
+    """Saves what was trained before data that cannot be evaluated stop the run.
+
+    Of several processes one alone may have met them, and a save takes all.
+    """
+    try:
+      yield
+    except InputError:
+      if jax.process_count() == 1:
+        self._save(step, state)
+        self._checkpointer.wait()
+        metrics.log(f"saved step {step} in {self._directory}; the same command resumes")
+      raise
 
   def _line(self, name: str, values: dict[str, float]) -> str:
     one = self._evaluators[name]

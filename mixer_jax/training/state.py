@@ -42,12 +42,17 @@ class TrainState(struct.PyTreeNode):
       return self.variables()
     return jax.tree.map(lambda a, x: a.astype(x.dtype), self.ema, self.variables())
 
-  def with_average(self, decay: float) -> "TrainState":
-    """Returns the state with ema ← decay·ema + (1 − decay)·variables; unchanged if no average is kept."""
+  def with_average(self, decay: float, *, warmup: bool = False) -> "TrainState":
+    """Returns the state with ema ← decay·ema + (1 − decay)·variables; unchanged if no average is kept.
+
+    With `warmup` the decay after step n is at most 1 − n^(−2/3), 0 after the first (timm, utils/model_ema.py:
+    ModelEmaV3).
+    """
     if not self.ema:
       return self
+    d: Any = jnp.minimum(decay, 1.0 - self.step ** (-2 / 3)) if warmup else decay
     average = jax.tree.map(
-      lambda a, x: decay * a + (1.0 - decay) * x.astype(jnp.float32), self.ema, self.variables()
+      lambda a, x: d * a + (1.0 - d) * x.astype(jnp.float32), self.ema, self.variables()
     )
     return self.replace(ema=average)
 

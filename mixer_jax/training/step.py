@@ -16,7 +16,8 @@ from jaxtyping import Array
 from mixer_jax import labels
 from mixer_jax.losses import Loss
 from mixer_jax.training import gradients
-from mixer_jax.training.augment import Augment, Normalize
+from mixer_jax.training.augment import Augment
+from mixer_jax.training.normalization import Normalize
 from mixer_jax.training.state import TrainState, Variables
 
 Batch = dict[str, Array]
@@ -32,6 +33,7 @@ def make_train_step(
   augment: Augment,
   grad_accum_steps: int,
   ema_decay: float,
+  ema_warmup: bool,
   multipliers: Callable[[Any], Any],
   param_shardings: Any,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
@@ -42,6 +44,9 @@ def make_train_step(
   the shards that `param_shardings` describes, and their gradients and updates are shards too. Metrics are
   scalars: loss, skipped (rows with mask 0), lr (of this update), l2_grads (before clipping), l2_params,
   l2_updates.
+
+  An optimizer that asks for gradients at other parameters (SAM) gets them of the same batch with the same random draws.
+  Loss, batch statistics and l2_grads are those at the state's own parameters.
   """
 
   def loss_fn(params: Any, part: Batch, batch_stats: Any, key: Array) -> tuple[Array, Any]:
@@ -60,6 +65,7 @@ def make_train_step(
     )
     return jnp.sum(loss(logits, part["target"]) * part["weight"]), updated.get("batch_stats", {})
 
+  tx = optax.with_extra_args_support(tx)
   value_and_grad = gradients.make_value_and_grad(loss_fn, param_shardings, grad_accum_steps)
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
@@ -73,14 +79,18 @@ def make_train_step(
       "index": jnp.arange(len(image)),
       "mask": batch["mask"],
     }
-    (value, batch_stats), grads = value_and_grad(
-      state.params, whole, state.batch_stats, dropout_key
+    others = whole, state.batch_stats, dropout_key
+    (value, batch_stats), grads = value_and_grad(state.params, *others)
+    updates, opt_state = tx.update(
+      grads,
+      state.opt_state,
+      state.params,
+      grad_fn=lambda params, _: value_and_grad(params, *others)[1],
     )
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     new_state = state.replace(
       step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state
-    ).with_average(ema_decay)
+    ).with_average(ema_decay, warmup=ema_warmup)
     metrics = {
       "loss": value,
       "skipped": jnp.sum(batch["mask"] == 0),

@@ -11,7 +11,7 @@ from mixer_jax import configuration, models
 from mixer_jax.errors import InputError
 from mixer_jax.weights import download, files, npz, torch_layout
 from mixer_jax.weights.released import BUCKETS, RELEASED, STORAGE
-from mixer_jax.weights.variables import Variables, check_match, describe
+from mixer_jax.weights.variables import Variables, check_match, check_values, describe
 
 _PUBLIC = tuple(f"gs://{name}/" for name in BUCKETS)
 
@@ -40,6 +40,7 @@ def load(source: str | os.PathLike[str], wanted: Variables | None = None) -> Var
     check_match(variables, wanted, str(source))
     return variables
   spec = describe(variables, str(source))
+  check_values(variables, str(source))
   released = RELEASED.get(str(source))
   if released and (spec.family, spec.fields) != (released.family, released.fields):
     title = models.FAMILIES[released.family].TITLE

@@ -124,7 +124,7 @@ def describe(variables: Mapping[str, Any], where: str = "this tree") -> ModelSpe
 def check_match(variables: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
   """Raises InputError that names another family, or lists what does not fit.
 
-  That is: variables missing, superfluous, of another shape, or not finite numbers.
+  That is: variables missing, superfluous, of another shape, not finite numbers, or negative variances.
 
   Args:
     variables: from a file.
@@ -136,12 +136,24 @@ def check_match(variables: Mapping[str, Any], wanted: Mapping[str, Any], where: 
   problems = _differences(
     {k: tuple(v.shape) for k, v in have.items()}, {k: v.shape for k, v in want.items()}
   )
-  problems += [
-    f"values: {n} has {have[n].dtype} values that are not finite numbers"
-    for n in sorted(set(have) & set(want))
-    if not (jnp.issubdtype(have[n].dtype, np.floating) and np.isfinite(have[n]).all())
-  ]
+  problems += _bad_values({n: have[n] for n in set(have) & set(want)})
   _report(problems, where, "the model")
+
+
+def check_values(variables: Mapping[str, Any], where: str) -> None:
+  """Raises InputError that lists variables with values that no model has."""
+  _report(_bad_values(flatten(variables)), where, "any model")
+
+
+def _bad_values(flat: Mapping[str, Any]) -> list[str]:
+  problems = []
+  for name in sorted(flat):
+    value = flat[name]
+    if not (jnp.issubdtype(value.dtype, np.floating) and np.isfinite(value).all()):
+      problems.append(f"values: {name} has {value.dtype} values that are not finite numbers")
+    elif name.startswith("batch_stats/") and name.endswith("/var") and (value < 0).any():
+      problems.append(f"values: {name}, a variance, has negative values")
+  return problems
 
 
 def _differences(

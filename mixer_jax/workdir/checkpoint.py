@@ -30,7 +30,7 @@ from mixer_jax.workdir.provenance import Provenance
 _METRICS = ocp.JsonCheckpointHandler(METRIC_ITEM_NAME)
 # TensorStore's errors are ValueErrors that begin with a status: "RESOURCE_EXHAUSTED: …"
 _STATUS = re.compile(r"[A-Z]+(_[A-Z]+)*: ")
-_NOT_EVALUATED = -1.0  # worse than any top-1
+_NOT_EVALUATED = -1.0  # worse than any score
 
 
 class Intact(NamedTuple):
@@ -71,20 +71,36 @@ def steps(workdir: epath.Path) -> list[int]:
 
 
 def best_step(workdir: epath.Path) -> int | None:
-  """Step with the best top-1 of those that were evaluated (the later of equals), None without one.
+  """Returns the step with the best score (the later of equals), None if none was evaluated.
 
+  Scores are compared that measure what the newest one measures: a resumed run may choose by another metric.
   Orbax's manager would not open a directory in which one checkpoint's metrics are damaged, and opening it
   takes all processes.
   """
-  top1s = [(_top1_of(workdir, step), step) for step in steps(workdir)]
-  evaluated = [(top1, step) for top1, step in top1s if top1 not in (None, _NOT_EVALUATED)]
-  return max(evaluated)[1] if evaluated else None
+  found = [(score, step) for step in steps(workdir) if (score := _score_of(workdir, step))]
+  evaluated = [(score, step) for score, step in found if score.value != _NOT_EVALUATED]
+  comparable = [(s.value, step) for s, step in evaluated if s.measure == evaluated[-1][0].measure]
+  return max(comparable)[1] if comparable else None
 
 
-def _top1_of(workdir: epath.Path, step: int) -> float | None:
-  """Returns the top-1 that Orbax keeps beside a checkpoint, None if it is unreadable."""
+class _Score(NamedTuple):
+  """What Orbax keeps beside a checkpoint: the score, the larger the better, and what it measures."""
+
+  value: float
+  measure: str
+
+  @classmethod
+  def of(cls, saved: Any) -> "_Score":
+    """Reads it; versions before this one kept a top-1, and not of what."""
+    if "top1" in saved:
+      return cls(float(saved["top1"]), "")
+    return cls(float(saved["score"]), str(saved["measure"]))
+
+
+def _score_of(workdir: epath.Path, step: int) -> _Score | None:
+  """Returns a checkpoint's score, None if it is unreadable."""
   try:
-    return _top1(_METRICS.restore(workdir / "checkpoints" / str(step) / METRIC_ITEM_NAME))
+    return _Score.of(_METRICS.restore(workdir / "checkpoints" / str(step) / METRIC_ITEM_NAME))
   except (OSError, ValueError, KeyError, TypeError):
     return None
 
@@ -94,7 +110,7 @@ def choose(workdir: epath.Path, which: str | int) -> tuple[int, list[str]]:
 
   Args:
     workdir: directory of the run.
-    which: "newest" (intact), "best" by top-1, or a step.
+    which: "newest" (intact), "best" by its score, or a step.
 
   Raises:
     InputError: there is no such checkpoint, or it is damaged.
@@ -143,7 +159,7 @@ def _look(workdir: epath.Path) -> Intact:
     found = (
       checksums.find_damage(workdirs.checkpoint_path(workdir, step)) if newest is None else None
     )
-    if _top1_of(workdir, step) is None:
+    if _score_of(workdir, step) is None:
       found = "its metrics are unreadable"
     if found is not None:
       damaged[step] = f"checkpoint of step {step} is damaged ({found})"
@@ -166,7 +182,8 @@ def quarantine(workdir: epath.Path, intact: Intact) -> None:
 class Checkpointer:
   """Saves train states to `workdir/checkpoints/<step>` in the background.
 
-  Keeps the newest `keep_newest` and the best `keep_best` by top-1 of the evaluation at that step.
+  Keeps the newest `keep_newest`, and the best `keep_best` by their scores. Scores of another measure than
+  this run's count as not evaluated.
   """
 
   def __init__(
@@ -175,37 +192,42 @@ class Checkpointer:
     *,
     keep_newest: int,
     keep_best: int,
+    measure: str = "",
     provenance: Provenance | None = None,
   ):
-    self._workdir, self._provenance = workdir, provenance
+    self._workdir, self._provenance, self._measure = workdir, provenance, measure
     policies = [
       preservation_policy.LatestN(keep_newest),
-      preservation_policy.BestN(get_metric_fn=_top1, n=keep_best),
+      preservation_policy.BestN(get_metric_fn=self._rank, n=keep_best),
     ]
     self._manager = ocp.CheckpointManager(
       workdir / "checkpoints",
       item_handlers=_Handler(),
       options=ocp.CheckpointManagerOptions(
-        best_fn=_top1,
+        best_fn=self._rank,
         preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
         cleanup_tmp_directories=True,
       ),
     )
 
-  def save(self, step: int, state: Any, top1: float | None) -> None:
+  def save(self, step: int, state: Any, score: float | None) -> None:
     """Starts to save; returns as soon as the state may be donated. Raises SaveError.
 
     Args:
       step: finished steps.
       state: the state.
-      top1: of the evaluation at this step, None if there was none.
+      score: of the evaluation at this step, None if there was none.
     """
-    metrics = {"top1": _NOT_EVALUATED if top1 is None else top1}
+    metrics = {"score": _NOT_EVALUATED if score is None else score, "measure": self._measure}
     with self._reporting():
       if step not in self._manager.all_steps():
         origin = self._provenance and dataclasses.replace(self._provenance, step=step)
         args: Any = _Save(state, provenance=origin)
         self._manager.save(step, args=args, metrics=metrics, force=True)
+
+  def _rank(self, saved: Any) -> float:
+    score = _Score.of(saved)
+    return score.value if score.measure == self._measure else _NOT_EVALUATED
 
   def check(self) -> None:
     """Raises SaveError if a save in the background failed (on a full disk, say)."""
@@ -248,7 +270,3 @@ def last_good(workdir: epath.Path) -> str:
   return (
     f"the last good checkpoint is that of step {saved[-1]}" if saved else "no checkpoint was saved"
   )
-
-
-def _top1(metrics: Any) -> float:
-  return float(metrics["top1"])

@@ -4,7 +4,9 @@ Every checkpoint carries it as provenance.json. A run resumes if its configurati
 checkpoint, but for the keys that may change.
 """
 
+import contextlib
 import dataclasses
+import fnmatch
 import json
 import secrets
 from collections.abc import Iterable, Mapping
@@ -86,7 +88,7 @@ def read(workdir: epath.Path, step: int) -> Provenance | None:
   """Reads the provenance of a checkpoint, None if it is of before there was one.
 
   Raises:
-    InputError: it is of another format; the value at fault is named.
+    InputError: it is of another format or step, or no text that can be printed; the value at fault is named.
   """
   path = workdirs.checkpoint_path(workdir, step) / _FILE
   if not path.exists():
@@ -99,6 +101,11 @@ def read(workdir: epath.Path, step: int) -> Provenance | None:
     raise InputError(f"{path} is not JSON: {e}") from e
   found = _made(Provenance, content, str(path))
   splits = {k: _made(Split, v, f"{path}.splits.{k}") for k, v in found.splits.items()}
+  if found.step != step:
+    raise InputError(f"{path}.step is {found.step}, but the checkpoint is that of step {step}.")
+  for name in found.class_names:
+    if not name.isprintable():
+      raise InputError(f"{path}.class_names has {name!r}, which cannot be printed.")
   return dataclasses.replace(found, splits=splits)
 
 
@@ -126,9 +133,10 @@ def resume(
   before = None if step is None else read(workdir, step)
   last = workdirs.find_config(workdir)
   saved = before.configuration if before else last
-  _check_keys(
-    allow_change, {**configuration.flatten(saved or {}), **configuration.flatten(new.configuration)}
-  )
+  keys = {**configuration.flatten(saved or {}), **configuration.flatten(new.configuration)}
+  added = {*new.configuration["may_change"]} - {*schema.Options.may_change}
+  _check_keys("--allow_change", allow_change, keys)
+  _check_keys("config.may_change", sorted(added), keys)
   if saved is None:
     return new
   if (
@@ -140,8 +148,8 @@ def resume(
     come_and_gone |= _evaluators(before.configuration) ^ _evaluators(new.configuration)
   may_change = [*new.configuration["may_change"], *(f"evaluators.{name}" for name in come_and_gone)]
   _check_version(workdir, saved, may_change)
-  old = configuration.flatten(saved) | _records(before, new)
-  now = configuration.flatten(new.configuration) | _records(before and new, new)
+  old = _comparable(saved) | _records(before, new)
+  now = _comparable(new.configuration) | _records(before and new, new)
   changed = configuration.differences(old, now, may_change)
   refused = configuration.differences(old, now, [*may_change, *allow_change])
   if refused:
@@ -153,6 +161,16 @@ def resume(
   if changed:
     metrics.log("changed, as --allow_change permits:\n  " + "\n  ".join(changed))
   return dataclasses.replace(new, run=before.run) if before else new
+
+
+def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the keys and their values, of those that can be written in several ways the one for people."""
+  flat = configuration.flatten(config)
+  with contextlib.suppress(
+    InputError, KeyError, TypeError
+  ):  # damaged, as the differences will show
+    flat["image_size"] = schema.joined(*schema.sides(flat["image_size"]))
+  return flat
 
 
 def _evaluators(config: Mapping[str, Any]) -> set[str]:
@@ -175,12 +193,12 @@ def _records(provenance: Provenance | None, new: Provenance) -> dict[str, str]:
   }
 
 
-def _check_keys(allow_change: tuple[str, ...], keys: Iterable[str]) -> None:
+def _check_keys(where: str, patterns: Iterable[str], keys: Iterable[str]) -> None:
   known = {key.rsplit(".", n)[0] for key in keys for n in range(key.count(".") + 1)}
-  for key in allow_change:
-    if key not in known:
-      hint = configuration.nearest(key, sorted(known))
-      raise InputError(f"--allow_change={key}: the configuration has no such key or section.{hint}")
+  for pattern in patterns:
+    if not fnmatch.filter(known, pattern):
+      hint = configuration.nearest(pattern, sorted(known))
+      raise InputError(f"{where}: the configuration has no key or section {pattern!r}.{hint}")
 
 
 def _check_version(

@@ -62,7 +62,10 @@ def test_a_prepared_data_set_holds_the_files(tmp_path, monkeypatch):
   rng = np.random.default_rng(0)
   monkeypatch.setattr(fashion_mnist, "_SPLITS", {"train": ("train", 5), "test": ("t10k", 3)})
   monkeypatch.setattr(fashion_mnist, "DIRECTORY", tmp_path)
-  monkeypatch.setattr(fashion_mnist.read_split, "__defaults__", (tmp_path,))
+  for function in (fashion_mnist.read_split, fashion_mnist.is_installed):
+    monkeypatch.setattr(function, "__defaults__", (tmp_path,))
+  with pytest.raises(InputError, match="apt install dataset-fashion-mnist"):
+    sources.describe("fashion_mnist_debian", str(tmp_path / "tfds"))
   written = {}
   for split, (stem, count) in fashion_mnist._SPLITS.items():
     images = rng.integers(0, 256, (count, 28, 28), np.uint8)
@@ -70,12 +73,12 @@ def test_a_prepared_data_set_holds_the_files(tmp_path, monkeypatch):
     (tmp_path / f"{stem}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(images)))
     (tmp_path / f"{stem}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels)))
     written[split] = {image.tobytes(): int(c) for image, c in zip(images, labels, strict=True)}
-  directory = fashion_mnist.prepare(str(tmp_path / "tfds"))
-  assert fashion_mnist.prepare(str(tmp_path / "tfds")) == directory
   from mixer_jax.data.decode import decode_image
 
   for split, expected in written.items():
-    source = sources.open_source(dataset=directory, data_dir=None, split=split, label=None)
+    source = sources.open_source(
+      dataset="fashion_mnist_debian", data_dir=str(tmp_path / "tfds"), split=split, label=None
+    )
     read = {
       np.ascontiguousarray(decode_image(e["image"])[..., 0]).tobytes(): int(e["label"])
       for e in (source[i] for i in range(len(source)))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mixer_jax.data import ops, randaugment
+from mixer_jax.data.preprocess import Preprocess
 from mixer_jax.errors import BadRecordError, InputError
 from tests.conftest import GOLDEN
 
@@ -45,7 +46,7 @@ def test_decoding_is_tensorflows(golden, name):
   ],
 )
 def test_evaluation_pipelines_are_the_authors(golden, name, text, key):
-  result = ops.Preprocess(text, (224, 224, 3))({"image": jpeg(name), "label": 3}, RNG)
+  result = Preprocess(text, (224, 224, 3))({"image": jpeg(name), "label": 3}, RNG)
   np.testing.assert_array_equal(result["image"], golden[f"{name}/{key}"])
   assert result["label"] == 3
 
@@ -78,7 +79,7 @@ def test_default_sizes_follow_the_papers_ratio(golden):
     ("decode|resize_small(256)|central_crop", "decode|resize_small|central_crop"),
     ("decode|resize(size_px=256)|central_crop", "decode|resize|central_crop"),
   ):
-    a, b = (ops.Preprocess(t, (224, 224, 3))(example, RNG)["image"] for t in (explicit, default))
+    a, b = (Preprocess(t, (224, 224, 3))(example, RNG)["image"] for t in (explicit, default))
     np.testing.assert_array_equal(a, b)
   resized = ops.resize_small((448, 448))({"image": golden["photo_china/decoded"], "label": 0}, RNG)
   assert min(resized["image"].shape[:2]) == 512
@@ -133,7 +134,7 @@ def test_fast_resizing_rounds_what_the_exact_one_truncates():
 @pytest.mark.parametrize("name", ALL)
 def test_a_fused_crop_draws_and_shows_what_two_operations_do(name):
   """ "decode|inception_crop" decodes only its box; the pixels and what is drawn stay the same."""
-  fused = ops.Preprocess("decode|inception_crop(area_min=20)|flip", (96, 96, 3))
+  fused = Preprocess("decode|inception_crop(area_min=20)|flip", (96, 96, 3))
   apart = [ops.decode(3), ops.inception_crop((96, 96), area_min=20.0), ops.flip()]
   for seed in range(12):
     example = {"image": jpeg(name), "label": 1}
@@ -153,8 +154,7 @@ def test_fast_crops_are_close_to_exact_ones():
   data = cv2.imencode(".jpg", photo)[1]
   example = {"image": data.tobytes(), "label": 0}
   exact, fast = (
-    ops.Preprocess(f"decode(mode='{m}')|inception_crop|flip", (96, 96, 3))
-    for m in ("exact", "fast")
+    Preprocess(f"decode(mode='{m}')|inception_crop|flip", (96, 96, 3)) for m in ("exact", "fast")
   )
   for seed in range(10):
     a, b = (p(example, np.random.default_rng(seed)) for p in (exact, fast))
@@ -164,7 +164,7 @@ def test_fast_crops_are_close_to_exact_ones():
 
 
 def test_what_was_drawn_can_be_replayed():
-  pipeline = ops.Preprocess("decode|inception_crop|flip|randaugment(2, 15)", (64, 64, 3))
+  pipeline = Preprocess("decode|inception_crop|flip|randaugment(2, 15)", (64, 64, 3))
   for seed in range(20):
     got = pipeline({"image": jpeg("photo_coffee"), "label": 1}, np.random.default_rng(seed))
     (_, (y, x, h, w)), (_, mirrored), (_, draws) = got["drawn"]
@@ -232,7 +232,7 @@ def test_flip_mirrors_half_of_the_images():
 
 
 def test_a_pipeline_is_pure_and_pickles(golden):
-  pipeline = ops.Preprocess("decode|inception_crop|flip|randaugment(2, 15)", (224, 224, 3))
+  pipeline = Preprocess("decode|inception_crop|flip|randaugment(2, 15)", (224, 224, 3))
   example = {"image": jpeg("photo_coffee"), "label": 1}
   first = pipeline(example, np.random.default_rng(7))["image"]
   again = pickle.loads(pickle.dumps(pipeline))(example, np.random.default_rng(7))["image"]
@@ -260,14 +260,12 @@ def test_a_pipeline_is_pure_and_pickles(golden):
 )
 def test_bad_pipelines_are_named(text, message):
   with pytest.raises(InputError, match=message):
-    ops.Preprocess(text, (224, 224, 3))
+    Preprocess(text, (224, 224, 3))
 
 
 def test_a_pipeline_that_leaves_another_size_is_refused():
   with pytest.raises(InputError, match=r"instead of \(224, 224\)"):
-    ops.Preprocess("decode|resize(256)", (224, 224, 3))(
-      {"image": jpeg("photo_china"), "label": 0}, RNG
-    )
+    Preprocess("decode|resize(256)", (224, 224, 3))({"image": jpeg("photo_china"), "label": 0}, RNG)
 
 
 # --- rectangles, grey and alpha ---------------------------------------------------------------------
@@ -276,7 +274,8 @@ RECTANGLE = (24, 40)
 PIPELINES = [
   "decode|inception_crop(area_min=20)|flip", "decode(mode='fast')|inception_crop|flip", "decode|resize_small|central_crop",
   "decode|resize|random_crop", "decode|resize(30, 50)|central_crop", "decode|resize(24, 40)|permute_patches(8)",
-  "decode|resize(24, 40)|permute_pixels",
+  "decode|resize(24, 40)|permute_pixels", "decode|random_resized_crop(interpolation='random')|flip",
+  "decode|resize_short|central_crop(rounding='even')",
 ]  # fmt: skip
 
 
@@ -286,7 +285,7 @@ def encoded(image, extension=".png"):
 
 
 def run(text, image, channels, extension=".png"):
-  preprocess = ops.Preprocess(text, (*RECTANGLE, channels))
+  preprocess = Preprocess(text, (*RECTANGLE, channels))
   return preprocess(encoded(image, extension), np.random.default_rng(3))
 
 
@@ -335,4 +334,4 @@ def test_alpha_goes_with_its_pixels(text):
 
 def test_randaugment_has_no_alpha():
   with pytest.raises(InputError, match="image_channels must be 1 or 3"):
-    ops.Preprocess("decode|randaugment(2, 15)", (16, 16, 4))
+    Preprocess("decode|randaugment(2, 15)", (16, 16, 4))

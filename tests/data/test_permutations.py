@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from mixer_jax.data import ops, permutations
+from mixer_jax.data import permutations
+from mixer_jax.data.preprocess import Preprocess
 from mixer_jax.errors import InputError
 
 SIZE, PATCH = 12, 4
@@ -51,7 +52,7 @@ def test_pixels_leave_their_patches():
 def test_as_operations_they_are_the_same_for_every_image(name):
   def run(image, rng_seed):
     encoded = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
-    pipeline = ops.Preprocess(f"decode|{name}", (SIZE, SIZE, 3))
+    pipeline = Preprocess(f"decode|{name}", (SIZE, SIZE, 3))
     example = {"image": encoded, "label": 0}
     return pipeline(example, np.random.default_rng(rng_seed))["image"]
 
@@ -61,7 +62,7 @@ def test_as_operations_they_are_the_same_for_every_image(name):
   np.testing.assert_array_equal(
     run(IMAGE, 3).reshape(-1, 3), IMAGE.reshape(-1, 3)[order.astype(int)]
   )
-  other = ops.Preprocess(f"decode|{name.replace('seed=1', 'seed=2')}", (SIZE, SIZE, 3))
+  other = Preprocess(f"decode|{name.replace('seed=1', 'seed=2')}", (SIZE, SIZE, 3))
   encoded = cv2.imencode(".png", positions)[1].tobytes()
   assert np.any(
     other({"image": encoded, "label": 0}, np.random.default_rng(0))["image"][..., 0].ravel()
@@ -71,4 +72,4 @@ def test_as_operations_they_are_the_same_for_every_image(name):
 
 def test_the_patch_must_divide_the_image():
   with pytest.raises(InputError, match="patch_size 5 does not divide the image of 12x12"):
-    ops.Preprocess("decode|permute_patches(5)", (SIZE, SIZE, 3))
+    Preprocess("decode|permute_patches(5)", (SIZE, SIZE, 3))

@@ -1,12 +1,16 @@
 """What a batch holds is a function of (seed, step) alone; every example once an epoch."""
 
+import hashlib
+import json
 import pickle
 
 import numpy as np
 import pytest
 
-from mixer_jax.data import loading, ops, pipeline, sources
+from mixer_jax.data import loading, pipeline, sources
+from mixer_jax.data.preprocess import Preprocess
 from mixer_jax.errors import InputError
+from tests.conftest import GOLDEN
 from tests.tfds_sets import Numbered
 
 SIZE = 8
@@ -15,7 +19,7 @@ SIZE = 8
 def spec(num_examples, text="decode|inception_crop(area_min=50)", **changes):
   fields = dict(
     dataset="numbered", data_dir=None, split="train", label=None, num_examples=num_examples,
-    num_classes=1000, labels_per_image=1, ops=ops.Preprocess(text, (SIZE, SIZE, 3)), on_bad_record="stop",
+    num_classes=1000, labels_per_image=1, ops=Preprocess(text, (SIZE, SIZE, 3)), on_bad_record="stop",
   )  # fmt: skip
   return pipeline.SplitSpec(**{**fields, **changes})
 
@@ -67,7 +71,9 @@ def test_an_examples_randomness_belongs_to_seed_epoch_and_index():
   def crops(batches, steps):
     found = {}
     for step in range(steps):
-      for (epoch, index), image in zip(batches.indices(step), batches[step]["image"], strict=True):
+      for (epoch, index, _), image in zip(
+        batches.indices(step), batches[step]["image"], strict=True
+      ):
         found[epoch, index] = image
     return found
 
@@ -81,11 +87,41 @@ def test_an_examples_randomness_belongs_to_seed_epoch_and_index():
 
 def test_no_two_examples_share_random_numbers():
   draws = {
-    tuple(pipeline.example_rng(seed, epoch, index).integers(0, 2**63, 4))
-    for seed in (0, 1) for epoch in range(5) for index in range(50)
+    tuple(pipeline.example_rng(seed, epoch, index, copy).integers(0, 2**63, 4))
+    for seed in (0, 1) for epoch in range(5) for index in range(50) for copy in range(3)
   }  # fmt: skip
-  assert len(draws) == 500
-  assert len({d for draw in draws for d in draw}) == 2000
+  assert len(draws) == 1500
+  assert len({d for draw in draws for d in draw}) == 6000
+
+
+def test_repeated_augmentation_reads_what_deits_sampler_reads():
+  """DeiT's four processes of one epoch, whose rows together are ours (tests/golden/family)."""
+  misc = json.loads((GOLDEN / "family" / "aug_misc.json").read_text())
+  recorded = misc["repeated_augmentation"][1]
+  order, ranks = recorded["permutation"], recorded["per_rank"]
+  rows = len(ranks) * ranks[0]["num_selected"]
+  batches = train_batches(700, batch_size=rows, repeats=3, drop_remainder=True)
+  batches._order = [*order, *reversed(order)]
+  read = [index for _, index, _ in batches.indices(0)]
+  for rank, theirs in enumerate(ranks):
+    ours = np.array(read[rank :: len(ranks)], np.int64)
+    assert ours[:40].tolist() == theirs["first40"]
+    assert hashlib.sha256(ours.tobytes()).hexdigest() == theirs["sha256"]
+  assert batches.indices(1)[:2] == [(1, order[-1], 0), (1, order[-1], 1)]
+
+
+def test_copies_are_processed_anew_and_epochs_keep_their_length():
+  """50 images, 12 a batch: 48 rows are an epoch, of 16 images three times."""
+  batches = train_batches(repeats=3, drop_remainder=True)
+  stream = labels(batches, 8).reshape(2, 16, 3)
+  np.testing.assert_array_equal(stream, stream[..., :1].repeat(3, axis=-1))
+  assert all(len(set(epoch)) == 16 for epoch in stream[..., 0])
+  images = batches[0]["image"]
+  assert not any(np.array_equal(images[i], images[i + 1]) for i in (0, 1, 3, 4))
+  parts = [
+    train_batches(repeats=3, drop_remainder=True, rows=r) for r in np.array_split(np.arange(12), 5)
+  ]
+  assert_same({k: np.concatenate([p[5][k] for p in parts]) for k in batches[5]}, batches[5])
 
 
 @pytest.mark.parametrize("processes", [2, 3, 4, 8])
@@ -112,7 +148,7 @@ def test_seeking_needs_no_state_and_no_table():
   batches = train_batches(num_examples=14_000_000, total_steps=10**9)
   far = batches.indices(10**8)
   assert far == pickle.loads(pickle.dumps(batches)).indices(10**8)
-  assert {epoch for epoch, _ in far} == {12 * 10**8 // 14_000_000}
+  assert {epoch for epoch, *_ in far} == {12 * 10**8 // 14_000_000}
 
 
 @pytest.mark.parametrize(("batch_size", "padded"), [(7, 8), (50, 52), (64, 64), (1, 4)])

@@ -1,9 +1,13 @@
 """ViT and BiT ResNet-v2 against NumPy, their published sizes, and their draws."""
 
+import functools
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 from numpy.lib.stride_tricks import sliding_window_view
 
 from mixer_jax import models
@@ -224,6 +228,34 @@ def test_vits_last_block_is_dropped_at_stochastic_depth_1_and_its_first_is_kept(
   first, last = blocks(train=True, rngs=rngs)
   np.testing.assert_allclose(first, blocks()[0], atol=1e-6)
   np.testing.assert_array_equal(first, last)
+
+
+MIXER = dict(
+  num_classes=5, patch_size=4, num_blocks=2, hidden_dim=16, tokens_mlp_dim=8, channels_mlp_dim=24
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  ("family", "fields", "last_of_branches"),
+  [
+    ("mixer", MIXER, r"MixerBlock_1/.*_mixing/Dense_1/"),
+    ("vit", VIT, r"Transformer/encoderblock_1/(.*_1/out|MlpBlock_3/Dense_1)/"),
+  ],
+)
+def test_kept_branches_are_divided_where_asked_for(family, fields, last_of_branches):
+  """The last block keeps both branches of an image with probability ¼, and they are twice as large then."""
+  model, tree = families.random_variables(family, 16, 16, **fields)
+  model = model.clone(stoch_depth=0.5, stoch_depth_rescale=True)
+  flat = traverse_util.flatten_dict(tree, sep="/")
+  last = [k for k in flat if re.match("params/" + last_of_branches, k)]
+  assert len(last) == 4
+  doubled = traverse_util.unflatten_dict(flat | {k: 2 * flat[k] for k in last}, sep="/")
+  image = families.image(1, 16, 16, 3)
+  apply = jax.jit(functools.partial(model.apply, train=True, rngs={"dropout": jax.random.key(0)}))
+  logits = apply(tree, jnp.tile(image, (1000, 1, 1, 1)))
+  both = np.abs(logits - model.apply(doubled, image)).max(-1) < 1e-5
+  assert abs(both.mean() - 0.25) < 0.05
+  assert np.abs(logits - model.apply(tree, image)).max(-1).min() > 1e-3
 
 
 @pytest.mark.parametrize(("family", "fields"), SMALLEST, ids=["vit", "resnet"])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mixer_jax import models, weights
+from mixer_jax.errors import InputError
 from mixer_jax.weights import torch_layout, variables
 from tests import families
 from tests.conftest import GOLDEN
@@ -155,6 +156,15 @@ def test_weights_go_to_torch_and_back_to_the_bit(family, layout, tmp_path):
   assert weights.describe(again).fields == TINY[family]
   weights.save_npz(tmp_path / "x.npz", tree)
   jax.tree.map(np.testing.assert_array_equal, weights.load(tmp_path / "x.npz"), tree)
+
+
+def test_a_negative_variance_is_refused(tmp_path):
+  flat = variables.flatten(weights.load(GOLDEN / "convmlp.safetensors"))
+  name = "batch_stats/stem/BatchNorm_0/var"
+  changed = variables.unflatten({**flat, name: flat[name] - 10})
+  weights.save_npz(tmp_path / "changed.npz", changed)
+  with pytest.raises(InputError, match=rf"values: {name}"):
+    weights.load(tmp_path / "changed.npz")
 
 
 def test_a_state_dictionary_of_theirs_comes_back_to_the_bit():

@@ -10,7 +10,7 @@ import pytest
 
 SMALL = (
   "--config=configs/quickstart.py", "--config.model.num_blocks=1", "--config.model.stoch_depth=0.0",
-  "--config.mixup_p=0.0", "--config.optimizer.name=momentum",
+  "--config.augment.mixup_p=0.0", "--config.optimizer.name=momentum",
 )  # fmt: skip
 # By hand: stem, block (norms, token mixing, channel mixing), norm, head.
 PARAMETERS = (

@@ -11,7 +11,8 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from mixer_jax.data import ops, pipeline
+from mixer_jax.data import pipeline
+from mixer_jax.data.preprocess import Preprocess
 from mixer_jax.errors import InputError
 from mixer_jax.tools import prepare
 from tests import runs
@@ -97,7 +98,7 @@ def test_prints_the_flags_that_train_on_it(tmp_path, capsys):
       labels_per_image=1,
       num_examples=int(found[f"{place}.num_examples"]),
       num_classes=int(found["num_classes"]),
-      ops=ops.Preprocess("decode|resize(8)", (8, 8, 3)),
+      ops=Preprocess("decode|resize(8)", (8, 8, 3)),
       on_bad_record="stop",
     )
     assert len(spec.open()) == spec.num_examples

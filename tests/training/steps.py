@@ -12,8 +12,11 @@ from tests.marks import long
 SHARDED = ("head/bias=replicate", "stem/kernel=3", ".*=0")
 
 
-def build(num_devices, fsdp=1, **changes):
-  config = small_config(mixup_p=0.5, **changes)
+def build(num_devices, fsdp=1, keys=(), **changes):
+  """Returns an experiment with drop path, dropout and mixup; `keys` are dotted ones of sections and their values."""
+  config = small_config(**changes)
+  config.augment.mixup_p = 0.5
+  config.update_from_flattened_dict(dict(keys))
   config.model.stoch_depth = 0.5
   config.model.dropout_rate = 0.1
   shard(config, num_devices, fsdp)

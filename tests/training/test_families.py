@@ -71,9 +71,14 @@ def test_batch_statistics_and_accumulation_exclude_each_other():
 
 @pytest.fixture(scope="module", params=["res_mlp", "conv_mlp"])
 def run(request, tmp_path_factory):
-  """A run of 8 steps, stopped after 3 and resumed, and the configuration; and one that was not stopped."""
+  """A family, the directories of a run of 8 steps and of one that was stopped after 3 and resumed.
+
+  With all that has a state of its own or asks the family: LAMB, SAM, rates by layer, an average that warms up.
+  """
   config = with_family(small_config(total_steps=8), request.param, quickstart.MODELS[request.param])
-  config.checkpoint.every_steps, config.model.stoch_depth, config.ema_decay = 3, 0.2, 0.5
+  config.checkpoint.every_steps, config.model.stoch_depth = 3, 0.2
+  config.ema_decay, config.ema_warmup = 0.5, True
+  config.optimizer.update(name="lamb", sam_rho=0.05, layer_decay=0.9)
   undisturbed, resumed = (tmp_path_factory.mktemp(name) for name in ("undisturbed", "resumed"))
   loop.train(config, str(undisturbed))
   with pytest.raises(SystemExit):

@@ -15,7 +15,8 @@ from tests.training.steps import MESHES, batches, build, flat, put, shard
 @functools.cache
 def gradients(num_devices, fsdp, accum, masked):
   """Returns the gradients of a step from a state with a non-zero head, by momentum SGD's trace."""
-  config = small_config(mixup_p=0.5, grad_accum_steps=accum)
+  config = small_config(grad_accum_steps=accum)
+  config.augment.mixup_p = 0.5
   config.model.stoch_depth = 0.5
   shard(config, num_devices, fsdp)
   config.optimizer.name, config.optimizer.clip_norm = "momentum", None

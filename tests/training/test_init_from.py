@@ -223,12 +223,12 @@ def test_what_did_not_help_in_fine_tuning():
   """Appendix A: mixup, Polyak averaging, Inception crop."""
   arg = "model=B/16,dataset=cifar10,mixup=0.2,polyak=0.9999,crop=inception"
   config = finetune_config.get_config(arg)
-  assert (config.mixup_p, config.ema_decay) == (0.2, 0.9999)
+  assert (config.augment.mixup_p, config.ema_decay) == (0.2, 0.9999)
   assert config.data.ops == "decode|inception_crop|flip"
   assert config.evaluators.val.ops == "decode|resize|central_crop"
   build(config)
   plain = finetune_config.get_config("model=B/16,dataset=cifar10")
-  assert (plain.mixup_p, plain.ema_decay) == (0.0, 0.0)
+  assert (plain.augment.mixup_p, plain.ema_decay) == (0.0, 0.0)
   assert plain.data.ops == "decode|resize|random_crop|flip"
 
 
@@ -256,7 +256,11 @@ def test_the_papers_settings():
   assert (config.optimizer.name, config.optimizer.momentum, config.optimizer.clip_norm) == (
     "momentum", 0.9, 1.0,
   )  # fmt: skip
-  assert (config.optimizer.weight_decay, config.mixup_p, config.model.stoch_depth) == (0, 0, 0)
+  assert (config.optimizer.weight_decay, config.augment.mixup_p, config.model.stoch_depth) == (
+    0,
+    0,
+    0,
+  )
   assert (config.schedule.decay, config.loss, config.learning_rate) == (
     "cosine", "softmax_xent", 0.06,
   )  # fmt: skip

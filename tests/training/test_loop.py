@@ -132,6 +132,20 @@ def test_newest_and_best_are_kept(tmp_path):
   assert results["top1"] == best
 
 
+def test_only_scores_of_one_measure_are_compared(tmp_path):
+  """A run that goes on by top-5, the larger number, keeps and chooses its best by top-5 alone."""
+  config = small_config(total_steps=24, best="val/top5")
+  config.evaluators.val.every_steps, config.checkpoint.every_steps = 6, 6
+  with pytest.raises(SystemExit):
+    loop.train(config, str(tmp_path), runs.StopAfter(10))
+  before = steps_of(tmp_path)
+  config.best = "val/top1"
+  loop.train(config, str(tmp_path), allow_change=["best"])
+  top1 = {r["step"]: r["val/top1"] for r in runs.records(tmp_path) if "val/top1" in r}
+  later = {step: value for step, value in top1.items() if step > max(before)}
+  assert later[checkpoint.best_step(epath.Path(tmp_path))] == max(later.values())
+
+
 def stopped_run(tmp_path):
   """A run that was stopped with checkpoints of several steps; returns the configuration."""
   config = averaging()
@@ -350,6 +364,8 @@ def test_weights_that_do_not_fit_are_listed(undisturbed, tmp_path):
     ("data", "split", "trian", r"split 'trian' .* Did you mean 'train'"),
     ("data", "split", "train[:50%]", r"data\.num_examples is 1437, .* has 718"),
     ("evaluators.val", "split", "validation", r"split 'validation' .*"),
+    ("data", "ops", "decode|resize(20)", r"data\.ops .* leaves \(20, 20\)"),
+    ("evaluators.val", "ops", "decode|resize(20)", r"val\.ops .* leaves \(20, 20\)"),
     ("evaluators.val", "num_examples", 100, r"val\.num_examples is 100, .* has 360"),
   ],
 )
@@ -372,6 +388,9 @@ def test_damaged_records_stop_or_are_counted(tmp_path, capsys):
   config.data.num_examples, config.evaluators.val.num_examples = 40, 20
   with pytest.raises(InputError, match=r"bad record \d+ of .*damaged.* test: .*PNG"):
     loop.train(config, str(tmp_path / "stop"))
+  assert steps_of(tmp_path / "stop") == [
+    4
+  ]  # what was trained is saved before the evaluation's error
   config.data.on_bad_record = "skip"  # what the message says, for the same run
   results = loop.train(config, str(tmp_path / "stop"))
   assert results["count"] == 18

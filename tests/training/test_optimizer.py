@@ -1,21 +1,29 @@
-"""Optimizers and schedules against five recorded updates of the authors' code."""
+"""Optimizers against recorded updates: five of the authors' code, three of torch's AdamW and of timm's LAMB."""
 
+import functools
 import re
 
 import jax
 import numpy as np
+import optax
 import pytest
 from flax import traverse_util
 
+from mixer_jax import models, schema
 from mixer_jax.errors import InputError
 from mixer_jax.training import optimizer
+from mixer_jax.training.schedule import make_schedule
+from mixer_jax.weights import torch_layout
+from tests import families
 from tests.conftest import GOLDEN, subtree
 
-ADAM = dict(
-  name="adam", learning_rate=0.001, b1=0.9, b2=0.999, eps=1e-8, momentum=0.9,
-  accumulator_dtype="float32", weight_decay=1e-4, weight_decay_scale="schedule", clip_norm=1.0,
-  lr_multipliers=(),
-)  # fmt: skip
+
+def section(**keys):
+  """Returns config.optimizer and what comes with it, with these changes."""
+  return dict(vars(schema.Optimizer()), layers=dict.fromkeys, **keys)
+
+
+ADAM = section(learning_rate=0.001, weight_decay=1e-4, weight_decay_scale="schedule")
 MOMENTUM = {**ADAM, "name": "momentum", "learning_rate": 0.03, "weight_decay": 0.0}
 
 
@@ -24,15 +32,13 @@ def golden():
   return dict(np.load(GOLDEN / "optimizer.npz"))
 
 
-def schedule(decay, *, total_steps, warmup_steps, learning_rate, unit="peak"):
-  return optimizer.make_schedule(
-    decay=decay, total_steps=total_steps, warmup_steps=warmup_steps, learning_rate=learning_rate,
-    linear_end=1e-5, linear_end_unit=unit,
-  )  # fmt: skip
+def schedule(learning_rate, **keys):
+  keys = vars(schema.Schedule(warmup_steps=3, **keys))
+  return make_schedule(**keys, total_steps=10, steps_per_epoch=5, learning_rate=learning_rate)
 
 
-BV_SCHEDULE = schedule("linear", total_steps=10, warmup_steps=3, learning_rate=0.001)
-VT_SCHEDULE = schedule("cosine", total_steps=10, warmup_steps=3, learning_rate=0.03)
+BV_SCHEDULE = schedule(0.001)
+VT_SCHEDULE = schedule(0.03, decay="cosine")
 
 
 def run(golden, **settings):
@@ -98,33 +104,6 @@ def test_momentum_is_vision_transformers_in_bfloat16(golden):
   assert_close(opt_state[1].trace, subtree(golden, "vt_bf16_trace/"), 5e-7)
 
 
-def test_schedules_are_the_authors(golden):
-  steps = np.arange(11)
-  close = dict(rtol=1e-5, atol=1e-7)
-  np.testing.assert_allclose(BV_SCHEDULE(steps), golden["bv_schedule"], **close)
-  np.testing.assert_allclose(0.03 * VT_SCHEDULE(steps), golden["vt_schedule"], **close)
-  long = schedule("linear", total_steps=92897, warmup_steps=10000, learning_rate=0.001)
-  steps, multipliers = golden["bv_schedule_i1k300ep"].T
-  np.testing.assert_allclose(long(steps), multipliers, **close)
-  cifar = schedule("cosine", total_steps=10000, warmup_steps=500, learning_rate=0.03)
-  steps, rates = golden["vt_schedule_cifar10_10k"].T
-  np.testing.assert_allclose(0.03 * cifar(steps), rates, **close)
-
-
-def test_linear_end_in_both_units():
-  relative = schedule("linear", total_steps=10, warmup_steps=0, learning_rate=0.01)
-  absolute = schedule(
-    "linear", total_steps=10, warmup_steps=0, learning_rate=0.01, unit="learning_rate"
-  )
-  np.testing.assert_allclose(0.01 * relative(10), 1e-7, rtol=1e-5)
-  np.testing.assert_allclose(0.01 * absolute(10), 1e-5, rtol=1e-5)
-
-
-def test_warmup_must_be_shorter_than_the_run():
-  with pytest.raises(InputError, match="warmup_steps is 10, but the run has 10 steps"):
-    schedule("linear", total_steps=10, warmup_steps=10, learning_rate=0.01)
-
-
 RULES = ("head/.*=0.5", r".*LayerNorm_\d+/.*=0", "Dense_0/bias=3")
 
 
@@ -171,3 +150,129 @@ def test_frozen_gradients_do_not_count_in_the_global_norm(golden):
 def test_bad_multipliers_are_named(golden, rule, message):
   with pytest.raises(InputError, match=re.escape(f"lr_multipliers: {message}")):
     run(golden, **MOMENTUM | {"schedule": VT_SCHEDULE, "lr_multipliers": (rule,)})
+
+
+RECIPE = section(weight_decay=0.05, weight_decay_on="multidimensional")
+
+
+def updated(golden, init, grads, steps, **settings):
+  """Returns the parameters after each recorded gradient; names are those of the file, split at "/" or "."."""
+  tx = optimizer.make_optimizer(**settings)
+  nested = lambda prefix: traverse_util.unflatten_dict(  # noqa: E731
+    {tuple(re.split("[/.]", k.removeprefix(prefix))): v for k, v in golden.items() if k.startswith(prefix)}
+  )  # fmt: skip
+  params = jax.tree.map(jax.numpy.asarray, nested(init))
+  state, history = tx.init(params), []
+  for step in range(steps):
+    updates, state = jax.jit(tx.update)(nested(grads.format(step)), state, params)
+    params = optax.apply_updates(params, updates)
+    history.append(traverse_util.flatten_dict(params, sep="."))
+  return history
+
+
+@pytest.mark.parametrize(("name", "clip_norm"), [("noclip", None), ("clip5", 5.0)])
+def test_adamw_is_torchs(name, clip_norm):
+  """gamma_1 of the shape (1, 1, c) decays, and names in "bias" do not."""
+  golden = dict(np.load(GOLDEN / "family" / "recipe.npz"))
+  rates = jax.numpy.array([0.001, 0.0004, 0.0025])  # recipe.json: adamw_noclip/lrs
+  settings = RECIPE | dict(
+    clip_norm=clip_norm, learning_rate=1.0, schedule=lambda step: rates[step]
+  )
+  history = updated(golden, "adamw/init/", "adamw/grads/{}/", 3, **settings)
+  for step, params in enumerate(history):
+    for key, value in params.items():
+      wanted = golden[f"adamw/{name}/params/{step}/{key}"]
+      np.testing.assert_allclose(value, wanted, atol=5e-7, rtol=0, err_msg=f"{step} {key}")
+
+
+@pytest.fixture(scope="module")
+def timms():
+  return dict(np.load(GOLDEN / "timm_training.npz"))
+
+
+def test_lamb_is_timms(timms):
+  """The first gradients are clipped; biases have no trust ratio, parameters or updates of zeros have 1."""
+  settings = RECIPE | dict(name="lamb", clip_norm=1.0, eps=1e-6, weight_decay=0.2)
+  settings |= dict(learning_rate=0.02, schedule=lambda _: 1.0)
+  history = updated(timms, "lamb/init/", "lamb/grads/{}/", 3, **settings)
+  for step, params in enumerate(history):
+    for key, value in params.items():
+      wanted = timms[f"lamb/params/{step}/{key.replace('.', '/')}"]
+      np.testing.assert_allclose(value, wanted, rtol=1e-6, atol=2e-7, err_msg=f"{step} {key}")
+
+
+def test_values_are_clipped():
+  settings = section(clip_value=0.5, clip_norm=None, name="momentum", learning_rate=1.0)
+  tx = optimizer.make_optimizer(**settings, schedule=lambda _: 1.0)
+  grads = {"kernel": jax.numpy.array([-2.0, 0.25, 0.75])}
+  updates, _ = tx.update(grads, tx.init(grads), grads)
+  np.testing.assert_array_equal(updates["kernel"], [0.5, -0.25, -0.5])
+
+
+FIELDS = {
+  "mixer": dict(patch_size=8, hidden_dim=8, tokens_mlp_dim=4, channels_mlp_dim=32, num_blocks=3),
+  "res_mlp": dict(patch_size=8, hidden_dim=8, mlp_dim=32, num_blocks=3),
+}
+
+
+@pytest.mark.parametrize("family", FIELDS)
+def test_layers_have_timms_factors(family, timms):
+  """The head's 1, the last block's and the final norm's 0.75, the stem's 0.75⁴."""
+  _, params = families.random_params(family, 16, 16, num_classes=5, **FIELDS[family])
+  layers = functools.partial(models.layer_numbers, family)
+  factors = optimizer.make_multipliers((), layer_decay=0.75, layers=layers)(params)
+  filled = jax.tree.map(lambda p, f: np.full(p.shape, f), params, factors)
+  for name, value in torch_layout.to_torch({"params": filled}, "timm").items():
+    np.testing.assert_allclose(value, timms[f"layer_decay/{family}/{name}"], err_msg=name)
+
+
+def test_layers_of_stages_are_in_the_order_of_the_computation():
+  """What narrows a stage's input belongs to its first block; what precedes the head, to the last."""
+  names = {
+    "conv_mlp": [
+      ["stem/Conv_0/kernel"], ["ConvBlock_0/Conv_0/kernel"],
+      ["downsample_0/kernel", "ConvMlpBlock_0_0/Conv_0/kernel"], ["ConvMlpBlock_0_1/Conv_0/kernel"],
+      ["downsample_1/bias", "ConvMlpBlock_1_0/Conv_0/kernel"],
+      *([f"ConvMlpBlock_1_{i}/Conv_0/kernel"] for i in range(1, 10)),
+      ["ConvMlpBlock_1_10/Conv_0/kernel", "pre_head_layer_norm/scale"], ["head/bias"],
+    ],
+    "vit": [
+      ["cls", "embedding/kernel", "Transformer/posembed_input/pos_embedding"],
+      ["Transformer/encoderblock_0/LayerNorm_0/scale"],
+      ["Transformer/encoderblock_1/LayerNorm_0/scale", "Transformer/encoder_norm/bias"],
+      ["pre_logits/bias", "head/kernel"],
+    ],
+    "resnet": [
+      ["resnet/root_block/standardized_conv2d/kernel"], ["resnet/block1/unit01/a/kernel"],
+      ["resnet/block1/unit02/a/kernel"], ["resnet/block2/unit01/a/kernel", "resnet/group_norm/gamma"],
+      ["resnet/head/conv2d/kernel"],
+    ],
+  }  # fmt: skip
+  for family, layers in names.items():
+    wanted = {name: i for i, members in enumerate(layers) for name in members}
+    assert models.layer_numbers(family, sorted(wanted)) == wanted
+
+
+def test_layer_decay_multiplies_with_multipliers(golden):
+  layers = lambda names: {name: int(name.startswith("head")) for name in names}  # noqa: E731
+  settings = MOMENTUM | dict(clip_norm=None, schedule=VT_SCHEDULE)
+  _, plain, _ = run(golden, **settings)
+  settings |= dict(layer_decay=0.5, layers=layers, lr_multipliers=(".*/bias=3", "head/kernel=0"))
+  _, scaled, _ = run(golden, **settings)
+  factors = {"Dense_0": {"kernel": 0.5, "bias": 1.5}, "LayerNorm_0": {"scale": 0.5}, "head": {"kernel": 0.0, "bias": 3.0}}  # fmt: skip
+  jax.tree.map(
+    lambda s, p, f: np.testing.assert_allclose(s, f * p, rtol=1e-6, atol=1e-9),
+    *(scaled, plain, factors),
+  )
+
+
+@pytest.mark.parametrize(
+  ("settings", "message"),
+  [
+    (dict(clip_value=0.1), "clip_norm is 1.0 and clip_value is 0.1"),
+    (dict(name="lamb"), "weight_decay_scale is 'schedule'"),
+  ],
+)
+def test_settings_that_exclude_each_other_are_named(settings, message):
+  with pytest.raises(InputError, match=message):
+    optimizer.make_optimizer(**ADAM | settings, schedule=BV_SCHEDULE)

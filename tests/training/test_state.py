@@ -7,9 +7,10 @@ import optax
 import pytest
 from flax import linen as nn
 
-from mixer_jax import losses
+from mixer_jax import losses, schema
 from mixer_jax.parallel import sharding
-from mixer_jax.training import augment, optimizer, state, step
+from mixer_jax.training import augment, normalization, state, step
+from tests.conftest import GOLDEN, subtree
 
 STEPS, BATCH, DECAY, MOMENTUM = 4, 6, 0.7, 0.5
 
@@ -32,9 +33,9 @@ def batches():
     yield {"image": image, "label": label, "mask": np.ones(BATCH, np.float32)}
 
 
-def train(ema_decay):
+def train(ema_decay, tx=optax.sgd(0.3)):  # noqa: B008
   """Returns the states before the first and after each step."""
-  model, tx = Tiny(), optax.sgd(0.3)
+  model = Tiny()
   mesh = sharding.make_mesh(data=1)
   states = [
     state.first_state(state.init_variables(model, (2, 2, 3), 0), tx, seed=0, ema_decay=ema_decay)
@@ -45,10 +46,13 @@ def train(ema_decay):
     schedule=lambda _: jnp.ones(()),
     learning_rate=0.3,
     loss=losses.softmax_xent,
-    augment=augment.make_augment(normalize=augment.unit, num_classes=3, mixup_p=0.0),
+    augment=augment.make_augment(
+      normalize=normalization.unit, num_classes=3, **vars(schema.Augment())
+    ),
     grad_accum_steps=1,
     ema_decay=ema_decay,
-    multipliers=optimizer.make_multipliers(()),
+    ema_warmup=False,
+    multipliers=lambda params: jax.tree.map(lambda _: 1.0, params),
     param_shardings=sharding.make_shardings(mesh, states[0].variables()).variables["params"],
   )
   for batch in batches():
@@ -72,6 +76,14 @@ def test_batch_statistics_are_those_of_the_batches(averaged):
     mean = MOMENTUM * mean + (1 - MOMENTUM) * x.mean((0, 1, 2))
     var = MOMENTUM * var + (1 - MOMENTUM) * x.var((0, 1, 2))
   assert_close(averaged[-1].batch_stats, {"BatchNorm_0": {"mean": mean, "var": var}})
+
+
+def test_sam_takes_the_batch_statistics_of_the_first_pass(averaged):
+  sam = optax.contrib.sam(optax.sgd(0.3), optax.sgd(0.5), opaque_mode=True)
+  after = train(0.0, sam)
+  jax.tree.map(np.testing.assert_array_equal, after[1].batch_stats, averaged[1].batch_stats)
+  moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), after[1].params, averaged[1].params)
+  assert max(jax.tree.leaves(moved)) > 1e-3
 
 
 def test_the_average_is_that_of_all_variables_after_each_step(averaged):
@@ -106,3 +118,32 @@ def test_the_average_is_float32_and_given_in_the_parameters_type():
   np.testing.assert_allclose(after.ema["params"]["kernel"], 3.0001, rtol=1e-6)
   assert after.ema["params"]["kernel"].dtype == jnp.float32
   assert after.eval_variables()["params"]["kernel"].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("decay", [0.99996, 0.9])
+def test_the_average_is_that_of_the_reference_recipe(decay):
+  """BatchNorm's running statistics are averaged too."""
+  golden = {
+    k: v for k, v in np.load(GOLDEN / "family" / "recipe.npz").items() if "batches" not in k
+  }
+
+  def variables(prefix):
+    found = subtree(golden, prefix)
+    statistics = {k: found.pop(k) for k in [*found] if "running" in k}
+    return {"params": found, "batch_stats": statistics}
+
+  after = state.first_state(variables("ema/init/"), optax.identity(), seed=0, ema_decay=decay)
+  for step_ in range(3):
+    after = after.replace(**variables(f"ema/model/{step_}/")).with_average(decay)
+    wanted = variables(f"ema/decay_{decay}/{step_}/")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-7), after.ema, wanted)
+
+
+def test_the_averages_decay_warms_up_as_timms():
+  """Of 1 and then 0 the average is the decay itself."""
+  timms = np.load(GOLDEN / "timm_training.npz")
+  before = state.first_state({"params": jnp.ones(())}, optax.identity(), seed=0, ema_decay=0.99)
+  for updates, decay in zip(timms["ema/updates"], timms["ema/decays"], strict=True):
+    after = before.replace(step=jnp.int32(updates), params=jnp.zeros(()))
+    average = after.with_average(0.99, warmup=True).ema["params"]
+    np.testing.assert_allclose(average, decay, atol=1e-7)

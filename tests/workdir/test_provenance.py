@@ -74,10 +74,20 @@ def test_a_record_that_cannot_be_read_is_no_error():
 
 def test_permitted_changes_are_named_by_keys_that_there_are(tmp_path, capsys):
   workdir, longer = saved(tmp_path, describe()), describe(total_steps=30)
-  with pytest.raises(InputError, match=r"--allow_change=total_step:.*'total_steps'"):
+  with pytest.raises(InputError, match=r"--allow_change: .*'total_step'.*'total_steps'"):
     provenance.resume(longer, workdir, 0, ["total_step"])
   provenance.resume(longer, workdir, 0, ["seed", "total_steps"])
   assert "total_steps: 20 -> 30" in capsys.readouterr().out
+  misspelled = describe(may_change=("total_step",))
+  with pytest.raises(InputError, match=r"config\.may_change: .*'total_step'.*'total_steps'"):
+    provenance.resume(misspelled, workdir, 0, ())
+
+
+def test_one_size_written_in_two_ways_is_one_configuration(tmp_path):
+  workdir = saved(tmp_path, describe(image_size=16))
+  provenance.resume(describe(image_size=(16, 16)), workdir, 0, ())
+  with pytest.raises(InputError, match="image_size: 16 -> '16x24'"):
+    provenance.resume(describe(image_size=(16, 24)), workdir, 0, ())
 
 
 def test_an_evaluator_comes_or_goes_before_the_next_checkpoint(tmp_path):
@@ -103,6 +113,8 @@ def test_an_evaluator_comes_or_goes_before_the_next_checkpoint(tmp_path):
   [
     ({"format": 2}, "format is 2"),
     ({"step": "3"}, "step is '3'"),
+    ({"step": 3}, "step is 3, .* of step 0"),
+    ({"class_names": ["\x1b[2J"]}, "class_names has '.x1b"),
     ({"class_names": [1]}, "class_names is"),
     ({"splits": {"data": {"name": "a", "num_examples": 0, "records": []}}}, r"data\.num_examples"),
     ({"splits": {"data": 3}}, r"splits\.data"),

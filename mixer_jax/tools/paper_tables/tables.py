@@ -275,7 +275,7 @@ def hyperparameters(config: Any) -> dict[str, str]:
   layers, magnitude = found.groups() if found else ("0", NOTHING)
   values = (
     config.total_epochs, config.learning_rate, config.optimizer.weight_decay, layers, magnitude,
-    config.mixup_p, config.model.dropout_rate, config.model.stoch_depth,
+    config.augment.mixup_p, config.model.dropout_rate, config.model.stoch_depth,
   )  # fmt: skip
   return {k: _normal(str(v)) for k, v in zip(_COLUMNS, values, strict=True)}
 

@@ -1,0 +1,85 @@
+"""Operations in sequence, from a text: "decode|inception_crop|flip"."""
+
+import ast
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from mixer_jax import configuration
+from mixer_jax.data import ops
+from mixer_jax.errors import InputError
+
+
+class Preprocess:
+  """Operations in sequence, from a text such as "decode|resize_small(256)|central_crop"; picklable."""
+
+  def __init__(self, text: str, input_shape: tuple[int, int, int], where: str = "ops"):
+    """Raises InputError: unknown operation, wrong arguments, or "decode" not first.
+
+    Args:
+      text: the operations.
+      input_shape: of the result, (height, width, channels).
+      where: the text's key, for messages.
+    """
+    self._arguments = (text, input_shape, where)
+    calls = [_parse_call(part.strip(), where) for part in text.split("|")]
+    if calls[0][0] != "decode":
+      raise InputError(f"{where} must start with 'decode': {text!r}")
+    self._ops = []
+    if len(calls) > 1 and (second := calls[1][0]) in ops.FUSED:
+      both = calls[0][1] | calls[1][1]
+      self._ops = [_bind(ops.FUSED[second], both, input_shape, f"{where}: decode|{second}")]
+      calls = calls[2:]
+    self._ops += [
+      _bind(ops.OPS[name], kwargs, input_shape, f"{where}: {name}") for name, kwargs in calls
+    ]
+    self.input_shape = input_shape
+
+  def __call__(self, example: ops.Example, rng: np.random.Generator) -> ops.Example:
+    """Raises BadRecordError: undecodable bytes; InputError: a result of another shape than input_shape."""
+    for op in self._ops:
+      example = op(example, rng)
+    if example["image"].shape != self.input_shape:
+      (height, width, _), (text, _, where) = self.input_shape, self._arguments
+      raise InputError(
+        f"{where} {text!r} leaves {example['image'].shape[:2]} instead of {height, width} pixels; end with a "
+        f"crop or resize({height}{f', {width}' * (width != height)})"
+      )
+    return example
+
+  def __reduce__(self) -> tuple[Any, ...]:
+    return Preprocess, self._arguments  # closures do not pickle, the text does
+
+
+def _parse_call(text: str, where: str) -> tuple[str, dict[str, Any]]:
+  """Returns (name, keyword arguments) of "name" or "name(1, b=2)"; evaluates literals only."""
+  try:
+    node = ast.parse(text, mode="eval").body
+    call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
+    if not isinstance(call.func, ast.Name):
+      raise ValueError(text)
+    name = call.func.id
+    args = [ast.literal_eval(a) for a in call.args]
+    kwargs = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+  except (SyntaxError, ValueError) as e:
+    raise InputError(f"{where}: {text!r} is not an operation such as resize_small(256).") from e
+  if name not in ops.OPS:
+    raise InputError(f"{where}: unknown operation {name!r}.{configuration.nearest(name, ops.OPS)}")
+  names = [p for p in inspect.signature(ops.OPS[name]).parameters if p not in _GIVEN]
+  if len(args) > len(names):
+    raise InputError(f"{where}: {name} takes at most {len(names)} arguments: {', '.join(names)}")
+  return name, dict(zip(names, args, strict=False)) | kwargs
+
+
+# What the run gives to operations that have these parameters.
+_GIVEN = ("image_size", "image_channels")
+
+
+def _bind(
+  op: Callable[..., ops.Op], kwargs: dict[str, Any], input_shape: tuple[int, int, int], where: str
+) -> ops.Op:
+  given = dict(zip(_GIVEN, (input_shape[:2], input_shape[2]), strict=True))
+  taken = inspect.signature(op).parameters
+  return configuration.call(op, kwargs, where, **{k: v for k, v in given.items() if k in taken})
