@@ -17,20 +17,24 @@ from mixer_jax.errors import InputError
 from mixer_jax.tools import command, model_flags, process_flags
 
 _EVALUATORS = flags.DEFINE_list(
-  "evaluators", None, "Names in config.evaluators; default: all of type classification."
+  "evaluators", None, "Names in config.evaluators. Default: all evaluators of type classification."
 )
 _DATASET = flags.DEFINE_string(
-  "dataset", None, "Name in mixer_jax/data/datasets.py, or directory of a prepared data set."
+  "dataset",
+  None,
+  "Data set to evaluate on: a name in mixer_jax/data/datasets.py, or the directory of a prepared one.",
 )
 _SPLIT = flags.DEFINE_string(
   "split", None, "Split of --dataset to evaluate on. Default: its test split."
 )
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps --dataset.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Directory where TFDS keeps --dataset.")
 _DETAILS = flags.DEFINE_string(
-  "details", None, "Directory for the accuracy of each class and the confusions, printed too."
+  "details",
+  None,
+  "Directory to write the accuracy of each class and the confusions to. They are also printed.",
 )
 _RECORD = flags.DEFINE_bool(
-  "record", False, "Add the result to WORKDIR/evaluations.jsonl, for tools.paper."
+  "record", False, "Add the result to WORKDIR/evaluations.jsonl, where tools.paper finds it."
 )
 
 

@@ -10,15 +10,19 @@ from ml_collections import config_flags
 from mixer_jax.tools import command, process_flags
 
 _CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "Configuration file.", lock_config=False, accept_new_attributes=True
+  "config",
+  None,
+  "Configuration file, FILE or FILE:ARGUMENT.",
+  lock_config=False,
+  accept_new_attributes=True,
 )
 _WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Directory of the run, local, shared or gs://.", required=True
+  "workdir", None, "Directory of the run: local, shared by all hosts, or gs://.", required=True
 )
 _ALLOW_CHANGE = flags.DEFINE_list(
   "allow_change",
   [],
-  "Keys or sections (data.split,schedule) that may differ from the resumed run's, besides config.may_change.",
+  "Keys or sections, such as data.split,schedule, that may differ when a run is resumed. They add to config.may_change.",
 )
 
 

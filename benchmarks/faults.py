@@ -20,7 +20,6 @@ import pathlib
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -46,11 +45,7 @@ Processes = list[subprocess.Popen]
 
 def start(out: pathlib.Path, workdir: pathlib.Path, count: int, mesh: dict) -> Processes:
   """Starts the processes of a run; each writes its output to a file beside the workdir."""
-  with socket.socket() as probe:
-    probe.bind(("localhost", 0))
-    port = probe.getsockname()[1]
   environment = {
-    **os.environ,
     "JAX_PLATFORMS": "cpu",
     "OMP_NUM_THREADS": "1",
     "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // count}",
@@ -70,22 +65,11 @@ def start(out: pathlib.Path, workdir: pathlib.Path, count: int, mesh: dict) -> P
       **mesh,
     },
   )
+  place = runs.place(count, f"--join_seconds={JOIN_SECONDS}") if count > 1 else [[]]
   processes = []
-  for i in range(count):
-    place = [
-      "--distributed", f"--coordinator=localhost:{port}", f"--num_processes={count}", f"--process_id={i}",
-      f"--join_seconds={JOIN_SECONDS}",
-    ]  # fmt: skip
+  for i, flags_of_process in enumerate(place):
     with log_of(workdir, i).open("w") as log:
-      processes.append(
-        subprocess.Popen(
-          [*command, *(place if count > 1 else [])],
-          cwd=runs.ROOT,
-          env=environment,
-          stdout=log,
-          stderr=subprocess.STDOUT,
-        )
-      )
+      processes.append(runs.start([*command, *flags_of_process], output=log, **environment))
   return processes
 
 

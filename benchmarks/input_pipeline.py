@@ -27,6 +27,7 @@ import numpy as np
 from benchmarks import photos, turns
 from mixer_jax.data import loading, pipeline, sources, turbojpeg
 from mixer_jax.data.preprocess import Preprocess
+from mixer_jax.tools.preparation import engine, folders, images
 
 RIVAL_PACKAGES = ("tensorflow-cpu==2.21.0", "scikit-image==0.26.0")
 BATCH, SIZE = 64, 224
@@ -210,42 +211,23 @@ def prepare(workdir: pathlib.Path, python: pathlib.Path, kinds: list[str], count
 
   sklearn_images = pathlib.Path(sklearn.__file__).parent / "datasets" / "images"
   for kind in kinds:
-    if len(list((workdir / kind).glob("*.jpg"))) != count:
+    folder = workdir / kind / "photos"  # of the only class
+    if len(list(folder.glob("*.jpg"))) != count:
       print(f"making {count} photos of {kind}", flush=True)
-      (workdir / kind).mkdir(exist_ok=True)
+      folder.mkdir(parents=True, exist_ok=True)
       (workdir / f"{kind}.tfrecord").unlink(missing_ok=True)
       made = photos.make(kind, count, [sklearn_images, pathlib.Path(skimage.stdout.strip())])
       for i, photo in enumerate(made):
-        (workdir / kind / f"{i:05}.jpg").write_bytes(photo)
+        (folder / f"{i:05}.jpg").write_bytes(photo)
 
 
 def open_source(workdir: pathlib.Path, kind: str) -> sources.Source:
-  """Returns the photos as a TFDS data set in ArrayRecord, which is made on first use."""
-  import tensorflow_datasets as tfds
-
-  class Photos(tfds.core.GeneratorBasedBuilder):
-    VERSION = tfds.core.Version("1.0.0")
-    name = f"photos_{kind}"
-
-    def _info(self) -> tfds.core.DatasetInfo:
-      label = tfds.features.ClassLabel(num_classes=10)
-      features = {"image": tfds.features.Image(shape=(None, None, 3)), "label": label}
-      return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-      del dl_manager
-      return {"train": self._generate_examples()}
-
-    def _generate_examples(self) -> Any:
-      for i, photo in enumerate(sorted((workdir / kind).glob("*.jpg"))):
-        yield i, {"image": photo.read_bytes(), "label": i % 10}
-
-  tfds.disable_progress_bar()
-  count = len(list((workdir / kind).glob("*.jpg")))
-  builder = Photos(data_dir=str(workdir / f"tfds-{count}"), file_format="array_record")
-  builder.download_and_prepare()
+  """Returns the photos as a TFDS data set in ArrayRecord, which is prepared on first use."""
+  plan = images.plan(folders.read(str(workdir / kind), f"photos_{kind}"))
+  data_dir = str(workdir / f"tfds-{plan.num_examples['train']}")
+  prepared = engine.prepare(plan, data_dir, num_workers=0, verify=False, skip_bad=False)
   return sources.open_source(
-    dataset=str(builder.data_dir), data_dir=None, split="train", label=None
+    dataset=str(prepared.directory), data_dir=None, split="train", label=None
   )
 
 

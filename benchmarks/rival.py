@@ -172,7 +172,7 @@ def records(directory: pathlib.Path, kind: str):
   path = directory / f"{kind}.tfrecord"
   if not path.exists():
     with tf.io.TFRecordWriter(str(path)) as writer:
-      for i, photo in enumerate(sorted((directory / kind).glob("*.jpg"))):
+      for i, photo in enumerate(sorted((directory / kind / "photos").glob("*.jpg"))):
         image = tf.train.BytesList(value=[photo.read_bytes()])
         feature = {
           "image": tf.train.Feature(bytes_list=image),

@@ -2,25 +2,27 @@
 
 python train.py --workdir=DIR --config=configs/finetune.py:model=B/16,dataset=cifar10,size=448,lr=0.03
 
-  model    B/16 or L/16, pre-trained on ImageNet-21k by the authors; or instead
-  weights  a released name, an address, a file or the workdir of a run (docs/weights.md)
-  dataset  a name in mixer_jax/data/datasets.py (cifar10, oxford_iiit_pet, vtab/dmlab, …), or the directory
-           of a prepared data set
-  size     of the images in pixels, SIDE or HEIGHTxWIDTH; default: that of pre-training. K times that is
-           appendix C's enlargement, any other size is interpolation
-  lr       peak learning rate; the paper's grid is in mixer_jax/tools/sweep/protocol.py
-  steps    default: the paper's for the data set
-  resize   auto, paper (appendix C), interpolate
-  data_dir where TFDS keeps its data
-  mixup, polyak, crop  of appendix A, where they did not help: mixup=0.2 is p of Beta(p, p); polyak=0.9999 the
-           decay of the average of the parameters that is evaluated; crop=inception
-  judge    test: train on all, evaluate on the test split; dev: train on the part that the grid is searched
-           with, evaluate on the development split
+  model       B/16 or L/16, which the authors pre-trained on ImageNet-21k. Give this or `weights`
+  weights     a released name, an address, a file or the workdir of a run (docs/weights.md)
+  dataset     a name in mixer_jax/data/datasets.py (cifar10, oxford_iiit_pet, vtab/dmlab, …), or the directory
+              of a prepared data set
+  size        image size in pixels, SIDE or HEIGHTxWIDTH. Default: the size of pre-training. K times that size
+              is resized as in appendix C, any other size by interpolation
+  lr          peak learning rate. The paper's grid is in mixer_jax/tools/sweep/protocol.py
+  steps       training steps. Default: the paper's for the data set
+  resize      auto, paper (appendix C) or interpolate
+  data_dir    directory where TFDS keeps its data
+  mixup       p of Beta(p, p)
+  polyak      decay of an average of the parameters, which is then what is evaluated
+  crop        random, or inception
+  eval_split  test: train on all training images and evaluate on the test split. dev: train on the part of them
+              that the paper searches its grid with, and evaluate on the development split
 
-Without appendix A's arguments no mixup; never stochastic depth or weight decay. Images are squashed to
-one size, cropped at random and mirrored; for VTAB-1k, whose labels may not survive that, only squashed. Weights of
-a Vision Transformer or a ResNet are fine-tuned in the same way. Paper, Mixer-B/16 of ImageNet-21k: ImageNet
-80.64 %, mean of five data sets 92.50 % at 224 (table 3).
+mixup, polyak and crop=inception are those of appendix A, where they did not help. There is no mixup by default, and
+never stochastic depth or weight decay. Images are squashed to one size, cropped at random and mirrored. VTAB-1k's
+images are only squashed, because a crop may change their labels. A Vision Transformer or a ResNet is fine-tuned in
+the same way. The paper reports for Mixer-B/16 of ImageNet-21k at 224 px: ImageNet 80.64 %, mean of five data sets
+92.50 % (table 3).
 """
 
 from configs import common
@@ -33,7 +35,7 @@ DEFAULTS = {
   "size": "",
   "lr": "0.03",
   "steps": "",
-  "judge": "test",
+  "eval_split": "test",
   "resize": "auto",
   "data_dir": "",
   "mixup": "0",
@@ -55,27 +57,27 @@ def get_config(arg: str = ""):
 
   given = common.parse_arg(arg, **DEFAULTS)
   source = _weights(given)
-  origin = init_from.describe(source)
-  config = common.get_config(origin.family)
-  height, width = schema.sides(given["size"]) if given["size"] else origin.sides()
+  spec = init_from.describe(source)
+  config = common.get_config(spec.family)
+  height, width = schema.sides(given["size"]) if given["size"] else spec.sides()
   config.image_size = schema.joined(height, width)
-  config.image_channels = origin.input_shape[2]
+  config.image_channels = spec.input_shape[2]
 
   config.batch_size = 512
   config.learning_rate = float(given["lr"])
   config.loss = "softmax_xent"
   config.init.weights = source
   config.init.resize = given["resize"]
-  config.model.update(init_from.fields_at(origin, (height, width), given["resize"]))
+  config.model.update(init_from.fields_at(spec, (height, width), given["resize"]))
 
   config.data.data_dir = given["data_dir"] or None
   dataset = sources.describe(given["dataset"], config.data.data_dir)
-  train, judge = _roles(given["judge"], dataset)
+  train, evaluated = _splits(given["eval_split"], dataset)
   config.num_classes = dataset.num_classes
   config.data.dataset = given["dataset"]
-  config.data.split, config.evaluators.val.split = train, judge
+  config.data.split, config.evaluators.val.split = train, evaluated
   config.data.num_examples = dataset.splits[train].num_examples
-  config.evaluators.val.num_examples = dataset.splits[judge].num_examples
+  config.evaluators.val.num_examples = dataset.splits[evaluated].num_examples
   config.data.labels_per_image = config.evaluators.val.labels_per_image = dataset.labels_per_image
   if dataset.labels_per_image > 1:
     config.loss = "sigmoid_xent"
@@ -108,24 +110,21 @@ def _training_ops(crop: str, only: str | None, mirror: bool) -> str:
 
 def _weights(given: dict[str, str]) -> str:
   if given["weights"] and given["model"]:
-    raise InputError("give model=… or weights=…, which says the model too.")
+    raise InputError("give model=… or weights=…, not both: weights determine the model.")
   if given["weights"]:
     return given["weights"]
   return f"imagenet21k/Mixer-{(given['model'] or 'B/16').replace('/', '_')}"
 
 
-def _roles(judge: str, dataset) -> tuple[str, str]:
+def _splits(eval_split: str, dataset) -> tuple[str, str]:
   """Returns the names of the splits to train on and to evaluate on."""
-  if judge == "dev":
-    train = "tune"
-  elif judge == "test":
-    train, judge = "train", dataset.test or judge
-  else:
-    raise InputError(f"judge={judge} is neither test nor dev.")
-  for name in (train, judge):
+  if eval_split not in ("test", "dev"):
+    raise InputError(f"eval_split={eval_split} is neither test nor dev.")
+  train, evaluated = ("tune", "dev") if eval_split == "dev" else ("train", dataset.test or "test")
+  for name in (train, evaluated):
     if name not in dataset.splits:
       raise InputError(
         f"the data set has no split {name!r}; it has {', '.join(dataset.splits)}. Set config.data.split "
         "and config.evaluators.val.split with their num_examples by hand."
       )
-  return train, judge
+  return train, evaluated

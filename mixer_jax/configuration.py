@@ -1,8 +1,8 @@
 """Strict reading of configurations: every key known and read, of its declared type, in its range.
 
-What may be said is declared once, by a dataclass or a function's signature: name, annotation and
-default. A range stands in the annotation: `num_workers: Annotated[int, Range(0)] = 0`. So no key can be
-misspelled, and none can be set that nobody reads.
+A dataclass or a function's signature declares each key once: its name, annotation and default. The annotation also has
+the range: `num_workers: Annotated[int, Range(0)] = 0`. So a misspelled key is an error, and so is a key that nobody
+reads.
 """
 
 import contextlib
@@ -50,7 +50,7 @@ class Field(NamedTuple):
 
   Attributes:
     hint: its type, without the range.
-    limits: of a number, None elsewhere.
+    limits: the range of a number. None for other types.
     default: MISSING if it has none.
   """
 
@@ -93,7 +93,7 @@ def _limits(hint: Any) -> Range | None:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-  """Returns ' Did you mean …?' with the closest of the known words, else the whole list."""
+  """Returns ' Did you mean …?' with the closest known word. If none is close, it lists all of them."""
   known = [str(k) for k in known]
   close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
   return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(known)}."
@@ -207,10 +207,10 @@ def call(declared: Callable[..., T], section: Mapping[str, Any], where: str, **e
 
 @contextlib.contextmanager
 def placed(config: Mapping[str, Any], *sections: str) -> Iterator[None]:
-  """Puts the place before the messages of leaves, which begin with an argument's name and know no more.
+  """Adds the section to the error messages of leaves, which begin with an argument's name.
 
-  "warmup_steps is 9 …" becomes "config.schedule.warmup_steps is 9 …" with the section "schedule". Keys of the top
-  level are looked for last.
+  With the section "schedule", "warmup_steps is 9 …" becomes "config.schedule.warmup_steps is 9 …". Keys of the top
+  level are tried last.
   """
   try:
     yield
@@ -238,7 +238,7 @@ def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def differences(
   old: Mapping[str, Any], new: Mapping[str, Any], may_change: Iterable[str]
 ) -> list[str]:
-  """Returns a line for each key whose value differs, those apart whose name, or section, may change.
+  """Returns a line for each key whose value differs, except the keys and sections that may change.
 
   Names may have the wildcards of fnmatch: "evaluators.*.batch_size".
   """
@@ -254,7 +254,7 @@ def differences(
 
 
 def save(path: epath.Path, config: Mapping[str, Any]) -> None:
-  """Writes the configuration as JSON, whole or not at all. Raises SaveError."""
+  """Writes the configuration as JSON, whole or not at all; raises SaveError."""
   text = json.dumps(plain(config), indent=2, sort_keys=True) + "\n"
   with files.replacing(path) as partial:
     partial.write_text(text)

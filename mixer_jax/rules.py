@@ -46,7 +46,7 @@ def parse(
 def decide(
   argument: str, rules: Sequence[Rule[T]], names: Sequence[str]
 ) -> dict[str, Rule[T] | None]:
-  """Returns for each name the rule that decides for it, None if there is none.
+  """Returns the rule that decides for each name. None if no rule matches the name.
 
   Raises:
     InputError: a rule that decides for no name.

@@ -4,9 +4,11 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -45,7 +47,7 @@ def command(workdir, script="train.py", config="configs/quickstart.py", **flags)
   return [sys.executable, script, f"--config={config}", f"--workdir={workdir}", *overrides]
 
 
-def start(args, output=subprocess.PIPE, **environment):
+def start(args, output: Any = subprocess.PIPE, **environment):
   """Starts a command in a process group of its own, on one CPU device."""
   env = {**os.environ, "XLA_FLAGS": "", **environment}
   process = subprocess.Popen(
@@ -59,6 +61,18 @@ def start(args, output=subprocess.PIPE, **environment):
   )
   _BEFORE[process.pid] = set(_segments())
   return process
+
+
+def free_address():
+  with socket.socket() as s:
+    s.bind(("localhost", 0))
+    return f"localhost:{s.getsockname()[1]}"
+
+
+def place(count, *more):
+  """Returns for each of several processes the flags by which it joins the others."""
+  several = ["--distributed", f"--coordinator={free_address()}", f"--num_processes={count}", *more]
+  return [[*several, f"--process_id={i}"] for i in range(count)]
 
 
 def run(args, **environment):

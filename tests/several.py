@@ -19,7 +19,7 @@ RULES = ("head/bias=replicate", "stem/kernel=3", ".*=0")
 
 
 def meshes(num_devices):
-  """Returns (copies, shards of a copy) of all devices, both ways; test_step.py has more."""
+  """Returns (replicas, shards of a replica) of all devices, both ways; test_step.py has more."""
   return [(num_devices, 1), (1, num_devices)]
 
 

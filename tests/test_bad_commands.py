@@ -12,9 +12,7 @@ from tests.marks import long
   ("arguments", "message"),
   [
     (["--config=configs/quickstart.py", "--workdir=W", "--config.lerning_rate=1"], "learning_rate"),
-    (["--config=configs/quickstart.py", "--workdir=W", "--config.optimizer.betta=1"], "betta"),
     (["--config=configs/quickstart.py", "--workdir=W", "--config.batch_size=many"], "batch_size=many"),
-    long(["--config=configs/quickstart.py", "--workdir=W", "--config.batch_size=1.5"], "batch_size=1.5"),
     long(["--config=configs/quickstart.py", "--workdir=W", "--confg=1"], "confg"),
     long(["--config=configs/quickstart.py", "--workdir=W", "stray"], "unexpected argument 'stray'"),
     long(["--config=configs/nowhere.py", "--workdir=W"], "configs/nowhere.py"),

@@ -110,25 +110,20 @@ def test_eval_evaluates_a_run(undisturbed):
   assert "has no checkpoint 19; there are steps" in output
 
 
-def quickstart_reference(tmp_path_factory):
-  config = quickstart.get_config()
-  end = int(config.total_epochs * config.data.num_examples) // config.batch_size
-  workdir = tmp_path_factory.mktemp("quickstart")
-  begin = time.monotonic()
-  status, output = runs.run(quickstart_command(workdir))
-  assert status == 0, output
-  return workdir, end, time.monotonic() - begin
-
-
 def quickstart_command(workdir, **flags):
   overrides = [f"--config.{k}={v}" for k, v in flags.items()]
-  return [
-    sys.executable,
-    "train.py",
-    "--config=configs/quickstart.py",
-    f"--workdir={workdir}",
-    *overrides,
-  ]
+  file = "--config=configs/quickstart.py"
+  return [sys.executable, "train.py", file, f"--workdir={workdir}", *overrides]
+
+
+@pytest.fixture(scope="module")
+def quickstart_run(tmp_path_factory):
+  """Returns (workdir, last step) of the whole quickstart, undisturbed."""
+  config = quickstart.get_config()
+  workdir = tmp_path_factory.mktemp("quickstart")
+  status, output = runs.run(quickstart_command(workdir))
+  assert status == 0, output
+  return workdir, int(config.total_epochs * config.data.num_examples) // config.batch_size
 
 
 @pytest.mark.campaign
@@ -136,16 +131,13 @@ def quickstart_command(workdir, **flags):
 @pytest.mark.parametrize(
   "number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name
 )
-def test_campaign(request, tmp_path_factory, tmp_path, number, num_workers):
+def test_campaign(quickstart_run, tmp_path, number, num_workers):
   """The quickstart is interrupted at 20 moments of its life, each time with the same command.
 
   Moments are spread over the steps, the first and the last included; every third is aimed at a
   checkpoint that is being written.
   """
-  cache = request.config.stash.setdefault(_REFERENCE, {})
-  if not cache:
-    cache["reference"] = quickstart_reference(tmp_path_factory)
-  undisturbed, end, _ = cache["reference"]
+  undisturbed, end = quickstart_run
   rng = random.Random(1000 * num_workers + number)
   moments = sorted([1, end, *(rng.randrange(2, end) for _ in range(18))])
   args = quickstart_command(
@@ -175,9 +167,6 @@ def test_campaign(request, tmp_path_factory, tmp_path, number, num_workers):
   print(
     f"\n{number.name}, {num_workers} workers: interrupted {interrupted} times, bit-identical at step {end}"
   )
-
-
-_REFERENCE = pytest.StashKey[dict]()
 
 
 def _wait_until(process, condition):

@@ -23,7 +23,7 @@ from tests.configurations import small_config
 MOVED = {
   "rate": ("learning_rate", lambda value: value / 1000),
   "model.depth": ("model.num_blocks", lambda value: value),
-  "judge": ("schedule", lambda value: {"warmup_steps": value["steps"]}),
+  "annealing": ("schedule", lambda value: {"warmup_steps": value["steps"]}),
 }
 
 
@@ -36,7 +36,7 @@ def earlier():
   config = today()
   config["rate"] = 1000 * config.pop("learning_rate")
   config["model"]["depth"] = config["model"].pop("num_blocks")
-  config["judge"] = {"steps": config.pop("schedule")["warmup_steps"]}
+  config["annealing"] = {"steps": config.pop("schedule")["warmup_steps"]}
   del config["profile"], config["optimizer"]["b2"]
   return config
 

@@ -1,4 +1,4 @@
-"""Data sets in buckets: what cannot be read is said within a minute.
+"""Data sets in buckets: an unreadable one is an error within a minute.
 
 ArrayRecord reads gs:// itself from 0.8 on (older wheels fail, and other schemes are not known to it). Its
 client tries again for a quarter of an hour where the bucket does not answer, which looks like a hang;

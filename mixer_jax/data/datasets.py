@@ -31,9 +31,9 @@ class Dataset:
 
   Attributes:
     tfds: TFDS's name, with its configuration if it has several.
-    num_classes: classes of the label, None: as the data say.
+    num_classes: classes of the label. If None, the data set's description has them.
     splits: our names -> TFDS's splits.
-    label: feature that holds the label, or the name of a function in `LABELS`; None: the usual one.
+    label: feature that holds the label, or the name of a function in `LABELS`. Default: "label" or "labels".
     small: its images are at most 96 px; VTAB-1k is then fine-tuned at 224 and otherwise at 448.
     image_scale: what pixels are multiplied with to reach 0..255.
     mirror: an image and its mirror image have the same label.
@@ -75,7 +75,7 @@ def _clevr_distance(record: Mapping[str, Any]) -> int:
 
 
 def _kitti_distance(record: Mapping[str, Any]) -> int:
-  """Distance of the closest car, van or truck, in three intervals; 3: there is none."""
+  """Distance of the closest car, van or truck, in three intervals. 3 if there is none."""
   objects = record["objects"]
   vehicles = np.asarray(objects["type"]) < 3
   depth = np.asarray(objects["location"]).reshape(-1, 3)[vehicles, 2]

@@ -23,8 +23,8 @@ class Source:
 
   Attributes:
     name: for messages.
-    num_classes: of the label, None: unknown.
-    class_names: in the order of the classes, None: unknown.
+    num_classes: of the label. None if unknown.
+    class_names: in the order of the classes. None if unknown.
   """
 
   def __init__(
@@ -92,9 +92,9 @@ def open_source(*, dataset: str, data_dir: str | None, split: str, label: str | 
   Args:
     dataset: name of `datasets.DATASETS`, or TFDS's ("imagenet_v2/matched-frequency:3.0.0"), or the
       directory of a prepared version, which starts with / or . or ~ or a scheme.
-    data_dir: where TFDS keeps its data; None: $TFDS_DATA_DIR or ~/tensorflow_datasets.
+    data_dir: where TFDS keeps its data. Default: $TFDS_DATA_DIR or ~/tensorflow_datasets.
     split: name of the table's split, or a split in TFDS's syntax, with sub-splits: "train[:99%]".
-    label: feature of the label; None: the table's, else "label" or "labels".
+    label: feature of the label. Default: the table's, else "label" or "labels".
 
   Raises:
     InputError: unknown data set, not prepared or not as ArrayRecord, unknown split, or without an image

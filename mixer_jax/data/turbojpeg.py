@@ -59,7 +59,7 @@ def decode_region(
     fast_dct: the fast DCT instead of the accurate one.
 
   Returns:
-    The pixels; None if no library is installed, or if it cannot cut this kind of file.
+    The pixels. None if no library is installed, or if it cannot crop this kind of file.
 
   Raises:
     ValueError: damaged beyond decoding. Lesser damage is decoded as far as it goes, as by TensorFlow.
@@ -85,7 +85,7 @@ def _decode(
   channels: int,
   eighths: int,
 ) -> np.ndarray | None:
-  # Files of unusual subsampling cannot be cut; the header says so, or the region is refused.
+  # Files of unusual subsampling cannot be cropped: the header says so, or the library refuses the region.
   if library.tj3DecompressHeader(handle, data, len(data)) < 0:
     return None
   subsampling = library.tj3Get(handle, _SUBSAMPLING)

@@ -1,7 +1,7 @@
 """Pictures of a Mixer's weights (the paper's figures 5 to 7): what token mixing and the stem look for.
 
-A hidden unit of token mixing has a weight for each of the S tokens: of square images a √S×√S picture. Units are ordered
-from low to high frequency, and paired with the unit nearest to their negative: units of opposite phase.
+A hidden unit of token mixing has one weight per token. For square images they are a picture of √S×√S tokens. Units are
+ordered from low to high frequency. Each is paired with the unit nearest to its negative: a unit of opposite phase.
 Axis letters: s tokens, d hidden units, p pixels of a patch's side, c channels.
 """
 
@@ -25,10 +25,10 @@ def hidden_units(
   Args:
     params: of a Mixer.
     block: from 0.
-    image_size: (height, width) that it is for; only the ratio counts.
+    image_size: (height, width) that the model is for. Only the ratio matters.
 
   Raises:
-    InputError: not a Mixer's parameters, no such block, or tokens that form no such grid.
+    InputError: these are not a Mixer's parameters, there is no such block, or the tokens form no such grid.
   """
   try:
     kernel = params[f"MixerBlock_{block}"]["token_mixing"]["Dense_0"]["kernel"]
@@ -71,7 +71,7 @@ def embedding_filters(params: dict[str, Any]) -> Float[np.ndarray, "c p p 3"]:
 def frequencies(pictures: Float[np.ndarray, "n h w ..."]) -> Float[np.ndarray, " n"]:
   """Returns each picture's mean radius in the spectrum, weighted by power, in cycles a pixel.
 
-  The mean of a picture (frequency 0) counts; colours add up.
+  The mean of a picture counts as frequency 0. The power of its colours is summed.
   """
   height, width = pictures.shape[1:3]
   power = np.abs(np.fft.fft2(pictures, axes=(1, 2))) ** 2
@@ -83,8 +83,8 @@ def frequencies(pictures: Float[np.ndarray, "n h w ..."]) -> Float[np.ndarray, "
 def opposite_pairs(pictures: Float[np.ndarray, "n h w"]) -> Int[np.ndarray, "m 2"]:
   """Returns pairs of pictures, each with the one nearest to its negative, from low to high frequency.
 
-  The lowest frequency that is left takes, of those left, the picture whose cosine with it is the most
-  negative; so every picture appears once (of an odd number, the last one in no pair).
+  The picture of the lowest frequency takes, of the pictures that are left, the one whose cosine with it is the most
+  negative. So every picture is in one pair, except the last one of an odd number.
   """
   cosine = _cosines(pictures)
   left = list(np.argsort(frequencies(pictures), kind="stable"))
@@ -110,12 +110,12 @@ def mean_cosine(units: Float[np.ndarray, "d rows columns"]) -> float:
 def grey_mosaic(
   pictures: Float[np.ndarray, "n h w"], columns: int, *, gap_every: int = 0
 ) -> Float[np.ndarray, "y x 3"]:
-  """Returns the pictures side by side: white 0, blue the least and red the greatest, each by its own scale.
+  """Returns the pictures side by side, each on its own scale: white is 0, red positive, blue negative.
 
   Args:
     pictures: in reading order.
     columns: pictures in a line.
-    gap_every: a wider gap after as many pictures, 0: none.
+    gap_every: number of pictures after which the gap is wider. With 0 all gaps are equal.
   """
   scale = np.maximum(np.abs(pictures).max((1, 2), keepdims=True), 1e-30)
   value = (pictures / scale)[..., None]
@@ -124,15 +124,9 @@ def grey_mosaic(
   return _mosaic(colour, columns, gap_every)
 
 
-def colour_mosaic(
-  pictures: Float[np.ndarray, "n h w 3"], columns: int
+def _mosaic(
+  pictures: Float[np.ndarray, "n h w 3"], columns: int, gap_every: int = 0
 ) -> Float[np.ndarray, "y x 3"]:
-  """Returns RGB pictures side by side, each with grey for 0 and its own scale."""
-  scale = np.maximum(np.abs(pictures).max((1, 2, 3), keepdims=True), 1e-30)
-  return _mosaic(0.5 + 0.5 * pictures / scale, columns, 0)
-
-
-def _mosaic(pictures: np.ndarray, columns: int, gap_every: int) -> np.ndarray:
   count, height, width, _ = pictures.shape
   lines = -(-count // columns)
   gaps = [(c // gap_every if gap_every else 0) * 2 for c in range(columns)]
@@ -165,10 +159,14 @@ def ordered_mosaic(units: Float[np.ndarray, "d rows columns"]) -> Float[np.ndarr
 
 
 def filter_mosaic(params: dict[str, Any]) -> Float[np.ndarray, "y x 3"]:
-  """Returns the picture of all filters of the embedding, low frequencies first."""
+  """Returns the picture of all filters of the embedding, low frequencies first.
+
+  They are RGB, each with grey for 0 and its own scale.
+  """
   filters = embedding_filters(params)
-  order = np.argsort(frequencies(filters), kind="stable")
-  return colour_mosaic(filters[order], math.ceil(math.sqrt(len(filters))))
+  filters = filters[np.argsort(frequencies(filters), kind="stable")]
+  scale = np.maximum(np.abs(filters).max((1, 2, 3), keepdims=True), 1e-30)
+  return _mosaic(0.5 + 0.5 * filters / scale, math.ceil(math.sqrt(len(filters))))
 
 
 def encode_png(mosaics: list[Float[np.ndarray, "y x 3"]], *, width_px: int = 900) -> bytes:

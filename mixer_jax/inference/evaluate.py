@@ -27,10 +27,10 @@ def choose(
 
   Args:
     options: the configuration.
-    evaluators: names in config.evaluators; None: all of type classification.
-    dataset: name of the table of data sets, or directory of a prepared one, instead of those.
-    split: of the data set; None: the one that is reported.
-    data_dir: where TFDS keeps the data set; None: as in the configuration.
+    evaluators: names in config.evaluators. Default: all evaluators of type classification.
+    dataset: a name in the table of data sets, or the directory of a prepared one, to use instead.
+    split: of the data set. Default: its test split.
+    data_dir: where TFDS keeps the data set. Default: as in the configuration.
 
   Raises:
     InputError: no such evaluator, data set or split, or one with other classes than the model has.
@@ -50,7 +50,7 @@ def choose(
 def _on_dataset(
   options: schema.Options, dataset: str, split: str | None, data_dir: str | None
 ) -> schema.Classification:
-  """Returns an evaluator of another data set, which meets the pre-processing of config.best's."""
+  """Returns an evaluator of another data set, with the preprocessing of config.best's evaluator."""
   entry = sources.describe(dataset, data_dir)
   name = split or entry.test
   if name is None:
@@ -59,7 +59,7 @@ def _on_dataset(
   source = sources.open_source(dataset=dataset, data_dir=data_dir, split=name, label=None)
   if source.num_classes not in (None, options.num_classes):
     raise InputError(
-      f"{source.name} has {source.num_classes} classes, the model {options.num_classes}: its head is for others. "
+      f"{source.name} has {source.num_classes} classes, the model {options.num_classes}: its head does not fit. "
       "Fine-tune it first (configs/finetune.py)."
     )
   like = options.evaluators[best(options)[0]]
@@ -88,7 +88,7 @@ def evaluate(
   Args:
     trained: the model.
     sections: of the evaluators, by name.
-    workdir: the run's directory, None: the model is of no run.
+    workdir: the run's directory. None if the model does not come from a run.
     details: directory for the accuracy of each class and the confusions, which are printed too.
     record: add the results to the run's evaluations.jsonl, where tools.paper looks for them.
 

@@ -28,9 +28,9 @@ class Trained:
   Attributes:
     setup: the model that the configuration describes, on all devices.
     variables: of the model, on the devices: {"params", "batch_stats"?}.
-    name: where they come from, for messages.
-    step: of the checkpoint, None for a weights file.
-    class_names: that the checkpoint carries; () if it has none.
+    name: what messages call the model: its run and step, or its weights file.
+    step: of the checkpoint. None for a weights file.
+    class_names: as the checkpoint has them. () if it has none.
   """
 
   setup: experiment.ModelSetup
@@ -103,7 +103,7 @@ def _load_checkpoint(
 ) -> Trained:
   chosen, damaged = checkpoint.choose(directory, which)
   for line in damaged:
-    metrics.log(f"WARNING: {line}; the newest intact one is that of step {chosen}")
+    metrics.log(f"WARNING: {line}; the newest intact checkpoint is step {chosen}")
   variables = restore.load_variables(
     directory, chosen, setup.abstract_variables, setup.shardings.variables
   )
@@ -113,16 +113,16 @@ def _load_checkpoint(
 
 
 def preprocess(setup: experiment.ModelSetup) -> Preprocess:
-  """Returns the preprocessing of config.best's evaluator, which is that of images without a label, too."""
+  """Returns the preprocessing of config.best's evaluator, which also serves images without a label."""
   name, _ = evaluators.best(setup.options)
   text = setup.options.evaluators[name].ops
   return Preprocess(text, setup.options.input_shape, f"config.evaluators.{name}.ops")
 
 
 def class_names(trained: Trained) -> list[str]:
-  """Returns the names of the model's classes; those without a name are numbers.
+  """Returns the names of the model's classes. A class without a name gets its number.
 
-  Where the checkpoint carries none, TFDS's description of the data set has them; the data need not be there.
+  If the checkpoint has no names, TFDS's description of the data set gives them, even without the data.
   """
   data, num_classes = trained.setup.options.data, trained.setup.options.num_classes
   names = list(trained.class_names)

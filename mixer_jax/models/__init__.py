@@ -101,7 +101,7 @@ def build(name: str, *, variant: str | None = None, **fields: Any) -> nn.Module:
 
 
 def family_of(names: Iterable[str]) -> str | None:
-  """Returns the family that parameters belong to by their names, None if to no known one."""
+  """Returns the family that parameters belong to by their names, or None if they belong to no known one."""
   names = list(names)
   for name, family in FAMILIES.items():
     if any(re.match(family.PREFIX, parameter) for parameter in names):

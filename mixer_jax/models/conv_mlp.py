@@ -127,7 +127,7 @@ class Model(nn.Module):
     num_blocks: MLP blocks of each stage.
     widths: channels of each MLP stage.
     mlp_ratios: hidden width of each stage's MLPs, in its channels.
-    num_classes: width of the head k; None or 0: no head, the module returns `pre_logits`.
+    num_classes: width of the head k. If None or 0, there is no head and the module returns `pre_logits`.
     gelu: "erf", the exact one; "tanh", the approximation.
     stoch_depth: s; block i of the L of a stage drops each MLP of an image with probability s·i/(L−1).
     stoch_depth_rescale: divide the branches that are kept by 1 − that.

@@ -64,7 +64,7 @@ def drop_path(
   *,
   rescale: bool = False,
 ) -> Float[Array, "b ..."]:
-  """Zeroes the branch of every image with `kept` False; None: all keep it.
+  """Zeroes the branch of every image where `kept` is False. If `kept` is None, every image keeps it.
 
   Args:
     branch: of a residual block, of any rank.
@@ -164,7 +164,7 @@ def batch_norm(
 
   Args:
     x: maps.
-    mask: 0 for images that are padding, which do not enter the statistics; None: there are none.
+    mask: 0 for images that are padding, which do not enter the statistics. None if there is no padding.
     train: take the batch's statistics, and average them into the running ones.
     dtypes: dtype, param_dtype.
   """
@@ -188,7 +188,7 @@ class MlpBlock(nn.Module):
   """
 
   mlp_dim: int
-  out_dim: int | None = None  # None: as wide as the input
+  out_dim: int | None = None  # default: as wide as the input
   gelu: Gelu = "tanh"
   dropout_rate: float = 0.0
   kernel_init: Callable[..., Array] = nn.initializers.lecun_normal()

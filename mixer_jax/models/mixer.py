@@ -89,7 +89,7 @@ class Model(nn.Module):
   Sows every block's output as tokens (`block_<i>`), the last one's as a map (`stage_1`), and `pre_logits`.
 
   Attributes:
-    num_classes: width of the head k; None or 0: no head, the module returns `pre_logits`.
+    num_classes: width of the head k. If None or 0, there is no head and the module returns `pre_logits`.
     patch_size: side of a square patch in pixels.
     num_blocks: number of Mixer blocks L.
     hidden_dim: channels of a token c.

@@ -95,7 +95,7 @@ class Model(nn.Module):
     num_blocks: number of blocks L.
     hidden_dim: channels of a token c.
     mlp_dim: hidden width of channel mixing.
-    num_classes: width of the head k; None or 0: no head, the module returns `pre_logits`.
+    num_classes: width of the head k. If None or 0, there is no head and the module returns `pre_logits`.
     layer_scale_init: start of gamma, the scale of each branch.
     gelu: "erf", the exact one; "tanh", the approximation.
     stoch_depth: each block drops each branch of an image with this probability, the same for all blocks.

@@ -21,7 +21,6 @@ from jaxtyping import Float
 from mixer_jax.errors import InputError
 
 Grid = tuple[int, int]
-HOW = {"paper": "as in appendix C", "interpolate": "by interpolation"}
 
 
 def token_grid(image_size: tuple[int, int], patch_size: int) -> Grid:

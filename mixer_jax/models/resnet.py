@@ -252,7 +252,7 @@ class Model(nn.Module):
   training.
 
   Attributes:
-    num_classes: width of the head k; None or 0: no head, the module returns `pre_logits`.
+    num_classes: width of the head k. If None or 0, there is no head and the module returns `pre_logits`.
     num_units: bottlenecks of each stage.
     width: channels inside the first stage's bottlenecks, 64 × the factor in the name; each stage has
       twice those of the one before it, and 4 × as many come out of it.

@@ -28,7 +28,7 @@ class TokenMixing(nn.Module):
 
   Attributes:
     mlp_dim: hidden width of the MLPs.
-    num_tokens: tokens t that come out; None: as many as go in.
+    num_tokens: tokens t that come out. Default: as many as go in.
     channel_groups: G.
   """
 

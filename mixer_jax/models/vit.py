@@ -170,13 +170,13 @@ class Model(nn.Module):
   Sows every block's output as tokens (`block_<i>`), the last one's patches as a map (`stage_1`), and `pre_logits`.
 
   Attributes:
-    num_classes: width of the head k; None or 0: no head, the module returns `pre_logits`.
+    num_classes: width of the head k. If None or 0, there is no head and the module returns `pre_logits`.
     patch_size: side of a square patch in pixels.
     num_blocks: number of encoder blocks L.
     hidden_dim: channels of a token c.
     mlp_dim: hidden width of the MLPs.
     num_heads: attention heads n; they divide c.
-    representation_size: width of the tanh layer before the head; 0: none. The files pre-trained on
+    representation_size: width of the tanh layer before the head. If 0, there is none. The files pre-trained on
       ImageNet-21k have one of width c, those fine-tuned and all later ones (arXiv:2106.10270) none.
     gelu: "tanh", the authors' approximation; "erf", the exact one.
     dropout_rate: dropout after the position embedding, after attention and inside the MLPs, while training.

@@ -1,7 +1,7 @@
-"""Several processes as one run: they compare what they run, stop together and say why.
+"""Several processes as one run: they compare what they run, stop together and report why.
 
-JAX does the work: `jax.distributed` finds the processes and notices which is lost, its preemption
-service agrees on the step to stop at.
+JAX does the work. `jax.distributed` finds the processes and detects a lost one. Its preemption service agrees on the
+step to stop at.
 """
 
 import hashlib
@@ -114,12 +114,12 @@ def _state() -> Any:
 
 
 def _client() -> Any:
-  """Returns the client of JAX's key-value store, None in a single process."""
+  """Returns the client of JAX's key-value store. None in a single process."""
   return _state().client
 
 
 def _follow() -> None:
-  """Ends this process when another tells that it stops, and says why it did."""
+  """Ends this process when another one stops, and prints that one's reason."""
   while (client := _client()) is not None and not _stopping.wait(_POLL_SECONDS):
     try:
       stopped = client.key_value_dir_get(_STOPPED)

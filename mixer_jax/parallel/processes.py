@@ -1,4 +1,4 @@
-"""This process and its machine; without JAX, which a supervisor need not load."""
+"""This process and its machine, without JAX: a supervisor does not load it."""
 
 import ctypes
 import os

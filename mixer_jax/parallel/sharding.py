@@ -35,7 +35,7 @@ class Shardings(NamedTuple):
     variables: of the model's variables, a tree like them.
     batch: of every array of a batch.
     replicated: of small results.
-    state: of the train state, a tree like it; None where nothing is trained.
+    state: a tree like the train state. None if nothing is trained.
   """
 
   variables: Any
@@ -50,7 +50,7 @@ def make_mesh(*, data: int, fsdp: int = 1, devices: Sequence[Any] | None = None)
   Args:
     data: replicas; −1: as many as the devices make.
     fsdp: devices that share a copy.
-    devices: to choose from; None: those of all processes. Absent ones (a topology's) will do.
+    devices: to choose from. Default: the devices of all processes. They may be absent (a topology's).
 
   Raises:
     InputError: more devices wanted than there are, or processes left without one.

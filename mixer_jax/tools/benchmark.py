@@ -15,10 +15,14 @@ from mixer_jax.errors import InputError
 from mixer_jax.tools import command
 
 _CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "Configuration.", lock_config=False, accept_new_attributes=True
+  "config", None, "Configuration file.", lock_config=False, accept_new_attributes=True
 )
-_BATCH_SIZES = flags.DEFINE_list("batch_sizes", None, "Of one device; default: 8, 16, … 4096.")
-_WORK = flags.DEFINE_list("work", ["training", "inference"], "Which of both is measured.")
+_BATCH_SIZES = flags.DEFINE_list(
+  "batch_sizes", None, "Batch sizes of one device. Default: 8, 16, … 4096."
+)
+_WORK = flags.DEFINE_list(
+  "work", ["training", "inference"], "What to measure: training, inference, or both."
+)
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of a table.")
 
 
@@ -26,7 +30,7 @@ def main(argv: list[str]) -> None:
   command.no_arguments(argv)
   config = command.loaded(_CONFIG)
   if config is None:
-    raise InputError("--config=FILE says what to measure; configs/ has some.")
+    raise InputError("--config=FILE is missing: it says what to measure. Files are in configs/.")
   if unknown := set(_WORK.value) - {"training", "inference"}:
     raise InputError(f"--work={unknown.pop()} is neither training nor inference.")
   sizes = _batch_sizes(_BATCH_SIZES.value)

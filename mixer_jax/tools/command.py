@@ -1,4 +1,4 @@
-"""What all commands share: errors of the user's making are printed in full, without a traceback."""
+"""What all commands share. The user's errors are printed in full, without a traceback."""
 
 import os
 import re
@@ -26,9 +26,9 @@ def run(
   main: Callable[[list[str]], Any],
   explain_more: Callable[[], str] | None = None,
 ) -> None:
-  """Runs `main` under absl; `explain_more` is called for --help alone, which its text follows.
+  """Runs `main` under absl. With --help it also prints the text that `explain_more` returns.
 
-  Exits 2 on bad input, 1 where a run diverged or could not save, 75 where its processes did not meet.
+  Exits with 2 on bad input, 1 if a run diverged or could not save, 75 if its processes did not meet.
   """
 
   def guarded(argv: list[str]) -> None:
@@ -60,7 +60,7 @@ def run(
       sys.exit(2)
 
   host_memory.keep_on_cpu()
-  logging.set_verbosity(logging.WARNING)  # JAX and Orbax say a lot at INFO; --verbosity=0 shows it
+  logging.set_verbosity(logging.WARNING)  # JAX and Orbax log a lot at INFO; --verbosity=0 shows it
   # Orbax logs tracebacks of failed writes in all its threads; the run reports them in one line.
   logging.get_absl_handler().addFilter(
     lambda record: record.name != "asyncio" and not (record.exc_info and _SAVER in record.pathname)
@@ -75,7 +75,7 @@ def _status(error: Exception) -> int:
 
 
 def _others() -> Any:
-  """Returns mixer_jax.parallel.distributed in one of several processes, None elsewhere, where it is not needed."""
+  """Returns mixer_jax.parallel.distributed in one of several processes. None in a single process, which does not need it."""
   jax = sys.modules.get("jax")
   if jax is None or not jax.distributed.is_initialized():
     return None
@@ -85,7 +85,7 @@ def _others() -> Any:
 
 
 def _exit(status: int, error: Exception, at_once: bool) -> None:
-  """Exits; in one of several processes the others learn why, which wait for this one."""
+  """Exits. Other processes of the run, which wait for this one, learn the reason."""
   if _others():
     _others().stop_all(status, _text(error))
   if at_once:
@@ -94,7 +94,7 @@ def _exit(status: int, error: Exception, at_once: bool) -> None:
 
 
 def loaded(flag: Any) -> Any:
-  """Returns the configuration of a flag, None if it was not given; raises InputError if it failed."""
+  """Returns the configuration of a flag. None if it was not given; raises InputError if loading it failed."""
   config = flag.value
   try:
     if config is not None:
@@ -119,7 +119,7 @@ def _text(error: Exception) -> str:
 
 
 def _unknown_key(text: str) -> str:
-  """Returns what ml_collections says of a key that is not there, in a sentence and with what replaced the key."""
+  """Returns ml_collections' message about an unknown key as a sentence, with the key that replaced it."""
   m = re.match(r'\W*(?:Key ")?(\w+)\W*(?:$|does not exist|n?Did you mean "(\w+)")', text)
   if not m:
     return text

@@ -10,11 +10,11 @@ from mixer_jax.errors import InputError
 
 @functools.cache
 def module(path: str) -> Any:
-  """Returns the module of a configuration file; raises InputError if it is no Python file."""
+  """Returns the module of a configuration file; raises InputError if there is no such Python file."""
   spec = importlib.util.spec_from_file_location(f"config_{pathlib.Path(path).stem}", path)
   if spec is None or spec.loader is None or not pathlib.Path(path).is_file():
     raise InputError(
-      f"{path} is no Python file. Files of configs/ are found in the project's root: run the command there."
+      f"{path} is not a Python file. Run the command in the project's root, which contains configs/."
     )
   found = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(found)

@@ -1,4 +1,4 @@
-"""What --help says about the configuration: every key, its default and its comment, read from the source."""
+"""The part of --help about the configuration: every key, its default and its comment, read from the source."""
 
 import inspect
 import re
@@ -8,7 +8,7 @@ from mixer_jax import configuration, models, schema
 
 
 def text() -> str:
-  """Returns a line for every key, sections with their comments above."""
+  """Returns a line for every key. A section's comment stands above its keys."""
   lines = ["", "The configuration (--config.KEY=VALUE):", *_of_section(schema.Options, "config")]
   for kind, section in schema.EVALUATORS.items():
     lines.append(f"\nconfig.evaluators.NAME of type {kind}: {section.__doc__}")
@@ -36,7 +36,7 @@ def _line(key: str, field: configuration.Field, comments: Mapping[str, str]) -> 
 
 
 def _comments(declared: type) -> dict[str, str]:
-  """Returns the comments of a dataclass's fields, above them or behind them."""
+  """Returns the comments of a dataclass's fields, which stand above or behind them."""
   found, above = {}, []
   for line in inspect.getsource(declared).splitlines():
     code, _, comment = line.partition("# ")
@@ -47,9 +47,9 @@ def _comments(declared: type) -> dict[str, str]:
 
 
 def _attributes(declared: type) -> dict[str, str]:
-  """Returns what a docstring says of attributes."""
-  said = (inspect.getdoc(declared) or "").partition("Attributes:\n")[2]
+  """Returns the attributes' descriptions in a docstring."""
+  listed = (inspect.getdoc(declared) or "").partition("Attributes:\n")[2]
   return {
     name: " ".join(text.split())
-    for name, text in re.findall(r"^  (\w+): (.*(?:\n    .*)*)", said, re.MULTILINE)
+    for name, text in re.findall(r"^  (\w+): (.*(?:\n    .*)*)", listed, re.MULTILINE)
   }

@@ -13,26 +13,33 @@ from mixer_jax import models, schema, weights
 from mixer_jax.errors import InputError
 from mixer_jax.models import resizing
 from mixer_jax.tools import command
+from mixer_jax.training import init_from
 from mixer_jax.weights import torch_layout
+from mixer_jax.workdir import checkpoint, directory, provenance, restore
 
-_CHECKPOINT = flags.DEFINE_string("checkpoint", "newest", "Of a workdir: newest, best, or a step.")
+_CHECKPOINT = flags.DEFINE_string(
+  "checkpoint", "newest", "Checkpoint of a workdir: newest, best, or a step."
+)
 _IMAGE_SIZE = flags.DEFINE_string(
-  "image_size", None, "Resize to this image size in pixels, SIDE or HEIGHTxWIDTH."
+  "image_size", None, "Resize the weights to this image size in pixels, SIDE or HEIGHTxWIDTH."
 )
 _FROM_IMAGE_SIZE = flags.DEFINE_string(
-  "from_image_size", None, "The input's image size; default: square."
+  "from_image_size",
+  None,
+  "Image size that the input's weights are for. Default: a square, or the run's own size.",
 )
 _METHOD = flags.DEFINE_enum(
   "method", "auto", ["auto", "paper", "interpolate"],
-  "paper: appendix C, for whole multiples; interpolate: any size, not the paper's; auto: paper if possible.",
+  "How to resize. paper is appendix C, for whole multiples. interpolate takes any size, and is not the paper's. "
+  "auto is paper where that is possible.",
 )  # fmt: skip
 _LAYOUT = flags.DEFINE_string(
   "layout",
   None,
-  "Names in a .safetensors file: timm, or authors. Default: timm's where timm has the model.",
+  "Whose parameter names a .safetensors file gets: timm or authors. Default: timm's if timm has the model.",
 )
 _NUM_CLASSES = flags.DEFINE_integer(
-  "num_classes", None, "Replace the head by one of zeros.", lower_bound=1
+  "num_classes", None, "Replace the head by one of zeros for this many classes.", lower_bound=1
 )
 
 
@@ -41,7 +48,7 @@ def main(argv: list[str]) -> None:
     raise InputError("give two arguments: convert INPUT OUTPUT")
   source, output = argv[1], epath.Path(argv[2]).expanduser()
   if output.suffix not in (".npz", ".safetensors"):
-    raise InputError(f"{output} must end in .npz or .safetensors: that says what is written.")
+    raise InputError(f"{output} must end in .npz or .safetensors: the suffix decides the format.")
   if output.exists():
     raise InputError(f"{output} exists; choose another name or remove it.")
   if _LAYOUT.value and output.suffix == ".npz":
@@ -53,32 +60,25 @@ def main(argv: list[str]) -> None:
     raise InputError("--from_image_size and --method need --image_size.")
   if _NUM_CLASSES.value:
     variables = _with_new_head(variables, source, _NUM_CLASSES.value)
-  origin = weights.describe(variables, source)
+  spec = weights.describe(variables, source)
   if output.suffix == ".npz":
     weights.save_npz(output, variables)
   else:
     torch_layout.save_safetensors(output, torch_layout.to_torch(variables, _LAYOUT.value))
-  print(f"{output}: {_summary(origin)}")
+  print(f"{output}: {_summary(spec)}")
 
 
-def _summary(origin: weights.Origin) -> str:
-  family = models.FAMILIES[origin.family]
+def _summary(spec: weights.ModelSpec) -> str:
+  family = models.FAMILIES[spec.family]
   tokens = ""
   if family.RESIZE_METHODS:
-    rows, columns = resizing.token_grid(origin.input_shape[:2], origin.fields["patch_size"])
+    rows, columns = resizing.token_grid(spec.input_shape[:2], spec.fields["patch_size"])
     tokens = f" for {rows * columns} tokens"
-  return f"{family.TITLE}{tokens}, " + " ".join(f"{k}={v}" for k, v in origin.fields.items())
-
-
-def _workdir(source: str) -> epath.Path | None:
-  if source in weights.RELEASED or "://" in source:
-    return None
-  directory = epath.Path(source).expanduser()
-  return directory.absolute() if directory.is_dir() else None
+  return f"{family.TITLE}{tokens}, " + " ".join(f"{k}={v}" for k, v in spec.fields.items())
 
 
 def _load(source: str) -> weights.Variables:
-  if workdir := _workdir(source):
+  if workdir := directory.find_run(source):
     return _load_run(workdir)
   if flags.FLAGS["checkpoint"].present:
     raise InputError(f"--checkpoint is for the workdir of a run, which {source} is not.")
@@ -86,47 +86,39 @@ def _load(source: str) -> weights.Variables:
 
 
 def _load_run(workdir: epath.Path) -> weights.Variables:
-  from mixer_jax.workdir import checkpoint, directory, provenance, restore
-
   directory.load_config(workdir)  # raises if this is not the workdir of a run
   step, _ = checkpoint.choose(workdir, _CHECKPOINT.value)
-  origin = provenance.read(workdir, step)
-  print(f"{workdir} step {step}" + (f" of run {origin.run}" if origin else ""))
+  trained_by = provenance.read(workdir, step)
+  print(f"{workdir} step {step}" + (f" of run {trained_by.run}" if trained_by else ""))
   return restore.load_variables(workdir, step)
 
 
-def _origin(variables: weights.Variables, source: str) -> weights.Origin:
-  """Returns what the weights were made for; a run knows its image size, which weights alone may not."""
-  from mixer_jax.training import init_from
-
-  return init_from.describe(source) if _workdir(source) else weights.describe(variables, source)
-
-
 def _resized(variables: weights.Variables, source: str) -> weights.Variables:
-  origin = _origin(variables, source)
-  family = models.FAMILIES[origin.family]
+  # A run knows its image size, which weights alone may not.
+  is_run = directory.find_run(source) is not None
+  spec = init_from.describe(source) if is_run else weights.describe(variables, source)
+  family = models.FAMILIES[spec.family]
   if not family.RESIZE_METHODS:
     raise InputError(
       f"{source} is a {family.TITLE}, whose parameters are those for every image size."
     )
   given = _size(_FROM_IMAGE_SIZE) if _FROM_IMAGE_SIZE.value else None
-  if given is None and not origin.knows_sides:
+  if given is None and not spec.knows_sides:
     raise InputError(f"{source} is for no square: give --from_image_size=HEIGHTxWIDTH.")
-  old_grid = weights.grid_of(origin, given)
-  new_grid = resizing.token_grid(_size(_IMAGE_SIZE), origin.fields["patch_size"])
+  old_grid = weights.grid_of(spec, given)
+  new_grid = resizing.token_grid(_size(_IMAGE_SIZE), spec.fields["patch_size"])
   method = resizing.choose_method(old_grid, new_grid, _METHOD.value, family.RESIZE_METHODS)
-  how = resizing.HOW[method]
-  print(f"from {old_grid[0]}x{old_grid[1]} to {new_grid[0]}x{new_grid[1]} tokens {how}")
+  print(weights.resize_line(old_grid, new_grid, method))
   return weights.resize(variables, old_grid, new_grid, method)
 
 
 def _with_new_head(
   variables: weights.Variables, source: str, num_classes: int
 ) -> weights.Variables:
-  origin = weights.describe(variables, source)
-  head = models.FAMILIES[origin.family].HEAD.values()
-  fields = {k: v for k, v in origin.fields.items() if k not in head}
-  wanted = origin._replace(fields={**fields, "num_classes": num_classes}).abstract_variables()
+  spec = weights.describe(variables, source)
+  head = models.FAMILIES[spec.family].HEAD.values()
+  fields = {k: v for k, v in spec.fields.items() if k not in head}
+  wanted = spec._replace(fields={**fields, "num_classes": num_classes}).abstract_variables()
   return weights.replace_head(variables, wanted)
 
 

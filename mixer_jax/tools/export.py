@@ -21,10 +21,10 @@ _INPUT = flags.DEFINE_enum(
   "input",
   "uint8",
   ["uint8", "float32"],
-  "Images are uint8 pixels, normalised inside, or float32 values as config.normalize makes them.",
+  "Type of the exported function's images: uint8 pixels, which it normalises, or float32 values as config.normalize makes them.",
 )
 _TOLERANCE = flags.DEFINE_float(
-  "tolerance", 1e-5, "Largest difference of a logit from Flax in float32.", lower_bound=0.0
+  "tolerance", 1e-5, "Largest allowed difference of a logit from Flax in float32.", lower_bound=0.0
 )
 
 

@@ -7,21 +7,36 @@ python -m mixer_jax.tools.fewshot --config=configs/NAME.py --weights=FILE.npz --
 
 from absl import app, flags
 
+from mixer_jax import schema
 from mixer_jax.tools import command, model_flags
 
-_DATASET = flags.DEFINE_string("dataset", None, "TFDS name or directory; default: the run's.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps it; default: as in the run.")
-_TRAIN_SPLIT = flags.DEFINE_string("train_split", None, "Default: the run's training split.")
-_TEST_SPLIT = flags.DEFINE_string("test_split", None, "Default: the run's evaluation split.")
+_DATASET = flags.DEFINE_string(
+  "dataset", None, "TFDS name, or directory of a prepared data set. Default: the run's data set."
+)
+_DATA_DIR = flags.DEFINE_string(
+  "data_dir", None, "Directory where TFDS keeps the data set. Default: as in the run."
+)
+_TRAIN_SPLIT = flags.DEFINE_string(
+  "train_split",
+  None,
+  "Split that the few images are drawn from. Default: the run's training split.",
+)
+_TEST_SPLIT = flags.DEFINE_string(
+  "test_split",
+  None,
+  "Split to test on. Default: the split of the evaluator that chooses the run's best checkpoint.",
+)
 _OPS = flags.DEFINE_string(
-  "ops", "decode|resize|central_crop", "Pre-processing; the default is the paper's for few-shot."
+  "ops",
+  schema.Fewshot.ops,
+  "Preprocessing of both splits. The default is the paper's for few-shot.",
 )
 
 
 def main(argv: list[str]) -> None:
   command.no_arguments(argv)
   trained = model_flags.load()
-  from mixer_jax import evaluators, schema
+  from mixer_jax import evaluators
   from mixer_jax.evaluators import fewshot
 
   options = trained.setup.options
@@ -30,7 +45,7 @@ def main(argv: list[str]) -> None:
     dataset=_DATASET.value,
     data_dir=_DATA_DIR.value,
     train_split=_TRAIN_SPLIT.value or options.data.split,
-    test_split=_TEST_SPLIT.value or vars(best).get("split", "test"),
+    test_split=_TEST_SPLIT.value or vars(best).get("split") or best.test_split,
     ops=_OPS.value,
     batch_size=best.batch_size,
     num_workers=best.num_workers,

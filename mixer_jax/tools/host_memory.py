@@ -1,4 +1,4 @@
-"""Whether the process gives memory that it has freed back to the system."""
+"""Keeps freed memory in the process instead of giving it back to the system."""
 
 import ctypes
 import importlib.metadata
@@ -11,14 +11,14 @@ _SETTINGS = ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TO
 
 
 def keep_on_cpu() -> None:
-  """Lets glibc keep freed memory to the end of the process, if the CPU is all that JAX can find.
+  """Makes glibc keep freed memory until the process ends, if the CPU is the only device that JAX can find.
 
-  A step's temporaries are then taken from malloc, anew at each step. So large a piece comes from the system and
-  goes back to it otherwise, and every page costs a fault the first time it is touched: a tenth of a step of
-  Mixer-S/16 (docs/results/speed.md). With an accelerator, the many threads of its host would share one arena for
-  nothing. Does nothing with another C library than glibc.
+  On a CPU, malloc allocates a step's temporaries anew at each step. By default such large pieces come from the system
+  and go back to it, and every page costs a fault when it is first touched: a tenth of a step of Mixer-S/16
+  (docs/results/speed.md). With an accelerator this would only make the host's many threads share one arena. With
+  another C library than glibc it does nothing.
 
-  Must be called before threads are started, which choose their arenas once.
+  Call it before threads are started, because each thread chooses its arena once.
   """
   platforms = os.environ.get("JAX_PLATFORMS", "")
   plugins = importlib.metadata.entry_points(group="jax_plugins")

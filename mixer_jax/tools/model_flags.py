@@ -17,14 +17,16 @@ if TYPE_CHECKING:
 _CONFIG = config_flags.DEFINE_config_file(
   "config",
   None,
-  "Configuration; default: the workdir's own.",
+  "Configuration file. Default: the workdir's own configuration.",
   lock_config=False,
   accept_new_attributes=True,
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a run.")
-_CHECKPOINT = flags.DEFINE_string("checkpoint", "newest", "newest, best, or a step.")
+_CHECKPOINT = flags.DEFINE_string(
+  "checkpoint", "newest", "Checkpoint of --workdir: newest, best, or a step."
+)
 _WEIGHTS = flags.DEFINE_string(
-  "weights", None, "Released name, address or file of weights instead of a checkpoint."
+  "weights", None, "Released name, address or file of weights to load instead of a checkpoint."
 )
 
 

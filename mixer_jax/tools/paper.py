@@ -5,9 +5,9 @@ python -m mixer_jax.tools.paper table3 --results=DIR --measure_throughput
 python -m mixer_jax.tools.paper figure4 --results=DIR                 # figure2 … figure4
 python -m mixer_jax.tools.paper figure5 --weights=imagenet21k/Mixer-B_16  # figure5 … figure7
 
---results is where runs, tools.transfer and `eval.py --record` left their results. What has not been run is
-shown as such, with the command that would. Printed, and written below --output: tables as Markdown and
-CSV, figures as PNG and SVG too. Run it in the project's root: it reads configs/.
+--results is the directory of your runs, of tools.transfer, and of `eval.py --record`. What has not been run is shown
+as such, with the command that runs it. The output is printed, and written below --output: tables as Markdown and CSV,
+figures also as PNG and SVG. Run it in the project's root: it reads configs/.
 """
 
 import pathlib
@@ -20,22 +20,24 @@ from mixer_jax.tools import command
 
 NAMES = ("table1", "table2", "table3", "table4", "figure2", "figure3", "figure4", "figure5", "figure6", "figure7")  # fmt: skip
 
-_RESULTS = flags.DEFINE_string("results", "results", "Directory of runs and evaluations.")
-_OUTPUT = flags.DEFINE_string("output", None, "Directory to write to; default: RESULTS/paper.")
+_RESULTS = flags.DEFINE_string(
+  "results", "results", "Directory with the runs and evaluations to compare."
+)
+_OUTPUT = flags.DEFINE_string("output", None, "Directory to write to. Default: RESULTS/paper.")
 _WEIGHTS = flags.DEFINE_list(
-  "weights", [], "Figures 5 to 7: released names, addresses, files or workdirs; figure 7 sets several side by side."
+  "weights", [], "Weights for figures 5 to 7: released names, addresses, files or workdirs. Figure 7 shows several side by side."
 )  # fmt: skip
 _MEASURE = flags.DEFINE_bool(
   "measure_throughput",
   False,
-  "table2, table3: measure the models that have no throughput on this device.",
+  "For table2 and table3: measure the throughput of the models that have none on this device yet.",
 )
 
 
 def main(argv: list[str]) -> None:
   if len(argv) != 2 or argv[1] not in NAMES:
     given = argv[1] if len(argv) == 2 else f"{len(argv) - 1} names"
-    raise InputError(f"{given!r} is no table or figure; give one of {', '.join(NAMES)}.")
+    raise InputError(f"{given!r} is not a table or figure; give one of {', '.join(NAMES)}.")
   name, results = argv[1], pathlib.Path(_RESULTS.value).expanduser()
   if _WEIGHTS.value and name not in ("figure5", "figure6", "figure7"):
     raise InputError(f"--weights goes with figure5 to figure7; {name} reads --results.")
@@ -47,7 +49,7 @@ def main(argv: list[str]) -> None:
 
 
 def _make(name: str, results: pathlib.Path) -> tuple[Any, Any]:
-  """Returns the figure, None for a table, and the comparison table."""
+  """Returns the figure (None for a table) and the comparison table."""
   from mixer_jax.tools.paper_tables import figures, tables, weights_figures
   from mixer_jax.tools.paper_tables import results as results_lib
 

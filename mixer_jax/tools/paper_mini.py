@@ -2,9 +2,9 @@
 
 python -m mixer_jax.tools.paper_mini --results=workdir/paper-mini
 
-Images: Fashion-MNIST where Debian's package dataset-fashion-mnist is installed, else scikit-learn's digits.
-Writes RESULTS/report.md and its pictures, RESULTS/report/*.png. Finished runs are kept: the same command
-goes on. `--report` writes the report of what is there. Run it in the project's root: it reads configs/.
+The images are Fashion-MNIST if Debian's package dataset-fashion-mnist is installed, else scikit-learn's digits. The
+command writes RESULTS/report.md and its pictures, RESULTS/report/*.png. The same command resumes: finished runs are
+kept. `--report` writes the report of the finished runs. Run it in the project's root: it reads configs/.
 """
 
 import os
@@ -17,11 +17,13 @@ from absl import app, flags
 from mixer_jax.errors import DivergedError
 from mixer_jax.tools import command
 
-_RESULTS = flags.DEFINE_string("results", "workdir/paper-mini", "Directory of runs and report.")
+_RESULTS = flags.DEFINE_string(
+  "results", "workdir/paper-mini", "Directory of the runs and the report."
+)
 _STEPS = flags.DEFINE_integer("steps", 240, "Training steps per pre-training run.", lower_bound=10)
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Directory where TFDS keeps its data.")
 _REPORT = flags.DEFINE_bool(
-  "report", False, "Write the report of the runs that are finished, and run nothing."
+  "report", False, "Write the report of the finished runs without starting any."
 )
 
 
@@ -46,7 +48,7 @@ def _setting():
 
   if fashion_mnist.is_installed():
     return mini.Setting("fashion_mnist_debian", "digits", (1.0, 10.0, 100.0), _STEPS.value)
-  print("Fashion-MNIST is not installed (apt install dataset-fashion-mnist): digits take its place")
+  print("Fashion-MNIST is not installed (apt install dataset-fashion-mnist): using digits instead")
   return mini.Setting("digits_0_4", "digits_5_9", (10.0, 30.0, 100.0), _STEPS.value)
 
 

@@ -3,13 +3,12 @@
 python -m mixer_jax.tools.plan --config=configs/jft.py:H/14 --topology=v3:16x16 [--config.KEY=VALUE]
 
 Compiles the real train step. --topology needs pip install 'mixer-jax[tpu]' and no TPU; without it the
-devices of this machine are planned for. --fit searches for the cheapest setting that fits, --fit=memory
+devices of this machine are planned for. --fit=cost searches for the cheapest setting that fits, --fit=memory
 for the one with the least temporaries. Exit status: 0 it fits, 1 it does not, 2 bad input.
 """
 
 import re
 import sys
-from typing import Any
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -18,28 +17,22 @@ from mixer_jax.tools import command
 from mixer_jax.tools.planning import topology
 
 _CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "Configuration file.", lock_config=False, accept_new_attributes=True
+  "config",
+  None,
+  "Configuration file, FILE or FILE:ARGUMENT.",
+  lock_config=False,
+  accept_new_attributes=True,
 )
 _TOPOLOGY = flags.DEFINE_string(
-  "topology", None, "TPU slice, v3:16x16; default: the devices of this machine."
+  "topology", None, "TPU slice to plan for, such as v3:16x16. Default: the devices of this machine."
 )
 _JSON = flags.DEFINE_bool("json", False, "Print the plan as a JSON object.")
 
-
-class _FitParser(flags.ArgumentParser):
-  """--fit, --fit=memory, --nofit."""
-
-  syntactic_help = "nothing, or memory"
-
-  def parse(self, argument: Any) -> str | None:
-    values = {"true": "cost", "cost": "cost", "memory": "memory", "false": None}
-    if str(argument).lower() not in values:
-      raise ValueError("--fit searches for the cheapest setting; --fit=memory for the smallest")
-    return values[str(argument).lower()]
-
-
-flags.DEFINE_flag(
-  flags.Flag(_FitParser(), None, "fit", None, "Search for a setting that fits.", boolean=True)  # pyright: ignore[reportArgumentType]
+_FIT = flags.DEFINE_enum(
+  "fit",
+  None,
+  ["cost", "memory"],
+  "Search for a setting that fits the device: the cheapest one, or the one with the least temporaries.",
 )
 
 
@@ -49,7 +42,7 @@ def main(argv: list[str]) -> None:
   from mixer_jax.tools.planning import planner, report
 
   plan = planner.Planner(command.loaded(_CONFIG), where)
-  result = plan.find(flags.FLAGS.fit, log=lambda text: print(text, file=sys.stderr, flush=True))
+  result = plan.find(_FIT.value, log=lambda text: print(text, file=sys.stderr, flush=True))
   print(report.to_json(result) if _JSON.value else report.table(result))
   sys.exit(0 if result.fits else 1)
 

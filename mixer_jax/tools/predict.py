@@ -14,11 +14,15 @@ from absl import app, flags
 from mixer_jax.errors import InputError
 from mixer_jax.tools import command, model_flags
 
-_TOP = flags.DEFINE_integer("top", 5, "Classes named for each image.", lower_bound=1)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images computed at once.", lower_bound=1)
-_OUTPUT = flags.DEFINE_string("output", None, "File to write, too: .csv or .json.")
+_TOP = flags.DEFINE_integer("top", 5, "Number of classes to name for each image.", lower_bound=1)
+_BATCH_SIZE = flags.DEFINE_integer(
+  "batch_size", 64, "Number of images to compute at once.", lower_bound=1
+)
+_OUTPUT = flags.DEFINE_string(
+  "output", None, "File to write the predictions to, .csv or .json. They are also printed."
+)
 _CLASS_NAMES = flags.DEFINE_string(
-  "class_names", None, "Text file with a class a line, instead of the checkpoint's names."
+  "class_names", None, "Text file with one class name per line. Default: the checkpoint's names."
 )
 
 

@@ -6,8 +6,8 @@ python -m mixer_jax.tools.prepare --from_tfds=DIR                      # stored 
 python -m mixer_jax.tools.prepare --from_imagenet=DIR                  # with ILSVRC2012_img_{train,val}.tar
 python -m mixer_jax.tools.prepare NAME                                 # by TFDS's own builder
 
-The same command goes on after an interruption. Exit status: 0 prepared, 2 bad input or bad images, 130
-stopped by Ctrl-C. Most builders of TFDS's own need TensorFlow: pip install 'mixer-jax[prepare]'.
+The same command resumes after an interruption. Exit status: 0 prepared, 2 bad input or bad images, 130
+stopped by Ctrl-C. Most of TFDS's own builders need TensorFlow: pip install 'mixer-jax[prepare]'.
 """
 
 import os
@@ -19,39 +19,55 @@ from absl import app, flags
 
 from mixer_jax.data import builders
 from mixer_jax.errors import InputError
+from mixer_jax.parallel import processes
 from mixer_jax.tools import command
 from mixer_jax.tools.preparation import archives, engine, folders, images, shards, tables, tfrecords
 
-_FROM_FOLDER = flags.DEFINE_string("from_folder", None, "Folder with a folder per class.")
-_FROM_TSV = flags.DEFINE_string("from_tsv", None, "Table of path<TAB>label[,label…].")
+_FROM_FOLDER = flags.DEFINE_string("from_folder", None, "Folder with one folder per class.")
+_FROM_TSV = flags.DEFINE_string("from_tsv", None, "Table with lines of path<TAB>label[,label…].")
 _NAMES = flags.DEFINE_string(
-  "names", None, "With --from_tsv: names of the classes, one a line, by index."
+  "names",
+  None,
+  "With --from_tsv: file with one class name per line, in the order of their indices.",
 )
-_FROM_TFDS = flags.DEFINE_string("from_tfds", None, "TFDS data set stored as TFRecord.")
+_FROM_TFDS = flags.DEFINE_string(
+  "from_tfds", None, "Directory of a TFDS data set stored as TFRecord."
+)
 _FROM_IMAGENET = flags.DEFINE_string(
-  "from_imagenet", None, "Directory with ImageNet's two archives."
+  "from_imagenet", None, "Directory that contains ImageNet's two archives."
 )
 _DATA_DIR = flags.DEFINE_string(
-  "data_dir", None, "Where to keep it; default $TFDS_DATA_DIR or ~/tensorflow_datasets."
+  "data_dir",
+  None,
+  "Directory to keep the data set in. Default: $TFDS_DATA_DIR or ~/tensorflow_datasets.",
 )
 _NAME = flags.DEFINE_string(
-  "name", None, "Of the data set; default: the folder's or the table's name."
+  "name", None, "Name of the data set. Default: the name of the folder or the table."
 )
 _HELD_OUT = flags.DEFINE_string(
   "held_out",
   None,
-  "Share of each class's training images that becomes the split 'validation': 10%.",
+  "Share of each class's training images to hold out as the split 'validation', such as 10%.",
 )
-_SEED = flags.DEFINE_integer("seed", 0, "With --held_out: which images.")
+_SEED = flags.DEFINE_integer("seed", 0, "With --held_out: seed that chooses the held-out images.")
 _NUM_SHARDS = flags.DEFINE_integer(
-  "num_shards", None, "Files of the largest split; default: about 256 MiB each.", lower_bound=1
+  "num_shards",
+  None,
+  "Number of files of the largest split. Default: files of about 256 MiB.",
+  lower_bound=1,
 )
 _NUM_WORKERS = flags.DEFINE_integer(
-  "num_workers", None, "Processes; default: one a core; 0: in this one.", lower_bound=0
+  "num_workers",
+  None,
+  "Number of worker processes. Default: one per core. With 0, this process does the work.",
+  lower_bound=0,
 )
-_VERIFY = flags.DEFINE_bool("verify", True, "Decode every image, to find the bad ones.")
+_VERIFY = flags.DEFINE_bool("verify", True, "Decode every image to find the bad ones.")
 _ON_BAD_RECORD = flags.DEFINE_enum(
-  "on_bad_record", "stop", ["stop", "skip"], "Of bad images: stop, or leave them out."
+  "on_bad_record",
+  "stop",
+  ["stop", "skip"],
+  "What to do about bad images: stop at the end, or skip them.",
 )
 _MAX_CLASSES_SHOWN = 20
 
@@ -69,18 +85,17 @@ def main(argv: list[str]) -> None:
   total = sum(plan.num_examples.values())
   print(f"found {total:,} images of {len(plan.classes):,} classes, {plan.num_bytes / 1e6:,.0f} MB")
   data_dir = _DATA_DIR.value or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
-  cores = os.cpu_count() or 1
   try:
     prepared = engine.prepare(
       plan,
       data_dir,
-      num_workers=cores if _NUM_WORKERS.value is None else _NUM_WORKERS.value,
+      num_workers=processes.num_cores() if _NUM_WORKERS.value is None else _NUM_WORKERS.value,
       verify=_VERIFY.value,
       skip_bad=_ON_BAD_RECORD.value == "skip",
       report=lambda line: print(line, flush=True),
     )
   except KeyboardInterrupt:
-    print("stopped; the same command goes on", file=sys.stderr)
+    print("stopped; the same command resumes", file=sys.stderr)
     sys.exit(130)
   _show(prepared, plan)
 
@@ -122,7 +137,9 @@ def _name(path: str) -> str:
     stem = pathlib.Path(path).absolute().stem.lower()
     name = re.sub(r"[^a-z0-9]+", "_", stem).strip("_")
   if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-    raise InputError(f"{name!r} is no name for a data set; give --name=letters_digits_1.")
+    raise InputError(
+      f"{name!r} cannot be the name of a data set; give one like --name=letters_digits_1."
+    )
   return name
 
 
@@ -135,7 +152,7 @@ def _fraction() -> float:
   except ValueError:
     fraction = 0.0
   if not 0 < fraction < 1:
-    raise InputError(f"--held_out={text} is no share; give 10% or 0.1.")
+    raise InputError(f"--held_out={text} is not a share; give one like 10% or 0.1.")
   return fraction
 
 

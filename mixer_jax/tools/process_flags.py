@@ -13,20 +13,29 @@ from mixer_jax.errors import InputError
 from mixer_jax.tools import supervisor
 
 _DISTRIBUTED = flags.DEFINE_bool(
-  "distributed", False, "One of several processes; on TPU pods, GKE and Slurm they find each other."
+  "distributed",
+  False,
+  "Run as one of several processes. On TPU pods, GKE and Slurm they find each other.",
 )
 _COORDINATOR = flags.DEFINE_string(
-  "coordinator", None, "With --distributed: HOST:PORT of process 0."
+  "coordinator", None, "With --distributed: address of process 0, HOST:PORT."
 )
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --distributed: how many.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --distributed: which one, from 0.")
+_NUM_PROCESSES = flags.DEFINE_integer(
+  "num_processes", None, "With --distributed: number of processes."
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  "process_id", None, "With --distributed: number of this process, from 0."
+)
 _JOIN_SECONDS = flags.DEFINE_integer(
-  "join_seconds", 300, "With --distributed: how long the processes wait for each other.", 1
+  "join_seconds",
+  300,
+  "With --distributed: seconds that the processes wait for each other at the start.",
+  1,
 )
 
 if any(re.match("--?distributed", argument) for argument in sys.argv):
-  # JAX's coordination service reports at length what the supervisor says in a line. The configuration's
-  # file, read with the flags, imports JAX.
+  # The supervisor reports in one line what JAX's coordination service reports at length. This must be set
+  # before JAX is imported, which the configuration file does when the flags are parsed.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 

@@ -1,8 +1,8 @@
-"""Runs each of several processes as a child, and says in one line why JAX's runtime aborted it.
+"""Runs each of several processes as a child, and reports in one line why JAX's runtime aborted it.
 
-If another process is lost or the coordinator does not answer, JAX's coordination service calls abort(),
-which nothing inside the process can turn into a message. The parent passes signals and stderr on. When
-either process ends, so does the other.
+If another process is lost or the coordinator does not answer, JAX's coordination service calls abort(). Nothing inside
+the process can turn that into a message. The parent passes signals and stderr on. When either process ends, the other
+ends too.
 """
 
 import dataclasses
@@ -28,9 +28,9 @@ class Output:
   """What the child wrote to stderr, as far as it is needed here.
 
   Attributes:
-    coordinator: HOST:PORT, once the child has said it.
+    coordinator: HOST:PORT, once the child has printed it.
     is_coordinator: whether the child is process 0.
-    fatal: from a fatal error of the runtime on.
+    fatal: everything from the first fatal error of the runtime on.
   """
 
   coordinator: str = "that was asked for"
@@ -89,7 +89,7 @@ def _forward(errors: IO[bytes]) -> Output:
 
 
 def explain(output: Output, wait_seconds: int) -> str | None:
-  """Returns in one line why JAX's coordination service ended the process, None if it did not.
+  """Returns in one line why JAX's coordination service ended the process. None if it did not.
 
   Args:
     output: of the process.

@@ -54,11 +54,11 @@ def measure(
 
   Args:
     config: the configuration; its batch size and mesh do not matter.
-    batch_sizes: ascending; None: those of `BATCH_SIZES` that the configuration's parts divide.
+    batch_sizes: ascending. Default: those of `BATCH_SIZES` that grad_accum_steps divides.
     work: "inference", or "training": forward, backward, optimizer.
 
   Raises:
-    InputError: not even the first size fits, or training's grad_accum_steps does not divide one.
+    InputError: the first size does not fit, or training's grad_accum_steps does not divide a size.
   """
   parts = config["grad_accum_steps"] if work == "training" else 1
   if batch_sizes is None:

@@ -2,9 +2,9 @@
 
 python -m mixer_jax.tools.transfer --weights=imagenet21k/Mixer-B_16 --datasets=five,vtab --results=DIR
 
-Finished runs are kept, a killed one goes on from its checkpoint: the same command continues. Any number of
-machines may give it at once with a shared directory (an array of jobs); each takes runs that nobody has.
-`--report` prints the table of what is there. Table: terminal, DIR/table.csv, DIR/table.md.
+The same command resumes: finished runs are kept, and a killed run continues from its checkpoint. Any number of
+machines may run it at once on a shared directory, as an array of jobs. Each takes runs that no other has leased. The
+table is printed, and written to DIR/table.csv and DIR/table.md. `--report` only does that, for the finished runs.
 """
 
 import pathlib
@@ -17,26 +17,42 @@ from mixer_jax.tools import command, config_files
 from mixer_jax.tools.sweep import protocol, worker
 
 _WEIGHTS = flags.DEFINE_list(
-  "weights", None, "Released names, addresses, files, workdirs.", required=True
+  "weights",
+  None,
+  "Weights to fine-tune: released names, addresses, files or workdirs.",
+  required=True,
 )
 _DATASETS = flags.DEFINE_list(
-  "datasets", ["five"], "Names, directories, and the groups five and vtab."
+  "datasets",
+  ["five"],
+  "Data sets to fine-tune on: names, directories, and the groups five and vtab.",
 )
-_RESULTS = flags.DEFINE_string("results", None, "Directory of runs and tables.", required=True)
+_RESULTS = flags.DEFINE_string(
+  "results", None, "Directory of the runs and the table.", required=True
+)
 _SIZE = flags.DEFINE_string(
   "size",
   None,
-  "Image size in pixels, SIDE or HEIGHTxWIDTH; default: of pre-training, VTAB-1k's large images twice that.",
+  "Image size in pixels, SIDE or HEIGHTxWIDTH. Default: the size of pre-training, twice that for VTAB-1k's large images.",
 )
-_LRS = flags.DEFINE_list("lrs", None, "Learning rates; default: the paper's.")
-_SEEDS = flags.DEFINE_integer("seeds", protocol.NUM_SEEDS, "Runs that are reported.", lower_bound=1)
-_STEPS = flags.DEFINE_integer("steps", None, "Default: the paper's for each data set.")
-_BATCH = flags.DEFINE_integer("batch_size", None, "Default: the paper's 512.")
+_LRS = flags.DEFINE_list("lrs", None, "Learning rates of the grid. Default: the paper's.")
+_SEEDS = flags.DEFINE_integer(
+  "seeds",
+  protocol.NUM_SEEDS,
+  "Number of seeds at the best learning rate, which are reported.",
+  lower_bound=1,
+)
+_STEPS = flags.DEFINE_integer(
+  "steps", None, "Training steps. Default: the paper's for each data set."
+)
+_BATCH = flags.DEFINE_integer("batch_size", None, "Batch size. Default: the paper's 512.")
 _CONFIG = flags.DEFINE_string(
   "config", "configs/finetune.py", "File whose get_config(arg) makes a run's configuration."
 )
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data.")
-_REPORT = flags.DEFINE_bool("report", False, "Print the table of what is there, run nothing.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Directory where TFDS keeps its data.")
+_REPORT = flags.DEFINE_bool(
+  "report", False, "Print the table of the finished runs without starting any."
+)
 
 
 def main(argv: list[str]) -> None:

@@ -15,8 +15,8 @@ from mixer_jax.workdir import checkpoint, metrics, restore
 from mixer_jax.workdir import directory as workdirs
 
 
-def describe(source: str) -> weights.Origin:
-  """Returns what weights were made for; a released model is not downloaded for this.
+def describe(source: str) -> weights.ModelSpec:
+  """Returns the model that weights belong to. It does not download a released model.
 
   Args:
     source: see `config.init.weights`.
@@ -27,70 +27,61 @@ def describe(source: str) -> weights.Origin:
   if source in weights.RELEASED:
     released = weights.RELEASED[source]
     size = released.image_size
-    return weights.Origin(released.family, released.fields, (size, size, 3))
-  if (path := _config_of_run(source)) is None:
-    return weights.describe(load(source), source)
-  return _origin_of_run(path)
+    return weights.ModelSpec(released.family, released.fields, (size, size, 3))
+  if (directory := workdirs.find_run(source)) is None:
+    return weights.describe(weights.load(source), source)
+  return _spec_of_run(directory)
 
 
-def _origin_of_run(path: epath.Path) -> weights.Origin:
+def _spec_of_run(directory: epath.Path) -> weights.ModelSpec:
   # Read off the configuration: no device may be touched yet (jax.distributed), and no state restored.
-  config = workdirs.load_config(path.parent)
+  config = workdirs.load_config(directory)
   model = models.build(**{**config["model"], "num_classes": config["num_classes"]})
   names = set(model.__dataclass_fields__) - models.HOW_TRAINED - {"parent", "name"}
   fields = {name: getattr(model, name) for name in sorted(names)}
   shape = schema.read(config, models.schema).input_shape
-  return weights.Origin(config["model"]["name"], fields, shape)
+  return weights.ModelSpec(config["model"]["name"], fields, shape)
 
 
 def fields_at(
-  origin: weights.Origin, image_size: tuple[int, int], method: str = "auto"
+  spec: weights.ModelSpec, image_size: tuple[int, int], method: str = "auto"
 ) -> dict[str, Any]:
   """Returns the fields of the model that weights become at another image size with a new head.
 
   Args:
-    origin: what they were made for.
+    spec: the model that the weights belong to.
     image_size: (height, width) of the images in pixels.
     method: `config.init.resize`.
 
   Raises:
     InputError: the patch does not divide the image, or the method does not fit.
   """
-  family = models.FAMILIES[origin.family]
-  fields = {k: v for k, v in origin.fields.items() if k not in family.HEAD.values()}
+  family = models.FAMILIES[spec.family]
+  fields = {k: v for k, v in spec.fields.items() if k not in family.HEAD.values()}
   if not family.RESIZE_METHODS:
     return fields
-  grids = _grids(origin, image_size)
+  grids = _grids(spec, image_size)
   return family.resize_fields(
     fields, *grids, resizing.choose_method(*grids, method, family.RESIZE_METHODS)
   )
 
 
 def _grids(
-  origin: weights.Origin, image_size: tuple[int, int]
+  spec: weights.ModelSpec, image_size: tuple[int, int]
 ) -> tuple[resizing.Grid, resizing.Grid]:
   """Returns the old and the new grid of tokens; of equally many and no square, the old one is the new one."""
-  patch_size = origin.fields["patch_size"]
+  patch_size = spec.fields["patch_size"]
   new = resizing.token_grid(image_size, patch_size)
-  as_many = origin.input_shape[0] // patch_size == new[0] * new[1]
-  return new if as_many and not origin.knows_sides else weights.grid_of(origin), new
+  as_many = spec.input_shape[0] // patch_size == new[0] * new[1]
+  return new if as_many and not spec.knows_sides else weights.grid_of(spec), new
 
 
 def load(source: str) -> weights.Variables:
   """Returns the variables of a released model, an address, a file or a run's newest checkpoint."""
-  if _config_of_run(source) is not None:
-    directory = workdirs.path_of(source)
-    step, _ = checkpoint.choose(directory, "newest")
-    return restore.load_variables(directory, step)
-  return weights.load(source)
-
-
-def _config_of_run(source: str) -> epath.Path | None:
-  """Returns where a workdir keeps its configuration, None if the source is no workdir."""
-  if source in weights.RELEASED or source.startswith(("http://", "https://")):
-    return None
-  path = epath.Path(source).expanduser() / "config.json"
-  return path if path.exists() else None
+  if (directory := workdirs.find_run(source)) is None:
+    return weights.load(source)
+  step, _ = checkpoint.choose(directory, "newest")
+  return restore.load_variables(directory, step)
 
 
 def initial_variables(exp: experiment.Experiment) -> tuple[weights.Variables, str]:
@@ -104,14 +95,14 @@ def initial_variables(exp: experiment.Experiment) -> tuple[weights.Variables, st
   source = str(exp.options.init.weights)
   variables = load(source)
   weights.check_family(variables, exp.options.model["name"], source)
-  path = _config_of_run(source)
-  origin = weights.describe(variables, source) if path is None else _origin_of_run(path)
-  if origin.input_shape[2] != exp.options.image_channels:
+  directory = workdirs.find_run(source)
+  spec = _spec_of_run(directory) if directory else weights.describe(variables, source)
+  if spec.input_shape[2] != exp.options.image_channels:
     raise InputError(
-      f"config.init.weights: {source} is for images of {origin.input_shape[2]} channels, but "
+      f"config.init.weights: {source} is for images of {spec.input_shape[2]} channels, but "
       f"config.image_channels is {exp.options.image_channels}."
     )
-  variables, resized = _resized(variables, origin, exp)
+  variables, resized = _resized(variables, spec, exp)
   line = f"parameters of {source}{resized}"
   wanted = exp.abstract_variables
   if exp.options.init.new_head:
@@ -124,19 +115,18 @@ def initial_variables(exp: experiment.Experiment) -> tuple[weights.Variables, st
 
 
 def _resized(
-  variables: weights.Variables, origin: weights.Origin, exp: experiment.Experiment
+  variables: weights.Variables, spec: weights.ModelSpec, exp: experiment.Experiment
 ) -> tuple[weights.Variables, str]:
   """Returns the variables for the configuration's image size, and what to say of that."""
-  family = models.FAMILIES[origin.family]
+  family = models.FAMILIES[spec.family]
   if not family.RESIZE_METHODS:
     return variables, ""
-  old, new = _grids(origin, exp.options.input_shape[:2])
+  old, new = _grids(spec, exp.options.input_shape[:2])
   method = resizing.choose_method(old, new, exp.options.init.resize, family.RESIZE_METHODS)
   if old == new:
     return variables, ""
-  family.resize_fields(origin.fields, old, new, method)  # raises what fields alone can tell
-  line = f", from {old[0]}x{old[1]} to {new[0]}x{new[1]} tokens {resizing.HOW[method]}"
-  return weights.resize(variables, old, new, method), line
+  family.resize_fields(spec.fields, old, new, method)  # raises what fields alone can tell
+  return weights.resize(variables, old, new, method), f", {weights.resize_line(old, new, method)}"
 
 
 def initial_state(

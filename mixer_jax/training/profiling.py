@@ -19,7 +19,7 @@ class StepProfiler:
 
     Args:
       workdir: of the run.
-      first_step: None: none.
+      first_step: If None, nothing is traced.
       num_steps: at least 1.
     """
     self._workdir = workdir

@@ -7,7 +7,7 @@ from mixer_jax.weights.npz import load_npz, save_npz
 from mixer_jax.weights.released import RELEASED
 from mixer_jax.weights.sources import load, load_model
 from mixer_jax.weights.variables import (
-  Origin,
+  ModelSpec,
   Variables,
   check_family,
   check_match,
@@ -16,11 +16,12 @@ from mixer_jax.weights.variables import (
   grid_of,
   replace_head,
   resize,
+  resize_line,
 )
 
 __all__ = [
   "RELEASED",
-  "Origin",
+  "ModelSpec",
   "Variables",
   "check_family",
   "check_match",
@@ -32,5 +33,6 @@ __all__ = [
   "load_npz",
   "replace_head",
   "resize",
+  "resize_line",
   "save_npz",
 ]

@@ -39,7 +39,9 @@ _NAME = re.compile(r"[^/\\\x00-\x1f]+(/[^/\\\x00-\x1f]+)*")
 
 
 def load_npz(path: str | os.PathLike[str]) -> dict[str, Any]:
-  """Returns the variables of a checkpoint file, {"params": nested dictionaries of arrays}.
+  """Returns the variables of a checkpoint file as nested dictionaries of arrays.
+
+  They are {"params": …} and, for a model with BatchNorm, "batch_stats".
 
   Raises:
     InputError: no such file, not an .npz, truncated, with pickled objects inside, with names that are

@@ -22,9 +22,9 @@ def load(source: str | os.PathLike[str], wanted: Variables | None = None) -> Var
   Args:
     source: a name in `RELEASED`; an http(s):// address, perhaps with `#sha256=…`; or a path, gs://
       included. The files may be `.npz` in the authors' layouts, or `.safetensors` in a torch
-      layout that the family knows (weights/torch_layout.py); which of them is told by their content.
-    wanted: the variables of the model that they must fit (arrays or jax.ShapeDtypeStruct); None: those of
-      any known family will do.
+      layout that the family knows (weights/torch_layout.py). Their content decides, not their name.
+    wanted: the variables of the model that they must fit (arrays or jax.ShapeDtypeStruct). If None, a
+      model of any known family will do.
 
   Raises:
     InputError: no such name or file, a failed download, or a file that holds no such model; says which.
@@ -39,13 +39,13 @@ def load(source: str | os.PathLike[str], wanted: Variables | None = None) -> Var
   if wanted is not None:
     check_match(variables, wanted, str(source))
     return variables
-  origin = describe(variables, str(source))
+  spec = describe(variables, str(source))
   check_values(variables, str(source))
   released = RELEASED.get(str(source))
-  if released and (origin.family, origin.fields) != (released.family, released.fields):
+  if released and (spec.family, spec.fields) != (released.family, released.fields):
     title = models.FAMILIES[released.family].TITLE
     raise InputError(
-      f"{source} should be the {title} with {released.fields}, but has {origin.fields}. Load it by its address, "
+      f"{source} should be the {title} with {released.fields}, but has {spec.fields}. Load it by its address, "
       f"{released.url}, to take it as it is."
     )
   return variables
@@ -63,8 +63,8 @@ def load_model(source: str | os.PathLike[str], **fields: Any) -> tuple[nn.Module
     InputError: see `load`; or fields that the module does not have.
   """
   variables = load(source)
-  origin = describe(variables, str(source))
-  return models.build(origin.family, **{**origin.fields, **fields}), variables
+  spec = describe(variables, str(source))
+  return models.build(spec.family, **{**spec.fields, **fields}), variables
 
 
 def locate(source: str | os.PathLike[str]) -> epath.Path:

@@ -36,10 +36,10 @@ def from_torch(state: Mapping[str, Any], where: str = "this state dictionary") -
 
   Args:
     state: name -> array in torch's layout.
-    where: its origin, for messages.
+    where: what messages call it: a file, an address.
 
   Raises:
-    InputError: it is not that of a whole model of a known layout; what is wrong is listed.
+    InputError: it is not the state of a whole model in a known layout. The message lists what is wrong.
   """
   state = {k: np.asarray(v) for k, v in state.items() if not k.endswith(f".{_COUNTER}")}
   layouts = [
@@ -66,7 +66,7 @@ def from_torch(state: Mapping[str, Any], where: str = "this state dictionary") -
 
 
 def _ours(name: str, ndim: int, table: Any) -> tuple[str, tuple[int, ...]] | None:
-  """Returns our name for a torch name and the axes of length 1 to remove, None if the table lacks it."""
+  """Returns our name for a torch name, and the axes of length 1 to remove. None if the table lacks it."""
   if entry := _match(name, table, 0):
     return entry
   module, _, leaf = name.rpartition(".")
@@ -82,7 +82,7 @@ def to_torch(tree: Mapping[str, Any], layout: str | None = None) -> dict[str, np
 
   Args:
     tree: variables of a whole model.
-    layout: one of the family's `TORCH_NAMES`; None: timm's if it has one, else the only one.
+    layout: one of the family's `TORCH_NAMES`. Default: timm's if the family has it, else its only one.
 
   Raises:
     InputError: they are not a whole model's, or the family has no such layout.
@@ -109,12 +109,12 @@ def to_torch(tree: Mapping[str, Any], layout: str | None = None) -> dict[str, np
 
 
 def _match(name: str, table: Any, side: int) -> Any:
-  """Returns (the name on the other side, axes of length 1), None if no entry has this name on its side.
+  """Returns (the name on the other side, axes of length 1). None if no entry has this name on its side.
 
   Args:
     name: of a module or a parameter.
     table: of one layout.
-    side: 0: the name is torch's; 1: ours.
+    side: 0 if the name is torch's, 1 if it is ours.
   """
   for entry in table:
     pattern = re.escape(entry[side]).replace(r"\{\}", r"(\d+)")

@@ -1,7 +1,7 @@
 """Transfer of a weights file over HTTP(S): bounded, checked as it arrives, resumable.
 
-A transfer that broke leaves its bytes and the server's ETag and length; it is continued (Range, If-Range)
-only if the server still has that very file.
+A transfer that breaks leaves its bytes, and the server's ETag and length. It is continued (Range, If-Range) only if
+the server still has the same file.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ class _BrokenError(Exception):
 
 @dataclasses.dataclass
 class Partial:
-  """The bytes that a broken download left, and which file of the server they are of."""
+  """The bytes that a broken download left, and the ETag and length of the file that they belong to."""
 
   path: Path
 
@@ -39,7 +39,7 @@ class Partial:
     return self.path.with_name(f"{self.path.name}.json")
 
   def begin(self) -> tuple[int, dict[str, Any]]:
-    """Returns how many bytes there are, and the ETag and length of the whole; 0 if they are no use."""
+    """Returns the number of bytes, and the ETag and length of the whole file. 0 bytes if they cannot be used."""
     try:
       origin = json.loads(self.origin.read_text())
       size = self.path.stat().st_size
@@ -59,7 +59,7 @@ def transfer(url: str, partial: Partial) -> str | None:
   """Downloads an http(s):// address to the partial file, which is whole then.
 
   Returns:
-    The MD5 in base64 that the server gave, None if it gave none.
+    The MD5 in base64 that the server gave. None if it gave none.
 
   Raises:
     InputError: no such file, server or connection after three attempts, too large, or not weights.
@@ -77,7 +77,7 @@ def transfer(url: str, partial: Partial) -> str | None:
       pause = next(pauses, None)
       if pause is None:
         kept = partial.begin()[0]
-        note = f" {kept:,} bytes are kept: the next try goes on from there." if kept else ""
+        note = f" {kept:,} bytes are kept: the next try continues from there." if kept else ""
         raise InputError(f"{url} could not be downloaded: {reason}.{note}") from e
     print(f"{url}: {reason}; trying again", file=sys.stderr, flush=True)
     time.sleep(pause)
@@ -105,7 +105,7 @@ def _continue(url: str, partial: Partial) -> str | None:
 
 
 def _begin(url: str, reply: Any, partial: Partial) -> int | None:
-  """Looks at what a whole file's reply says of it, notes it beside the partial file, returns the length."""
+  """Checks the headers of a whole file's reply, notes them beside the partial file and returns the length."""
   partial.delete()
   if reply.headers.get_content_type() == "text/html":
     raise InputError(f"{url} is a web page (HTML), not weights: is the address right?")

@@ -1,4 +1,4 @@
-"""Variables as trees: which model they belong to, whether they fit one, a new head, another image size.
+"""Variables as trees: the model they belong to, whether they fit a model, a new head, another image size.
 
 Variables are {"params": …} and, for a model with BatchNorm, "batch_stats": nested dictionaries of arrays or of
 jax.ShapeDtypeStruct.
@@ -16,16 +16,17 @@ from mixer_jax.errors import InputError
 from mixer_jax.models import resizing
 
 Variables = dict[str, Any]
+_HOW = {"paper": "as in appendix C", "interpolate": "by interpolation"}
 
 
-class Origin(NamedTuple):
-  """What variables were made for.
+class ModelSpec(NamedTuple):
+  """The model that variables belong to.
 
   Attributes:
     family: key of models.FAMILIES.
-    fields: of the family's module, num_classes included (None without a head).
-    input_shape: an image (height, width, channels) that the model takes. Of a number of tokens that is no
-      square only their number is known: one column of patches.
+    fields: of the family's module, with num_classes (None if there is no head).
+    input_shape: an image (height, width, channels) that the model takes. If only the number of tokens is known
+      and it is not a square, this is one column of patches.
   """
 
   family: str
@@ -72,7 +73,7 @@ def family_of(variables: Mapping[str, Any], where: str = "this tree") -> str:
   """Returns the family that variables belong to by their names, a key of models.FAMILIES.
 
   Raises:
-    InputError: they are of no known family; `where` names their origin.
+    InputError: they are of no known family; `where` names them.
   """
   names = flatten(variables)
   if (family := models.family_of(names)) is None:
@@ -83,7 +84,7 @@ def family_of(variables: Mapping[str, Any], where: str = "this tree") -> str:
 
 
 def check_family(variables: Mapping[str, Any], wanted: str, where: str) -> None:
-  """Raises InputError, which names both, if the variables are not of the wanted family."""
+  """Raises InputError if the variables are not of the wanted family. It names both families."""
   if (found := family_of(variables, where)) != wanted:
     raise InputError(
       f"{where} holds a {models.FAMILIES[found].TITLE}'s parameters (model.name={found!r}), but a "
@@ -91,15 +92,15 @@ def check_family(variables: Mapping[str, Any], wanted: str, where: str) -> None:
     )
 
 
-def describe(variables: Mapping[str, Any], where: str = "this tree") -> Origin:
-  """Returns what variables were made for, as their names and shapes tell.
+def describe(variables: Mapping[str, Any], where: str = "this tree") -> ModelSpec:
+  """Returns the model that variables belong to, from their names and shapes.
 
   So `models.build(family, **fields)` is their model, but for fields that no shape depends on (gelu, a ResNet's
   num_groups).
 
   Args:
     variables: of any family.
-    where: their origin, for messages.
+    where: what messages call them: a file, an address.
 
   Raises:
     InputError: they are not a whole model's; what is missing, superfluous or misshapen is listed.
@@ -108,16 +109,16 @@ def describe(variables: Mapping[str, Any], where: str = "this tree") -> Origin:
   family = models.FAMILIES[name]
   have = {k: tuple(v.shape) for k, v in flatten(variables).items()}
   try:
-    origin = Origin(name, family.fields_of(have), family.input_shape(have))
-    wanted = {k: v.shape for k, v in flatten(origin.abstract_variables()).items()}
+    spec = ModelSpec(name, family.fields_of(have), family.input_shape(have))
+    wanted = {k: v.shape for k, v in flatten(spec.abstract_variables()).items()}
   except (KeyError, ValueError, IndexError, TypeError, ArithmeticError) as e:
     begin = ", ".join(sorted(have)[:5])
     raise InputError(
       f"{where} holds no whole {family.TITLE}'s parameters; it begins with {begin}."
     ) from e
-  sizes = " ".join(f"{k}={v}" for k, v in origin.fields.items())
+  sizes = " ".join(f"{k}={v}" for k, v in spec.fields.items())
   _report(_differences(have, wanted), where, f"the {family.TITLE} with {sizes}")
-  return origin
+  return spec
 
 
 def check_match(variables: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
@@ -178,7 +179,7 @@ def replace_head(
 ) -> Variables:
   """Returns the variables with a new head, of zeros as the paper starts fine-tuning (section 3).
 
-  A Vision Transformer's tanh layer goes with the old head, as in vision_transformer's fine-tuning.
+  This also removes a Vision Transformer's tanh layer, as in vision_transformer's fine-tuning.
 
   Args:
     variables: of any family, with a head or without.
@@ -199,17 +200,17 @@ def replace_head(
   return unflatten(body | new)
 
 
-def grid_of(origin: Origin, image_size: tuple[int, int] | None = None) -> resizing.Grid:
+def grid_of(spec: ModelSpec, image_size: tuple[int, int] | None = None) -> resizing.Grid:
   """Returns the grid of tokens (rows, columns) that variables are for.
 
   Args:
-    origin: what they were made for, of a family with `RESIZE_METHODS`.
-    image_size: (height, width) that they were made for; None: those of `origin`.
+    spec: their model, of a family with `RESIZE_METHODS`.
+    image_size: (height, width) that they were made for. Default: as in `spec`.
 
   Raises:
     InputError: they are for a number of tokens that is no square, and no size is given.
   """
-  return resizing.token_grid(image_size or origin.sides(), origin.fields["patch_size"])
+  return resizing.token_grid(image_size or spec.sides(), spec.fields["patch_size"])
 
 
 def resize(
@@ -218,7 +219,7 @@ def resize(
   new_grid: resizing.Grid,
   method: str = "auto",
 ) -> Variables:
-  """Returns the variables for another grid of tokens, as their family does it; types stay.
+  """Returns the variables for another grid of tokens. Their family resizes them, and their types stay.
 
   Args:
     variables: a whole model's.
@@ -229,13 +230,13 @@ def resize(
   Raises:
     InputError: the family takes every image size, they are not for `old_grid`, or the method does not fit.
   """
-  origin = describe(variables)
-  family = models.FAMILIES[origin.family]
+  spec = describe(variables)
+  family = models.FAMILIES[spec.family]
   if not family.RESIZE_METHODS:
     raise InputError(
       f"a {family.TITLE}'s parameters are those for every image size; there is nothing to do."
     )
-  rows, columns = resizing.token_grid(origin.input_shape[:2], origin.fields["patch_size"])
+  rows, columns = resizing.token_grid(spec.input_shape[:2], spec.fields["patch_size"])
   if rows * columns != old_grid[0] * old_grid[1]:
     raise InputError(
       f"the parameters are for {rows * columns} tokens, not for a grid of {old_grid[0]}x{old_grid[1]}."
@@ -244,3 +245,9 @@ def resize(
   if new_grid == old_grid:
     return dict(variables)
   return {**variables, "params": family.resize(variables["params"], old_grid, new_grid, method)}
+
+
+def resize_line(old_grid: resizing.Grid, new_grid: resizing.Grid, method: str) -> str:
+  """Returns what `resize` does, for a message: "from 4x4 to 8x8 tokens as in appendix C"."""
+  (rows, columns), (new_rows, new_columns) = old_grid, new_grid
+  return f"from {rows}x{columns} to {new_rows}x{new_columns} tokens {_HOW[method]}"

@@ -34,7 +34,7 @@ def write(directory: epath.Path) -> None:
 
 
 def find_damage(directory: epath.Path) -> str | None:
-  """Returns what is wrong with the files of a saved item, None if each matches its checksum."""
+  """Returns what is wrong with the files of a saved item. None if each matches its checksum."""
   if not (directory / CHECKSUMS).exists():
     return f"{CHECKSUMS} is missing: it was not written completely"
   try:

@@ -1,5 +1,6 @@
 """A run's directory: its path, its configuration, and where its checkpoints are."""
 
+import re
 import time
 from typing import Any
 
@@ -7,11 +8,12 @@ import jax
 from etils import epath
 from jax.experimental import multihost_utils
 
-from mixer_jax import configuration, models, schema
+from mixer_jax import configuration, models, schema, weights
 from mixer_jax.errors import InputError, SaveError
 
 _CONFIG = "config.json"
 _SHARED_SECONDS = 30  # until a shared file system shows what another host has written
+_ADDRESS = re.compile(r"https?://|.*://.*\.(npz|safetensors)$")  # of a weights file
 
 
 def path_of(workdir: str) -> epath.Path:
@@ -27,22 +29,35 @@ def path_of(workdir: str) -> epath.Path:
   return path
 
 
+def find_run(source: str) -> epath.Path | None:
+  """Returns the workdir that `source` names. Returns None if it names released weights or a file.
+
+  Every directory counts as a workdir: `load_config` raises InputError if it holds no run.
+  """
+  if source in weights.RELEASED or _ADDRESS.match(source):
+    return None
+  path = path_of(source)
+  return path if path.is_dir() else None
+
+
 def checkpoint_path(workdir: epath.Path, step: int) -> epath.Path:
   """Returns the directory of a checkpoint's files; Orbax calls its only item "default"."""
   return workdir / "checkpoints" / str(step) / "default"
 
 
 def find_config(directory: epath.Path) -> dict[str, Any] | None:
-  """Returns the configuration as it was saved, None in a fresh workdir."""
+  """Returns the configuration as it was saved. None in a fresh workdir."""
   path = directory / _CONFIG
   return configuration.load(path) if path.exists() else None
 
 
 def load_config(directory: epath.Path) -> dict[str, Any]:
-  """Returns the configuration that a run was started with, by any version, with today's keys.
+  """Returns the configuration that a run was started with.
+
+  A configuration that an earlier version saved gets today's keys, with their defaults where it has none.
 
   Raises:
-    InputError: the directory is no run's, or the file is damaged.
+    InputError: the directory does not belong to a run, or the file is damaged.
   """
   return schema.translated(configuration.load(directory / _CONFIG), models.schema)
 

@@ -1,7 +1,7 @@
-"""Who works on what in a directory that several machines share.
+"""Leases of runs in a directory that several machines share.
 
-A lease is a file that exactly one process can create. Its owner renews the time of the file; a lease that
-is not renewed, or whose process on this machine is gone, may be taken over.
+A lease is a file that exactly one process can create. Its owner renews the file's time. Another process may take over
+a lease that is not renewed, or whose owner on this machine has ended.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ STALE_SECS = 300.0
 
 @contextlib.contextmanager
 def leased(directory: pathlib.Path) -> Iterator[bool]:
-  """Yields whether this process has the directory, which is created, for itself while in the block."""
+  """Creates the directory and yields whether this process has its lease while in the block."""
   directory.mkdir(parents=True, exist_ok=True)
   path = directory / "lease"
   mine = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4()}\n"

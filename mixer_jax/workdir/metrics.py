@@ -91,7 +91,7 @@ def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:
 
 
 def read_records(path: epath.Path) -> list[dict[str, Any]]:
-  """Returns the objects of a file's lines, none without a file; a last line that a kill cut short is left out."""
+  """Returns the objects of a file's lines. A last line that a kill left incomplete is skipped. [] without a file."""
   if not path.exists():
     return []
   records = []

@@ -19,7 +19,7 @@ def restore_state(workdir: epath.Path, step: int, abstract: Tree, shardings: Any
   """Returns the tree of a checkpoint, laid out by `shardings` whatever mesh wrote it.
 
   Raises:
-    InputError: it is of the former layout, or of a state of other shapes; training cannot go on with it.
+    InputError: it has the former layout or other shapes, so training cannot resume from it.
   """
   path = workdirs.checkpoint_path(workdir, step)
   saved = _saved(path)
@@ -65,8 +65,8 @@ def load_variables(
 
   Args:
     workdir, step: the checkpoint.
-    abstract: their shapes and types; None: those that were trained.
-    shardings: their layout on devices; None: NumPy arrays.
+    abstract: their shapes and types. Default: those that were trained.
+    shardings: their layout on devices. If None, they are NumPy arrays.
   """
   path = workdirs.checkpoint_path(workdir, step)
   saved = _saved(path)

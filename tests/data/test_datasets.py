@@ -83,13 +83,13 @@ def overlap(a, b):
 
 
 @pytest.mark.parametrize("name", [n for n, d in datasets.DATASETS.items() if "train" in d.splits])
-def test_no_example_is_both_trained_on_and_judged_by(name):
+def test_no_example_is_both_trained_and_evaluated_on(name):
   entry = datasets.DATASETS[name]
   if "tune" in entry.splits:
     assert not overlap(examples(entry, "tune"), examples(entry, "dev"))
     assert overlap(examples(entry, "train"), examples(entry, "dev"))
-  judged = "test" if "test" in entry.splits else "dev"
-  assert not overlap(examples(entry, "train"), examples(entry, judged))
+  evaluated = "test" if "test" in entry.splits else "dev"
+  assert not overlap(examples(entry, "train"), examples(entry, evaluated))
 
 
 @pytest.mark.parametrize("name", [n for n in datasets.DATASETS if n not in NOT_IN_TFDS])

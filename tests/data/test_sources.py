@@ -10,7 +10,7 @@ from tests import tfds_sets
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-  return tfds_sets.prepare(tfds_sets.Varied, tmp_path_factory.mktemp("tfds"))
+  return tfds_sets.varied(tmp_path_factory.mktemp("tfds"))
 
 
 def open_source(directory, split="train", label=None):

@@ -44,7 +44,7 @@ def test_the_accuracies_are_those_of_all_features(num_devices):
 
 
 def test_bad_training_records_stop_or_are_never_drawn(tmp_path):
-  directory = tfds_sets.prepare(tfds_sets.Damaged, tmp_path)
+  directory = tfds_sets.damaged(tmp_path)
   drawn = make(make_trained(), dataset=directory, test_split="train").drawn
   assert drawn.rows.tolist() == list(range(40))
 

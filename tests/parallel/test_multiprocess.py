@@ -29,29 +29,11 @@ ENVIRONMENT = {
 }
 
 
-def free_address():
-  with socket.socket() as s:
-    s.bind(("localhost", 0))
-    return f"localhost:{s.getsockname()[1]}"
-
-
-def start_several(args, count, own=None):
+def start_several(args, count, own=()):
   """Starts `count` processes of a run; `own` are arguments of the last alone."""
-  address = free_address()
-  return [
-    runs.start(
-      [
-        *args,
-        "--distributed",
-        f"--coordinator={address}",
-        f"--num_processes={count}",
-        f"--process_id={i}",
-        *((own or []) if i == count - 1 else []),
-      ],
-      **ENVIRONMENT,
-    )
-    for i in range(count)
-  ]
+  places = runs.place(count)
+  places[-1] += own
+  return [runs.start([*args, *place], **ENVIRONMENT) for place in places]
 
 
 def outputs(processes, timeout=150):
@@ -77,7 +59,7 @@ def two(tmp_path_factory):
 
 
 def run_several(out, count):
-  command = [sys.executable, "-m", "tests.several", str(out), free_address(), str(count)]
+  command = [sys.executable, "-m", "tests.several", str(out), runs.free_address(), str(count)]
   processes = [
     subprocess.Popen([*command, str(i)], cwd=runs.ROOT, env={**os.environ, **ENVIRONMENT})
     for i in range(count)
@@ -230,7 +212,7 @@ def test_another_configuration_is_refused_by_all(tmp_path):
 
 
 def test_a_coordinator_that_does_not_answer_is_named(tmp_path):
-  address = free_address()
+  address = runs.free_address()
   place = ["--distributed", f"--coordinator={address}", "--num_processes=2", "--join_seconds=2"]
   status, output = runs.run([*command(tmp_path / "run"), *place, "--process_id=1"])
   assert status == supervisor.EXIT_RETRY, output

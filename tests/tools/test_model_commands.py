@@ -51,10 +51,23 @@ def test_predict_names_bad_images_and_predicts_the_others(tmp_path):
   assert f"{tmp_path}/1.png\n  {float(lines[5]['probability']):.4f}" in again
 
 
-def test_fewshot_prints_its_table():
-  status, stdout, stderr = _run("fewshot", *MODEL)
+FEWSHOT = "{'type': 'fewshot', 'test_split': 'test[:300]', 'every_steps': 1}"
+
+
+@pytest.mark.parametrize(
+  ("flags", "split"),
+  [
+    ([], "test"),
+    ([f"--config.evaluators.fewshot={FEWSHOT}", "--config.best=fewshot/5shot"], "test[:300]"),
+  ],
+)
+def test_fewshot_prints_its_table(flags, split):
+  """It tests on the split of the evaluator that config.best names."""
+  status, stdout, stderr = _run("fewshot", *MODEL, *flags)
   assert status == 0, stderr
-  assert "few-shot on digits train (627 of 1437 images drawn), tested on digits test" in stdout
+  assert (
+    f"few-shot on digits train (627 of 1437 images drawn), tested on digits {split} (" in stdout
+  )
   table = [line.split() for line in stdout.splitlines()[2:]]
   assert [line[0] for line in table] == ["1", "5", "10", "25"]
   for line in table:

@@ -67,7 +67,7 @@ def test_killed_and_interrupted_it_goes_on_and_ends_the_same(slow, tmp_path):
     assert shards_done(out) >= before + 3
   status, output = runs.run(again)
   assert status == 0, output
-  assert finished or re.search(r"going on: \d+ shards with \d+ images are there", output)
+  assert finished or re.search(r"resuming: \d+ shards with \d+ images are done", output)
   assert contents(out / "mine" / "1.0.0") == contents(whole)
   assert os.listdir(out / "mine") in (["1.0.0", ".1.0.0.lock"], [".1.0.0.lock", "1.0.0"])
 
@@ -118,12 +118,10 @@ def test_many_classes_are_summed_up(tmp_path, capsys):
   [
     ((), {}, "give one of --from_folder"),
     (("digits",), {"from_folder": "x"}, "give one of --from_folder"),
-    (("a", "b"), {}, "give one of --from_folder"),
     ((), {"from_folder": "x", "from_tsv": "y"}, "give one of --from_folder"),
     ((), {"from_folder": "x", "names": "y"}, "--names goes with --from_tsv"),
-    ((), {"from_folder": "/tmp/1"}, "'1' is no name for a data set"),
-    ((), {"from_folder": "x", "name": "a/b"}, "'a/b' is no name for a data set"),
-    ((), {"from_folder": "."}, "class|not a directory|has no"),
+    ((), {"from_folder": "/tmp/1"}, "'1' cannot be the name"),
+    ((), {"from_folder": "x", "name": "a/b"}, "'a/b' cannot be the name"),
     ((), {"from_tfds": "x", "held_out": "10%"}, "keeps names, splits and shards"),
     ((), {"from_tfds": "x"}, "is not the directory of a prepared TFDS data set"),
     ((), {"from_imagenet": "x", "name": "y"}, "no --name"),
@@ -137,8 +135,8 @@ def test_bad_arguments(args, values, message, tmp_path, monkeypatch):
     call(*args, **values)
 
 
-@pytest.mark.parametrize("share", ["0", "1", "100%", "-5%", "ten", "nan", ""])
+@pytest.mark.parametrize("share", ["0", "100%", "ten", "nan", ""])
 def test_bad_shares(tmp_path, share):
   sets.folder(tmp_path / "in", {"a": 2})
-  with pytest.raises(InputError, match="is no share"):
+  with pytest.raises(InputError, match="--held_out="):
     call(from_folder=str(tmp_path / "in"), held_out=share, data_dir=str(tmp_path))

@@ -238,8 +238,8 @@ def test_what_did_not_help_in_fine_tuning():
     ("weights=/nowhere/x.npz,dataset=digits_5_9", "neither a file that can be read"),
     ("model=B/16,weights=x.npz", "give model=… or weights=…"),
     ("model=S/32,dataset=cifar10", "nor a released model"),
-    ("model=B/16,dataset=imagenet_v2,judge=dev", "has no split 'tune'"),
-    ("model=B/16,dataset=cifar10,judge=both", "neither test nor dev"),
+    ("model=B/16,dataset=imagenet_v2,eval_split=dev", "has no split 'tune'"),
+    ("model=B/16,dataset=cifar10,eval_split=both", "neither test nor dev"),
     ("model=B/16,dataset=cifar10,size=450", "does not divide"),
     ("model=B/16,dataset=cifar10,crop=central", "crop=central is neither random nor inception"),
     ("modle=B/16", "'modle=B/16' in the configuration's argument is unknown"),
@@ -251,7 +251,7 @@ def test_bad_arguments_are_named(arg, message):
 
 
 def test_the_papers_settings():
-  config = finetune_config.get_config("model=B/16,dataset=cifar10,size=448,lr=0.06,judge=dev")
+  config = finetune_config.get_config("model=B/16,dataset=cifar10,size=448,lr=0.06,eval_split=dev")
   assert (config.batch_size, config.total_steps, config.schedule.warmup_steps) == (512, 10_000, 500)
   assert (config.optimizer.name, config.optimizer.momentum, config.optimizer.clip_norm) == (
     "momentum", 0.9, 1.0,

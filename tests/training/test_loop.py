@@ -384,7 +384,7 @@ def test_too_few_classes_are_named(tmp_path):
 
 def test_damaged_records_stop_or_are_counted(tmp_path, capsys):
   config = small_config(total_steps=4)
-  config.data.dataset = tfds_sets.prepare(tfds_sets.Damaged, tmp_path / "tfds")
+  config.data.dataset = tfds_sets.damaged(tmp_path / "tfds")
   config.data.num_examples, config.evaluators.val.num_examples = 40, 20
   with pytest.raises(InputError, match=r"bad record \d+ of .*damaged.* test: .*PNG"):
     loop.train(config, str(tmp_path / "stop"))
@@ -399,7 +399,7 @@ def test_damaged_records_stop_or_are_counted(tmp_path, capsys):
 
 def test_damaged_data_files_are_named(tmp_path):
   config = small_config(total_steps=4)
-  directory = tfds_sets.prepare(tfds_sets.Damaged, tmp_path / "tfds")
+  directory = tfds_sets.damaged(tmp_path / "tfds")
   config.data.dataset = directory
   config.data.num_examples, config.evaluators.val.num_examples = 40, 20
   (path,) = epath.Path(directory).glob("*train.array_record*")
@@ -412,7 +412,7 @@ def test_damaged_data_files_are_named(tmp_path):
 
 def test_skipped_training_records_are_counted(tmp_path, capsys):
   config = small_config(total_steps=5)  # 80 images: four epochs of 20
-  config.data.dataset = tfds_sets.prepare(tfds_sets.Damaged, tmp_path / "tfds")
+  config.data.dataset = tfds_sets.damaged(tmp_path / "tfds")
   config.data.split, config.data.num_examples = "test", 20
   config.evaluators.val.num_examples = 20
   config.data.on_bad_record = "skip"

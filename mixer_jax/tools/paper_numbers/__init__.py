@@ -17,5 +17,5 @@ def rows(name: str) -> tuple[Row, ...]:
 
 
 def number(text: str) -> float | None:
-  """Returns the cell's number, None for an empty one."""
+  """Returns the cell's number. None if it is empty."""
   return float(text) if text else None

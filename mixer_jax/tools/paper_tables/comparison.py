@@ -12,11 +12,11 @@ NOTHING = "–"
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-  """The paper's value and ours; None: not reported, or not computed.
+  """The paper's value and ours. None if a value is not reported, or not computed.
 
   Attributes:
     paper, ours: numbers, or texts such as "7 or 14".
-    digits: behind the point, of numbers.
+    digits: digits of numbers after the decimal point.
   """
 
   paper: float | str | None
@@ -25,13 +25,13 @@ class Comparison:
 
   @property
   def difference(self) -> float | None:
-    """Ours less the paper's, of the values as they are shown."""
+    """Our value minus the paper's, both as they are shown."""
     if isinstance(self.paper, float | int) and isinstance(self.ours, float | int):
       return round(round(self.ours, self.digits) - self.paper, self.digits)
     return None
 
   def texts(self) -> list[str]:
-    """Returns [paper, ours, difference]; texts that differ say so."""
+    """Returns [paper, ours, difference]. Of texts the difference is "equal" or "differs"."""
     if self.difference is not None:
       difference = f"{self.difference:+.{self.digits}f}" if self.difference else "0"
     elif self.paper is not None and self.ours is not None:
@@ -51,7 +51,7 @@ Cell = str | Comparison
 
 @dataclasses.dataclass(frozen=True)
 class MissingResult:
-  """What has not been run: the commands that would produce it, in order, and what they cost."""
+  """A result that is missing: the commands that would produce it, in order, and what they cost."""
 
   what: str
   commands: Sequence[str]
@@ -60,7 +60,7 @@ class MissingResult:
 
 @dataclasses.dataclass(frozen=True)
 class Exclusion:
-  """A result that was found and not used."""
+  """A result that was found and not used, with the reason."""
 
   path: str
   reason: str
@@ -74,8 +74,8 @@ class ComparisonTable:
     header: a title for each column.
     rows: as many cells each.
     notes: sentences printed below the table.
-    missing: what has not been run.
-    left_out: what was found and not used.
+    missing: results that have not been run.
+    left_out: results that were found and not used.
   """
 
   title: str
@@ -136,7 +136,7 @@ def _remarks(table: ComparisonTable, indent: str) -> list[str]:
     notes.insert(0, "Cells: paper / ours / difference.")
   lines = [""] + [f"- {note}" for note in notes]
   if table.missing:
-    lines += ["", "Not run, and the commands that would:", ""]
+    lines += ["", "Not run, with the commands that run it:", ""]
   for item in table.missing:
     lines += [f"- {item.what} ({item.cost})", ""] + [indent + c for c in item.commands] + [""]
   if table.left_out:

@@ -1,7 +1,7 @@
-"""What a pre-training would cost on TPU v3: planned where there is a plan, else what the paper reports.
+"""What a pre-training would cost on TPU v3: the plan's number if there is a plan, else the paper's.
 
-A plan is what `python -m mixer_jax.tools.plan --topology=v3:… --json` prints, kept as
-RESULTS/plans/NAME.json; so nothing is compiled to show a table.
+A plan is the output of `python -m mixer_jax.tools.plan --topology=v3:… --json`, kept as RESULTS/plans/NAME.json. So
+showing a table compiles nothing.
 """
 
 import json
@@ -44,7 +44,7 @@ def load(
 
 
 def throughput(plans: Plans, model: str, image_size: int | None) -> float | None:
-  """Returns the planned images/s and core of inference, None without a plan for this size."""
+  """Returns the planned images/s and core of inference, None if there is no plan for this size."""
   if image_size != _IMAGE_SIZE:
     return None
   found = (p.inference_images_per_sec_per_core for k, p in plans.items() if k.model == model)
@@ -54,7 +54,7 @@ def throughput(plans: Plans, model: str, image_size: int | None) -> float | None
 def missing(
   directory: pathlib.Path, pretrainings: Iterable[Pretraining], plans: Plans
 ) -> list[MissingResult]:
-  """Returns the commands that plan what has no plan yet."""
+  """Returns the commands that plan the pre-trainings without a plan."""
   commands = [
     f"python -m mixer_jax.tools.plan --config={p.file} --topology=v3:16x16 --json"
     f" > {directory}/plans/{p.name}.json"

@@ -30,10 +30,10 @@ class Setting:
   """Data, steps and models of the runs.
 
   Attributes:
-    dataset: pre-training's, a name or a directory.
+    dataset: data set of pre-training, a name or a directory.
     target: data set of few-shot and transfer.
     percents: shares of the training images, ascending.
-    steps: of a pre-training.
+    steps: training steps of a pre-training.
     sizes: of the models, ascending.
   """
 
@@ -45,7 +45,7 @@ class Setting:
 
   @property
   def largest(self) -> tuple[str, float]:
-    """The size and the share of the images of the runs that most sections are about."""
+    """The largest size and the largest share of the images: the runs that most sections show."""
     return self.sizes[-1], self.percents[-1]
 
 
@@ -136,7 +136,7 @@ def runs_of(setting: Setting) -> list[Key]:
 
 
 def finished(path: pathlib.Path, config: Any) -> Run | None:
-  """Returns the run of a workdir, None if it is not there or has not reached its end.
+  """Returns the run of a workdir. None if there is none, or if it has not reached its end.
 
   Raises:
     InputError: the directory holds a run of another configuration.
@@ -146,22 +146,22 @@ def finished(path: pathlib.Path, config: Any) -> Run | None:
   run = results.read(path)
   if changed := configuration.differences(run.config, config, config.may_change):
     raise InputError(
-      f"{path} is of another configuration: {rows.some(changed)}. Remove it, or choose another "
+      f"{path} has another configuration: {rows.some(changed)}. Remove it, or choose another "
       "--results."
     )
   return run if run.last_step == config.total_steps and run.curve(TOP1) else None
 
 
 class Outcome(NamedTuple):
-  """What a finished run found.
+  """The results of a finished run.
 
   Attributes:
-    top1: on the evaluation split, in per cent: the pre-training's own or, of a transfer, the target's.
-    num_images: of that split.
-    five_shot: 5-shot accuracy on the target in per cent, None for a transfer.
+    top1: on the evaluation split in per cent. The split is the pre-training's own, or the target's for a transfer.
+    num_images: number of images of that split.
+    five_shot: 5-shot accuracy on the target in per cent. None for a transfer.
     curve: (step, share) of top-1.
-    speed: images a second while training, the median.
-    core_hours: that it took.
+    speed: median of the images per second in training.
+    core_hours: core-hours that the run took.
   """
 
   top1: float
@@ -173,11 +173,11 @@ class Outcome(NamedTuple):
 
 
 Outcomes = dict[Key, Outcome]
-"""What was found; runs that are absent, or not finished, are left out."""
+"""The results by run. Runs that are absent or not finished are left out."""
 
 
 def read(directory: pathlib.Path, setting: Setting) -> Outcomes:
-  """Returns what the finished runs found; raises InputError for runs of another configuration."""
+  """Returns the results of the finished runs; raises InputError for runs of another configuration."""
   seen = {}
   for key in runs_of(setting):
     path = directory / key.name

@@ -87,7 +87,9 @@ def _introduction(directory: pathlib.Path, setting: Setting, seen: Outcomes) -> 
 
 def _claims(directory: pathlib.Path, setting: Setting, seen: Outcomes) -> list[str]:
   del directory
-  lines = [(c.claim, c.paper, c.seen or "–", c.verdict) for c in verdicts.judge(seen, setting)]
+  lines = [
+    (c.claim, c.paper, c.seen or "–", c.verdict) for c in verdicts.check_claims(seen, setting)
+  ]
   return [
     "## What the paper claims, and what was seen",
     _table(("claim", "paper", "seen here", "verdict"), lines),

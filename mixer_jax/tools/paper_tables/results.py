@@ -1,8 +1,8 @@
-"""What runs and evaluations left in a results directory.
+"""The runs and evaluations in a results directory.
 
-Every directory below it with a config.json is a run. metrics.jsonl (workdir/metrics.py) is its course,
-evaluations.jsonl what `eval.py --record` added (inference/evaluate.py), result.json what the transfer protocol
-keeps (sweep/worker.py).
+Every directory below it with a config.json is a run. Its metrics are in metrics.jsonl (workdir/metrics.py). `eval.py
+--record` adds to evaluations.jsonl (inference/evaluate.py). The transfer protocol writes result.json
+(sweep/worker.py).
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ class Run:
     config: nested, as JSON has it, with today's keys.
     records: metrics by step, ascending.
     evaluations: results of `eval.py --record`, oldest first.
-    top1: result of the transfer protocol; None if the run is not part of one, or not finished.
+    top1: result of the transfer protocol. None if the run is not part of it or not finished.
   """
 
   path: pathlib.Path
@@ -44,7 +44,7 @@ class Run:
     return max((r["step"] for r in self.records), default=0)
 
   def value(self, key: str) -> Any:
-    """Returns the configuration's value of a dotted key, None if it has none."""
+    """Returns the configuration's value of a dotted key. None if it does not have the key."""
     return configuration.flatten(self.config).get(key)
 
   def curve(self, name: str) -> list[tuple[int, float]]:
@@ -61,13 +61,13 @@ class Results:
 
 
 def scan(directory: pathlib.Path) -> Results:
-  """Returns the runs below a directory, in the order of their paths; no directory: no runs.
+  """Returns the runs below a directory, in the order of their paths. None if there is no such directory.
 
   Raises:
-    InputError: it is a file, or a config.json is damaged.
+    InputError: the path is a file, or a config.json is damaged.
   """
   if directory.exists() and not directory.is_dir():
-    raise InputError(f"--results={directory} is no directory.")
+    raise InputError(f"--results={directory} is not a directory.")
   runs = []
   for place, below, files in os.walk(directory):
     below[:] = sorted(d for d in below if d not in _NOT_RUNS)

@@ -1,7 +1,7 @@
 """The paper's pre-trainings as this project's configurations, and which runs are which of them.
 
-A run is a row's if its configuration is that of the row's file, apart from what does not change what is
-learned (`FREE`). Every other run is left out, with the reason.
+A run belongs to a row if its configuration equals that of the row's file. Keys that do not change what is learned
+(`FREE`) may differ. Every other run is left out, and the reason is given.
 """
 
 import collections
@@ -18,7 +18,7 @@ from mixer_jax.tools.paper_tables.results import Results, Run
 from mixer_jax.training import experiment
 
 FILES = {"ImageNet": "imagenet.py", "ImageNet-21k": "imagenet21k.py", "JFT-300M": "jft.py"}
-# The seed; where the data lie; what only measures.
+# The seed, the place of the data, and what only measures.
 FREE = ("seed", "data.dataset", "data.label", "evaluators", "best")
 
 
@@ -63,11 +63,11 @@ class Pretraining:
 
   @property
   def permutation(self) -> str:
-    """What figure 4 puts behind the pre-processing."""
+    """The operation that figure 4 appends to the preprocessing."""
     return {"": "", "patches": "|permute_patches(16)", "pixels": "|permute_pixels"}[self.order]
 
   def permuted_ops(self) -> dict[str, str]:
-    """Returns {key of the configuration: pre-processing}, with figure 4's permutation behind it."""
+    """Returns {key of the configuration: preprocessing}, with figure 4's permutation at its end."""
     config = config_files.load(self.file)
     sections = {"data": config.data, "evaluators.val": config.evaluators.val} if self.order else {}
     return {f"{name}.ops": section.ops + self.permutation for name, section in sections.items()}
@@ -89,7 +89,7 @@ FIGURE2 = [
   for model in SUBSET_MODELS
   for percent, epochs in _SUBSETS
 ]
-"""Right: random subsets of JFT-300M for as many steps."""
+"""Right panel: random subsets of JFT-300M, all trained for the same number of steps."""
 FIGURE4 = [
   Pretraining("JFT-300M", model, 7.0, order=order)
   for model in PERMUTED_MODELS
@@ -125,9 +125,9 @@ def everything() -> tuple[Pretraining, ...]:
 
 
 def match(found: Results) -> tuple[dict[Pretraining, Run], list[Exclusion]]:
-  """Returns the finished runs of `everything`, and the other runs from scratch with the reason.
+  """Returns the finished runs of `everything`, and the other runs from scratch with the reason why they are not used.
 
-  Of several runs of one pre-training the first finished one counts; the others are named.
+  If several runs belong to one pre-training, the first finished one is used and the others are named.
   """
   matched: dict[Pretraining, Run] = {}
   left_out = []
@@ -152,12 +152,12 @@ def match(found: Results) -> tuple[dict[Pretraining, Run], list[Exclusion]]:
 def _nearest(run: Run) -> tuple[Pretraining, list[str]]:
   """Returns the pre-training whose configuration differs least from the run's, and the differences."""
 
-  def judged() -> Iterator[tuple[Pretraining, list[str]]]:
+  def candidates() -> Iterator[tuple[Pretraining, list[str]]]:
     for pretraining in everything():
       config = wanted(pretraining)
       yield pretraining, configuration.differences(run.config, config, (*config.may_change, *FREE))
 
-  return min(judged(), key=lambda pair: len(pair[1]))
+  return min(candidates(), key=lambda pair: len(pair[1]))
 
 
 def some(lines: list[str], most: int = 3) -> str:

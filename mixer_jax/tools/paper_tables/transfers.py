@@ -18,7 +18,7 @@ from mixer_jax.tools.sweep import protocol
 IMAGENET, REAL = protocol.FIVE[0], "imagenet2012_real"
 CONFIGS = {"table2": "configs/finetune.py", "table3": "configs/finetune_table3.py"}
 """Table, and directory below RESULTS -> configuration of fine-tuning."""
-_FREE = ("evaluators.fewshot", "evaluators.pictures")  # are no part of the protocol
+_FREE = ("evaluators.fewshot", "evaluators.pictures")  # not part of the protocol
 _RELEASED = {"ImageNet": "imagenet1k", "ImageNet-21k": "imagenet21k"}
 
 
@@ -43,7 +43,7 @@ class Job(NamedTuple):
   def source(self) -> str | None:
     """The weights: the run's, else those that the authors released.
 
-    Released ViTs and ResNets are other papers', trained otherwise than the rows of this one.
+    Released ViTs and ResNets are from other papers, which trained them differently from the rows of this one.
     """
     if self.run is not None:
       return str(self.run.path)
@@ -95,7 +95,7 @@ class Job(NamedTuple):
 
 
 def _mean_on_real(runs: Sequence[Run]) -> float | None:
-  """Returns the mean over all seeds of the last top-1 of final checkpoints, None unless all have one."""
+  """Returns the mean over all seeds of the last top-1 of final checkpoints, or None unless all seeds have one."""
   values = []
   for run in runs:
     evaluations = [e for e in run.evaluations if (e["dataset"], e["step"]) == (REAL, run.last_step)]
@@ -141,8 +141,8 @@ def _in_protocol(run: Run, source: str) -> protocol.Run:
   size = schema.joined(*schema.sides(run.value("image_size")))
   transfer = protocol.Transfer(source, run.value("data.dataset"), size)
   evaluator, _, _ = run.value("best").partition("/")
-  judge = "dev" if run.value(f"evaluators.{evaluator}.split") == "dev" else "test"
-  return protocol.Run(transfer, run.value("learning_rate"), run.value("seed"), judge)
+  eval_split = "dev" if run.value(f"evaluators.{evaluator}.split") == "dev" else "test"
+  return protocol.Run(transfer, run.value("learning_rate"), run.value("seed"), eval_split)
 
 
 def _config(run: Run, file: str) -> Any:

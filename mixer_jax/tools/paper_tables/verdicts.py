@@ -44,7 +44,7 @@ def difference(seen: Outcomes, a: Key, b: Key) -> Difference:
   return seen[a].top1 - seen[b].top1, math.hypot(*errors)
 
 
-def judge(seen: Outcomes, setting: Setting) -> list[Claim]:
+def check_claims(seen: Outcomes, setting: Setting) -> list[Claim]:
   """Returns the paper's claims in its order; those whose runs are missing say so."""
   claims = []
   for claim, paper, look in _CLAIMS:

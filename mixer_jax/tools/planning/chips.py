@@ -22,15 +22,15 @@ class Chip:
     name: in topologies, "v3".
     device_kinds: what JAX calls its devices.
     peak_flops: bfloat16 operations per second, of the chip.
-    float32_flops: float32 operations per second at JAX's default precision; None: the same, as on TPUs,
-      where it multiplies in bfloat16.
+    float32_flops: float32 operations per second at JAX's default precision. If None, the same: TPUs multiply
+      float32 in bfloat16.
     hbm_bytes: memory of the chip; a program gets somewhat less.
     hbm_bytes_per_sec: bandwidth of that memory.
-    link_bytes_per_sec: what the chip sends to others of its slice, over all links, in one direction;
-      None: depends on the machine.
+    link_bytes_per_sec: what the chip sends to others of its slice, over all links, in one direction.
+      None if that depends on the machine.
     cores: TensorCores, in which the paper counts; 1 for a GPU.
     devices: JAX devices that the chip makes.
-    largest: chips along the axes of the largest slice, ascending; (): not a TPU.
+    largest: chips along the axes of the largest slice, ascending. () if this is not a TPU.
     options: of jax.experimental.topologies that make one device of a chip where that is a choice.
     rates: where they are from.
   """
@@ -106,5 +106,5 @@ GPUS = (
 
 
 def find(device_kind: str) -> Chip | None:
-  """Returns the chip that makes devices of this kind, None if it is not in the tables."""
+  """Returns the chip that makes devices of this kind, or None if it is not in the tables."""
   return next((c for c in (*TPUS, *GPUS) if device_kind in c.device_kinds), None)

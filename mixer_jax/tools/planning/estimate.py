@@ -6,7 +6,7 @@ kinds of work perfectly. The compiler's own estimate is not used; it is negative
 
 import dataclasses
 
-from mixer_jax.tools.planning import chips, hlo
+from mixer_jax.tools.planning import chips, flops, hlo
 from mixer_jax.tools.planning.program import Program
 
 # What a device sends per byte of the array, in the limit of many devices: a sum goes around as a
@@ -23,7 +23,7 @@ class Estimate:
 
   Attributes:
     compute_seconds, memory_seconds: operations and bytes of a device over its peak rates.
-    link_seconds: bytes of collectives over what a chip sends; None: not published.
+    link_seconds: bytes of collectives over what a chip sends. None if that rate is not published.
     seconds: the largest of them.
     images_per_sec_per_core: training.
     mfu: model-FLOPs utilisation, 0 to 1, if a step took `seconds`.
@@ -60,7 +60,6 @@ def make(
   program: Program,
   batch_size: int,
   total_steps: int,
-  training_flops_per_image: float,
   forward_flops_per_image: float,
 ) -> Estimate:
   """Returns the estimate for a run on `num_devices` devices of this chip.
@@ -69,7 +68,7 @@ def make(
     dtype: of the products.
     program: the compiled step.
     batch_size: of all devices.
-    training_flops_per_image, forward_flops_per_image: of the model, by its matrix products.
+    forward_flops_per_image: of the model, by its matrix products.
   """
   peak = chip.flops(dtype) / chip.devices
   num_cores = chip.num_cores(num_devices)
@@ -85,7 +84,7 @@ def make(
     link_seconds=links,
     seconds=seconds,
     images_per_sec_per_core=batch_size / seconds / num_cores,
-    mfu=training_flops_per_image * batch_size / (num_devices * peak * seconds),
+    mfu=flops.TRAINING * forward_flops_per_image * batch_size / (num_devices * peak * seconds),
     inference_images_per_sec_per_core=chip.flops(dtype) / chip.cores / forward_flops_per_image,
     days=days,
     core_days=days * num_cores,

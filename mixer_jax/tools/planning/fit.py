@@ -1,7 +1,7 @@
 """Searches for settings with which a step fits: parts of the batch, shards of the state, recomputation.
 
-None of them changes the result (docs/plan.md). A trial is a compilation and takes a minute, so a setting
-that cannot fit even by an optimistic estimate is not tried.
+No setting changes the result (docs/plan.md). A trial is a compilation and takes a minute. So a setting that
+cannot fit even by an optimistic estimate is not tried.
 """
 
 import dataclasses
@@ -122,9 +122,9 @@ def cheapest(
   Args:
     space: what to choose from.
     try_setting: compiles one.
-    argument_bytes: bytes of state and batch on a device with a setting; None: it cannot be (a rule of
-      the mesh forbids it).
-    limit_bytes: memory of a device; None: whatever compiles fits.
+    argument_bytes: bytes of state and batch on a device with a setting. None if a rule of the mesh forbids
+      the setting.
+    limit_bytes: memory of a device. If None, whatever compiles fits.
     model_flops: of a step on a device, nothing recomputed.
   """
   trials: list[Trial] = []
@@ -145,7 +145,7 @@ def cheapest(
 def _least(trial: Trial, argument_bytes: int, other: Setting) -> float:
   """Returns the least that another setting may need beside its arguments, going by a trial.
 
-  More parts, recomputation and shards make it smaller at best in proportion; less of them, not at all.
+  More parts, recomputation and more shards reduce it at best in proportion. Fewer of them do not reduce it.
   """
   parts = max(other.grad_accum_steps / trial.setting.grad_accum_steps, 1)
   remat = _REMAT_LEAVES if other.remat == "block" != trial.setting.remat else 1

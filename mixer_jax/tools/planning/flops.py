@@ -13,6 +13,11 @@ import jax
 from flax import linen as nn
 from jax.extend import core
 
+# A step's operations over the forward pass's: gradients take a product for each of both factors. The gradient of the
+# images is not computed, so this is too much by a third of the first layer (0.3 % for Mixer-B/16). Recomputation does
+# not count, because it is not the model's.
+TRAINING = 3
+
 
 def forward_flops(model: nn.Module, abstract_variables: Any, abstract_image: Any) -> int:
   """Returns the operations of `model.apply` on the image batch.
@@ -22,17 +27,7 @@ def forward_flops(model: nn.Module, abstract_variables: Any, abstract_image: Any
     abstract_variables: shapes and types of its variables.
     abstract_image: shape and type of a batch of images.
   """
-
   return matmul_flops(jax.make_jaxpr(model.apply)(abstract_variables, abstract_image).jaxpr)
-
-
-def training_flops(model: nn.Module, abstract_variables: Any, abstract_image: Any) -> int:
-  """Returns three times the forward pass: gradients take a product for each of both factors.
-
-  The gradient of the images is not computed, so that this is too much by a third of the first layer
-  (0.3 % for Mixer-B/16). Recomputation does not count: it is not the model's.
-  """
-  return 3 * forward_flops(model, abstract_variables, abstract_image)
 
 
 def matmul_flops(jaxpr: core.Jaxpr, *, loops: bool = True) -> int:

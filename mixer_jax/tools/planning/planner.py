@@ -15,7 +15,7 @@ class Planner:
   """Compiles a configuration's step with any settings and reports on it.
 
   Raises:
-    InputError: no such topology; later, whatever experiment.build finds wrong.
+    InputError: there is no such topology. Later, any error of experiment.build.
   """
 
   def __init__(self, config: Any, where: topology.Topology | None):
@@ -63,7 +63,7 @@ class Planner:
     return fit.Trial(setting, compiled.memory.total, compiled)
 
   def argument_bytes(self, setting: fit.Setting) -> int | None:
-    """Returns the bytes of state and batch on a device, None if the mesh's rules forbid the setting."""
+    """Returns the bytes of state and batch on a device, or None if the mesh's rules forbid the setting."""
     if setting.fsdp not in self._argument_bytes:  # nothing else counts
       try:
         size = program.argument_bytes(self._build(setting))
@@ -74,8 +74,7 @@ class Planner:
 
   def _model_flops(self, setting: fit.Setting) -> float:
     exp = self._build(setting)
-    image = report.abstract_image(exp)
-    per_image = flops.training_flops(exp.model, exp.abstract_state.variables(), image)
+    per_image = flops.TRAINING * report.forward_flops(exp)
     return per_image * exp.options.batch_size / exp.mesh.size
 
   def _build(self, setting: fit.Setting) -> experiment.Experiment:

@@ -1,4 +1,4 @@
-"""Compiles the real train step, also for absent devices; returns what the compiler says of it."""
+"""Compiles the real train step, also for absent devices, and returns the compiler's numbers."""
 
 import dataclasses
 import re
@@ -22,7 +22,7 @@ _OVERFLOWS = (
 
 
 class DoesNotFitError(RuntimeError):
-  """The program needs `needed_bytes` of memory of the `limit_bytes` that there are on a device."""
+  """The program needs `needed_bytes` of memory, but a device has only `limit_bytes`."""
 
   def __init__(self, needed_bytes: int, limit_bytes: int):
     super().__init__(f"needs {needed_bytes:,} bytes of {limit_bytes:,}")
@@ -34,9 +34,9 @@ class Memory:
   """Bytes on one device.
 
   Attributes:
-    arguments: the state and a batch; the new state takes the old one's place.
-    outputs: what does not take the place of an argument.
-    temporaries: activations, gradients, whole copies of sharded parameters.
+    arguments: the state and a batch. The new state reuses the old one's memory.
+    outputs: results that do not reuse an argument's memory.
+    temporaries: activations, gradients, gathered parameters.
     code: the program itself.
   """
 
@@ -127,7 +127,7 @@ def _memory(stats: Any) -> Memory:
 
 
 def memory_limit(device: Any) -> int | None:
-  """Returns the bytes that a program may take on a device of this machine, None if it does not say."""
+  """Returns the bytes that a program may take on a device of this machine, or None if the device does not tell."""
   if device.platform == "cpu":  # its devices share the machine's
     return host.memory_bytes() // jax.local_device_count()
   return (device.memory_stats() or {}).get("bytes_limit")
@@ -146,7 +146,7 @@ def absent_memory_limit(device: Any) -> int | None:
 
 
 def parse_overflow(message: str) -> tuple[int, int] | None:
-  """Returns the bytes wanted and the bytes there are, from the TPU compiler's message, if it is one."""
+  """Returns (bytes needed, bytes available) from the TPU compiler's message. None for another message."""
   if "RESOURCE_EXHAUSTED" not in message:
     return None
   for pattern in _OVERFLOWS:

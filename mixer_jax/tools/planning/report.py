@@ -1,4 +1,4 @@
-"""A plan: what a configuration needs and would take on some devices, as data and as a table."""
+"""A plan: the memory, time and cost of a configuration on some devices, as data and as a table."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ class Report:
   Attributes:
     devices: name of the topology, or the kind of the devices there are.
     num_devices, num_cores: JAX devices and TensorCores (for other devices the same).
-    settings: what decides about memory: batch_size, grad_accum_steps, remat, fsdp, dtype.
+    settings: what decides how much memory is needed: batch_size, grad_accum_steps, remat, fsdp, dtype.
     parameters: of the model.
     training_flops_per_image: of the model, by its matrix products.
     program: the compiled step. If None, the compiler refused it.
@@ -28,7 +28,7 @@ class Report:
     estimate: None if rates are unknown or nothing was compiled.
     rates: source of the devices' rates: "published", "measured here" or "unknown".
     total_steps: of the run.
-    published: the paper's row, None if there is none.
+    published: the paper's row. None if there is none.
   """
 
   devices: str
@@ -64,12 +64,9 @@ def make(
     devices: label shown in the report.
     chip: their rates, if known.
     limit_bytes: memory of each device, if known.
-    trial: what the compiler said of it.
+    trial: the compiler's numbers.
   """
-  image = abstract_image(exp)
-  state = exp.abstract_state
-  training = flops.training_flops(exp.model, state.variables(), image)
-  times = None
+  forward, times = forward_flops(exp), None
   if trial.program and chip:
     times = estimate.make(
       chip=chip,
@@ -78,16 +75,15 @@ def make(
       program=trial.program,
       batch_size=exp.options.batch_size,
       total_steps=exp.total_steps,
-      training_flops_per_image=training,
-      forward_flops_per_image=flops.forward_flops(exp.model, state.variables(), image),
+      forward_flops_per_image=forward,
     )
   return Report(
     devices=devices,
     num_devices=exp.mesh.size,
     num_cores=chip.num_cores(exp.mesh.size) if chip else exp.mesh.size,
     settings=_settings(exp),
-    parameters=sum(x.size for x in jax.tree.leaves(state.params)),
-    training_flops_per_image=training,
+    parameters=sum(x.size for x in jax.tree.leaves(exp.abstract_state.params)),
+    training_flops_per_image=flops.TRAINING * forward,
     program=trial.program,
     needed_bytes=trial.needed_bytes,
     limit_bytes=limit_bytes,
@@ -104,9 +100,10 @@ def make(
   )
 
 
-def abstract_image(exp: Experiment) -> jax.ShapeDtypeStruct:
-  """Returns shape and type of a batch of one image, as the model sees it."""
-  return jax.ShapeDtypeStruct((1, *exp.options.input_shape), jnp.float32)
+def forward_flops(exp: Experiment) -> int:
+  """Returns the operations of the model's forward pass for one image."""
+  image = jax.ShapeDtypeStruct((1, *exp.options.input_shape), jnp.float32)
+  return flops.forward_flops(exp.model, exp.abstract_state.variables(), image)
 
 
 def _settings(exp: Experiment) -> dict[str, Any]:
@@ -132,7 +129,7 @@ def to_json(report: Report) -> str:
 
 
 def table(report: Report) -> str:
-  """Returns the report for people."""
+  """Returns the report as a table of text."""
   rows = _head(report) + _memory(report)
   if report.program:
     rows += _step(report, report.program)
@@ -173,7 +170,7 @@ def _memory(report: Report) -> Rows:
   name = "" if rows else "memory"
   needed, limit = report.needed_bytes, report.limit_bytes
   if limit is None:
-    return [*rows, (name, f"needed {_bytes(needed)}; how much there is, is not known")]
+    return [*rows, (name, f"needed {_bytes(needed)}; the devices' memory is not known")]
   spare = f"{_bytes(abs(limit - needed))} {'to spare' if report.fits else 'too much'}"
   verdict = "fits" if report.fits else "DOES NOT FIT"
   return [*rows, (name, f"needed {_bytes(needed)} of {_bytes(limit)}: {verdict}, {spare}")]
@@ -218,7 +215,7 @@ def _costs(report: Report, times: estimate.Estimate) -> Rows:
 
 def _bound(times: estimate.Estimate) -> Rows:
   low, high = estimate.MEASURED_SHARE
-  text = f"A bound: what the paper measured is {100 * low:.0f}–{100 * high:.0f} % of such estimates"
+  text = f"A bound: the paper measured {100 * low:.0f}–{100 * high:.0f} % of such estimates"
   if times.core_days >= 0.01:
     range_ = f"{_number(times.core_days / high)} to {_number(times.core_days / low)}"
     text += f", here {range_} core-days"

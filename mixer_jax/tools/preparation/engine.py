@@ -1,4 +1,4 @@
-"""Writes a data set shard by shard in processes: resumable, and visible only when it is whole.
+"""Writes a data set shard by shard in processes. It can be resumed, and is visible only when it is whole.
 
 Shards are written into VERSION.incomplete, each atomically, and a summary of each into `finished/`. After
 any interruption the same plan resumes. When everything is there, the directory is renamed to VERSION.
@@ -31,7 +31,7 @@ class Prepared:
     classes: {split: {class name: number of images}}.
     num_bad: images or records left out, listed in quarantine.jsonl.
     num_ignored: files that are no images, listed there too.
-    again: whether it was there already.
+    again: whether it had been prepared before.
   """
 
   directory: pathlib.Path
@@ -57,7 +57,8 @@ def prepare(
     report: called with each line of progress.
 
   Raises:
-    InputError: bad images without `skip_bad`; another data set is there; no room; another process at work.
+    InputError: there are bad images and `skip_bad` is off, another data set is there, the disk has no room, or
+      another process is preparing it.
   """
   if "://" in data_dir:
     raise InputError(f"{data_dir} is no local directory: prepare into one, and copy the result.")
@@ -106,14 +107,14 @@ def _lock(directory: pathlib.Path) -> Iterator[None]:
 
 
 def _begin(work: pathlib.Path, arguments: dict[str, Any]) -> None:
-  """Makes the directory; raises InputError if another plan has begun one."""
+  """Makes the directory; raises InputError if another plan has begun it."""
   work.mkdir(exist_ok=True)
   path = work / "plan.json"
   if not path.exists():
     shards.save_json(path, arguments)
   elif shards.load_json(path) != arguments:
     raise InputError(
-      f"{work} was begun from other images or with other arguments. Give those again to go on with it, "
+      f"{work} was begun from other images or with other arguments. Give those again to resume it, "
       "another --name or --data_dir, or remove it."
     )
 
@@ -130,7 +131,7 @@ def _finish(
   plan: shards.Plan, work: pathlib.Path, directory: pathlib.Path, done: list[dict[str, Any]],
   arguments: dict[str, Any], skip_bad: bool,
 ) -> Prepared:  # fmt: skip
-  """Describes what was written and makes it visible; raises InputError if bad images are in the way."""
+  """Describes what was written and makes it visible; raises InputError if there are bad images."""
   done = sorted(done, key=lambda s: (s["split"], s["index"]))
   bad = [b for s in done for b in s["bad"]]
   _save_quarantine(work / QUARANTINE, bad, plan.ignored)

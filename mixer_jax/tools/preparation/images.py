@@ -1,4 +1,4 @@
-"""From a catalogue of images to shards: order, held-out split, sizes."""
+"""Plans the shards of a collection of images: their order, the held-out split, their sizes."""
 
 import functools
 import hashlib
@@ -29,10 +29,10 @@ def plan(
     collection: the images.
     held_out: share of the training images, of each class, that becomes the split "validation".
     seed: chooses which.
-    num_shards: of the largest split; others in proportion. If None, shards have about 256 MiB.
+    num_shards: shards of the largest split. Other splits have fewer in proportion. If None, a shard has about 256 MiB.
 
   Raises:
-    InputError: no images, one given twice, a held-out split that is there, missing files.
+    InputError: there are no images, an image is given twice, the held-out split exists already, or files are missing.
   """
   splits = _splits(collection, held_out, seed)
   num_bytes = sum(_estimate(c, i, collection.root) for c, i in splits.values())
@@ -121,7 +121,7 @@ def _estimate(entries: catalogue.Catalogue, indices: np.ndarray, root: str) -> i
       continue  # reading it will say so
   if not sizes:
     first = os.path.join(root, entries[int(sample[0])].key)
-    raise InputError(f"none of {len(sample)} images that were looked for is there: {first}, …")
+    raise InputError(f"none of {len(sample)} images that were looked for exists: {first}, …")
   return int(np.mean(sizes) * len(indices))
 
 
@@ -143,7 +143,7 @@ def _examples(
 
 
 def read_bytes(path: str, offset: int = 0, size: int | None = None) -> bytes:
-  """Reads a regular file, or a part of it; raises BadRecordError if it is none, or too large."""
+  """Reads a regular file or a part of it; raises BadRecordError if it is too large or not a regular file."""
   try:
     # Not to wait for the other end of a pipe.
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as f:

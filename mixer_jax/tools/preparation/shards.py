@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from mixer_jax import files
 from mixer_jax.errors import BadRecordError, InputError
 
-MAX_EXAMPLE_BYTES = 1 << 29  # of an encoded image or a record: what is larger is not read
+MAX_EXAMPLE_BYTES = 1 << 29  # of an encoded image or a record; larger ones are not read
 _COUNT_EVERY = 16  # examples
 OPTIONS = "group_size:1"  # as TFDS writes: each record can be read alone
 
@@ -139,7 +139,7 @@ def summary_path(directory: pathlib.Path, shard: Shard) -> pathlib.Path:
 
 
 def finished(directory: pathlib.Path, shard: Shard) -> dict[str, Any] | None:
-  """Returns the summary of a shard that an earlier run finished, None if there is none."""
+  """Returns the summary of a shard that an earlier run finished, or None if there is none."""
   summary, path = load_json(summary_path(directory, shard)), directory / shard.file
   whole = path.exists() and path.stat().st_size == summary.get("file_bytes")
   return summary if whole and summary["file"] == shard.file else None

@@ -13,17 +13,17 @@ MAX_LINE_BYTES = 1 << 20
 def read(file: str, name: str, names_file: str | None = None) -> catalogue.Collection:
   """Reads a table of images.
 
-  Labels are names. With a names file (one a line, in the order of their indices) they may be indices
-  too; without one, the names in bytewise order are the classes, unless all labels are numbers: then
-  these are the indices. A line with several labels makes all images multi-label.
+  Labels are names. With a names file (one per line, in the order of their indices) they may also be indices. Without
+  one, the classes are the names in bytewise order; if all labels are numbers, they are the indices. If a line has
+  several labels, all images are multi-label.
 
   Args:
-    file: the table; relative paths are relative to its directory, and stay inside it.
+    file: the table. Relative paths are relative to its directory, and must stay inside it.
     name: of the data set.
     names_file: names of the classes.
 
   Raises:
-    InputError: no such file, a line that is not as said, an unknown label, or no lines.
+    InputError: there is no such file, a line has another form, a label is unknown, or there are no lines.
   """
   found: dict[str, int] = {}
   labels_per_image = 1

@@ -28,7 +28,7 @@ class Progress:
     self._report, self._start, self._count = report, time.monotonic(), 0
     self._next = self._start + _REPORT_SECS
     if done:
-      report(f"going on: {len(done)} shards with {self._before:,} images are there")
+      report(f"resuming: {len(done)} shards with {self._before:,} images are done")
 
   def add(self, count: int) -> None:
     """Counts images that this run has done."""
@@ -53,7 +53,7 @@ def write(
   left: Iterator[shards.Shard], work: pathlib.Path, verify: bool, num_workers: int,
   progress: Progress,
 ) -> list[dict[str, Any]]:  # fmt: skip
-  """Writes shards in processes (0: in this one); returns their summaries."""
+  """Writes shards in worker processes and returns their summaries. With 0 workers this process writes."""
   if num_workers == 0:
     done = [shards.write(shard, work, verify, progress.add) for shard in left]
   else:
@@ -128,7 +128,7 @@ def _hand_out(left: Iterator[shards.Shard], idle: list[Any]) -> dict[Any, str]:
 
 
 def _receive(connection: Any) -> Any:
-  """Returns a number of images or a summary; raises what the worker raised, or that it died."""
+  """Returns a number of images or a summary; raises the worker's error, or InputError if it died."""
   try:
     message = connection.recv()
   except (EOFError, ConnectionResetError) as e:

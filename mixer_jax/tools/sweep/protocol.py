@@ -1,7 +1,7 @@
 """The paper's transfer protocol (section 3) as data: which runs, which learning rate wins, which table.
 
-For weights and a data set: a run for each learning rate of the grid, trained on "tune" and judged on
-"dev"; then, at the best rate, runs of three seeds trained on "train" and judged on "test".
+For each pair of weights and data set, one run per learning rate of the grid trains on "tune" and is evaluated on
+"dev". Then runs of three seeds at the best rate train on "train" and are evaluated on "test".
 """
 
 import csv
@@ -41,23 +41,23 @@ class Transfer:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """A training run: judged on "dev" for the grid, on "test" for the report."""
+  """A training run. It is evaluated on "dev" (runs of the grid) or on "test" (runs that are reported)."""
 
   transfer: Transfer
   lr: float
   seed: int
-  judge: str
+  eval_split: str
 
   @property
   def name(self) -> str:
     """Its directory below the results."""
-    return f"{self.transfer.name}/{self.judge}-lr{self.lr:g}-seed{self.seed}"
+    return f"{self.transfer.name}/{self.eval_split}-lr{self.lr:g}-seed{self.seed}"
 
   @property
   def argument(self) -> str:
     """The argument of configs/finetune.py that makes its configuration, apart from the seed."""
     t = self.transfer
-    return f"weights={t.weights},dataset={t.dataset},size={t.size},lr={self.lr},judge={self.judge}"
+    return f"weights={t.weights},dataset={t.dataset},size={t.size},lr={self.lr},eval_split={self.eval_split}"
 
 
 Results = Mapping[str, float]  # name of a finished run -> top-1, 0 for one that diverged
@@ -77,7 +77,14 @@ def expand(names: Sequence[str]) -> list[str]:
 
 
 def size_of(dataset: str, size: str | None, pretrained: tuple[int, int]) -> int | str:
-  """Returns the image size: as given; for VTAB-1k, 224 and 448 by the size of its images; else unchanged."""
+  """Returns the image size to fine-tune at.
+
+  Args:
+    dataset: name of the data set.
+    size: the size that the user gave, if any.
+    pretrained: (height, width) of pre-training. Without `size` it is kept. VTAB-1k's tasks with large images
+      take twice that.
+  """
   if size is not None:
     return schema.joined(*schema.sides(size))
   factor = 2 if dataset in datasets.VTAB and not datasets.VTAB[dataset].small else 1
@@ -86,7 +93,7 @@ def size_of(dataset: str, size: str | None, pretrained: tuple[int, int]) -> int 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """A line of the table; None: not finished. `top1` are the seeds' results."""
+  """A line of the table. `top1` holds the seeds' results. `lr` is None while the grid is not finished."""
 
   weights: str
   dataset: str
@@ -111,7 +118,7 @@ class Sweep:
 
   Attributes:
     transfers: its cells.
-    lrs: learning rates; None: the paper's for each data set.
+    lrs: learning rates. Default: the paper's for each data set.
     num_seeds: runs at the best rate.
   """
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from etils import epath
 
-from mixer_jax import configuration, evaluators, files, tables
+from mixer_jax import configuration, evaluators, files, models, schema, tables
 from mixer_jax.errors import DivergedError, InputError
 from mixer_jax.tools.sweep import protocol
 from mixer_jax.training import experiment, init_from, loop
@@ -60,9 +60,9 @@ def plan(sources: Sequence[str], names: Sequence[str], size: str | None) -> list
   """
   transfers = []
   for source in sources:
-    origin = init_from.describe(source)
+    spec = init_from.describe(source)
     for dataset in protocol.expand(names):
-      px = protocol.size_of(dataset, size, origin.sides())
+      px = protocol.size_of(dataset, size, spec.sides())
       transfers.append(protocol.Transfer(source, dataset, px))
   directories = [t.name for t in transfers]
   if len(set(directories)) < len(directories):
@@ -72,8 +72,8 @@ def plan(sources: Sequence[str], names: Sequence[str], size: str | None) -> list
 
 def _check(run: protocol.Run, make_config: MakeConfig) -> None:
   """Builds the runs' experiments and opens their data, so that what is wrong is met before the first step."""
-  for judge in ("dev", "test"):
-    config = make_config(dataclasses.replace(run, judge=judge))
+  for eval_split in ("dev", "test"):
+    config = make_config(dataclasses.replace(run, eval_split=eval_split))
     exp = experiment.build(config, experiment.make_mesh(config))
     exp.train_split.open()
     evaluators.build(exp, evaluators.in_training(exp.options), None)
@@ -88,7 +88,9 @@ def _check_settings(
       continue
     config = make_config(run)
     saved = workdirs.load_config(epath.Path(results / run.name))
-    if changed := configuration.differences(saved, config, config.may_change):
+    # An earlier version's evaluators may lack keys that there are today.
+    old, new = (schema.completed(c, models.schema) for c in (saved, config))
+    if changed := configuration.differences(old, new, config.may_change):
       lines = "\n  ".join(changed)
       raise InputError(
         f"{results / run.name} was run with other settings:\n  {lines}\nGive those, or another --results."
@@ -132,7 +134,7 @@ def _take(
       kept |= {"top1": 0.0, "count": 0, "diverged": True}
     with files.replacing(directory / "result.json") as partial:
       partial.write_text(json.dumps(kept) + "\n")
-    if run.judge == "dev":  # only its figure is needed; the reported runs keep theirs
+    if run.eval_split == "dev":  # only its figure is needed; the reported runs keep theirs
       shutil.rmtree(directory / "checkpoints", ignore_errors=True)
   return True
 

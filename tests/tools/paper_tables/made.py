@@ -37,7 +37,7 @@ def transfer(
     config.seed, config.evaluators.pictures.every_steps = job.seed, 0  # as tools/transfer.py
     end = config.total_steps
     evaluations = []
-    if real is not None and job.judge == "test":
+    if real is not None and job.eval_split == "test":
       evaluations = [
         {"step": 1, "dataset": "imagenet2012_real", "top1": 0.01},  # of another checkpoint
         {"step": end, "dataset": "imagenet2012_real", "top1": real[job.seed]},

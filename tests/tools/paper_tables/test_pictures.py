@@ -87,7 +87,8 @@ def test_colours_show_the_sign_and_the_places():
 
 
 def test_png_holds_every_weight_as_a_square_of_pixels():
-  mosaic = hidden_units.colour_mosaic(np.random.default_rng(0).normal(size=(4, 3, 3, 3)), 2)
+  kernel = np.random.default_rng(0).normal(size=(3, 3, 3, 4))
+  mosaic = hidden_units.filter_mosaic({"stem": {"kernel": kernel}})
   image = cv2.imdecode(np.frombuffer(hidden_units.encode_png([mosaic], width_px=45), np.uint8), 1)
   assert image.shape == (45, 45, 3)
   np.testing.assert_allclose(image[2::5, 2::5, ::-1] / 255, mosaic, atol=0.51 / 255)

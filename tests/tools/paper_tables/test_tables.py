@@ -154,7 +154,7 @@ def test_own_pretraining_comes_before_the_released_weights_and_has_to_be_finishe
 
 def test_results_must_be_a_directory(tmp_path):
   (tmp_path / "file").write_text("")
-  with pytest.raises(InputError, match="is no directory"):
+  with pytest.raises(InputError, match="--results="):
     results.scan(tmp_path / "file")
 
 

@@ -32,7 +32,7 @@ def test_parts_of_the_batch_are_all_counted():
   exp, whole = plan()
   _, parts = plan(parts=4)
   image = jax.ShapeDtypeStruct((16, 16, 16, 3), "float32")
-  products = flops.training_flops(exp.model, exp.abstract_state.variables(), image)
+  products = 3 * flops.forward_flops(exp.model, exp.abstract_state.variables(), image)
   stem = 2 * 16 * 16 * 48 * 16  # has no gradient of its input
   assert products - stem <= parts.flops <= 1.05 * whole.flops
   assert parts.bytes_moved > 0.7 * whole.bytes_moved
@@ -114,7 +114,6 @@ def test_rooflines_by_hand():
     ),
     batch_size=4096,
     total_steps=1000,
-    training_flops_per_image=75.7e9,
     forward_flops_per_image=25.2e9,
   )
   assert found.compute_seconds == pytest.approx(0.1587, rel=1e-3)
@@ -122,7 +121,7 @@ def test_rooflines_by_hand():
   assert found.link_seconds == pytest.approx((2 * 240e6 + 8e6) / 328e9)
   assert (found.seconds, found.bound_by) == (found.compute_seconds, "compute")
   assert found.images_per_sec_per_core == pytest.approx(128 / 0.1587, rel=1e-3)
-  assert found.mfu == pytest.approx(75.7e9 * 128 / 9.76e12, rel=1e-3)
+  assert found.mfu == pytest.approx(3 * 25.2e9 * 128 / 9.76e12, rel=1e-3)
   assert found.days == pytest.approx(1000 * 0.1587 / 86400, rel=1e-3)
   assert found.core_days == pytest.approx(32 * found.days)
   assert found.inference_images_per_sec_per_core == pytest.approx(61.5e12 / 25.2e9)
@@ -131,7 +130,7 @@ def test_rooflines_by_hand():
 def test_a_device_of_two_cores_counts_as_two():
   common = dict(
     program=made_program(flops=1e12, bytes_moved=1e9, collectives=[]), batch_size=64,
-    total_steps=10, training_flops_per_image=1e9, forward_flops_per_image=1e9, num_devices=4, dtype="bfloat16",
+    total_steps=10, forward_flops_per_image=1e9, num_devices=4, dtype="bfloat16",
   )  # fmt: skip
   v4, v5e = (estimate.make(chip=chips.find(f"TPU {kind}"), **common) for kind in ("v4", "v5e"))
   assert v4.compute_seconds == pytest.approx(1 / 275)

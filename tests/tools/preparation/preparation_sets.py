@@ -2,9 +2,7 @@
 
 import io
 import pathlib
-import struct
 import tarfile
-import zlib
 
 import cv2
 import numpy as np
@@ -62,23 +60,3 @@ def tar(members):
       info.size = len(data)
       archive.addfile(info, io.BytesIO(data))
   return file.getvalue()
-
-
-def jpeg_bomb(side=50_000):
-  """A photograph whose header claims side × side pixels: 7.5 GB in memory."""
-  data = bytearray((GOLDEN / "photo_china.jpg").read_bytes())
-  start = data.index(b"\xff\xc0") + 5
-  data[start : start + 4] = struct.pack(">HH", side, side)
-  return bytes(data)
-
-
-def png_bomb(side=50_000):
-  """A PNG of side × side black pixels, as far as 10 MB of them go."""
-
-  def chunk(kind, data):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-  header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-  pixels = zlib.compress(bytes(10_000_000))
-  start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
-  return start + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")

@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 from mixer_jax.data import sources
 from mixer_jax.errors import InputError
 from mixer_jax.tools.preparation import engine, folders, shards
+from tests import tfds_sets
 from tests.tools.preparation import preparation_sets as sets
 
 COUNTS = {"b": 7, "a": 12, "C": 5}  # bytewise: C, a, b
@@ -43,27 +44,13 @@ def test_holds_each_image_once_with_its_label(photos, tmp_path):
 def test_order_and_examples_are_those_of_a_tfds_builder(photos, tmp_path):
   root, files = photos
 
-  class Mine(tfds.core.GeneratorBasedBuilder):
-    VERSION = tfds.core.Version("1.0.0")
-
-    def _info(self):
-      label = tfds.features.ClassLabel(names=["C", "a", "b"])
-      features = tfds.features.FeaturesDict({"image": tfds.features.Image(), "label": label})
-      return tfds.core.DatasetInfo(builder=self, features=features)
-
-    def _split_generators(self, dl_manager):  # noqa: ARG002
-      return {"train": self._generate_examples()}
-
-    def _generate_examples(self):
-      for path, data in files.items():
-        yield path, {"image": data, "label": path.split("/")[0]}
-
-  tfds.disable_progress_bar()
-  builder = Mine(data_dir=tmp_path / "theirs", file_format="array_record")
-  builder.download_and_prepare()
+  label = tfds.features.ClassLabel(names=["C", "a", "b"])
+  features = {"image": tfds.features.Image(), "label": label}
+  examples = [(path, {"image": data, "label": path.split("/")[0]}) for path, data in files.items()]
+  theirs = tfds_sets.prepare(tmp_path / "theirs", "Mine", features, {"train": examples})
   prepared = sets.prepare(sets.plan(root, num_shards=5), tmp_path / "ours")
   ours = sets.read(prepared.directory, "train")
-  assert [e["image"] for e in ours] == [e["image"] for e in sets.read(builder.data_dir, "train")]
+  assert [e["image"] for e in ours] == [e["image"] for e in sets.read(theirs, "train")]
 
 
 def test_prepared_by_processes_as_by_one(photos, tmp_path):
@@ -145,7 +132,7 @@ def test_repaired_images_are_taken(photos, tmp_path):
   (root / "a" / "3.png").write_bytes(whole)
   said = []
   prepared = sets.prepare(sets.plan(root, num_shards=4), tmp_path / "out", said=said)
-  assert said[0] == "going on: 3 shards with 18 images are there"
+  assert said[0] == "resuming: 3 shards with 18 images are done"
   assert {e["image"] for e in sets.read(prepared.directory, "train")} == set(files.values())
   assert quarantine(prepared.directory) == []
 
@@ -186,7 +173,7 @@ def test_resumes_after_a_kill_before_any_file(photos, tmp_path, monkeypatch):
     shards_there = {p.name for p in out.rglob("*array_record*") if p.suffix != ".partial"}
     said = []
     again = sets.prepare(sets.plan(root, num_shards=3), out, said=said)
-    kept = [line for line in said if line.startswith("going on")]
+    kept = [line for line in said if line.startswith("resuming")]
     assert len(kept) == (survives >= 3) and len(shards_there) >= 3 * (survives >= 7)
     for path in whole.iterdir():
       assert (again.directory / path.name).read_bytes() == path.read_bytes(), path.name

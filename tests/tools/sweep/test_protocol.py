@@ -34,7 +34,7 @@ def test_runs_follow_in_order_and_none_twice():
     run = runs[0]
     started.append(run)
     results[run.name] = {0.003: 0.7, 0.01: 0.9, 0.03: 0.9, 0.06: 0.2}[run.lr]
-  assert [(r.judge, r.lr, r.seed) for r in started] == [
+  assert [(r.eval_split, r.lr, r.seed) for r in started] == [
     ("dev", 0.003, 0), ("dev", 0.01, 0), ("dev", 0.03, 0), ("dev", 0.06, 0),
     ("test", 0.01, 0), ("test", 0.01, 1), ("test", 0.01, 2),
   ]  # fmt: skip
@@ -44,7 +44,7 @@ def test_runs_follow_in_order_and_none_twice():
 def test_nothing_is_reported_before_the_grid_is_finished():
   some = results_of(T, {0.003: 0.9, 0.01: 0.5, 0.03: 0.1})
   assert protocol.Sweep([T]).best_lr(T, some) is None
-  assert [r.judge for r in protocol.Sweep([T]).open_runs(some)] == ["dev"]
+  assert [r.eval_split for r in protocol.Sweep([T]).open_runs(some)] == ["dev"]
   (row,) = protocol.Sweep([T]).table(some)
   assert (row.mean, row.std, row.note) == (None, None, "0 of 3 seeds finished")
 

@@ -1,4 +1,4 @@
-"""The protocol on a tiny model: table, resuming, claims."""
+"""The protocol on a tiny model: its table, resuming, leases."""
 
 import json
 import os
@@ -71,6 +71,11 @@ def test_it_prints_its_table_and_repeats_nothing(source, tmp_path, capsys):
   call(source, tmp_path)
   assert capsys.readouterr().out.count("== ") == 1
   assert json.loads((lost / "result.json").read_text()) == runs[str(lost.relative_to(tmp_path))]
+  for path in tmp_path.rglob("config.json"):  # as a version without this key saved them
+    config = json.loads(path.read_text())
+    del config["evaluators"]["val"]["num_workers"]
+    path.write_text(json.dumps(config))
+  call(source, tmp_path, report=True)
   with pytest.raises(InputError, match=r"(?s)run with other settings:.*total_steps: 2 -> 3"):
     call(source, tmp_path, steps=3)
   assert not list(tmp_path.glob("*/*/*/dev-*/checkpoints"))
