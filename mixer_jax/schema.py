@@ -28,20 +28,20 @@ from mixer_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Init:
-  # Start from these: name, address or file (docs/weights.md), or the workdir of a run. None: at random.
+  # Name, address or file of weights (docs/weights.md), or the workdir of a run. If None, training starts at random.
   weights: str | None = None
-  # To another image size; "paper" is appendix C, and "auto" that where it can be.
+  # How weights become those of another image size: "paper" is appendix C, "auto" takes it where it applies.
   resize: Literal["auto", "paper", "interpolate"] = "auto"
-  new_head: bool = True  # of zeros; False: keep theirs
+  new_head: bool = True  # start with a head of zeros instead of theirs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Data:
   # Name in mixer_jax/data/datasets.py, TFDS name, directory of a prepared TFDS data set, or "synthetic".
   dataset: str = "imagenet2012"
-  data_dir: str | None = None  # None: $TFDS_DATA_DIR or ~/tensorflow_datasets
+  data_dir: str | None = None  # default: $TFDS_DATA_DIR or ~/tensorflow_datasets
   split: str = "train"
-  label: str | None = None  # its feature; None: the data set's usual one
+  label: str | None = None  # name of its feature; default: the data set's usual one
   labels_per_image: PositiveInt = 1  # the most that an image has
   num_examples: PositiveInt = 1_281_167  # of the split; so a run is planned without its data
   # Train on a random subset, in per cent of the images; epochs are epochs of the subset.
@@ -52,8 +52,8 @@ class Data:
   repeats: PositiveInt = 1
   split_copies: bool = False  # the copies may fall into two batches, as DeiT's 3 in batches of 1024
   drop_remainder: bool = False  # an epoch ends with its last whole batch, as with torch's drop_last
-  on_bad_record: Literal["stop", "skip"] = "stop"  # skip: skip and count
-  num_workers: NonNegativeInt = 0  # loader processes; 0: threads
+  on_bad_record: Literal["stop", "skip"] = "stop"  # stop the run, or skip the record and count it
+  num_workers: NonNegativeInt = 0  # loader processes; with 0, threads load
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,8 +63,8 @@ class Augment:
   # Probability that a box of an image is filled with unit normals (random erasing, timm's mode "pixel").
   erasing_p: Fraction = 0.0
   label_smoothing: Rate = 0.0  # share of a target that is spread evenly over all classes
-  mixup_p: NonNegativeFloat = 0.0  # of Beta(p, p); 0: no mixup
-  cutmix_p: NonNegativeFloat = 0.0  # of Beta(p, p); 0: no CutMix
+  mixup_p: NonNegativeFloat = 0.0  # p of Beta(p, p); 0 turns mixup off
+  cutmix_p: NonNegativeFloat = 0.0  # p of Beta(p, p); 0 turns CutMix off
   switch_p: Fraction = 0.5  # probability of CutMix for a mixed batch, if mixup is on, too
   mix_p: Fraction = 1.0  # probability that a batch is mixed at all
   # Which images are mixed: neighbours in the batch, of which mixup takes at most half ("roll", big_vision's
@@ -79,15 +79,15 @@ class Classification:
   """Top-1, top-5 and loss over a split."""
 
   type: Literal["classification"] = "classification"
-  dataset: str | None = None  # None: data.dataset
-  data_dir: str | None = None  # None: data.data_dir
+  dataset: str | None = None  # default: data.dataset
+  data_dir: str | None = None  # default: data.data_dir
   split: str = "validation"
-  label: str | None = None  # its feature; None: the data set's usual one
+  label: str | None = None  # name of its feature; default: the data set's usual one
   labels_per_image: PositiveInt = 1
   num_examples: PositiveInt = 50_000
   ops: str = "decode|resize_small|central_crop"
   batch_size: PositiveInt = 4096
-  every_steps: NonNegativeInt = 5000  # and at the end; 0: not while training
+  every_steps: NonNegativeInt = 5000  # and at the end; 0 leaves it out of training
   num_workers: NonNegativeInt = 0
 
 
@@ -96,13 +96,13 @@ class Fewshot:
   """Linear few-shot accuracy (docs/evaluate.md)."""
 
   type: Literal["fewshot"] = "fewshot"
-  dataset: str | None = None  # None: data.dataset
-  data_dir: str | None = None  # None: data.data_dir
+  dataset: str | None = None  # default: data.dataset
+  data_dir: str | None = None  # default: data.data_dir
   train_split: str = "train"
   test_split: str = "test"
   ops: str = "decode|resize|central_crop"
   batch_size: PositiveInt = 4096
-  every_steps: NonNegativeInt = 5000  # and at the end; 0: not while training
+  every_steps: NonNegativeInt = 5000  # and at the end; 0 leaves it out of training
   num_workers: NonNegativeInt = 0
 
 
@@ -112,7 +112,7 @@ class Pictures:
 
   type: Literal["pictures"] = "pictures"
   of: str = "val"  # the classification evaluator whose predictions are drawn
-  every_steps: NonNegativeInt | None = None  # None: as that one; 0: no pictures
+  every_steps: NonNegativeInt | None = None  # default: as often as that one; 0 turns them off
 
 
 EVALUATORS = {section.type: section for section in (Classification, Fewshot, Pictures)}
@@ -134,15 +134,16 @@ class Optimizer:
   # A step removes schedule·learning_rate·weight_decay of a parameter ("learning_rate", the paper's
   # numbers and AdamW's) or schedule·weight_decay ("schedule", big_vision's numbers).
   weight_decay_scale: Literal["learning_rate", "schedule"] = "learning_rate"
-  clip_norm: PositiveFloat | None = 1.0  # largest global norm of the gradients; None: no clipping
-  clip_value: PositiveFloat | None = (
-    None  # largest magnitude of their elements, instead of clip_norm
+  clip_norm: PositiveFloat | None = (
+    1.0  # largest global norm of the gradients; None turns clipping off
   )
+  # Largest magnitude of their elements, instead of clip_norm.
+  clip_value: PositiveFloat | None = None
   # "REGEX=FACTOR" for names of parameters, first match first; ("head/.*=1", ".*=0") trains the head alone.
   lr_multipliers: tuple[str, ...] = ()
   # Factor of the learning rate from a layer to the one below: the head's is 1, the last block's this (BEiT).
   layer_decay: Annotated[float, Range(1e-30, 1)] = 1.0
-  # Sharpness-aware minimisation: gradients are taken this far up the slope, at twice the cost; 0: off.
+  # Sharpness-aware minimisation: gradients are taken this far up the slope, at twice the cost. 0 turns it off.
   sam_rho: NonNegativeFloat = 0.0
 
 
@@ -155,7 +156,9 @@ class Schedule:
   # From the end of warm-up, or from the start of the run, whose first part warm-up replaces ("start", timm).
   decay_from: Literal["warmup_end", "start"] = "warmup_end"
   linear_end: Fraction = 1e-5
-  linear_end_unit: Literal["peak", "learning_rate"] = "peak"  # learning_rate: linear_end is one
+  linear_end_unit: Literal["peak", "learning_rate"] = (
+    "peak"  # linear_end is a share of the peak, or a rate
+  )
   cosine_end: NonNegativeFloat = 0.0  # the learning rate that cosine ends at
   cooldown_epochs: NonNegativeFloat = 0.0  # the run's last, at the end of the decay
   every: Literal["step", "epoch"] = "step"  # how often the learning rate changes
@@ -177,7 +180,7 @@ class Log:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mesh:
-  data: int = -1  # replicas of the state, each on `fsdp` devices; -1: as many as there are
+  data: int = -1  # replicas of the state, each on `fsdp` devices; -1 takes all devices
   fsdp: PositiveInt = 1  # devices over which a replica's parameters and optimizer state are sharded
   # "REGEX=WHERE" for names of parameters, first match first; WHERE is "replicate", the number of the
   # dimension to shard, or "auto", as without a rule (docs/scale.md).
@@ -186,7 +189,7 @@ class Mesh:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Profile:
-  first_step: PositiveInt | None = None  # None: no trace
+  first_step: PositiveInt | None = None  # if None, no trace is taken
   num_steps: PositiveInt = 3
 
 
@@ -197,7 +200,7 @@ class Options:
   seed: Seed = 0  # of parameters, order of the data, and all randomness
   # In pixels: a side, HEIGHTxWIDTH, or (height, width).
   image_size: int | str | tuple[int, ...] = 224
-  # 1: grey; 3: RGB; 4: RGB and alpha. How files of another kind are read: docs/data.md.
+  # 1 is grey, 3 RGB, 4 RGB and alpha (docs/data.md).
   image_channels: Literal[1, 3, 4] = 3
   # Values of a pixel: "unit" (−1 to 1), "zero_one", "imagenet", or means and then deviations of pixel / 255.
   normalize: str | tuple[float, ...] = "unit"
@@ -208,11 +211,11 @@ class Options:
   grad_accum_steps: PositiveInt = 1  # parts that a step takes the batch in; the result is the same
   learning_rate: PositiveFloat = 0.001  # peak
   loss: Literal["sigmoid_xent", "softmax_xent"] = "sigmoid_xent"
-  # Factors of the classes in the training loss, num_classes numbers; (): all 1. Evaluators' losses have none.
+  # Factors of the classes in the training loss, num_classes numbers. Evaluators' losses have none.
   class_weights: tuple[float, ...] = ()
   # Factors of the positive targets of the classes (torch's pos_weight), likewise; for sigmoid_xent alone.
   positive_weights: tuple[float, ...] = ()
-  # Of an average of the variables (Polyak), which is then what is evaluated and converted; 0: none.
+  # Decay of an average of the variables (Polyak), which is then evaluated and converted; 0 turns it off.
   ema_decay: Rate = 0.0
   ema_warmup: bool = False  # the decay after step n is at most 1 − n^(−2/3) (timm)
   model: Mapping[str, Any]  # a family and its fields
