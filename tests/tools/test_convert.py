@@ -15,6 +15,7 @@ from mixer_jax.errors import InputError
 from mixer_jax.tools import convert
 from mixer_jax.training import experiment
 from mixer_jax.workdir import checkpoint, provenance
+from mixer_jax.workdir import directory as workdirs
 from tests import runs
 from tests.configurations import small_config
 from tests.conftest import GOLDEN
@@ -42,35 +43,51 @@ def test_there_and_back_is_the_same_to_the_bit(tmp_path, capsys):
   assert "b.npz: Mixer for 16 tokens, patch_size=4 num_blocks=2" in capsys.readouterr().out
 
 
+def saved_run(workdir, config, scores):
+  """Saves a checkpoint of other parameters for each score; returns the parameters by step, and the run's name."""
+  exp = experiment.build(config, experiment.make_mesh(config))
+  configuration.save(workdirs.path_of(str(workdir)) / "config.json", config)
+  origin = provenance.describe(config, {})
+  checkpointer = checkpoint.Checkpointer(
+    epath.Path(workdir), keep_newest=5, keep_best=1, provenance=origin
+  )
+  found, first = {}, exp.init_state()
+  for step, score in enumerate(scores, start=1):
+    params = jax.tree.map(lambda x, s=step: x + s, first.params)
+    checkpointer.save(step, first.replace(params=params, step=jnp.int32(step)), score)
+    found[step] = {"params": jax.device_get(params)}
+  checkpointer.close()
+  return found, origin.run
+
+
 def test_a_run_becomes_a_file(tmp_path, capsys):
   """The checkpoint that is asked for, newest by default."""
-  config = small_config()
-  exp = experiment.build(config, experiment.make_mesh(config))
-  workdir = epath.Path(tmp_path / "run")
+  workdir = tmp_path / "run"
   workdir.mkdir()
-  configuration.save(workdir / "config.json", config)
-  origin = provenance.describe(config, {})
-  checkpointer = checkpoint.Checkpointer(workdir, keep_newest=5, keep_best=1, provenance=origin)
-  states, first = {}, exp.init_state()
-  for step in (1, 2):
-    params = jax.tree.map(lambda x, s=step: x + s, first.params)
-    states[step] = first.replace(params=params, step=jnp.int32(step))
-    checkpointer.save(step, states[step], {1: 0.5, 2: 0.25}[step])
-  checkpointer.close()
-  for name, flag, step in (
+  variables, name = saved_run(workdir, small_config(), [0.5, 0.25])
+  for file, flag, step in (
     ("a", [], 2),
     ("b", ["--checkpoint=best"], 1),
     ("c", ["--checkpoint=1"], 1),
   ):
-    run(workdir, tmp_path / f"{name}.npz", *flag)
-    assert_same(
-      weights.load_npz(tmp_path / f"{name}.npz"), {"params": jax.device_get(states[step].params)}
-    )
-  assert f"run step 2 of run {origin.run}" in capsys.readouterr().out
+    run(workdir, tmp_path / f"{file}.npz", *flag)
+    assert_same(weights.load_npz(tmp_path / f"{file}.npz"), variables[step])
+  assert f"run step 2 of run {name}" in capsys.readouterr().out
   with pytest.raises(InputError, match=r"has no checkpoint 7; there are steps \[1, 2\]"):
     run(workdir, tmp_path / "d.npz", "--checkpoint=7")
   with pytest.raises(InputError, match="--checkpoint is for the workdir of a run"):
     run(RELEASED, tmp_path / "d.npz", "--checkpoint=best")
+
+
+def test_a_run_of_rectangles_knows_its_sides(tmp_path, capsys):
+  """16 tokens are 2 rows of 8, which the weights alone do not tell."""
+  workdir = tmp_path / "run"
+  workdir.mkdir()
+  variables, _ = saved_run(workdir, small_config(image_size="8x32"), [None])
+  run(workdir, tmp_path / "square.npz", "--image_size=16")
+  assert "from 2x8 to 4x4" in capsys.readouterr().out
+  wanted = weights.resize(variables[1], (2, 8), (4, 4), "interpolate")
+  assert_same(weights.load_npz(tmp_path / "square.npz"), wanted)
 
 
 @pytest.mark.parametrize(
