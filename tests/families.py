@@ -1,10 +1,11 @@
-"""Models of any family with random parameters everywhere: biases, normalisations and heads too."""
+"""Models of any family: with random parameters everywhere, and those that the authors' code was recorded with."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixer_jax import models
+from mixer_jax import models, weights
+from tests.conftest import GOLDEN
 
 VIT = dict(
   num_classes=5, patch_size=4, num_blocks=2, hidden_dim=16, mlp_dim=24, num_heads=2,
@@ -40,3 +41,30 @@ def random_variables(family, height, width, seed=0, /, **fields):
 
 def image(*shape, seed=1):
   return jnp.asarray(np.random.default_rng(seed).uniform(-1, 1, shape), jnp.float32)
+
+
+def golden(name, nchw):
+  """Returns (module, variables, recorded arrays by name, images and maps channels last)."""
+  found = weights.load(GOLDEN / f"{name}.safetensors")
+  origin = weights.describe(found)
+  recorded = {
+    k: v.transpose(0, 2, 3, 1) if nchw and v.ndim == 4 and "grad" not in k else v
+    for k, v in np.load(GOLDEN / f"{name}.npz").items()
+  }
+  recorded["image"] = jnp.asarray(recorded["image"])
+  return models.build(origin.family, **origin.fields), found, recorded
+
+
+def assert_close(have, want, relative=3e-6, absolute=1e-6):
+  """The tolerance of the data's README: in parts of the largest value."""
+  np.testing.assert_allclose(have, want, atol=relative * np.abs(want).max() + absolute, rtol=0)
+
+
+def mean_loss(model, labels):
+  def loss(params, stats, image, train):
+    tree = {"params": params, "batch_stats": stats}
+    logits, new = model.apply(tree, image, train=train, mutable=["batch_stats"])
+    log_probs = jax.nn.log_softmax(logits)
+    return -jnp.mean(log_probs[jnp.arange(len(labels)), labels]), (logits, new["batch_stats"])
+
+  return jax.value_and_grad(loss, has_aux=True)

@@ -36,25 +36,8 @@ def test_published_sizes_have_the_published_number_of_parameters(family, variant
   )
 
 
-def golden(name, nchw):
-  """Returns (module, variables, recorded arrays by name, images and maps channels last)."""
-  found = weights.load(GOLDEN / f"{name}.safetensors")
-  origin = weights.describe(found)
-  recorded = {
-    k: v.transpose(0, 2, 3, 1) if nchw and v.ndim == 4 and "grad" not in k else v
-    for k, v in np.load(GOLDEN / f"{name}.npz").items()
-  }
-  recorded["image"] = jnp.asarray(recorded["image"])
-  return models.build(origin.family, **origin.fields), found, recorded
-
-
-def assert_close(have, want, relative=3e-6, absolute=1e-6):
-  """The tolerance of the data's README: in parts of the largest value."""
-  np.testing.assert_allclose(have, want, atol=relative * np.abs(want).max() + absolute, rtol=0)
-
-
 def test_res_mlp_is_timms():
-  model, found, recorded = golden("res_mlp_timm", nchw=False)
+  model, found, recorded = families.golden("res_mlp_timm", nchw=False)
   seen = models.features(model, found, recorded["image"])
   np.testing.assert_allclose(
     model.apply(found, recorded["image"]), recorded["logits"], atol=1e-5, rtol=0
@@ -65,49 +48,39 @@ def test_res_mlp_is_timms():
 
 @pytest.fixture(scope="module")
 def conv_mlp():
-  return golden("convmlp", nchw=True)
+  return families.golden("convmlp", nchw=True)
 
 
 def test_conv_mlp_is_the_authors_with_every_map(conv_mlp):
   model, found, recorded = conv_mlp
   seen = models.features(model, found, recorded["image"])
-  assert_close(model.apply(found, recorded["image"]), recorded["logits"])
-  assert_close(seen["pre_logits"], recorded["pre_logits"])
+  families.assert_close(model.apply(found, recorded["image"]), recorded["logits"])
+  families.assert_close(seen["pre_logits"], recorded["pre_logits"])
   for i in range(3):
-    assert_close(seen[f"stage_{i + 2}"], recorded[f"stage{i + 1}_blocks"])
+    families.assert_close(seen[f"stage_{i + 2}"], recorded[f"stage{i + 1}_blocks"])
   for i in range(4):
-    assert_close(seen[f"dense_{i + 1}"], recorded[f"dense/out{i}"])
-
-
-def mean_loss(model, labels):
-  def loss(params, stats, image, train):
-    tree = {"params": params, "batch_stats": stats}
-    logits, new = model.apply(tree, image, train=train, mutable=["batch_stats"])
-    log_probs = jax.nn.log_softmax(logits)
-    return -jnp.mean(log_probs[jnp.arange(len(labels)), labels]), (logits, new["batch_stats"])
-
-  return jax.value_and_grad(loss, has_aux=True)
+    families.assert_close(seen[f"dense_{i + 1}"], recorded[f"dense/out{i}"])
 
 
 @pytest.mark.parametrize("train", [False, True])
 def test_conv_mlps_gradients_and_statistics_are_the_authors(conv_mlp, train):
   model, found, recorded = conv_mlp
   prefix = "train/" if train else ""
-  value_and_grad = mean_loss(model, recorded["labels"])
+  value_and_grad = families.mean_loss(model, recorded["labels"])
   (value, (logits, stats)), grads = value_and_grad(
     found["params"], found["batch_stats"], recorded["image"], train
   )
-  assert_close(value, recorded[f"{prefix}loss"][0])
-  assert_close(logits, recorded[f"{prefix}logits"])
+  families.assert_close(value, recorded[f"{prefix}loss"][0])
+  families.assert_close(logits, recorded[f"{prefix}logits"])
   theirs = torch_layout.to_torch({"params": grads, "batch_stats": stats})
   compared = 0
   for key, want in recorded.items():
     if key.startswith(f"{prefix}grad/"):
-      assert_close(theirs[key.removeprefix(f"{prefix}grad/")], want, 5e-6, 5e-6)
+      families.assert_close(theirs[key.removeprefix(f"{prefix}grad/")], want, 5e-6, 5e-6)
       compared += 1
     if train and key.startswith("train/buffers/") and "running" in key:
       name = key.removeprefix("train/buffers/")
-      assert_close(unbiased(theirs[name], name, found, recorded), want)
+      families.assert_close(unbiased(theirs[name], name, found, recorded), want)
       compared += 1
   assert compared > 10
 
