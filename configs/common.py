@@ -39,7 +39,8 @@ def _section(fields: configuration.Tree) -> ConfigDict:
 def _default(field: configuration.Field) -> Any:
   union = typing.get_origin(field.hint) in (typing.Union, types.UnionType)
   kinds = [t for t in typing.get_args(field.hint) if t is not types.NoneType] if union else []
-  if len(kinds) > 1:  # ml_collections fixes the type of other keys at their default's
+  # ml_collections fixes the type of other keys at their default's, and of these reads any literal, None too.
+  if len(kinds) > 1 or (union and typing.get_origin(kinds[0]) is None and kinds[0] in (int, float)):
     return FieldReference(field.default, field_type=object)
   if field.default is not None:
     return field.default
@@ -68,6 +69,14 @@ def parse_arg(arg: str | None, **defaults: str) -> dict[str, str]:
       )
     values[name] = value
   return values
+
+
+def number(name: str, text: str | float) -> float:
+  """Returns the number that an argument of a configuration is; raises InputError if it is none."""
+  try:
+    return float(text)
+  except ValueError as e:
+    raise InputError(f"{name}={text} in the configuration's argument is not a number.") from e
 
 
 def size_letter(variant: str, rows: dict[str, Any]) -> str:

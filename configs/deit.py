@@ -8,8 +8,10 @@ The argument is FAMILY-VARIANT. Published top-1 at 224 px, without distillation;
   res_mlp-12           76.6            facebookresearch/deit, issue 106
   conv_mlp-S, M, L     76.8 79.0 80.2  SHI-Labs/Convolutional-MLPs, README
 
-A setting that a source leaves open is DeiT's (facebookresearch/deit, main.py); what was open is said below. Other
-lengths: configs/deit.py:res_mlp-12,epochs=100. Data: python -m mixer_jax.tools.prepare imagenet2012.
+A setting that a source leaves open is DeiT's (facebookresearch/deit, main.py); what was open is said below. DeiT's code
+keeps an average of the parameters, but its numbers are those of the parameters themselves: here none is kept. What differs
+from the code of DeiT: docs/pretrain.md. Other lengths, before cooldown: configs/deit.py:res_mlp-12,epochs=100. Data:
+docs/pretrain.md.
 """
 
 from typing import Any
@@ -21,14 +23,14 @@ from mixer_jax.errors import InputError
 def get_config(arg: str = "mixer-B/16"):
   given = common.parse_arg(arg, variant="mixer-B/16", epochs="")
   family, _, variant = given["variant"].partition("-")
-  if family not in _FAMILIES:
+  if family not in _FAMILIES or not variant:
     known = ", ".join(f"{name}-VARIANT" for name in _FAMILIES)
     raise InputError(f"{given['variant']!r} is unknown; known: {known}.")
   config = _deit(family)
   config.model.variant = variant
   _FAMILIES[family](config)
   if given["epochs"]:
-    config.total_epochs = float(given["epochs"]) + config.schedule.cooldown_epochs
+    config.total_epochs = common.number("epochs", given["epochs"]) + config.schedule.cooldown_epochs
   return config
 
 
@@ -40,7 +42,6 @@ def _deit(family: str) -> Any:
   config.total_epochs = 300.0
   config.loss = "softmax_xent"
   config.normalize = "imagenet"
-  config.ema_decay = 0.99996
   config.model.stoch_depth = 0.1
   config.model.stoch_depth_rescale = True
 
@@ -81,12 +82,18 @@ def _evaluate(config: Any, crop_pct: float) -> None:
 
 
 def _mixer(config: Any) -> None:
-  """arXiv:2106.14882, section 4: DeiT's augmentation. Open: drop path, warm-up, the average."""
+  """arXiv:2106.14882, section 4: AdamW from 1e-3 to 1e-5, decay 0.05, 300 epochs, DeiT's augmentation.
+
+  Open: the batch, the rate of drop path, warm-up, the initial parameters, and which GELU.
+  """
   config.model.gelu = "erf"
 
 
 def _res_mlp(config: Any) -> None:
-  """Issue 106, for the variant 12 without distillation. Open: the average, and the drop path of the others."""
+  """Issue 106, for the variant 12 without distillation, in float32; issue 112: apex's FusedLAMB.
+
+  Open: the ends of the schedule, and the drop path of the other variants. Clipping is FusedLAMB's own.
+  """
   config.batch_size = 2048
   config.learning_rate = 5e-3
   config.total_epochs = 400.0
@@ -98,7 +105,11 @@ def _res_mlp(config: Any) -> None:
 
 
 def _conv_mlp(config: Any) -> None:
-  """The authors' configuration for timm's training script, which repeats no augmentation."""
+  """The authors' configuration for timm's training script, which repeats no augmentation; the average is evaluated.
+
+  That script mixes images before it normalises and erases them; here they are erased first, as in DeiT's.
+  """
+  config.ema_decay = 0.99996
   config.learning_rate = 5e-4
   config.total_epochs = 310.0
   config.data.repeats = 1

@@ -64,7 +64,7 @@ def get_config(arg: str = ""):
   config.image_channels = spec.input_shape[2]
 
   config.batch_size = 512
-  config.learning_rate = float(given["lr"])
+  config.learning_rate = common.number("lr", given["lr"])
   config.loss = "softmax_xent"
   config.init.weights = source
   config.init.resize = given["resize"]
@@ -88,10 +88,10 @@ def get_config(arg: str = ""):
   config.evaluators.val.batch_size = 512
 
   default = VTAB_STEPS if vtab else STEPS.get(given["dataset"], OTHER_STEPS)
-  config.total_steps = int(given["steps"] or default)
-  config.augment.mixup_p = float(given["mixup"])
+  config.total_steps = int(common.number("steps", given["steps"] or default))
+  config.augment.mixup_p = common.number("mixup", given["mixup"])
   config.optimizer.name = "momentum"
-  config.ema_decay = float(given["polyak"])
+  config.ema_decay = common.number("polyak", given["polyak"])
   config.schedule.decay = "cosine"
   # The paper's 500 steps; the shortest runs take fewer, as in big_vision's configs/transfer.py.
   config.schedule.warmup_steps = min(500, config.total_steps // 5)

@@ -16,7 +16,7 @@ from configs import common
 def get_config(arg: str = "B/16"):
   given = common.parse_arg(arg, variant="B/16", epochs="300")
   config = common.get_config()
-  config.total_epochs = float(given["epochs"])
+  config.total_epochs = common.number("epochs", given["epochs"])
   config.batch_size = 4096
   config.learning_rate = 0.001
   config.augment.mixup_p = 0.5

@@ -38,7 +38,7 @@ def get_config(arg: str = "B/16"):
   row = ROWS[common.size_letter(given["variant"], ROWS)]
   config = common.get_config()
   config.num_classes = 18_291
-  config.total_epochs = float(given["epochs"] or row["epochs"])
+  config.total_epochs = common.number("epochs", given["epochs"] or row["epochs"])
   config.batch_size = 4096
   config.learning_rate = row["learning_rate"]
   config.augment.mixup_p = 0.0
@@ -52,7 +52,7 @@ def get_config(arg: str = "B/16"):
   config.data.split = "train[50000:]"
   config.data.labels_per_image = 16
   config.data.num_examples = 300_000_000 - 50_000
-  config.data.subset_percent = float(given["subset"])
+  config.data.subset_percent = common.number("subset", given["subset"])
   config.data.ops = "decode|inception_crop|flip"
   config.data.num_workers = 16
 

@@ -59,13 +59,13 @@ def get_config(arg: str = ""):
   config.image_size = IMAGE_SIZE
   config.num_classes = dataset.num_classes
   config.batch_size = 64
-  config.total_steps = int(given["steps"])
+  config.total_steps = int(common.number("steps", given["steps"]))
   config.learning_rate = 0.003
   config.loss = "softmax_xent"
 
   config.data.dataset = given["dataset"]
   config.data.num_examples = dataset.splits["train"].num_examples
-  config.data.subset_percent = float(given["percent"])
+  config.data.subset_percent = common.number("percent", given["percent"])
   config.data.ops = f"decode|inception_crop(area_min=60){order}"
 
   num_test = dataset.splits["test"].num_examples
@@ -73,7 +73,9 @@ def get_config(arg: str = ""):
   config.evaluators.val.num_examples = min(num_test, MOST_EVALUATED)
   config.evaluators.val.ops = f"decode|resize({IMAGE_SIZE}){order}"
   config.evaluators.val.batch_size = 500
-  config.evaluators.val.every_steps = config.total_steps // int(given["points"])
+  config.evaluators.val.every_steps = config.total_steps // int(
+    common.number("points", given["points"])
+  )
 
   val = config.evaluators.val
   config.evaluators.fewshot = {

@@ -96,6 +96,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
   """Returns ' Did you mean …?' with the closest known word. If none is close, it lists all of them."""
   known = [str(k) for k in known]
   close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+  if not known:
+    return ""
   return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(known)}."
 
 

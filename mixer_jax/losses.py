@@ -1,7 +1,6 @@
 """Classification losses, image by image: b images, k classes. Labels are rows of weights, not indices."""
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -56,6 +55,9 @@ PROBABILITIES: dict[str, Callable[[Array], Array]] = {
 """What turns the logits that a loss trains into probabilities."""
 
 
+_LARGEST = 1e38  # finite in float32
+
+
 def make_loss(
   loss: str,
   num_classes: int,
@@ -88,7 +90,7 @@ def _weights(name: str, values: Sequence[float | int], num_classes: int) -> Weig
     raise InputError(
       f"{name} has {len(values)} numbers and num_classes is {num_classes}: give one number for each class."
     )
-  wrong = [x for x in values if not 0 <= x < math.inf]
+  wrong = [x for x in values if not 0 <= x <= _LARGEST]
   if wrong:
-    raise InputError(f"{name} has {wrong[0]}: give finite numbers from 0 on.")
+    raise InputError(f"{name} has {wrong[0]:g}: give numbers from 0 to {_LARGEST:g}.")
   return np.array(values, np.float32)

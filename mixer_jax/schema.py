@@ -48,7 +48,7 @@ class Data:
   subset_percent: Annotated[float, Range(1e-30, 100)] = 100.0
   subset_seed: Seed = 0  # which subset
   ops: str = "decode|inception_crop|flip"  # mixer_jax/data/ops.py
-  # Copies of an image in a batch, each processed anew (repeated augmentation); above 1 with drop_remainder.
+  # Copies of an image in a batch, each processed anew (repeated augmentation). More than 1 needs drop_remainder.
   repeats: PositiveInt = 1
   split_copies: bool = False  # the copies may fall into two batches, as DeiT's 3 in batches of 1024
   drop_remainder: bool = False  # an epoch ends with its last whole batch, as with torch's drop_last
@@ -122,10 +122,10 @@ EVALUATORS = {section.type: section for section in (Classification, Fewshot, Pic
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimizer:
   name: Literal["adam", "momentum", "lamb"] = "adam"
-  b1: Rate = 0.9
-  b2: Rate = 0.999
-  eps: NonNegativeFloat = 1e-8
-  momentum: Fraction = 0.9
+  b1: Rate = 0.9  # decay of the first moment, of adam and lamb
+  b2: Rate = 0.999  # decay of the second moment
+  eps: NonNegativeFloat = 1e-8  # added to the root of the second moment
+  momentum: Fraction = 0.9  # of the optimizer momentum
   # Type of Adam's first moment, or of the momentum.
   accumulator_dtype: Literal["float32", "bfloat16"] = "float32"
   weight_decay: NonNegativeFloat = 0.0
@@ -134,10 +134,9 @@ class Optimizer:
   # A step removes schedule·learning_rate·weight_decay of a parameter ("learning_rate", the paper's
   # numbers and AdamW's) or schedule·weight_decay ("schedule", big_vision's numbers).
   weight_decay_scale: Literal["learning_rate", "schedule"] = "learning_rate"
-  clip_norm: PositiveFloat | None = (
-    1.0  # largest global norm of the gradients; None turns clipping off
-  )
-  # Largest magnitude of their elements, instead of clip_norm.
+  # Largest global norm of the gradients. None turns this clipping off.
+  clip_norm: PositiveFloat | None = 1.0
+  # Largest magnitude of a gradient's elements, instead of clip_norm.
   clip_value: PositiveFloat | None = None
   # "REGEX=FACTOR" for names of parameters, first match first; ("head/.*=1", ".*=0") trains the head alone.
   lr_multipliers: tuple[str, ...] = ()
@@ -149,16 +148,15 @@ class Optimizer:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Schedule:
-  warmup_steps: NonNegativeInt | None = 10_000
+  warmup_steps: Annotated[int, Range(0, 2**31 - 1)] | None = 10_000  # length of linear warm-up
   warmup_epochs: NonNegativeFloat | None = None  # instead of warmup_steps, which is None then
   warmup_start: NonNegativeFloat = 0.0  # the learning rate that warm-up begins at
   decay: Literal["linear", "cosine", "constant"] = "linear"
   # From the end of warm-up, or from the start of the run, whose first part warm-up replaces ("start", timm).
   decay_from: Literal["warmup_end", "start"] = "warmup_end"
-  linear_end: Fraction = 1e-5
-  linear_end_unit: Literal["peak", "learning_rate"] = (
-    "peak"  # linear_end is a share of the peak, or a rate
-  )
+  linear_end: Fraction = 1e-5  # where linear decay ends
+  # Whether linear_end is a share of the peak, or a learning rate.
+  linear_end_unit: Literal["peak", "learning_rate"] = "peak"
   cosine_end: NonNegativeFloat = 0.0  # the learning rate that cosine ends at
   cooldown_epochs: NonNegativeFloat = 0.0  # the run's last, at the end of the decay
   every: Literal["step", "epoch"] = "step"  # how often the learning rate changes
@@ -204,10 +202,10 @@ class Options:
   image_channels: Literal[1, 3, 4] = 3
   # Values of a pixel: "unit" (−1 to 1), "zero_one", "imagenet", or means and then deviations of pixel / 255.
   normalize: str | tuple[float, ...] = "unit"
-  num_classes: PositiveInt = 1000
+  num_classes: PositiveInt = 1000  # outputs of the model
   batch_size: PositiveInt = 4096  # of all devices together
   total_epochs: NonNegativeFloat | None = None
-  total_steps: int | None = None  # instead of total_epochs, if set
+  total_steps: Annotated[int, Range(1, 2**31 - 1)] | None = None  # instead of total_epochs, if set
   grad_accum_steps: PositiveInt = 1  # parts that a step takes the batch in; the result is the same
   learning_rate: PositiveFloat = 0.001  # peak
   loss: Literal["sigmoid_xent", "softmax_xent"] = "sigmoid_xent"
@@ -371,11 +369,11 @@ def translated(saved: Mapping[str, Any], describe_model: DescribeModel) -> dict[
       section, key = _find(config, old)
       try:
         value = convert(section[key])
+        new_section, new_key = _find(config, new)
+        new_section[new_key] = value
       except (TypeError, AttributeError, ValueError):  # damaged, as the reader will say
         continue
       del section[key]
-      section, key = _find(config, new)
-      section[key] = value
   return _completed(config, {**today, "evaluators": {}})  # theirs are optional
 
 

@@ -49,7 +49,7 @@ def find(dataset: str, data_dir: str | None, **options: Any) -> Any:
   if dataset in EMBEDDED:
     from mixer_jax.data import digits, fashion_mnist
 
-    known = {**digits.BUILDERS, "fashion_mnist_debian": fashion_mnist.FashionMnistDebian}
+    known = {**digits.BUILDERS, **fashion_mnist.BUILDERS}
     return known[dataset](data_dir=data_dir, file_format="array_record")
   try:
     return tfds.builder(dataset, data_dir=data_dir, try_gcs=False, **options)

@@ -31,12 +31,16 @@ _UNIFORM_ABOVE = 100.0
 class Policy:
   """A policy's sections, with timm's names and defaults."""
 
-  m: configuration.NonNegativeInt = 10  # magnitude; at 10 an operation has its full range
-  n: configuration.PositiveInt = 2  # layers
+  m: Annotated[int, configuration.Range(0, 1000)] = (
+    10  # magnitude; at 10 an operation has its full range
+  )
+  n: Annotated[int, configuration.Range(1, 100)] = 2  # layers
   p: configuration.Fraction = 0.5  # probability that a layer is applied
   # Standard deviation of the magnitude. Above 100: the magnitude is uniform in 0 … m.
   mstd: configuration.NonNegativeFloat = 0.0
-  mmax: configuration.PositiveInt = 10  # larger magnitudes, drawn or given, are cut to it
+  mmax: Annotated[int, configuration.Range(1, 1000)] = (
+    10  # larger magnitudes, drawn or given, are cut to it
+  )
   inc: Annotated[int, configuration.Range(0, 1)] = 0  # 1: a larger magnitude always changes more
 
 

@@ -112,3 +112,6 @@ class FashionMnistDebian(tfds.core.GeneratorBasedBuilder):
   ) -> Iterator[tuple[int, dict[str, Any]]]:
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
       yield i, {"image": cv2.imencode(".png", image)[1].tobytes(), "label": int(label)}
+
+
+BUILDERS = {"fashion_mnist_debian": FashionMnistDebian}

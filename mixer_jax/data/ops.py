@@ -33,6 +33,7 @@ Op = Callable[[Example, np.random.Generator], Example]
 Sides = tuple[int, int]  # height, width in pixels
 Mode = Literal["exact", "fast", "pillow"]
 Percent = Annotated[float, configuration.Range(1e-30, 100)]
+Side = Annotated[int, configuration.Range(1, 2**14)]
 
 EVAL_SCALE = 256 / 224  # the paper resizes to 256 and crops 224; other sizes keep that ratio
 
@@ -66,7 +67,7 @@ def _dct(mode: Mode) -> Dct:
   return "accurate" if mode == "pillow" else "fast"
 
 
-def inception_crop(image_size: Sides, area_min: float = 5.0, area_max: float = 100.0) -> Op:
+def inception_crop(image_size: Sides, area_min: Percent = 5.0, area_max: Percent = 100.0) -> Op:
   """Random crop of `area_min`–`area_max` per cent of the area, aspect 0.75–1.33, resized (bilinear)."""
   area = _shares(area_min, area_max)
 
@@ -89,8 +90,8 @@ def decode_and_crop(
   image_size: Sides,
   image_channels: int,
   mode: Mode = "exact",
-  area_min: float = 5.0,
-  area_max: float = 100.0,
+  area_min: Percent = 5.0,
+  area_max: Percent = 100.0,
 ) -> Op:
   """What "decode|inception_crop" does, decoding no more than the crop needs.
 
@@ -183,7 +184,7 @@ def _enlarged(image_size: Sides) -> Sides:
   return round(height * EVAL_SCALE), round(width * EVAL_SCALE)
 
 
-def resize_small(image_size: Sides, size_px: int | None = None) -> Op:
+def resize_small(image_size: Sides, size_px: Side | None = None) -> Op:
   """Table 3's evaluation: the short side to `size_px`, area-averaged.
 
   Default: as small as covers image_size·256/224, the short side of a square.
@@ -231,7 +232,7 @@ def resize_short(
   return op
 
 
-def resize(image_size: Sides, size_px: int | None = None, width_px: int | None = None) -> Op:
+def resize(image_size: Sides, size_px: Side | None = None, width_px: Side | None = None) -> Op:
   """Table 2's evaluation: to `size_px` high and `width_px` wide, bilinear.
 
   Default: a square of `size_px`; without that, image_size·256/224.
@@ -274,7 +275,11 @@ def random_crop(image_size: Sides) -> Op:
   return op
 
 
-def randaugment(image_channels: int, num_layers: int, magnitude: float) -> Op:
+def randaugment(
+  image_channels: int,
+  num_layers: Annotated[int, configuration.Range(0, 100)],
+  magnitude: configuration.NonNegativeFloat,
+) -> Op:
   """RandAugment as the authors used it (randaugment.py), on RGB or grey images."""
   _refuse_alpha("randaugment", image_channels)
 
@@ -328,12 +333,14 @@ def _refuse_alpha(name: str, image_channels: int) -> None:
     raise InputError(f"{name} has no operations on alpha: image_channels must be 1 or 3.")
 
 
-def permute_patches(image_size: Sides, patch_size: int, seed: int = 0) -> Op:
+def permute_patches(
+  image_size: Sides, patch_size: configuration.PositiveInt, seed: configuration.Seed = 0
+) -> Op:
   """Figure 4: permutes the patches, and the pixels inside each in one shared way."""
   return _permute(permutations.order_of_patches(image_size, patch_size, seed), image_size)
 
 
-def permute_pixels(image_size: Sides, seed: int = 0) -> Op:
+def permute_pixels(image_size: Sides, seed: configuration.Seed = 0) -> Op:
   """Figure 4: permutes all pixels of the image."""
   return _permute(permutations.order_of_pixels(image_size, seed), image_size)
 

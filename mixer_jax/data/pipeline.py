@@ -1,7 +1,7 @@
 """From a source to batches: what the batch of a step holds is a pure function of (seed, step).
 
-The running number n = step·batch + row names an epoch n // N and a place in that epoch's permutation,
-which names an example; the example's randomness is a function of (seed, epoch, index, copy). So the position
+The running number n = step·batch + row names an epoch n // N, of N rows, and a place in that epoch's permutation,
+(n % N) // repeats, which names an example; the example's randomness is a function of (seed, epoch, index, copy). So the position
 in the data is the step: a resumed run needs no state of a loader, and neither workers nor processes
 change what is read. Batches are {"image": uint8 (b, h, w, c), "label": int32 (b,), or (b, m) padded
 with −1 where images have up to m labels, "mask": float32 (b,)}.
@@ -72,9 +72,7 @@ class SplitSpec:
   def open(self) -> sources.Source:
     """Opens the source; raises InputError if it is absent or not what the configuration says."""
     if self.dataset == "synthetic":
-      source = synthetic.open_source(self.num_examples, self.num_classes, self.labels_per_image)
-      self.check_ops(source)
-      return source
+      return synthetic.open_source(self.num_examples, self.num_classes, self.labels_per_image)
     source = sources.open_source(
       dataset=self.dataset, data_dir=self.data_dir, split=self.split, label=self.label
     )
@@ -88,13 +86,13 @@ class SplitSpec:
         f"{self.where}split: {source.name} has {source.num_classes} classes, more than num_classes "
         f"{self.num_classes}."
       )
-    self.check_ops(source)
     return source
 
   def check_ops(self, source: sources.Source) -> None:
     """Processes the first record; raises InputError if `ops` cannot make the model's images of it.
 
-    A bad record is met, and stops or is skipped, where it is loaded.
+    For splits that are read long after they are opened. A bad record stops the run, or is skipped, where it is
+    loaded.
     """
     with contextlib.suppress(BadRecordError):
       self.ops(source[0], example_rng(0, 0, 0))

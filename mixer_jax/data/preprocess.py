@@ -27,6 +27,8 @@ class Preprocess:
     calls = [_parse_call(part.strip(), where) for part in text.split("|")]
     if calls[0][0] != "decode":
       raise InputError(f"{where} must start with 'decode': {text!r}")
+    if [name for name, _ in calls].count("decode") > 1:
+      raise InputError(f"{where} has 'decode' twice: {text!r}")
     self._ops = []
     if len(calls) > 1 and (second := calls[1][0]) in ops.FUSED:
       both = calls[0][1] | calls[1][1]
@@ -82,4 +84,7 @@ def _bind(
 ) -> ops.Op:
   given = dict(zip(_GIVEN, (input_shape[:2], input_shape[2]), strict=True))
   taken = inspect.signature(op).parameters
-  return configuration.call(op, kwargs, where, **{k: v for k, v in given.items() if k in taken})
+  try:
+    return configuration.call(op, kwargs, where, **{k: v for k, v in given.items() if k in taken})
+  except InputError as e:  # of the operation itself, which does not know its place
+    raise InputError(str(e) if str(e).startswith(where) else f"{where}: {e}") from e

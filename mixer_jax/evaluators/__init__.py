@@ -111,15 +111,17 @@ def best(options: schema.Options) -> tuple[str, str]:
   return name, metric
 
 
-def measure(options: schema.Options) -> str:
+def measure(options: schema.Options, evaluators: Mapping[str, Evaluator]) -> str:
   """Returns what config.best measures: evaluator, metric, and all that its value depends on, as text.
 
-  Only scores of one measure can be compared.
+  Only scores of one measure can be compared. Of the data, a few records stand for all.
   """
   section = options.evaluators[best(options)[0]]
   fields = dataclasses.asdict(section) | {"dataset": section.dataset or options.data.dataset}
   how = {k: v for k, v in fields.items() if k not in _SAME_RESULT}
-  return f"{options.best} {json.dumps(how, sort_keys=True)}"
+  sources = evaluators[best(options)[0]].sources
+  records = {key: source.fingerprint() for key, source in sources.items()}
+  return f"{options.best} {json.dumps(how | {'records': records}, sort_keys=True)}"
 
 
 _SAME_RESULT = ("type", "every_steps", "batch_size", "num_workers", "data_dir")

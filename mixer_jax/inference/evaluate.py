@@ -102,7 +102,10 @@ def evaluate(
   if record and (others := [n for n, s in sections.items() if s.type != "classification"]):
     raise InputError(f"--record is for evaluators of type classification, not for {others}.")
   if trained.step is None:
-    metrics.log(f"{trained.name}: {trained.setup.title}, {trained.setup.options.size} px")
+    options = trained.setup.options
+    metrics.log(
+      f"{trained.name}: {trained.setup.title}, {options.size} px, normalize={options.normalize}"
+    )
   found, step = {}, -1 if trained.step is None else trained.step
   for name, one in build(trained.setup, sections, run).items():
     found[name] = dict(one(trained.variables, step))

@@ -21,13 +21,16 @@ def text() -> str:
 
 
 def _of_section(declared: type, where: str) -> Iterator[str]:
+  """Yields a line for each key, those of nested sections last."""
   comments = _comments(declared)
-  for key, field in configuration.fields(declared).items():
+  known = configuration.fields(declared)
+  for key, field in known.items():
+    if not configuration.is_section(field.hint) and field.default is not configuration.MISSING:
+      yield _line(f"{where}.{key}", field, comments)
+  for key, field in known.items():
     if configuration.is_section(field.hint):
       yield f"\nconfig.{key}: {comments[key]}"
       yield from _of_section(field.hint, f"{where}.{key}")
-    elif field.default is not configuration.MISSING:
-      yield _line(f"{where}.{key}", field, comments)
 
 
 def _line(key: str, field: configuration.Field, comments: Mapping[str, str]) -> str:

@@ -51,7 +51,8 @@ def make_augment(
 ) -> Augment:
   """Returns augment(key, image, label) -> (values, targets), of the global batch.
 
-  The order is timm's: normalise, erase, mix. Targets are smoothed before they are mixed.
+  The order is DeiT's: normalise, erase, mix. timm's own script mixes first (data/mixup.py: FastCollateMixup).
+  Targets are smoothed before they are mixed.
 
   Args:
     normalize: of `make_normalize`.

@@ -152,14 +152,12 @@ def _build(setup: ModelSetup) -> Experiment:
   options, model = setup.options, setup.model
   evaluators.best(options)
   _check_augment(options)
-  steps = total_steps(options)
+  steps, split = total_steps(options), _train_split(options)
   _check_profile(options.profile, steps)
-  if options.ema_warmup and not options.ema_decay:
-    raise InputError("config.ema_warmup is True, but no average is kept; set config.ema_decay.")
   schedule = schedules.make_schedule(
     **vars(options.schedule),
     total_steps=steps,
-    steps_per_epoch=_train_split(options).epoch_size(options.batch_size) / options.batch_size,
+    steps_per_epoch=split.epoch_size(options.batch_size) / options.batch_size,
     learning_rate=options.learning_rate,
   )
   layers = functools.partial(models.layer_numbers, options.model["name"])
@@ -177,11 +175,7 @@ def _build(setup: ModelSetup) -> Experiment:
     return first_state(state.init_variables(model, options.input_shape, options.seed))
 
   abstract_state = jax.eval_shape(init_state)
-  if abstract_state.batch_stats and options.grad_accum_steps > 1:
-    raise InputError(
-      "config.grad_accum_steps must be 1 for a model with batch statistics: those of a part are not "
-      "those of the batch."
-    )
+  _check_state(options, abstract_state)
   shardings = sharding.make_shardings(
     setup.mesh, setup.abstract_variables, options.mesh.rules, abstract_state
   )
@@ -190,12 +184,7 @@ def _build(setup: ModelSetup) -> Experiment:
     tx=tx,
     schedule=schedule,
     learning_rate=options.learning_rate,
-    loss=losses.make_loss(
-      options.loss,
-      options.num_classes,
-      class_weights=options.class_weights,
-      positive_weights=options.positive_weights,
-    ),
+    loss=_make_loss(options),
     augment=augment.make_augment(
       normalize=setup.normalize, num_classes=options.num_classes, **vars(options.augment)
     ),
@@ -221,8 +210,27 @@ def _build(setup: ModelSetup) -> Experiment:
       donate_argnums=0,
     ),
     total_steps=steps,
-    train_split=_train_split(options),
+    train_split=split,
   )
+
+
+def _make_loss(options: schema.Options) -> losses.Loss:
+  return losses.make_loss(
+    options.loss,
+    options.num_classes,
+    class_weights=options.class_weights,
+    positive_weights=options.positive_weights,
+  )
+
+
+def _check_state(options: schema.Options, abstract_state: state.TrainState) -> None:
+  if abstract_state.batch_stats and options.grad_accum_steps > 1:
+    raise InputError(
+      "config.grad_accum_steps must be 1 for a model with batch statistics: those of a part are not "
+      "those of the batch."
+    )
+  if options.ema_warmup and not options.ema_decay:
+    raise InputError("config.ema_warmup is True, but no average is kept; set config.ema_decay.")
 
 
 def _check_batches(options: schema.Options, mesh: Mesh) -> None:
@@ -259,8 +267,7 @@ def _check_augment(options: schema.Options) -> None:
 def total_steps(options: schema.Options) -> int:
   """Returns the steps of the whole run; raises InputError if there are none.
 
-  Epochs are whole batches drawn from an endless sequence of permutations, so the last is cut; with
-  data.drop_remainder each is.
+  The last epoch is cut to whole batches. With data.drop_remainder every epoch is.
   """
   num_examples = _train_split(options).epoch_size(options.batch_size)
   if not num_examples:

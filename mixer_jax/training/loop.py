@@ -65,7 +65,7 @@ def train(
     directory,
     keep_newest=keep.keep_newest,
     keep_best=keep.keep_best,
-    measure=evaluators.measure(exp.options),
+    measure=evaluators.measure(exp.options, measured),
     provenance=origin,
   )
   start_step = int(state.step)

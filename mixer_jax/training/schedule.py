@@ -63,9 +63,11 @@ def make_schedule(
   name, given, unit = _given_warmup(warmup_steps, warmup_epochs, epoch / steps_per_epoch, epoch)
   warmup, end = given * unit, length - cooldown_epochs * epoch
   if warmup >= end:
+    lengths = [f"{name} is {given}", f"cooldown_epochs is {cooldown_epochs}"]
+    longer_first = lengths if warmup > length - end else lengths[::-1]
     raise InputError(
-      f"{name} is {given}, but the run has {total_steps} steps ({total_steps / steps_per_epoch:.6g} epochs), "
-      f"and cooldown_epochs is {cooldown_epochs}; both together must be shorter than the run."
+      f"{' and '.join(longer_first)}, but the run has {total_steps} steps ({total_steps / steps_per_epoch:.6g} "
+      "epochs); both together must be shorter. Lower one of them, or make the run longer."
     )
   _check_rates(learning_rate, warmup_start=warmup_start, cosine_end=cosine_end)
   linear_end = linear_end if linear_end_unit == "peak" else linear_end / learning_rate

@@ -79,19 +79,27 @@ def best_step(workdir: epath.Path) -> int | None:
   """
   found = [(score, step) for step in steps(workdir) if (score := _score_of(workdir, step))]
   evaluated = [(score, step) for score, step in found if score.value != _NOT_EVALUATED]
-  comparable = [(s.value, step) for s, step in evaluated if s.measure == evaluated[-1][0].measure]
+  comparable = [(s.value, step) for s, step in evaluated if s.compares(evaluated[-1][0].measure)]
   return max(comparable)[1] if comparable else None
 
 
 class _Score(NamedTuple):
-  """What Orbax keeps beside a checkpoint: the score, the larger the better, and what it measures."""
+  """What Orbax keeps beside a checkpoint: the score, the larger the better, and what it measures.
+
+  Earlier versions kept val's top-1, and did not say of what; their `measure` is "".
+  """
 
   value: float
   measure: str
 
+  def compares(self, measure: str) -> bool:
+    """Returns whether scores of `measure` can be compared with this one."""
+    if self.measure and measure:
+      return self.measure == measure
+    return all(m.startswith("val/top1 ") for m in (self.measure, measure) if m)
+
   @classmethod
   def of(cls, saved: Any) -> "_Score":
-    """Reads it; versions before this one kept a top-1, and not of what."""
     if "top1" in saved:
       return cls(float(saved["top1"]), "")
     return cls(float(saved["score"]), str(saved["measure"]))
@@ -227,7 +235,7 @@ class Checkpointer:
 
   def _rank(self, saved: Any) -> float:
     score = _Score.of(saved)
-    return score.value if score.measure == self._measure else _NOT_EVALUATED
+    return score.value if score.compares(self._measure) else _NOT_EVALUATED
 
   def check(self) -> None:
     """Raises SaveError if a save in the background failed (on a full disk, say)."""

@@ -103,9 +103,9 @@ def read(workdir: epath.Path, step: int) -> Provenance | None:
   splits = {k: _made(Split, v, f"{path}.splits.{k}") for k, v in found.splits.items()}
   if found.step != step:
     raise InputError(f"{path}.step is {found.step}, but the checkpoint is that of step {step}.")
-  for name in found.class_names:
+  for name in (*found.class_names, *splits, *(split.name for split in splits.values())):
     if not name.isprintable():
-      raise InputError(f"{path}.class_names has {name!r}, which cannot be printed.")
+      raise InputError(f"{path} has the name {name!a}, which cannot be printed.")
   return dataclasses.replace(found, splits=splits)
 
 

@@ -335,3 +335,17 @@ def test_alpha_goes_with_its_pixels(text):
 def test_randaugment_has_no_alpha():
   with pytest.raises(InputError, match="image_channels must be 1 or 3"):
     Preprocess("decode|randaugment(2, 15)", (16, 16, 4))
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    "decode|resize(0)", "decode|resize(-3)", "decode|resize(1000000000)", "decode|resize_small(100000)",
+    "decode|decode", "decode|inception_crop(-5, 3)", "decode|randaugment(-1, 3)", "decode|permute_patches(0)",
+    "decode|permute_pixels(-1)", "decode|timm_randaugment('rand-m9-n999999999999')",
+    "decode|random_resized_crop(50, 20)", "decode|permute_patches(3)",
+  ],
+)  # fmt: skip
+def test_impossible_arguments_are_named_with_their_place(text):
+  with pytest.raises(InputError, match=r"^config\.data\.ops"):
+    Preprocess(text, (16, 16, 3), "config.data.ops")

@@ -85,9 +85,7 @@ def test_the_erased_box_is_timms(row):
   """The draws are whether to erase; area and log aspect of each attempt; top and left."""
   tried = [value for kind, *_, value in row["draws"] if kind == "uniform"]
   size = augment.first_that_fits(jnp.array(tried[::2]), jnp.array(tried[1::2]), *row["image"])
-  top, left, *wanted = row["box_top_left_height_width"]
-  assert [*map(int, size)] == wanted
-  assert (row["draws"][-2][-1], row["draws"][-1][-1]) == (top, left)
+  assert [*map(int, size)] == row["box_top_left_height_width"][2:]
 
 
 def test_where_no_attempt_fits_nothing_is_erased():
@@ -154,11 +152,17 @@ def test_erased_images_lose_one_box_to_unit_normals():
   assert (changed == (got != 7).all(3)).all()
   erased = changed[changed.any((1, 2))]
   assert pytest.approx(len(erased) / 400, abs=3 * np.sqrt(0.25 * 0.75 / 400)) == 0.25
+  aspects, places = [], []  # height / width; the share of the free rows and columns before the box
   for box in erased:
     rows, columns = box.any(1), box.any(0)
+    aspects.append(rows.sum() / columns.sum())
+    places.append((rows.argmax() / (24 - rows.sum()), columns.argmax() / (32 - columns.sum())))
     np.testing.assert_array_equal(box, rows[:, None] & columns)  # a product of two ...
     assert np.abs(np.diff(rows)).sum() + np.abs(np.diff(columns)).sum() <= 4  # ... intervals
     assert 0.015 < box.mean() < 0.36  # 0.02 to 1/3, sides rounded
+  assert min(aspects) < 0.4 and max(aspects) > 2.5  # 0.3 to 1 / 0.3
+  np.testing.assert_array_equal((np.min(places, 0), np.max(places, 0)), ((0, 0), (1, 1)))
+  np.testing.assert_allclose(np.mean(places, 0), 0.5, atol=0.1)
   noise = got[changed]
   assert (noise.mean(), noise.std()) == pytest.approx((0, 1), abs=5 / np.sqrt(noise.size))
 
@@ -167,20 +171,29 @@ def test_erased_images_lose_one_box_to_unit_normals():
 def test_how_often_batches_are_mixed_and_how(mix_p, switch_p):
   """Of mixed batches switch_p have CutMix's box; the shares are those of Beta(p, p)."""
   mixed, cut, shares = np.zeros(1000, bool), np.zeros(1000, bool), np.zeros(1000)
+  pasted = np.zeros((64, 64))
   draw = jax.jit(
     lambda keys: augment.draw_shares(
-      keys[0], keys[1], 64, 64, mixup_p=0.8, cutmix_p=1.0, switch_p=switch_p, mix_p=mix_p,
+      keys[0], keys[1], 64, 64, mixup_p=0.8, cutmix_p=0.5, switch_p=switch_p, mix_p=mix_p,
       pairing="flip", cutmix_box="timm_0.4.12",
     )
   )  # fmt: skip
   for i in range(1000):
     own, kept = draw(jax.random.split(jax.random.key(i)))
     mixed[i], cut[i], shares[i] = own < 1, len(np.unique(kept)) == 2, own
+    if cut[i]:
+      pasted += 1 - np.asarray(kept)[..., 0]
     assert np.mean(kept) == pytest.approx(float(own), abs=1e-6)
   assert mixed.mean() == pytest.approx(mix_p, abs=0.05)
   assert cut[mixed].mean() == pytest.approx(switch_p, abs=0.05)
   mixup = shares[mixed & ~cut]
   assert (mixup.mean(), mixup.var()) == pytest.approx((0.5, 1 / 4 / (2 * 0.8 + 1)), abs=0.05)
+  for axis in (
+    0,
+    1,
+  ):  # CutMix's boxes lie anywhere: their pixels are spread evenly about the middle
+    density = pasted.sum(axis)
+    assert np.average(np.arange(64), weights=density) == pytest.approx(31.5, abs=3)
 
 
 # --- independence -----------------------------------------------------------------------------------
