@@ -4,7 +4,9 @@ python train.py --config=configs/fashion_mnist.py:recipe=deit --workdir=DIR
 python train.py --config=configs/fashion_mnist.py:recipe=none --workdir=DIR
 
   recipe  deit: crops, RandAugment, erasing, mixup, CutMix, smoothing, three copies of an image in a batch, drop path
-          and an average of the parameters; none: images as they are, mirrored. Optimizer and schedule are the same.
+          and an average of the parameters; none: mirrored at random, otherwise unchanged. Optimizer and schedule are the same.
+
+Top-1 of 10 000 test images: 71.45 % with the recipe, 88.58 % without (docs/results).
 
 Images come from Debian's package (apt install dataset-fashion-mnist) and are prepared on the first run.
 """

@@ -48,7 +48,7 @@ class Data:
   subset_percent: Annotated[float, Range(1e-30, 100)] = 100.0
   subset_seed: Seed = 0  # which subset
   ops: str = "decode|inception_crop|flip"  # mixer_jax/data/ops.py
-  # Copies of an image in a batch, each processed anew (repeated augmentation). More than 1 needs drop_remainder.
+  # Copies of an image in a batch, each processed anew (repeated augmentation).
   repeats: PositiveInt = 1
   split_copies: bool = False  # the copies may fall into two batches, as DeiT's 3 in batches of 1024
   drop_remainder: bool = False  # an epoch ends with its last whole batch, as with torch's drop_last

@@ -14,9 +14,10 @@ import PIL.Image
 from jaxtyping import UInt8
 from PIL import ImageEnhance, ImageOps
 
+from mixer_jax.data.decode import Box
+
 Image = UInt8[np.ndarray, "h w c"]
 Resized = UInt8[np.ndarray, "new_h new_w c"]
-Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 Filter = Literal["bilinear", "bicubic"]
 Interpolation = Literal["bilinear", "bicubic", "random"]  # "random": either filter, drawn anew
 

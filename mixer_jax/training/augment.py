@@ -17,8 +17,8 @@ from mixer_jax import labels
 from mixer_jax.training.normalization import Normalize
 
 Augment = Callable[[Array, Array, Array], tuple[Array, Array]]
-Box = tuple[Any, Any, Any, Any]
-"""First row, the row after the last, first column, the column after the last."""
+Corners = tuple[Any, Any, Any, Any]
+"""First row, the row after the last, first column, the column after the last: integers, of shape ()."""
 
 PARTNERS: dict[str, Callable[[Array], Array]] = {
   # big_vision rolls inside each device's shard, so that its pairs depend on the number of devices.
@@ -153,7 +153,7 @@ def _draw_cutmix(
 
 def cutmix_corners(
   a: Float[Array, ""], y: Int[Array, ""], x: Int[Array, ""], height: int, width: int, rounding: str
-) -> Box:
+) -> Corners:
   """Returns the box around (y, x) that has 1 − a of the image's area, less what lies outside of the image.
 
   Its sides are rounded down. Then an odd side loses a pixel in timm 0.4.12, the version of the papers, and
@@ -169,7 +169,9 @@ def cutmix_corners(
   return tuple(corners)
 
 
-def outside(box: Box, height: int, width: int) -> tuple[Float[Array, ""], Float[Array, "h w 1"]]:
+def outside(
+  box: Corners, height: int, width: int
+) -> tuple[Float[Array, ""], Float[Array, "h w 1"]]:
   """Returns the part of the image's area outside the box, and 1 at its pixels and 0 at those of the box."""
   top, bottom, left, right = box
   area = (bottom - top) * (right - left)
@@ -192,7 +194,7 @@ def erase(key: Array, image: Float[Array, "b h w c"], p: float) -> Float[Array, 
   return jax.vmap(erased)(jnp.arange(len(image)), image)
 
 
-def draw_erased(key: Array, p: float, height: int, width: int) -> Box:
+def draw_erased(key: Array, p: float, height: int, width: int) -> Corners:
   """Draws the box that an image loses; with probability 1 − p, and if no attempt fits, it is empty."""
   erase_key, area_key, aspect_key, top_key, left_key = jax.random.split(key, 5)
   area = jax.random.uniform(area_key, (_ATTEMPTS,), minval=_AREA[0], maxval=_AREA[1])
@@ -223,7 +225,7 @@ def first_that_fits(
   return jnp.where(any_fits, h[first], 0), jnp.where(any_fits, w[first], 0)
 
 
-def inside(box: Box, height: int, width: int) -> Bool[Array, "h w 1"]:
+def inside(box: Corners, height: int, width: int) -> Bool[Array, "h w 1"]:
   """Returns True at the pixels of the box."""
   top, bottom, left, right = box
   y, x = jnp.arange(height)[:, None, None], jnp.arange(width)[:, None]

@@ -243,8 +243,6 @@ def _check_batches(options: schema.Options, mesh: Mesh) -> None:
       f"{options.grad_accum_steps} accumulation steps; {around} would be."
     )
   data = options.data
-  if data.repeats > 1 and not data.drop_remainder:
-    raise InputError(f"config.data.repeats is {data.repeats}: it needs data.drop_remainder=True.")
   if options.batch_size % data.repeats and not data.split_copies:
     raise InputError(
       f"config.data.repeats is {data.repeats}, which does not divide config.batch_size {options.batch_size}. "
