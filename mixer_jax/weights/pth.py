@@ -34,6 +34,7 @@ _MAX_BYTES = 16 << 30
 # Tensors may share storage: a file with weights that blocks share is smaller than its tensors.
 _MAX_EXPANSION, _ALWAYS_BYTES = 50, 64 << 20
 _MAX_MEMBERS, _MAX_OPCODES, _MAX_PICKLE_BYTES = 100_000, 2_000_000, 64 << 20
+_MAX_NUMBER, _MAX_AXES, _MAX_KEY = 1 << 60, 64, 100  # products of larger ones may take ages
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _NAME = re.compile(r"[\w.-]{1,300}", re.ASCII)
 _STORAGES = {
@@ -41,10 +42,11 @@ _STORAGES = {
   "BFloat16Storage": jnp.bfloat16, "LongStorage": np.int64, "IntStorage": np.int32,
   "ShortStorage": np.int16, "CharStorage": np.int8, "ByteStorage": np.uint8, "BoolStorage": np.bool_,
 }  # fmt: skip
-# What zipfile, pickletools, NumPy and the machine make of files that are damaged or something else.
+# What zipfile, pickletools, NumPy and the machine make of files that are damaged or something else. The warning,
+# of texts that pickletools decodes, is raised only where warnings are errors.
 _DAMAGE = (
   ValueError, OSError, EOFError, LookupError, TypeError, AttributeError, NotImplementedError, RuntimeError,
-  OverflowError, struct.error, zipfile.BadZipFile,
+  OverflowError, struct.error, zipfile.BadZipFile, DeprecationWarning,
 )  # fmt: skip
 
 
@@ -115,7 +117,8 @@ class _Storages:
   """The storages of an open file, read when a tensor needs them.
 
   Args:
-    read: returns the bytes of a storage; raises if the file has no such storage of that many bytes.
+    read: returns the bytes of a storage. Raises KeyError if the file has none of that key, ValueError if that
+      one has another number of bytes.
     big_endian: the byte order of all numbers.
   """
 
@@ -127,7 +130,10 @@ class _Storages:
     """Returns the whole storage (length,)."""
     if storage.key not in self._arrays:
       size = np.dtype(storage.dtype).itemsize
-      raw = np.frombuffer(self._read(storage), f"{self._order}u{size}")
+      try:
+        raw = np.frombuffer(self._read(storage), f"{self._order}u{size}")
+      except KeyError as e:
+        raise ValueError(f"it has no storage {storage.key!r}") from e
       self._arrays[storage.key] = raw.astype(f"u{size}", copy=False).view(storage.dtype)
     found = self._arrays[storage.key]
     if found.dtype != storage.dtype or found.size != storage.length:
@@ -201,8 +207,9 @@ def _read_legacy(f: IO[bytes], size: int) -> tuple[Any, _Storages]:
   keys, at = _run(stream), stream.tell()
   places: dict[str, slice] = {}
   for key in keys:
-    if type(key) is not str:  # what a file made to deceive may take ages to hash or print
-      raise ValueError("a storage's name is no text")
+    # What a file made to deceive has here instead may take ages to hash or print.
+    if type(key) is not str or key not in used:
+      raise ValueError("it has a storage that it does not describe")
     nbytes = _nbytes(used[key])
     length = int.from_bytes(data[at : at + 8], "big" if big_endian else "little")
     places[key] = slice(at + 8, at + 8 + nbytes)
@@ -254,7 +261,7 @@ class _Machine:
   def make(self, count: int) -> None:
     """Replaces a class or function and its arguments (the last `count` values) by what they make."""
     made_by, args, *_ = self.cut(count)
-    if isinstance(made_by, _Global):
+    if isinstance(made_by, _Global) and type(args) is tuple:
       known = _CALLS.get((made_by.module, made_by.name))
       title = f"{made_by.module}.{made_by.name}"
       self.push(known(*args) if known else _Opaque(title))
@@ -270,8 +277,8 @@ class _Machine:
       case ("storage", _Global("torch", name), str(key), _, int(length), *view) if (
         name in _STORAGES
       ):
-        if length < 0 or any(v is not None for v in view):
-          raise ValueError(f"storage {key!r} is of {length} values, or a view of another")
+        if len(key) > _MAX_KEY or not _is_number(length) or any(v is not None for v in view):
+          raise ValueError("a storage has an absurd name or length, or is a view of another")
         self.used[key] = _Storage(key, _STORAGES[name], length)
         self.push(self.used[key])
       case _:
@@ -284,14 +291,17 @@ def _global(module: Any, name: Any) -> _Global:
   return _Global(module, name)
 
 
+def _is_number(value: Any) -> bool:
+  return type(value) is int and 0 <= value < _MAX_NUMBER
+
+
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor | _Opaque:
   if not isinstance(storage, _Storage):
     return _Opaque("a tensor of an unknown type")
-  numbers = (offset, *shape, *strides)
-  if any(type(n) is not int or n < 0 for n in numbers) or len(shape) != len(strides):
-    raise ValueError(
-      "a tensor's shape and strides are not whole numbers from 0, one of each an axis"
-    )
+  if len(shape) != len(strides) or len(shape) > _MAX_AXES:
+    raise ValueError(f"a tensor has {len(shape)} axes and {len(strides)} strides")
+  if not all(map(_is_number, (offset, *shape, *strides))):
+    raise ValueError("a tensor's offset, shape and strides are not whole numbers from 0")
   last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
   if 0 not in shape and last >= storage.length:
     raise ValueError(f"a tensor of shape {shape!r} reaches beyond its storage {storage.key!r}")
@@ -374,7 +384,9 @@ def _choose(content: Any, entry: str | None, where: str) -> tuple[str | None, di
     raise InputError(f"{where} has no entry {entry!r} of tensors; it has {known}.")
   if _has_tensors(content):
     return None, content
-  raise InputError(f"{where} has no model or state_dict; name one of its entries after #: {known}.")
+  raise InputError(
+    f"{where} has no model or state_dict of tensors; name one of its entries after #: {known}."
+  )
 
 
 def _has_tensors(value: Any) -> bool:
