@@ -263,7 +263,7 @@ def test_what_names_legacy_storages_is_not_hashed(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:invalid escape:DeprecationWarning")
-@pytest.mark.parametrize("count", [60, long(20_000)])
+@pytest.mark.parametrize("count", [60, long(5_000)])
 @pytest.mark.parametrize(
   "file", ["res_mlp_zip", "malicious_import_zip", "malicious_os_system_legacy", "conv_mlp_legacy"]
 )
@@ -305,7 +305,7 @@ def _in_a_pickle(content, rng):
 
 
 @pytest.mark.filterwarnings("ignore:invalid escape:DeprecationWarning")
-@pytest.mark.parametrize("count", [150, long(50_000)])
+@pytest.mark.parametrize("count", [150, long(10_000)])
 def test_changed_pickles_build_nothing_else(tmp_path, count):
   """With the right checksums: what is read is a dictionary of arrays, or refused."""
   with zipfile.ZipFile(FILES / "malicious_import_zip.pth") as archive:
