@@ -51,7 +51,7 @@ OTHER_STEPS = 500
 
 
 def get_config(arg: str = ""):
-  from mixer_jax import schema
+  from mixer_jax import schema, weights
   from mixer_jax.data import sources
   from mixer_jax.training import init_from
 
@@ -68,6 +68,8 @@ def get_config(arg: str = ""):
   config.loss = "softmax_xent"
   config.init.weights = source
   config.init.resize = given["resize"]
+  if source in weights.RELEASED:
+    config.normalize = weights.RELEASED[source].normalize
   config.model.update(init_from.fields_at(spec, (height, width), given["resize"]))
 
   config.data.data_dir = given["data_dir"] or None

@@ -60,6 +60,25 @@ def test_every_configuration_builds(path):
 
 
 @pytest.mark.parametrize(
+  ("weights", "normalize", "ops"),
+  [
+    ("imagenet1k/Mixer-B_16", "unit", "decode|resize_small(256)|central_crop(224)"),
+    ("gsam/Mixer-B_16", "unit", "decode|resize_small|central_crop"),
+    (
+      "deit/resmlp_12_no_dist",
+      "imagenet",
+      "decode(mode='pillow')|resize_short(crop_pct=0.9)|central_crop(rounding='even')",
+    ),
+  ],
+)
+def test_released_weights_see_images_as_published(weights, normalize, ops):
+  config = get_config("evaluate", f"weights={weights}")
+  assert (config.normalize, config.evaluators.val.ops) == (normalize, ops)
+  experiment.build_model(config, experiment.make_mesh(config))
+  assert get_config("finetune", f"weights={weights}").normalize == normalize
+
+
+@pytest.mark.parametrize(
   ("arg", "recorded"), [("mixer-B/16", "cyclemlp"), ("conv_mlp-S", "convmlp")]
 )
 def test_deits_learning_rates_are_the_references(arg, recorded):

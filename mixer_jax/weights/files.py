@@ -4,8 +4,10 @@ from typing import Literal
 
 from mixer_jax.errors import InputError
 
-Kind = Literal["npz", "safetensors"]
+Kind = Literal["npz", "safetensors", "pth"]
 HEAD_BYTES = 512  # enough for `kind_of`
+# Of a zip file that torch wrote, the first entry is one of these in a folder.
+_TORCH_ENTRIES = (b"/data.pkl", b"/version", b"/byteorder", b"/.format_version")
 
 
 def kind_of(head: bytes, where: str) -> Kind:
@@ -16,12 +18,17 @@ def kind_of(head: bytes, where: str) -> Kind:
     where: the file, for the message.
 
   Raises:
-    InputError: neither; says so if it is a web page.
+    InputError: none of them; says so if it is a web page.
   """
   if head.startswith(b"PK\x03\x04"):
-    return "npz"
+    entry = head[30 : 30 + int.from_bytes(head[26:28], "little")]
+    return "pth" if entry.endswith(_TORCH_ENTRIES) else "npz"
   if head[8:9] == b"{":  # safetensors: eight bytes of length, then JSON
     return "safetensors"
+  if head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):  # a pickle
+    return "pth"
   if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
     raise InputError(f"{where} is a web page (HTML or XML), not weights: is the address right?")
-  raise InputError(f"{where} is neither .npz nor .safetensors: it begins with {head[:8]!r}.")
+  raise InputError(
+    f"{where} is neither .npz nor .safetensors nor .pth: it begins with {head[:8]!r}."
+  )

@@ -6,11 +6,15 @@ public bucket, without the suffix (vision_transformer, README.md; big_vision, mo
 files in sam/ and gsam/, public code that downloads them). The Vision Transformers are those of their paper
 (arXiv:2010.11929; vision_transformer, README.md), the ResNets BiT's (arXiv:1912.11370; big_transfer,
 README.md). No checksum of theirs has been published.
+
+The other MLPs' authors released torch's `.pth` files. Their names here are PLACE/FILE, as the authors' READMEs and code
+call the file (facebookresearch/deit, README_resmlp.md and resmlp_models.py; SHI-Labs/Convolutional-MLPs, README.md).
 """
 
 import dataclasses
 from typing import Any
 
+from mixer_jax import models
 from mixer_jax.models import mixer, resnet, vit
 
 STORAGE = "https://storage.googleapis.com/"
@@ -31,6 +35,8 @@ class Released:
       or no publication at hand.
     crop: operations (mixer_jax/data/ops.py) that `top1` was measured with; None: unknown.
     source: of `top1`.
+    normalize: of the images, as in the configuration's key of this name.
+    licence: that the authors' repository names.
   """
 
   url: str
@@ -41,6 +47,8 @@ class Released:
   top1: float | None = None
   crop: str | None = None
   source: str | None = None
+  normalize: str = "unit"
+  licence: str = "Apache-2.0"
 
 
 _NUM_CLASSES = {"imagenet1k": 1000, "imagenet21k": 21843, "sam": 1000, "gsam": 1000}
@@ -74,6 +82,38 @@ def _bit(kind: str, depth: int, factor: int) -> Released:
   return Released(url, pretraining, fields, family="resnet", image_size=480 if tuned else 224)
 
 
+def _pth(
+  place: str, url: str, family: str, rows: dict[str, tuple[str, float | None]], *, crop_pct: float,
+  source: str, **known: Any,
+) -> dict[str, Released]:  # fmt: skip
+  """Returns {name: released file} of a family's `.pth` files, of ImageNet's 1000 classes at 224 pixels.
+
+  Args:
+    place: first part of the names.
+    url: all of the addresses before the file's name.
+    family: key of `models.FAMILIES`.
+    rows: the file's name without suffix -> variant of the family, and `top1`.
+    crop_pct: side of the crop by the images' shorter side.
+    source: of `top1`.
+    **known: see `Released`.
+  """
+  crop = f"decode(mode='pillow')|resize_short(crop_pct={crop_pct})|central_crop(rounding='even')"
+  known = {"pretraining": "imagenet2012", "normalize": "imagenet", **known}
+  return {
+    f"{place}/{name}": Released(
+      f"{url}{name}.pth",
+      fields={**models.FAMILIES[family].VARIANTS[variant], "num_classes": 1000},
+      family=family,
+      top1=top1,
+      crop=crop,
+      source=source if top1 else None,
+      **known,
+    )
+    for name, (variant, top1) in rows.items()
+  }
+
+
+_DEIT = ("deit", "https://dl.fbaipublicfiles.com/deit/", "res_mlp")
 _TABLE3: dict[str, Any] = dict(
   crop="decode|resize_small(256)|central_crop(224)", source="arXiv:2105.01601, table 3"
 )
@@ -119,4 +159,46 @@ RELEASED = {
     for kind in ("S", "M", "M-ILSVRC2012")
     for depth, factor in ((50, 1), (50, 3), (101, 1), (101, 3), (152, 2), (152, 4))
   },
+  # Without distillation; of the larger ones no figure has been published for the file.
+  **_pth(
+    *_DEIT,
+    {
+      "resmlp_12_no_dist": ("12", 76.6),
+      "resmlp_24_no_dist": ("24", None),
+      "resmlp_36_no_dist": ("36", None),
+      "resmlpB_24_no_dist": ("B24", None),
+    },
+    crop_pct=0.9,
+    source="facebookresearch/deit, issue 106",
+  ),
+  **_pth(
+    *_DEIT,
+    {
+      "resmlp_12_dist": ("12", 77.8),
+      "resmlp_24_dist": ("24", 80.8),
+      "resmlp_36_dist": ("36", 81.1),
+      "resmlpB_24_dist": ("B24", 83.6),
+    },
+    crop_pct=0.9,
+    source="facebookresearch/deit, README_resmlp.md",
+  ),
+  **_pth(
+    *_DEIT,
+    {"resmlpB_24_22k": ("B24", 84.4)},
+    crop_pct=0.9,
+    source="facebookresearch/deit, README_resmlp.md",
+    pretraining="imagenet21k",  # then fine-tuned on ImageNet
+  ),
+  **_pth(
+    "convmlp",
+    "https://shi-labs.com/projects/convmlp/checkpoints/",
+    "conv_mlp",
+    {
+      "convmlp_s_imagenet": ("S", 76.8),
+      "convmlp_m_imagenet": ("M", 79.0),
+      "convmlp_l_imagenet": ("L", 80.2),
+    },
+    crop_pct=0.9,
+    source="SHI-Labs/Convolutional-MLPs, README.md",
+  ),
 }

@@ -1,7 +1,9 @@
 """Weights by name, address or path: one function for all of them."""
 
+import functools
 import os
 import re
+import sys
 from typing import Any
 
 from etils import epath
@@ -9,11 +11,12 @@ from flax import linen as nn
 
 from mixer_jax import configuration, models
 from mixer_jax.errors import InputError
-from mixer_jax.weights import download, files, npz, torch_layout
+from mixer_jax.weights import download, files, npz, pth, torch_layout
 from mixer_jax.weights.released import BUCKETS, RELEASED, STORAGE
 from mixer_jax.weights.variables import Variables, check_match, check_values, describe
 
 _PUBLIC = tuple(f"gs://{name}/" for name in BUCKETS)
+_ENTRY = re.compile(r"(https?://.+|.+\.\w+)#([A-Za-z_]\w*)")
 
 
 def load(source: str | os.PathLike[str], wanted: Variables | None = None) -> Variables:
@@ -21,8 +24,9 @@ def load(source: str | os.PathLike[str], wanted: Variables | None = None) -> Var
 
   Args:
     source: a name in `RELEASED`; an http(s):// address, perhaps with `#sha256=…`; or a path, gs://
-      included. The files may be `.npz` in the authors' layouts, or `.safetensors` in a torch
-      layout that the family knows (weights/torch_layout.py). Their content decides, not their name.
+      included. The files may be `.npz` in the authors' layouts, or `.safetensors` or `.pth` in a torch
+      layout that the family knows (weights/torch_layout.py). Their content decides, not their name. `#NAME` at
+      the end chooses an entry of a `.pth` file, as in "file.pth#model_ema" (weights/pth.py).
     wanted: the variables of the model that they must fit (arrays or jax.ShapeDtypeStruct). If None, a
       model of any known family will do.
 
@@ -30,11 +34,13 @@ def load(source: str | os.PathLike[str], wanted: Variables | None = None) -> Var
     InputError: no such name or file, a failed download, or a file that holds no such model; says which.
     SaveError: the cache cannot be written.
   """
-  path = locate(source)
-  if _kind(path, str(source)) == "npz":
+  path, entry = _locate(source)
+  if _kind(path, str(source), entry) == "npz":
     variables = npz.load_npz(path)
   else:
-    state = torch_layout.load_safetensors(path, str(source))
+    taken, state = _state(path, str(source), entry)
+    if taken is not None:
+      print(f"{source}: the weights of its entry {taken}", file=sys.stderr, flush=True)
     variables = torch_layout.from_torch(state, str(source))
   if wanted is not None:
     check_match(variables, wanted, str(source))
@@ -42,7 +48,8 @@ def load(source: str | os.PathLike[str], wanted: Variables | None = None) -> Var
   spec = describe(variables, str(source))
   check_values(variables, str(source))
   released = RELEASED.get(str(source))
-  if released and (spec.family, spec.fields) != (released.family, released.fields):
+  told = {k: v for k, v in released.fields.items() if k in spec.fields} if released else {}
+  if released and (spec.family, spec.fields) != (released.family, told):
     title = models.FAMILIES[released.family].TITLE
     raise InputError(
       f"{source} should be the {title} with {released.fields}, but has {spec.fields}. Load it by its address, "
@@ -67,30 +74,40 @@ def load_model(source: str | os.PathLike[str], **fields: Any) -> tuple[nn.Module
   return models.build(spec.family, **{**spec.fields, **fields}), variables
 
 
-def locate(source: str | os.PathLike[str]) -> epath.Path:
-  """Returns the path of the file that `load` would read, downloading it if need be; raises InputError."""
-  text = str(source)
+def _locate(source: str | os.PathLike[str]) -> tuple[epath.Path, str | None]:
+  """Returns the path of the file, downloaded if need be, and the entry that is asked for; raises InputError."""
+  text, entry = str(source), None
   if text in RELEASED:
     text = RELEASED[text].url
-  elif text.startswith(_PUBLIC):  # readable without a login
+  if m := _ENTRY.fullmatch(text):
+    text, entry = m.groups()
+  if text.startswith(_PUBLIC):  # readable without a login
     text = STORAGE + text.removeprefix("gs://")
   if re.match(r"https?://", text):
-    return epath.Path(download.fetch(text, check=_check))
-  return epath.Path(source).expanduser()
+    check = functools.partial(_check, entry=entry)
+    return epath.Path(download.fetch(text, check=check)), entry
+  return epath.Path(text).expanduser(), entry
 
 
-def _check(path: os.PathLike[str], url: str) -> None:
+def _check(path: os.PathLike[str], url: str, entry: str | None) -> None:
   """Raises InputError if a new download is not a whole weights file."""
-  if _kind(epath.Path(path), url) == "npz":
+  if _kind(epath.Path(path), url, entry) == "npz":
     npz.check_npz(path, url)
   else:
-    torch_layout.from_torch(torch_layout.load_safetensors(path, url), url)
+    torch_layout.from_torch(_state(epath.Path(path), url, entry)[1], url)
 
 
-def _kind(path: epath.Path, source: str) -> files.Kind:
+def _state(path: epath.Path, where: str, entry: str | None) -> tuple[str | None, dict[str, Any]]:
+  """Returns the entry that was taken, if the file has several, and the arrays by torch's names."""
+  if _kind(path, where, entry) == "pth":
+    return pth.load_pth(path, entry, where)
+  return None, torch_layout.load_safetensors(path, where)
+
+
+def _kind(path: epath.Path, source: str, entry: str | None) -> files.Kind:
   try:
     with path.open("rb") as f:
-      return files.kind_of(f.read(files.HEAD_BYTES), source)
+      kind = files.kind_of(f.read(files.HEAD_BYTES), source)
   except ImportError as e:
     raise InputError(f"{source}: {e}. Install it with pip install 'mixer-jax[gcs]'") from e
   except OSError as e:
@@ -98,3 +115,6 @@ def _kind(path: epath.Path, source: str) -> files.Kind:
     raise InputError(
       f"{source} is neither a file that can be read ({e.strerror or e}) nor a released model.{hint}"
     ) from e
+  if entry and kind != "pth":
+    raise InputError(f"{source}: only a .pth file has entries, such as {entry}; this is .{kind}.")
+  return kind

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from mixer_jax import models, weights
+from mixer_jax.data.preprocess import Preprocess
 from mixer_jax.errors import InputError, SaveError
 from mixer_jax.weights import download, released, sources, transfer
 from tests import runs
@@ -302,9 +303,11 @@ def test_redirects_from_https_must_stay_on_it():
 
 def test_the_table_is_whole():
   """Names are places in the buckets; figures have a source; sizes are the published ones."""
-  counts = {"mixer": 11, "vit": 11, "resnet": 18}
+  counts = {"mixer": 11, "vit": 11, "resnet": 18}  # .npz
   buckets = {"mixer": "mixer_models", "vit": "vit_models", "resnet": "bit_models"}
   for name, entry in weights.RELEASED.items():
+    if entry.url.endswith(".pth"):
+      continue
     counts[entry.family] -= 1
     assert entry.url == f"https://storage.googleapis.com/{buckets[entry.family]}/{name}.npz"
     assert (entry.top1 is None) == (entry.source is None)
@@ -318,6 +321,33 @@ def test_the_table_is_whole():
     of_21k = name.startswith("imagenet21k/") or ("BiT-M" in name and "ILSVRC" not in name)
     assert entry.fields["num_classes"] == (21843 if of_21k else 1000)
   assert set(counts.values()) == {0}
+
+
+def test_the_table_of_pth_files_is_whole():
+  """Names end as the addresses do; sizes are a variant's; a figure has a crop that can be read, and a source."""
+  entries = {k: v for k, v in weights.RELEASED.items() if v.url.endswith(".pth")}
+  for name, entry in entries.items():
+    assert entry.url.startswith("https://")
+    assert name.split("/")[1] == entry.url.rsplit("/", 1)[1].removesuffix(".pth")
+    family = models.FAMILIES[entry.family]
+    assert {**entry.fields, "num_classes": 1000} == entry.fields
+    sizes = {k: v for k, v in entry.fields.items() if k != "num_classes"}
+    assert sizes in family.VARIANTS.values()
+    assert (entry.top1 is None) == (entry.source is None)
+    Preprocess(entry.crop, (224, 224, 3))
+    assert entry.normalize == "imagenet"
+  assert len(entries) == 12
+
+
+def test_an_entry_of_a_downloaded_file_is_taken_by_name(server):
+  behaviour, url = server
+  behaviour.content = (GOLDEN / "family" / "checkpoints" / "res_mlp_zip.pth").read_bytes()
+  sha256 = hashlib.sha256(behaviour.content).hexdigest()
+  want = weights.load(GOLDEN / "res_mlp_timm.safetensors")
+  for suffix, scale in (("", 1), ("#model_ema", 2), (f"#sha256={sha256}#model_ema", 2)):
+    have = jax.tree.map(lambda x, scale=scale: x * scale, weights.load(url + suffix))
+    jax.tree.map(np.testing.assert_array_equal, have, want)
+  assert len(behaviour.requests) == 1
 
 
 def test_paths_are_loaded_by_content_and_named_when_they_fail(tmp_path):
