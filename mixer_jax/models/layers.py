@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from mixer_jax.errors import InputError
 from mixer_jax.models.kernels import cpu_dense
 
 Gelu = Literal["tanh", "erf"]
@@ -211,6 +212,38 @@ class MlpBlock(nn.Module):
     y = train_dropout(self, y, index, self.dropout_rate, train)
     y = nn.Dense(self.out_dim or x.shape[-1], **dense)(y)
     return train_dropout(self, y, index, self.dropout_rate, train)
+
+
+def circulant(x: Float[Array, "b s c"], kernel: Float[Array, "s g"]) -> Float[Array, "b s c"]:
+  """Returns y[n, c] = Σ_j kernel[j, c mod g]·x[(n + j) mod s, c]: a product of the tokens' ring for each channel."""
+  batch, num_tokens, channels = x.shape
+  groups = kernel.shape[1]
+  # Without a gather: in rows of 2s − 1 of the repeated vector, each begins one place earlier than the one before.
+  rows = jnp.tile(kernel.T, (1, 2 * num_tokens - 1)).reshape(groups, num_tokens, -1)
+  columns = x.reshape(batch, num_tokens, channels // groups, groups)
+  return jnp.einsum("gns,bskg->bnkg", rows[:, :, :num_tokens], columns).reshape(x.shape)
+
+
+class Circulant(nn.Module):
+  """Circulant channel-specific token mixing (CCS, arXiv:2106.14882): `circulant`, without bias or activation.
+
+  Attributes:
+    groups: vectors g; channel c takes vector c mod g.
+  """
+
+  groups: int
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b s c"]) -> Float[Array, "b s c"]:
+    if x.shape[2] % self.groups:
+      raise InputError(
+        f"channel_groups {self.groups} with token_mixing 'circulant' must divide hidden_dim {x.shape[2]}."
+      )
+    start = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # in ±1/√s
+    kernel = self.param("kernel", start, (x.shape[1], self.groups), self.param_dtype)
+    return circulant(x.astype(self.dtype), jnp.asarray(kernel, self.dtype))
 
 
 def sow_map(

@@ -99,9 +99,9 @@ class Model(nn.Module):
     dropout_rate: dropout inside the MLPs while training.
     stoch_depth: s; block i of L drops each branch of an image with probability s·i/(L−1).
     stoch_depth_rescale: divide the branches that are kept by 1 − that; the authors do not.
-    token_mixing: "mlp", or appendix A's "untied", "grouped", "views" (models/token_mixing.py), which have
-      other parameters below `MixerBlock_<i>/token_mixing`.
-    channel_groups: G channels that are joined in "grouped" and "views".
+    token_mixing: "mlp", appendix A's "untied", "grouped", "views", or "circulant" (models/token_mixing.py), which have
+      other parameters below `MixerBlock_<i>/token_mixing`. "circulant" has no use for tokens_mlp_dim.
+    channel_groups: G channels that are joined in "grouped" and "views"; G vectors of "circulant" (published: 8).
     pyramid: tokens that leave each block (appendix A); (): as many as enter it. Where their number changes,
       token mixing has no skip connection and is never dropped.
     head_bias_init: start of the head's bias (its kernel starts at zero).
@@ -147,7 +147,7 @@ class Model(nn.Module):
 
     Raises:
       InputError: the patch does not divide the image (the authors' code pads it silently), or the options of
-        appendix A do not go together.
+        token mixing do not go together.
     """
     del mask
     _, height, width, _ = image.shape
@@ -195,6 +195,7 @@ class Model(nn.Module):
     return layers.draw_kept(self.make_rng("dropout"), index, rates)
 
 
+_RING = "MixerBlock_0/token_mixing/kernel"
 PREFIX = r"(MixerBlock_\d+|Mixer)/"
 UNTOLD: dict[str, Any] = {}
 HEAD = {"head": "num_classes"}
@@ -213,6 +214,7 @@ TORCH_NAMES = {
     ("stem.proj", "stem"),
     ("blocks.{}.norm1", "MixerBlock_{}/LayerNorm_0"),
     ("blocks.{}.norm2", "MixerBlock_{}/LayerNorm_1"),
+    ("blocks.{}.token.w", "MixerBlock_{}/token_mixing/kernel"),
     ("blocks.{}.mlp_tokens.fc1", "MixerBlock_{}/token_mixing/Dense_0"),
     ("blocks.{}.mlp_tokens.fc2", "MixerBlock_{}/token_mixing/Dense_1"),
     ("blocks.{}.mlp_channels.fc1", "MixerBlock_{}/channel_mixing/Dense_0"),
@@ -221,19 +223,28 @@ TORCH_NAMES = {
     ("head", "head"),
   )
 }
+"""timm has no circulant token mixing: `token.w`, (G, tokens), is this project's name."""
 RESIZE_METHODS = ("paper", "interpolate")
 
 
 def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-  """Returns the model's fields that parameter shapes tell; only of the paper's own token mixing."""
+  """Returns the model's fields that parameter shapes tell; only of the paper's own token mixing and of "circulant"."""
   patch_size, _, _, hidden_dim = shapes["stem/kernel"]
-  _, tokens_mlp_dim = shapes["MixerBlock_0/token_mixing/Dense_0/kernel"]
+  mixing: dict[str, Any]
+  if ring := shapes.get(_RING):  # which tells no tokens_mlp_dim: table 1's
+    mixing = {
+      "token_mixing": "circulant",
+      "channel_groups": ring[1],
+      "tokens_mlp_dim": hidden_dim // 2,
+    }
+  else:
+    mixing = dict(tokens_mlp_dim=shapes["MixerBlock_0/token_mixing/Dense_0/kernel"][1])
   _, channels_mlp_dim = shapes["MixerBlock_0/channel_mixing/Dense_0/kernel"]
   return dict(
     patch_size=patch_size,
     num_blocks=layers.num_blocks(shapes, "MixerBlock_"),
     hidden_dim=hidden_dim,
-    tokens_mlp_dim=tokens_mlp_dim,
+    **mixing,
     channels_mlp_dim=channels_mlp_dim,
     num_classes=shapes["head/kernel"][1] if "head/kernel" in shapes else None,
   )
@@ -242,14 +253,15 @@ def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
 def input_shape(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int, int]:
   """Returns the image (height, width, channels) that the parameters are for: a square, if it can be one."""
   patch_size, _, channels, _ = shapes["stem/kernel"]
-  num_tokens = shapes["MixerBlock_0/token_mixing/Dense_0/kernel"][0]
-  return resizing.image_shape(num_tokens, patch_size, channels)
+  first = shapes.get(_RING) or shapes["MixerBlock_0/token_mixing/Dense_0/kernel"]
+  return resizing.image_shape(first[0], patch_size, channels)
 
 
 def resize_fields(
   fields: Mapping[str, Any], old_grid: Grid, new_grid: Grid, method: str
 ) -> dict[str, Any]:
   """Returns the fields after `resize`: the token MLP is K² times as wide under "paper"."""
+  resizing.check_no_ring(fields, old_grid, new_grid)
   if new_grid != old_grid and (fields.get("token_mixing", "mlp") != "mlp" or fields.get("pyramid")):
     raise InputError(
       f"token_mixing {fields['token_mixing']!r} with pyramid {fields['pyramid']} (appendix A) stays at "

@@ -1,7 +1,8 @@
 """ResMLP (Touvron et al., 2021, arXiv:2105.03404): linear token mixing, affine transforms instead of LayerNorm.
 
 Axis letters: b images, h w pixels, s tokens (patches in raster order), c hidden channels, k classes.
-Facts: facebookresearch/deit, resmlp_models.py; timm, models/mlp_mixer.py (ResBlock).
+Facts: facebookresearch/deit, resmlp_models.py; timm, models/mlp_mixer.py (ResBlock). Circulant token mixing is that of
+CCS (Yu et al., 2021, arXiv:2106.14882).
 """
 
 import functools
@@ -14,6 +15,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from mixer_jax.configuration import NonNegativeFloat, PositiveInt, Rate
+from mixer_jax.errors import InputError
 from mixer_jax.models import layers, resizing
 from mixer_jax.models.resizing import Grid
 
@@ -48,6 +50,9 @@ class ResMlpBlock(nn.Module):
 
   mlp_dim: int
   layer_scale_init: float
+  circulants: int | None = (
+    None  # vectors of circulant token mixing; None: one linear map for all channels
+  )
   gelu: layers.Gelu = "erf"
   drop_path_rate: float = 0.0
   rescale: bool = True
@@ -65,15 +70,7 @@ class ResMlpBlock(nn.Module):
     kept_tokens, kept_channels = (None, None) if kept is None else (kept[:, 0], kept[:, 1])
     dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     drop_path = functools.partial(layers.drop_path, rate=self.drop_path_rate, rescale=self.rescale)
-    mix_tokens = nn.Dense(
-      x.shape[1],
-      kernel_init=_TRUNCATED_NORMAL,
-      dot_general=layers.dot_general(train),
-      name="token_mixing",
-      **dtypes,
-    )
-    y = jnp.swapaxes(layers.Affine(**dtypes)(x), 1, 2)
-    y = jnp.swapaxes(mix_tokens(y), 1, 2)
+    y = self._mix_tokens(layers.Affine(**dtypes)(x), train, **dtypes)
     x = x + drop_path(layers.LayerScale(self.layer_scale_init, **dtypes)(y), kept_tokens)
     y = layers.MlpBlock(
       self.mlp_dim,
@@ -83,6 +80,18 @@ class ResMlpBlock(nn.Module):
       **dtypes,
     )(layers.Affine(**dtypes)(x), index, train=train)
     return x + drop_path(layers.LayerScale(self.layer_scale_init, **dtypes)(y), kept_channels)
+
+  def _mix_tokens(self, x: Array, train: bool, **dtypes: Any) -> Array:
+    if self.circulants is not None:
+      return layers.Circulant(self.circulants, name="circulant", **dtypes)(x)
+    linear = nn.Dense(
+      x.shape[1],
+      kernel_init=_TRUNCATED_NORMAL,
+      dot_general=layers.dot_general(train),
+      name="token_mixing",
+      **dtypes,
+    )
+    return jnp.swapaxes(linear(jnp.swapaxes(x, 1, 2)), 1, 2)
 
 
 class Model(nn.Module):
@@ -98,6 +107,8 @@ class Model(nn.Module):
     num_classes: width of the head k. If None or 0, there is no head and the module returns `pre_logits`.
     layer_scale_init: start of gamma, the scale of each branch.
     gelu: "erf", the exact one; "tanh", the approximation.
+    token_mixing: "linear", one map for all channels; "circulant" (layers.Circulant).
+    channel_groups: G vectors of "circulant" (published: 8).
     stoch_depth: each block drops each branch of an image with this probability, the same for all blocks.
     stoch_depth_rescale: divide the branches that are kept by 1 − that.
     head_bias_init: start of the head's bias.
@@ -113,6 +124,8 @@ class Model(nn.Module):
   num_classes: int | None = 1000
   layer_scale_init: NonNegativeFloat = 1e-5
   gelu: layers.Gelu = "erf"
+  token_mixing: Literal["linear", "circulant"] = "linear"
+  channel_groups: PositiveInt = 1
   stoch_depth: Rate = 0.0
   stoch_depth_rescale: bool = True
   head_bias_init: float = 0.0
@@ -138,11 +151,15 @@ class Model(nn.Module):
       mask: without effect, as no statistics are taken over the batch.
 
     Raises:
-      InputError: the patch does not divide the image.
+      InputError: the patch does not divide the image, or the options of token mixing do not go together.
     """
     del mask
     _, height, width, channels = image.shape
     resizing.token_grid((height, width), self.patch_size)
+    if self.token_mixing == "linear" and self.channel_groups > 1:
+      raise InputError(
+        f"channel_groups {self.channel_groups} with token_mixing 'linear' must be 1: only 'circulant' has groups."
+      )
     index = jnp.arange(image.shape[0]) if index is None else index
     dtypes: dict[str, Any] = dict(
       dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype)
@@ -164,6 +181,7 @@ class Model(nn.Module):
       x = block(
         self.mlp_dim,
         self.layer_scale_init,
+        self.channel_groups if self.token_mixing == "circulant" else None,
         gelu=self.gelu,
         drop_path_rate=self.stoch_depth,
         rescale=self.stoch_depth_rescale,
@@ -180,6 +198,7 @@ class Model(nn.Module):
     return layers.draw_kept(self.make_rng("dropout"), index, rates)
 
 
+_RING = "ResMlpBlock_0/circulant/kernel"
 PREFIX = r"ResMlpBlock_\d+/"
 UNTOLD: dict[str, Any] = {}
 HEAD = {"head": "num_classes"}
@@ -197,6 +216,7 @@ def _torch_names(linear: str, mlp: str, scale: str, stem: str, axes: tuple[int, 
   }
   return (
     (stem, "stem"),
+    ("blocks.{}.token.w", f"{block}/circulant/kernel"),
     (f"blocks.{{}}.{linear}", f"{block}/token_mixing"),
     (f"blocks.{{}}.{mlp}.fc1", f"{block}/channel_mixing/Dense_0"),
     (f"blocks.{{}}.{mlp}.fc2", f"{block}/channel_mixing/Dense_1"),
@@ -215,27 +235,38 @@ TORCH_NAMES = {
   "timm": _torch_names("linear_tokens", "mlp_channels", "ls", "stem.proj", (0, 1)),
   "authors": _torch_names("attn", "mlp", "gamma_", "patch_embed.proj", ()),
 }
+"""Neither has circulant token mixing: `token.w`, (G, tokens), is this project's name."""
 RESIZE_METHODS = ("interpolate",)
-resize_fields = resizing.same_fields
 
 
 def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
   """Returns the model's fields that parameter shapes tell."""
   patch_size, _, _, hidden_dim = shapes["stem/kernel"]
+  ring = shapes.get(_RING)
   return dict(
     patch_size=patch_size,
     num_blocks=layers.num_blocks(shapes, "ResMlpBlock_"),
     hidden_dim=hidden_dim,
     mlp_dim=shapes["ResMlpBlock_0/channel_mixing/Dense_0/kernel"][1],
     num_classes=shapes["head/kernel"][1] if "head/kernel" in shapes else None,
+    **({"token_mixing": "circulant", "channel_groups": ring[1]} if ring else {}),
   )
 
 
 def input_shape(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int, int]:
   """Returns the image (height, width, channels) that the parameters are for: a square, if it can be one."""
   patch_size, _, channels, _ = shapes["stem/kernel"]
-  num_tokens = shapes["ResMlpBlock_0/token_mixing/kernel"][0]
-  return resizing.image_shape(num_tokens, patch_size, channels)
+  mixing = shapes.get(_RING) or shapes["ResMlpBlock_0/token_mixing/kernel"]
+  return resizing.image_shape(mixing[0], patch_size, channels)
+
+
+def resize_fields(
+  fields: Mapping[str, Any], old_grid: Grid, new_grid: Grid, method: str
+) -> dict[str, Any]:
+  """Returns the fields, which do not depend on the grid; raises InputError for circulant token mixing."""
+  del method
+  resizing.check_no_ring(fields, old_grid, new_grid)
+  return dict(fields)
 
 
 def resize(

@@ -78,6 +78,19 @@ def same_fields(
   return dict(fields)
 
 
+def check_no_ring(fields: Mapping[str, Any], old_grid: Grid, new_grid: Grid) -> None:
+  """Raises InputError if the fields are of circulant token mixing and the grid changes.
+
+  A vector has a weight for each distance along the tokens in raster order. The same distance is another step on
+  another grid, and a frame of resampling would not leave the map circulant.
+  """
+  if new_grid != old_grid and fields.get("token_mixing") == "circulant":
+    raise InputError(
+      f"token_mixing 'circulant' cannot be resized: its vectors are for a ring of {old_grid[0]}x{old_grid[1]} tokens, "
+      f"not {new_grid[0]}x{new_grid[1]}. Set the image size that it was trained at."
+    )
+
+
 def tile_mlp(
   kernel0: np.ndarray,
   bias0: np.ndarray,

@@ -1,11 +1,13 @@
-"""Token mixing by name: the paper's MLP, and what did not help (arXiv:2105.01601, appendix A).
+"""Token mixing by name: the paper's MLP, what did not help (arXiv:2105.01601, appendix A), and another paper's.
 
 In the paper's table X (tokens × channels), token mixing maps each of the c columns, of s values, by one shared MLP:
 - mlp: that;
 - untied: c separate MLPs, one for each column;
 - grouped: G neighbouring columns are joined to one of G·s values, so one shared MLP maps the c/G long columns;
 - views: as grouped, but of X as seen through G learned linear functions to c/G channels each. They are one
-  kernel (c, c) whose output's column m·G + g is the m-th channel of view g.
+  kernel (c, c) whose output's column m·G + g is the m-th channel of view g;
+- circulant: no MLP, but one linear map that rotates with the token (CCS, arXiv:2106.14882): column c is multiplied by
+  the circulant matrix of vector c mod G, one of G.
 
 Pyramids need nothing of their own: the MLPs put out fewer tokens than they take.
 """
@@ -20,7 +22,7 @@ from jaxtyping import Array, Float, Int
 from mixer_jax.errors import InputError
 from mixer_jax.models import layers
 
-Name = Literal["mlp", "untied", "grouped", "views"]
+Name = Literal["mlp", "untied", "grouped", "views", "circulant"]
 
 
 class TokenMixing(nn.Module):
@@ -122,11 +124,28 @@ class Views(JoinedColumns):
     return nn.Dense(x.shape[-1], use_bias=False, name="views", **dtypes)(x)
 
 
+class Circulant(TokenMixing):
+  """CCS: its one parameter lies directly below this module's name. There is no hidden layer and no dropout."""
+
+  def setup(self) -> None:
+    self.ring = layers.Circulant(
+      self.channel_groups, dtype=self.dtype, param_dtype=self.param_dtype
+    )
+    nn.share_scope(self, self.ring)
+
+  def __call__(
+    self, x: Float[Array, "b s c"], index: Int[Array, " b"], *, train: bool = False
+  ) -> Float[Array, "b s c"]:
+    del index, train
+    return self.ring(x)
+
+
 TOKEN_MIXING: dict[str, Callable[..., TokenMixing]] = {
   "mlp": Mlp,
   "untied": Untied,
   "grouped": Grouped,
   "views": Views,
+  "circulant": Circulant,
 }
 
 
@@ -146,11 +165,19 @@ def check_token_mixing(
   name: str, channel_groups: int, pyramid: tuple[int, ...], num_blocks: int, channels: int
 ) -> None:
   """Raises InputError for a model's options that do not go together."""
-  joined = name in ("grouped", "views")
-  if channel_groups < 1 or channels % channel_groups or (channel_groups == 1) == joined:
+  joined, ring = name in ("grouped", "views"), name == "circulant"
+  if (
+    channel_groups < 1
+    or channels % channel_groups
+    or (not ring and (channel_groups == 1) == joined)
+  ):
     raise InputError(
       f"channel_groups {channel_groups} with token_mixing {name!r}: it must be 1, and for 'grouped' "
-      f"and 'views' more than 1 and a divisor of hidden_dim {channels}."
+      f"and 'views' more than 1 and a divisor of hidden_dim {channels}, for 'circulant' any divisor."
+    )
+  if ring and pyramid:
+    raise InputError(
+      f"pyramid {pyramid} with token_mixing 'circulant', which keeps the number of tokens: set pyramid to ()."
     )
   if pyramid and (len(pyramid) != num_blocks or min(pyramid) < 1):
     raise InputError(

@@ -228,7 +228,7 @@ def resize(
     method: one of the family's `RESIZE_METHODS`, or "auto", see resizing.choose_method.
 
   Raises:
-    InputError: the family takes every image size, they are not for `old_grid`, or the method does not fit.
+    InputError: the family takes every image size, they are not for `old_grid`, the method does not fit, or they stay at their grid.
   """
   spec = describe(variables)
   family = models.FAMILIES[spec.family]
@@ -244,6 +244,7 @@ def resize(
   method = resizing.choose_method(old_grid, new_grid, method, family.RESIZE_METHODS)
   if new_grid == old_grid:
     return dict(variables)
+  family.resize_fields(spec.fields, old_grid, new_grid, method)  # raises what fields tell
   return {**variables, "params": family.resize(variables["params"], old_grid, new_grid, method)}
 
 
