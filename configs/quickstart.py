@@ -15,6 +15,7 @@ MODELS = {
   "conv_mlp": dict(
     stem_channels=16, num_conv_blocks=1, num_blocks=(2, 2, 1), widths=(32, 48, 64), mlp_ratios=(2, 2, 2)
   ),
+  "s2_mlp": dict(patch_size=4, num_blocks=4, hidden_dim=64, mlp_dim=256),
 }  # fmt: skip
 
 

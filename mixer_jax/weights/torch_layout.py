@@ -2,7 +2,8 @@
 
 A family's `TORCH_NAMES` has a table for each layout. An entry is a torch name and ours, of a module or of one parameter,
 with {} for each block's number: ("blocks.{}.norm1", "MixerBlock_{}/LayerNorm_0"). A third item names the axes
-of length 1 that torch has besides, (2, 3) of a 1×1 convolution that is a Dense here.
+of length 1 that torch has besides, (2, 3) of a 1×1 convolution that is a Dense here. An entry with "" for our name
+is a constant that torch's module makes itself: it is dropped in reading and not written.
 
 torch keeps a Linear's weight as (out, in) and a convolution's as (out, in, h, w); ours are (in, out) and
 (h, w, in, out). A module's weight is our kernel, or scale if it has one axis; running statistics are ours of
@@ -54,7 +55,7 @@ def from_torch(state: Mapping[str, Any], where: str = "this state dictionary") -
   if unknown := sorted(k for k, ours in found[title].items() if ours is None):
     listed = "\n  ".join(unknown)
     raise InputError(f"{where} is not of {title}, which has no\n  {listed}")
-  named = {k: ours for k, ours in found[title].items() if ours is not None}
+  named = {k: ours for k, ours in found[title].items() if ours is not None and ours[0]}
   try:
     tree = variables.unflatten(
       {ours: _axes_from_torch(state[k], axes) for k, (ours, axes) in named.items()}
@@ -66,7 +67,7 @@ def from_torch(state: Mapping[str, Any], where: str = "this state dictionary") -
 
 
 def _ours(name: str, ndim: int, table: Any) -> tuple[str, tuple[int, ...]] | None:
-  """Returns our name for a torch name, and the axes of length 1 to remove. None if the table lacks it."""
+  """Returns our name for a torch name ("": a constant), and the axes of length 1 to remove. None if unknown."""
   if entry := _match(name, table, 0):
     return entry
   module, _, leaf = name.rpartition(".")

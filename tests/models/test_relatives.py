@@ -15,6 +15,10 @@ COUNTS = [
   ("res_mlp", "12", 15_350_872), ("res_mlp", "24", 30_020_680), ("res_mlp", "36", 44_690_488),
   ("res_mlp", "B24", 129_138_280),
   ("conv_mlp", "S", 9_022_920), ("conv_mlp", "M", 17_410_504), ("conv_mlp", "L", 42_728_440),
+  ("cycle_mlp", "B1", 15_155_400), ("cycle_mlp", "B2", 26_802_504), ("cycle_mlp", "B3", 38_385_720),
+  ("cycle_mlp", "B4", 51_796_552), ("cycle_mlp", "B5", 75_747_280), ("cycle_mlp", "T", 28_260_616),
+  ("cycle_mlp", "S", 49_549_576), ("cycle_mlp", "B", 87_692_648),
+  ("s2_mlp", "wide", 72_241_384), ("s2_mlp", "deep", 53_917_288),
 ]  # fmt: skip
 TINY = {
   "res_mlp": dict(num_classes=5, patch_size=4, num_blocks=3, hidden_dim=16, mlp_dim=24),
@@ -22,6 +26,11 @@ TINY = {
     num_classes=5, stem_channels=8, num_conv_blocks=1, num_blocks=(1, 2, 1), widths=(8, 12, 16),
     mlp_ratios=(2, 1, 3),
   ),
+  "cycle_mlp": dict(
+    num_classes=5, num_blocks=(1, 1, 2, 1), widths=(8, 8, 12, 16), mlp_ratios=(2, 1, 2, 1), overlapping=True,
+    fusion="reweight",
+  ),
+  "s2_mlp": dict(num_classes=5, patch_size=4, num_blocks=3, hidden_dim=16, mlp_dim=24, norm="layer"),
 }  # fmt: skip
 
 

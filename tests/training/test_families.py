@@ -22,6 +22,10 @@ FIELDS = {
     stem_channels=8, num_conv_blocks=1, num_blocks=(1, 1, 1), widths=(8, 8, 12), mlp_ratios=(2, 1, 1),
     stoch_depth=0.5,
   ),
+  "cycle_mlp": dict(
+    num_blocks=(1, 1, 1, 1), widths=(8, 8, 12, 12), mlp_ratios=(2, 1, 1, 1), stoch_depth=0.5
+  ),
+  "s2_mlp": dict(patch_size=8, num_blocks=2, hidden_dim=16, mlp_dim=24, stoch_depth=0.5),
 }  # fmt: skip
 
 
