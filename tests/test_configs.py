@@ -60,7 +60,8 @@ def test_every_configuration_builds(path):
 
 
 @pytest.mark.parametrize(
-  ("arg", "recorded"), [("mixer-B/16", "cyclemlp"), ("conv_mlp-S", "convmlp")]
+  ("arg", "recorded"),
+  [("mixer-B/16", "cyclemlp"), ("conv_mlp-S", "convmlp"), ("smlp_net-T", "spach_smlpnet")],
 )
 def test_deits_learning_rates_are_the_references(arg, recorded):
   """Of every epoch: the Mixer's schedule is DeiT's own, as CycleMLP's (tests/golden/family)."""

@@ -23,22 +23,25 @@ from mixer_jax.errors import InputError
 Grid = tuple[int, int]
 
 
-def token_grid(image_size: tuple[int, int], patch_size: int) -> Grid:
+def token_grid(image_size: tuple[int, int], patch_size: int, halvings: int = 0) -> Grid:
   """Returns the grid of an image, (rows, columns).
 
   Args:
     image_size: (height, width) in pixels.
     patch_size: side of a patch in pixels.
+    halvings: how often later stages halve the grid.
 
   Raises:
-    InputError: the patch does not divide the image.
+    InputError: the patch of the last stage does not divide the image.
   """
   height, width = image_size
+  multiple = patch_size * 2**halvings
   sides = (("height", height), ("width", width))
-  if wrong := [f"the {name} {side}" for name, side in sides if side % patch_size]:
+  if wrong := [f"the {name} {side}" for name, side in sides if side % multiple]:
+    stages = f", doubled {halvings} times to {multiple}," if halvings else ""
     raise InputError(
-      f"patch_size {patch_size} does not divide the image of {height}x{width} pixels: not {', not '.join(wrong)}. "
-      f"Choose an image_size of multiples of {patch_size}."
+      f"patch_size {patch_size}{stages} does not divide the image of {height}x{width} pixels: not "
+      f"{', not '.join(wrong)}. Choose an image_size of multiples of {multiple}."
     )
   return height // patch_size, width // patch_size
 

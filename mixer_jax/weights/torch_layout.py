@@ -2,7 +2,8 @@
 
 A family's `TORCH_NAMES` has a table for each layout. An entry is a torch name and ours, of a module or of one parameter,
 with {} for each block's number: ("blocks.{}.norm1", "MixerBlock_{}/LayerNorm_0"). A third item names the axes
-of length 1 that torch has besides, (2, 3) of a 1×1 convolution that is a Dense here.
+of length 1 that torch has besides, (2, 3) of a 1×1 convolution that is a Dense here. A table may be a function of the
+state, theirs or ours: name -> array. One of our names may have several of theirs, which all hold the same values.
 
 torch keeps a Linear's weight as (out, in) and a convolution's as (out, in, h, w); ours are (in, out) and
 (h, w, in, out). A module's weight is our kernel, or scale if it has one axis; running statistics are ours of
@@ -11,7 +12,7 @@ BatchNorm, `num_batches_tracked` is dropped in reading and written as 0.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -43,7 +44,7 @@ def from_torch(state: Mapping[str, Any], where: str = "this state dictionary") -
   """
   state = {k: np.asarray(v) for k, v in state.items() if not k.endswith(f".{_COUNTER}")}
   layouts = [
-    (f"{layout}'s {family.TITLE}", table)
+    (f"{layout}'s {family.TITLE}", _table(table, state))
     for family in models.FAMILIES.values()
     for layout, table in family.TORCH_NAMES.items()
   ]
@@ -65,12 +66,16 @@ def from_torch(state: Mapping[str, Any], where: str = "this state dictionary") -
   return tree
 
 
+def _table(names: Any, state: Mapping[str, Any]) -> Any:
+  return names(state) if callable(names) else names
+
+
 def _ours(name: str, ndim: int, table: Any) -> tuple[str, tuple[int, ...]] | None:
   """Returns our name for a torch name, and the axes of length 1 to remove. None if the table lacks it."""
-  if entry := _match(name, table, 0):
+  if entry := next(_matches(name, table, 0), None):
     return entry
   module, _, leaf = name.rpartition(".")
-  entry = _match(module, table, 0)
+  entry = next(_matches(module, table, 0), None)
   if entry is None or (leaf != "weight" and leaf not in _FROM_LEAF):
     return None
   ours = f"{entry[0]}/{_FROM_LEAF.get(leaf) or ('scale' if ndim == 1 else 'kernel')}"
@@ -94,22 +99,22 @@ def to_torch(tree: Mapping[str, Any], layout: str | None = None) -> dict[str, np
     known = ", ".join(layouts) or "none"
     raise InputError(f"a {family.TITLE} has no torch layout {layout!r}; known: {known}.")
   state: dict[str, np.ndarray] = {}
-  for name, leaf in variables.flatten(tree).items():
+  flat = variables.flatten(tree)
+  table = _table(layouts[layout], flat)
+  for name, leaf in flat.items():
     value, ours = np.asarray(leaf), name.removeprefix("batch_stats/")
-    if entry := _match(ours, layouts[layout], 1):
-      theirs, axes = entry
-    else:
-      module, _, last = ours.rpartition("/")
-      theirs, axes = _match(module, layouts[layout], 1)  # every table names a whole model
+    for theirs, axes in _matches(ours, table, 1):
+      state[theirs] = _axes_to_torch(value, axes)
+    module, _, last = ours.rpartition("/")
+    for theirs, axes in _matches(module, table, 1):
+      state[f"{theirs}.{_TO_LEAF[last]}"] = _axes_to_torch(value, axes)
       if last == "mean":
         state[f"{theirs}.{_COUNTER}"] = np.zeros((), np.int64)
-      theirs = f"{theirs}.{_TO_LEAF[last]}"
-    state[theirs] = _axes_to_torch(value, axes)
   return state
 
 
-def _match(name: str, table: Any, side: int) -> Any:
-  """Returns (the name on the other side, axes of length 1). None if no entry has this name on its side.
+def _matches(name: str, table: Any, side: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+  """Yields (the name on the other side, axes of length 1) of each entry that has this name on its side.
 
   Args:
     name: of a module or a parameter.
@@ -119,8 +124,7 @@ def _match(name: str, table: Any, side: int) -> Any:
   for entry in table:
     pattern = re.escape(entry[side]).replace(r"\{\}", r"(\d+)")
     if m := re.fullmatch(pattern, name):
-      return entry[1 - side].format(*m.groups()), entry[2] if len(entry) > 2 else ()
-  return None
+      yield entry[1 - side].format(*m.groups()), entry[2] if len(entry) > 2 else ()
 
 
 def _axes_to_torch(value: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:

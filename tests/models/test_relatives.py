@@ -15,6 +15,8 @@ COUNTS = [
   ("res_mlp", "12", 15_350_872), ("res_mlp", "24", 30_020_680), ("res_mlp", "36", 44_690_488),
   ("res_mlp", "B24", 129_138_280),
   ("conv_mlp", "S", 9_022_920), ("conv_mlp", "M", 17_410_504), ("conv_mlp", "L", 42_728_440),
+  ("smlp_net", "T*", 19_175_584), ("smlp_net", "T", 24_123_584), ("smlp_net", "S", 48_558_136),
+  ("smlp_net", "B", 65_880_408),
 ]  # fmt: skip
 TINY = {
   "res_mlp": dict(num_classes=5, patch_size=4, num_blocks=3, hidden_dim=16, mlp_dim=24),
@@ -22,6 +24,7 @@ TINY = {
     num_classes=5, stem_channels=8, num_conv_blocks=1, num_blocks=(1, 2, 1), widths=(8, 12, 16),
     mlp_ratios=(2, 1, 3),
   ),
+  "smlp_net": dict(num_classes=5, patch_size=2, hidden_dim=6, num_blocks=(1, 2, 1), mlp_ratio=2),
 }  # fmt: skip
 
 
