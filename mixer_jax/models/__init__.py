@@ -15,7 +15,8 @@ A family is one file, entered in `FAMILIES`. It has:
   arrays that returns them; and `RELEASED_RENAMES`, expressions
   for the authors' older .npz layouts; empty if there are none;
 - `RESIZE_METHODS`, and if there are any `resize` and `resize_fields`: parameters and fields for another grid of
-  tokens by one of them. A family without any takes every image size.
+  tokens by one of them. A family without any takes every image size. If only some of its models do, it is a function of
+  the fields.
 """
 
 import re
@@ -28,7 +29,7 @@ from flax import linen as nn
 
 from mixer_jax import configuration
 from mixer_jax.errors import InputError
-from mixer_jax.models import conv_mlp, mixer, res_mlp, resnet, smlp_net, vit
+from mixer_jax.models import conv_mlp, mixer, res_mlp, resnet, smlp_net, spach, vit
 
 FAMILIES: dict[str, Any] = {
   "mixer": mixer,
@@ -37,6 +38,7 @@ FAMILIES: dict[str, Any] = {
   "vit": vit,
   "resnet": resnet,
   "smlp_net": smlp_net,
+  "spach": spach,
 }
 HOW_TRAINED = frozenset(
   {

@@ -46,6 +46,21 @@ def token_grid(image_size: tuple[int, int], patch_size: int, halvings: int = 0) 
   return height // patch_size, width // patch_size
 
 
+def halved(grid: Grid, halvings: int, times: int) -> Grid:
+  """Returns a grid that is halved `times` times.
+
+  Raises:
+    InputError: it cannot be halved as often as `halvings`, which a model's stages do.
+  """
+  multiple = 2**halvings
+  if any(side % multiple for side in grid):
+    raise InputError(
+      f"a grid of {grid[0]}x{grid[1]} tokens cannot be halved {halvings} times. Choose an image_size of "
+      f"multiples of {multiple} patches."
+    )
+  return grid[0] >> times, grid[1] >> times
+
+
 def image_shape(num_tokens: int, patch_size: int, channels: int) -> tuple[int, int, int]:
   """Returns the image (height, width, channels) of as many patches: a square, or else one column of them."""
   side = math.isqrt(num_tokens)

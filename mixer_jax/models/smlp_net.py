@@ -326,11 +326,7 @@ def resize(
   """
   del method  # there is only one
   stages = 1 + layers.num_blocks((f"{name}/" for name in params), "downsample_")
-  if any(side % 2 ** (stages - 1) for side in new_grid):
-    raise InputError(
-      f"the grid of {new_grid[0]}x{new_grid[1]} patches cannot be halved {stages - 1} times. Choose an image of multiples "
-      f"of {2 ** (stages - 1)} patches."
-    )
+  resizing.halved(new_grid, stages - 1, 0)  # raises if the stages cannot do so
 
   def changed(block: Mapping[str, Any]) -> dict[str, Any]:
     lines = {
