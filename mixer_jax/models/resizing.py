@@ -12,7 +12,7 @@ Grids are (rows, columns); tokens are in raster order. Axis letters: s tokens, d
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -94,6 +94,19 @@ def same_fields(
   """`resize_fields` of a family whose fields do not depend on the grid."""
   del old_grid, new_grid, method
   return dict(fields)
+
+
+def resize_mlp(
+  mlp: Mapping[str, Any],
+  change: Callable[..., tuple[np.ndarray, ...]],
+  old_grid: Grid,
+  new_grid: Grid,
+) -> dict[str, Any]:
+  """Returns the parameters of a token MLP for another grid by `tile_mlp` or `interpolate_mlp`; types stay."""
+  denses = mlp["Dense_0"], mlp["Dense_1"]
+  old = [np.asarray(dense[name]) for dense in denses for name in ("kernel", "bias")]
+  new = [x.astype(old[0].dtype) for x in change(*old, old_grid, new_grid)]
+  return {"Dense_0": dict(kernel=new[0], bias=new[1]), "Dense_1": dict(kernel=new[2], bias=new[3])}
 
 
 def tile_mlp(

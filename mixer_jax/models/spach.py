@@ -7,12 +7,11 @@ Facts: microsoft/SPACH, models/spach and models/spach_ms.
 import functools
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
@@ -22,52 +21,50 @@ from mixer_jax.models import layers, resizing
 from mixer_jax.models.resizing import Grid
 
 TITLE = "SPACH"
+_HYBRID = ("conv3", "conv2+attn2", "conv2+attn10", "conv1+attn2")
 _XAVIER = nn.initializers.xavier_uniform()
 _HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-def _variants() -> Iterator[tuple[str, dict[str, Any]]]:
-  single = {
-    "XXS": (2, dict(conv=(384, 12), attn=(192, 12), mlp=(384, 12))),
-    "XS": (2, dict(conv=(384, 24), attn=(384, 12), mlp=(384, 24))),
-    "S": (3, dict(conv=(512, 24), attn=(512, 12), mlp=(512, 24))),
-  }
-  multi = {
-    "MS-XXS": (2, (2, 2, 6, 2), dict(conv=64, attn=32, mlp=64)),
-    "MS-XS": (2, (3, 4, 12, 3), dict(conv=96, attn=64, mlp=96)),
-    "MS-S": (3, (3, 4, 12, 3), dict(conv=128, attn=96, mlp=128)),
-  }
-  for size, (ratio, kinds) in single.items():
-    for kind, (channels, depth) in kinds.items():
-      yield f"{size}/{kind}", _variant(channels, (f"{kind}{depth}",), ratio, patch_size=16)
-  for size, (ratio, (first, *depths), kinds) in multi.items():
-    for kind, channels in kinds.items():
-      stages = (f"conv{first}", *(f"{kind}{depth}" for depth in depths))
-      yield f"{size}/{kind}", _variant(channels, stages, ratio)
-  yield "MS-XS/hybrid", _variant(96, ("conv3", "conv4", "conv2+attn10", "conv1+attn2"), 2)
-  hybrid = _variant(128, ("conv3", "conv2+attn2", "conv2+attn10", "conv1+attn2"), 3)
-  yield "MS-S/hybrid", hybrid
-  yield "MS-S+/hybrid", {**hybrid, "stem_channels": 64}
-
-
-def _variant(hidden_dim: int, stages: tuple[str, ...], ratio: int, patch_size: int = 4) -> Any:
-  return dict(
-    patch_size=patch_size,
-    hidden_dim=hidden_dim,
-    stages=stages,
-    mlp_ratio=ratio,
-    shared_mixing=False,
-    stem_channels=0,
+def _variant(hidden_dim: int, mlp_ratio: int, *stages: str, **fields: Any) -> dict[str, Any]:
+  return (
+    dict(
+      patch_size=16 if len(stages) == 1 else 4,
+      hidden_dim=hidden_dim,
+      stages=stages,
+      mlp_ratio=mlp_ratio,
+      shared_mixing=False,
+      stem_channels=0,
+    )
+    | fields
   )
 
 
-VARIANTS = dict(_variants())
-"""Published size and kind -> fields of the model; "-shared": one mixing of tokens for all blocks of a stage."""
-VARIANTS |= {
-  f"{name}-shared": {**fields, "shared_mixing": True}
-  for name, fields in VARIANTS.items()
-  if name.endswith("/mlp")
+VARIANTS = {
+  "XXS/conv": _variant(384, 2, "conv12"),
+  "XXS/attn": _variant(192, 2, "attn12"),
+  "XXS/mlp": _variant(384, 2, "mlp12"),
+  "XS/conv": _variant(384, 2, "conv24"),
+  "XS/attn": _variant(384, 2, "attn12"),
+  "XS/mlp": _variant(384, 2, "mlp24"),
+  "S/conv": _variant(512, 3, "conv24"),
+  "S/attn": _variant(512, 3, "attn12"),
+  "S/mlp": _variant(512, 3, "mlp24"),
+  "MS-XXS/conv": _variant(64, 2, "conv2", "conv2", "conv6", "conv2"),
+  "MS-XXS/attn": _variant(32, 2, "conv2", "attn2", "attn6", "attn2"),
+  "MS-XXS/mlp": _variant(64, 2, "conv2", "mlp2", "mlp6", "mlp2"),
+  "MS-XS/conv": _variant(96, 2, "conv3", "conv4", "conv12", "conv3"),
+  "MS-XS/attn": _variant(64, 2, "conv3", "attn4", "attn12", "attn3"),
+  "MS-XS/mlp": _variant(96, 2, "conv3", "mlp4", "mlp12", "mlp3"),
+  "MS-XS/hybrid": _variant(96, 2, "conv3", "conv4", "conv2+attn10", "conv1+attn2"),
+  "MS-S/conv": _variant(128, 3, "conv3", "conv4", "conv12", "conv3"),
+  "MS-S/attn": _variant(96, 3, "conv3", "attn4", "attn12", "attn3"),
+  "MS-S/mlp": _variant(128, 3, "conv3", "mlp4", "mlp12", "mlp3"),
+  "MS-S/hybrid": _variant(128, 3, *_HYBRID),
+  "MS-S+/hybrid": _variant(128, 3, *_HYBRID, stem_channels=64),
 }
+VARIANTS |= {f"{k}-shared": v | dict(shared_mixing=True) for k, v in VARIANTS.items() if "mlp" in k}
+"""Published size and kind -> fields of the model."""
 
 
 class Attention(nn.Module):
@@ -409,17 +406,14 @@ def _blocks(state: Mapping[str, Any]) -> list[tuple[int, int, str]]:
 
 def _is_shared(state: Mapping[str, Any], blocks: list[tuple[int, int, str]]) -> bool:
   """Whether the mixings of a stage are one: in their state, if all are equal, wherever a stage has several."""
-  if any(name.startswith("SharedMixing_") for name in state):
-    return True
-  stages: dict[int, list[dict[str, Any]]] = {}
+  found: dict[tuple[int, str], list[bytes]] = {}
   for stage, _, theirs in blocks:
-    prefix = f"{theirs}.spatial_func."
-    if values := {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}:
-      stages.setdefault(stage, []).append(values)
-  pairs = [pair for values in stages.values() for pair in itertools.pairwise(values)]
-  return bool(pairs) and all(
-    a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a) for a, b in pairs
-  )
+    for name, value in state.items():
+      if name.startswith(f"{theirs}.spatial_func."):
+        found.setdefault((stage, name.removeprefix(theirs)), []).append(value.tobytes())
+  repeated = [values for values in found.values() if len(values) > 1]
+  equal = bool(repeated) and all(len({*values}) == 1 for values in repeated)
+  return equal or any(name.startswith("SharedMixing_") for name in state)
 
 
 TORCH_NAMES = {"authors": _torch_names}
@@ -531,13 +525,7 @@ def resize(
     if "mlp" not in module:
       return dict(module)
     old, new = grids[int(name.split("_")[1])]
-    first, second = (module["mlp"][f"Dense_{i}"] for i in range(2))
-    arrays = [np.asarray(dense[leaf]) for dense in (first, second) for leaf in ("kernel", "bias")]
-    kernel0, bias0, kernel1, bias1 = arrays
-    resized = resizing.interpolate_mlp(kernel0, bias0, kernel1, bias1, old, new)
-    typed = [x.astype(like.dtype) for x, like in zip(resized, arrays, strict=True)]
-    denses = {f"Dense_{i}": dict(kernel=typed[2 * i], bias=typed[2 * i + 1]) for i in range(2)}
-    return {**module, "mlp": denses}
+    return {"mlp": resizing.resize_mlp(module["mlp"], resizing.interpolate_mlp, old, new)}
 
   resizable = ("SpachBlock_", "SharedMixing_")
   return {k: changed(k, v) if k.startswith(resizable) else v for k, v in params.items()}

@@ -49,7 +49,7 @@ class ModelSpec(NamedTuple):
   def resize_methods(self) -> tuple[str, ...]:
     """The family's `RESIZE_METHODS` for this model; empty if it takes every image size."""
     methods: Any = models.FAMILIES[self.family].RESIZE_METHODS
-    return tuple(methods(self.fields) if callable(methods) else methods)
+    return methods if isinstance(methods, tuple) else methods(self.fields)
 
   def sides(self) -> tuple[int, int]:
     """Returns the images' (height, width); raises InputError if only their number of tokens is known."""

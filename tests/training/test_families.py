@@ -23,6 +23,9 @@ FIELDS = {
     stoch_depth=0.5,
   ),
   "smlp_net": dict(patch_size=4, hidden_dim=8, num_blocks=(1, 2), mlp_ratio=2, stoch_depth=0.5),
+  "spach": dict(
+    patch_size=4, hidden_dim=8, stages=("conv1", "attn1+mlp1"), mlp_ratio=2, stoch_depth=0.5
+  ),
 }  # fmt: skip
 
 
