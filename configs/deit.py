@@ -10,6 +10,10 @@ The argument is FAMILY-VARIANT. Published top-1 at 224 px, without distillation;
   cycle_mlp-B1 … B5    78.9 81.6 82.4 83.0 83.2  ShoufaChen/CycleMLP, README
   cycle_mlp-T, S, B    81.3 82.9 83.4  the same
   s2_mlp-wide, deep    80.0 80.7       S²-MLP (arXiv:2106.07477)
+  smlp_net-T*, T, S, B 81.3 81.9 83.1 83.4  arXiv:2109.05422 (T*); microsoft/SPACH, README
+  spach-MS-XXS/conv, attn, mlp        73.1 65.4 74.5       microsoft/SPACH, README; of the
+  spach-MS-S/conv, attn, mlp, hybrid  81.6 82.9 82.1 83.7  other variants of spach none
+  spach-MS-S+/hybrid                  83.9                 was published there
 
 A setting that a source leaves open is DeiT's (facebookresearch/deit, main.py); what was open is said below. DeiT's code
 keeps an average of the parameters, but its numbers are those of the parameters themselves: here none is kept. What differs
@@ -133,10 +137,29 @@ def _s2_mlp(config: Any) -> None:
   """The paper's optimizer, batch, rates and length are DeiT's. Open: augmentation, drop path, warm-up, the average."""
 
 
+def _smlp_net(config: Any) -> None:
+  """The authors' code, whose variants fix the drop path. Open: the number of devices, with 128 images each.
+
+  The paper says batches of 1024 and names no erasing, which the code does by default. T*, which the code lacks, is as T.
+  """
+  config.model.stoch_depth = {"S": 0.2, "B": 0.3}.get(config.model.variant, 0.0)
+  config.schedule.warmup_epochs = 20.0
+
+
+def _spach(config: Any) -> None:
+  """The authors' code. Open: the number of devices, with 128 images each.
+
+  There gamma decays, too, which has three axes there and one here.
+  """
+  config.schedule.warmup_epochs = 20.0
+
+
 _FAMILIES = {
   "mixer": _mixer,
   "res_mlp": _res_mlp,
   "conv_mlp": _conv_mlp,
   "cycle_mlp": _cycle_mlp,
   "s2_mlp": _s2_mlp,
+  "smlp_net": _smlp_net,
+  "spach": _spach,
 }

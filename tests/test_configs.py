@@ -79,7 +79,8 @@ def test_released_weights_see_images_as_published(weights, normalize, ops):
 
 
 @pytest.mark.parametrize(
-  ("arg", "recorded"), [("mixer-B/16", "cyclemlp"), ("conv_mlp-S", "convmlp")]
+  ("arg", "recorded"),
+  [("mixer-B/16", "cyclemlp"), ("conv_mlp-S", "convmlp"), ("smlp_net-T", "spach_smlpnet")],
 )
 def test_deits_learning_rates_are_the_references(arg, recorded):
   """Of every epoch: the Mixer's schedule is DeiT's own, as CycleMLP's (tests/golden/family)."""

@@ -11,10 +11,12 @@ A family is one file, entered in `FAMILIES`. It has:
   image (height, width, channels) that they are for; shapes are {"block/kernel": (…)};
 - `LAYERS`, expressions that the parameters' names below the head begin with, from the image on; numbers in their groups
   order what one of them matches (`layer_numbers`);
-- `TORCH_NAMES`, layout -> pairs of names, torch's and ours (weights/torch_layout.py), and `RELEASED_RENAMES`, expressions
+- `TORCH_NAMES`, layout -> pairs of names, torch's and ours (weights/torch_layout.py), or a function of a state's names and
+  arrays that returns them; and `RELEASED_RENAMES`, expressions
   for the authors' older .npz layouts; empty if there are none;
 - `RESIZE_METHODS`, and if there are any `resize` and `resize_fields`: parameters and fields for another grid of
-  tokens by one of them. A family without any takes every image size.
+  tokens by one of them. A family without any takes every image size. If only some of its models do, it is a function of
+  the fields.
 """
 
 import re
@@ -27,7 +29,17 @@ from flax import linen as nn
 
 from mixer_jax import configuration
 from mixer_jax.errors import InputError
-from mixer_jax.models import conv_mlp, cycle_mlp, mixer, res_mlp, resnet, s2_mlp, vit
+from mixer_jax.models import (
+  conv_mlp,
+  cycle_mlp,
+  mixer,
+  res_mlp,
+  resnet,
+  s2_mlp,
+  smlp_net,
+  spach,
+  vit,
+)
 
 FAMILIES: dict[str, Any] = {
   "mixer": mixer,
@@ -37,6 +49,8 @@ FAMILIES: dict[str, Any] = {
   "s2_mlp": s2_mlp,
   "vit": vit,
   "resnet": resnet,
+  "smlp_net": smlp_net,
+  "spach": spach,
 }
 HOW_TRAINED = frozenset(
   {

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
@@ -282,16 +281,10 @@ def resize(
   as the old one mixed the whole image. "interpolate", which is not the paper's: for any grid; the old token
   mixing T is framed by resampling, P·T·R (models/resizing.py), its hidden units and their biases stay.
   """
-  change: Callable[..., tuple[np.ndarray, ...]]
   change = resizing.tile_mlp if method == "paper" else resizing.interpolate_mlp
 
   def changed(block: Mapping[str, Any]) -> dict[str, Any]:
-    first, second = (block["token_mixing"][name] for name in ("Dense_0", "Dense_1"))
-    old = [
-      np.asarray(x) for x in (first["kernel"], first["bias"], second["kernel"], second["bias"])
-    ]
-    new = [x.astype(old[0].dtype) for x in change(*old, old_grid, new_grid)]
-    mlp = {"Dense_0": dict(kernel=new[0], bias=new[1]), "Dense_1": dict(kernel=new[2], bias=new[3])}
+    mlp = resizing.resize_mlp(block["token_mixing"], change, old_grid, new_grid)
     return {**block, "token_mixing": mlp}
 
   return {k: changed(v) if k.startswith("MixerBlock_") else v for k, v in params.items()}

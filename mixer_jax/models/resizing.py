@@ -12,7 +12,7 @@ Grids are (rows, columns); tokens are in raster order. Axis letters: s tokens, d
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,24 +23,42 @@ from mixer_jax.errors import InputError
 Grid = tuple[int, int]
 
 
-def token_grid(image_size: tuple[int, int], patch_size: int) -> Grid:
+def token_grid(image_size: tuple[int, int], patch_size: int, halvings: int = 0) -> Grid:
   """Returns the grid of an image, (rows, columns).
 
   Args:
     image_size: (height, width) in pixels.
     patch_size: side of a patch in pixels.
+    halvings: how often later stages halve the grid.
 
   Raises:
-    InputError: the patch does not divide the image.
+    InputError: the patch of the last stage does not divide the image.
   """
   height, width = image_size
+  multiple = patch_size * 2**halvings
   sides = (("height", height), ("width", width))
-  if wrong := [f"the {name} {side}" for name, side in sides if side % patch_size]:
+  if wrong := [f"the {name} {side}" for name, side in sides if side % multiple]:
+    stages = f", doubled {halvings} times to {multiple}," if halvings else ""
     raise InputError(
-      f"patch_size {patch_size} does not divide the image of {height}x{width} pixels: not {', not '.join(wrong)}. "
-      f"Choose an image_size of multiples of {patch_size}."
+      f"patch_size {patch_size}{stages} does not divide the image of {height}x{width} pixels: not "
+      f"{', not '.join(wrong)}. Choose an image_size of multiples of {multiple}."
     )
   return height // patch_size, width // patch_size
+
+
+def halved(grid: Grid, halvings: int, times: int) -> Grid:
+  """Returns a grid that is halved `times` times.
+
+  Raises:
+    InputError: it cannot be halved as often as `halvings`, which a model's stages do.
+  """
+  multiple = 2**halvings
+  if any(side % multiple for side in grid):
+    raise InputError(
+      f"a grid of {grid[0]}x{grid[1]} tokens cannot be halved {halvings} times. Choose an image_size of "
+      f"multiples of {multiple} patches."
+    )
+  return grid[0] >> times, grid[1] >> times
 
 
 def image_shape(num_tokens: int, patch_size: int, channels: int) -> tuple[int, int, int]:
@@ -89,6 +107,19 @@ def check_no_ring(fields: Mapping[str, Any], old_grid: Grid, new_grid: Grid) -> 
       f"token_mixing 'circulant' cannot be resized: its vectors are for a ring of {old_grid[0]}x{old_grid[1]} tokens, "
       f"not {new_grid[0]}x{new_grid[1]}. Set the image size that it was trained at."
     )
+
+
+def resize_mlp(
+  mlp: Mapping[str, Any],
+  change: Callable[..., tuple[np.ndarray, ...]],
+  old_grid: Grid,
+  new_grid: Grid,
+) -> dict[str, Any]:
+  """Returns the parameters of a token MLP for another grid by `tile_mlp` or `interpolate_mlp`; types stay."""
+  denses = mlp["Dense_0"], mlp["Dense_1"]
+  old = [np.asarray(dense[name]) for dense in denses for name in ("kernel", "bias")]
+  new = [x.astype(old[0].dtype) for x in change(*old, old_grid, new_grid)]
+  return {"Dense_0": dict(kernel=new[0], bias=new[1]), "Dense_1": dict(kernel=new[2], bias=new[3])}
 
 
 def tile_mlp(

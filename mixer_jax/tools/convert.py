@@ -71,7 +71,7 @@ def main(argv: list[str]) -> None:
 def _summary(spec: weights.ModelSpec) -> str:
   family = models.FAMILIES[spec.family]
   tokens = ""
-  if family.RESIZE_METHODS:
+  if spec.resize_methods:
     rows, columns = resizing.token_grid(spec.input_shape[:2], spec.fields["patch_size"])
     tokens = f" for {rows * columns} tokens"
   return f"{family.TITLE}{tokens}, " + " ".join(f"{k}={v}" for k, v in spec.fields.items())
@@ -98,7 +98,7 @@ def _resized(variables: weights.Variables, source: str) -> weights.Variables:
   is_run = directory.find_run(source) is not None
   spec = init_from.describe(source) if is_run else weights.describe(variables, source)
   family = models.FAMILIES[spec.family]
-  if not family.RESIZE_METHODS:
+  if not spec.resize_methods:
     raise InputError(
       f"{source} is a {family.TITLE}, whose parameters are those for every image size."
     )
@@ -107,7 +107,7 @@ def _resized(variables: weights.Variables, source: str) -> weights.Variables:
     raise InputError(f"{source} is for no square: give --from_image_size=HEIGHTxWIDTH.")
   old_grid = weights.grid_of(spec, given)
   new_grid = resizing.token_grid(_size(_IMAGE_SIZE), spec.fields["patch_size"])
-  method = resizing.choose_method(old_grid, new_grid, _METHOD.value, family.RESIZE_METHODS)
+  method = resizing.choose_method(old_grid, new_grid, _METHOD.value, spec.resize_methods)
   print(weights.resize_line(old_grid, new_grid, method))
   return weights.resize(variables, old_grid, new_grid, method)
 

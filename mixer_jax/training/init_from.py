@@ -58,11 +58,11 @@ def fields_at(
   """
   family = models.FAMILIES[spec.family]
   fields = {k: v for k, v in spec.fields.items() if k not in family.HEAD.values()}
-  if not family.RESIZE_METHODS:
+  if not spec.resize_methods:
     return fields
   grids = _grids(spec, image_size)
   return family.resize_fields(
-    fields, *grids, resizing.choose_method(*grids, method, family.RESIZE_METHODS)
+    fields, *grids, resizing.choose_method(*grids, method, spec.resize_methods)
   )
 
 
@@ -72,7 +72,8 @@ def _grids(
   """Returns the old and the new grid of tokens; of equally many and no square, the old one is the new one."""
   patch_size = spec.fields["patch_size"]
   new = resizing.token_grid(image_size, patch_size)
-  as_many = spec.input_shape[0] // patch_size == new[0] * new[1]
+  height, width, _ = spec.input_shape
+  as_many = height * width == new[0] * new[1] * patch_size**2
   return new if as_many and not spec.knows_sides else weights.grid_of(spec), new
 
 
@@ -119,10 +120,10 @@ def _resized(
 ) -> tuple[weights.Variables, str]:
   """Returns the variables for the configuration's image size, and what to say of that."""
   family = models.FAMILIES[spec.family]
-  if not family.RESIZE_METHODS:
+  if not spec.resize_methods:
     return variables, ""
   old, new = _grids(spec, exp.options.input_shape[:2])
-  method = resizing.choose_method(old, new, exp.options.init.resize, family.RESIZE_METHODS)
+  method = resizing.choose_method(old, new, exp.options.init.resize, spec.resize_methods)
   if old == new:
     return variables, ""
   family.resize_fields(spec.fields, old, new, method)  # raises what fields alone can tell

@@ -3,7 +3,9 @@
 A family's `TORCH_NAMES` has a table for each layout. An entry is a torch name and ours, of a module or of one parameter,
 with {} for each block's number: ("blocks.{}.norm1", "MixerBlock_{}/LayerNorm_0"). A third item names the axes
 of length 1 that torch has besides, (2, 3) of a 1×1 convolution that is a Dense here. An entry with "" for our name
-is a constant that torch's module makes itself: it is dropped in reading and not written.
+is a constant that torch's module makes itself: it is dropped in reading and not written. A table may be a
+function of the state, theirs or ours: name -> array. One of our names may have several of theirs, which all hold the
+same values.
 
 torch keeps a Linear's weight as (out, in) and a convolution's as (out, in, h, w); ours are (in, out) and
 (h, w, in, out). A module's weight is our kernel, or scale if it has one axis; running statistics are ours of
@@ -12,7 +14,7 @@ BatchNorm, `num_batches_tracked` is dropped in reading and written as 0.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -44,7 +46,7 @@ def from_torch(state: Mapping[str, Any], where: str = "this state dictionary") -
   """
   state = {k: np.asarray(v) for k, v in state.items() if not k.endswith(f".{_COUNTER}")}
   layouts = [
-    (f"{layout}'s {family.TITLE}", table)
+    (f"{layout}'s {family.TITLE}", _table(table, state))
     for family in models.FAMILIES.values()
     for layout, table in family.TORCH_NAMES.items()
   ]
@@ -57,21 +59,38 @@ def from_torch(state: Mapping[str, Any], where: str = "this state dictionary") -
     raise InputError(f"{where} is not of {title}, which has no\n  {listed}")
   named = {k: ours for k, ours in found[title].items() if ours is not None and ours[0]}
   try:
-    tree = variables.unflatten(
-      {ours: _axes_from_torch(state[k], axes) for k, (ours, axes) in named.items()}
-    )
+    tree = variables.unflatten(_without_repeats(state, named, where))
   except (ValueError, TypeError) as e:  # names below names, axes that are not of length 1
     raise InputError(f"{where} is not of {title}: {e}.") from e
   variables.describe(tree, where)
   return tree
 
 
+def _without_repeats(
+  state: Mapping[str, Any], named: Mapping[str, tuple[str, tuple[int, ...]]], where: str
+) -> dict[str, np.ndarray]:
+  """Returns our arrays by name; raises InputError if tensors that are one of ours differ."""
+  found: dict[str, np.ndarray] = {}
+  for theirs, (ours, axes) in named.items():
+    value = _axes_from_torch(state[theirs], axes)
+    if ours in found and not np.array_equal(found[ours], value):
+      raise InputError(
+        f"{where}: {theirs} differs from the tensors that it is shared with ({ours})."
+      )
+    found[ours] = value
+  return found
+
+
+def _table(names: Any, state: Mapping[str, Any]) -> Any:
+  return names(state) if callable(names) else names
+
+
 def _ours(name: str, ndim: int, table: Any) -> tuple[str, tuple[int, ...]] | None:
   """Returns our name for a torch name ("": a constant), and the axes of length 1 to remove. None if unknown."""
-  if entry := _match(name, table, 0):
+  if entry := next(_matches(name, table, 0), None):
     return entry
   module, _, leaf = name.rpartition(".")
-  entry = _match(module, table, 0)
+  entry = next(_matches(module, table, 0), None)
   if entry is None or (leaf != "weight" and leaf not in _FROM_LEAF):
     return None
   ours = f"{entry[0]}/{_FROM_LEAF.get(leaf) or ('scale' if ndim == 1 else 'kernel')}"
@@ -95,22 +114,22 @@ def to_torch(tree: Mapping[str, Any], layout: str | None = None) -> dict[str, np
     known = ", ".join(layouts) or "none"
     raise InputError(f"a {family.TITLE} has no torch layout {layout!r}; known: {known}.")
   state: dict[str, np.ndarray] = {}
-  for name, leaf in variables.flatten(tree).items():
+  flat = variables.flatten(tree)
+  table = _table(layouts[layout], flat)
+  for name, leaf in flat.items():
     value, ours = np.asarray(leaf), name.removeprefix("batch_stats/")
-    if entry := _match(ours, layouts[layout], 1):
-      theirs, axes = entry
-    else:
-      module, _, last = ours.rpartition("/")
-      theirs, axes = _match(module, layouts[layout], 1)  # every table names a whole model
+    for theirs, axes in _matches(ours, table, 1):
+      state[theirs] = _axes_to_torch(value, axes)
+    module, _, last = ours.rpartition("/")
+    for theirs, axes in _matches(module, table, 1):
+      state[f"{theirs}.{_TO_LEAF[last]}"] = _axes_to_torch(value, axes)
       if last == "mean":
         state[f"{theirs}.{_COUNTER}"] = np.zeros((), np.int64)
-      theirs = f"{theirs}.{_TO_LEAF[last]}"
-    state[theirs] = _axes_to_torch(value, axes)
   return state
 
 
-def _match(name: str, table: Any, side: int) -> Any:
-  """Returns (the name on the other side, axes of length 1). None if no entry has this name on its side.
+def _matches(name: str, table: Any, side: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+  """Yields (the name on the other side, axes of length 1) of each entry that has this name on its side.
 
   Args:
     name: of a module or a parameter.
@@ -120,8 +139,7 @@ def _match(name: str, table: Any, side: int) -> Any:
   for entry in table:
     pattern = re.escape(entry[side]).replace(r"\{\}", r"(\d+)")
     if m := re.fullmatch(pattern, name):
-      return entry[1 - side].format(*m.groups()), entry[2] if len(entry) > 2 else ()
-  return None
+      yield entry[1 - side].format(*m.groups()), entry[2] if len(entry) > 2 else ()
 
 
 def _axes_to_torch(value: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:

@@ -42,7 +42,14 @@ class ModelSpec(NamedTuple):
   def knows_sides(self) -> bool:
     """False for a column of patches, the `input_shape` of a number of tokens that is no square."""
     height, width, _ = self.input_shape
-    return not height > width == self.fields.get("patch_size")
+    halvings = len(self.fields.get("stages", (None,))) - 1
+    return not height > width == self.fields.get("patch_size", 0) * 2**halvings
+
+  @property
+  def resize_methods(self) -> tuple[str, ...]:
+    """The family's `RESIZE_METHODS` for this model; empty if it takes every image size."""
+    methods: Any = models.FAMILIES[self.family].RESIZE_METHODS
+    return methods if isinstance(methods, tuple) else methods(self.fields)
 
   def sides(self) -> tuple[int, int]:
     """Returns the images' (height, width); raises InputError if only their number of tokens is known."""
@@ -204,7 +211,7 @@ def grid_of(spec: ModelSpec, image_size: tuple[int, int] | None = None) -> resiz
   """Returns the grid of tokens (rows, columns) that variables are for.
 
   Args:
-    spec: their model, of a family with `RESIZE_METHODS`.
+    spec: their model, with `resize_methods`.
     image_size: (height, width) that they were made for. Default: as in `spec`.
 
   Raises:
@@ -232,7 +239,7 @@ def resize(
   """
   spec = describe(variables)
   family = models.FAMILIES[spec.family]
-  if not family.RESIZE_METHODS:
+  if not spec.resize_methods:
     raise InputError(
       f"a {family.TITLE}'s parameters are those for every image size; there is nothing to do."
     )
@@ -241,7 +248,7 @@ def resize(
     raise InputError(
       f"the parameters are for {rows * columns} tokens, not for a grid of {old_grid[0]}x{old_grid[1]}."
     )
-  method = resizing.choose_method(old_grid, new_grid, method, family.RESIZE_METHODS)
+  method = resizing.choose_method(old_grid, new_grid, method, spec.resize_methods)
   if new_grid == old_grid:
     return dict(variables)
   family.resize_fields(spec.fields, old_grid, new_grid, method)  # raises what fields tell

@@ -19,6 +19,20 @@ COUNTS = [
   ("cycle_mlp", "B4", 51_796_552), ("cycle_mlp", "B5", 75_747_280), ("cycle_mlp", "T", 28_260_616),
   ("cycle_mlp", "S", 49_549_576), ("cycle_mlp", "B", 87_692_648),
   ("s2_mlp", "wide", 72_241_384), ("s2_mlp", "deep", 53_917_288),
+  ("smlp_net", "T*", 19_175_584), ("smlp_net", "T", 24_123_584), ("smlp_net", "S", 48_558_136),
+  ("smlp_net", "B", 65_880_408),
+  ("spach", "XXS/conv", 7_828_840), ("spach", "XXS/attn", 3_931_048), ("spach", "XXS/mlp", 8_307_184),
+  ("spach", "XS/conv", 14_975_848), ("spach", "XS/attn", 14_938_984), ("spach", "XS/mlp", 15_932_536),
+  ("spach", "S/conv", 38_854_120), ("spach", "S/attn", 32_507_368), ("spach", "S/mlp", 39_820_024),
+  ("spach", "MS-XXS/conv", 5_085_224), ("spach", "MS-XXS/attn", 2_372_744),
+  ("spach", "MS-XXS/mlp", 6_562_446), ("spach", "MS-XS/conv", 17_302_120),
+  ("spach", "MS-XS/attn", 14_479_080), ("spach", "MS-XS/mlp", 20_260_283),
+  ("spach", "MS-XS/hybrid", 27_956_584), ("spach", "MS-S/conv", 43_576_168),
+  ("spach", "MS-S/attn", 39_537_544), ("spach", "MS-S/mlp", 46_542_011),
+  ("spach", "MS-S/hybrid", 63_028_584), ("spach", "MS-S+/hybrid", 63_138_728),
+  ("spach", "XXS/mlp-shared", 7_881_374), ("spach", "XS/mlp-shared", 15_042_206),
+  ("spach", "S/mlp-shared", 38_929_694), ("spach", "MS-XXS/mlp-shared", 5_750_639),
+  ("spach", "MS-XS/mlp-shared", 17_982_127), ("spach", "MS-S/mlp-shared", 44_263_855),
 ]  # fmt: skip
 TINY = {
   "res_mlp": dict(num_classes=5, patch_size=4, num_blocks=3, hidden_dim=16, mlp_dim=24),
@@ -31,6 +45,11 @@ TINY = {
     fusion="reweight",
   ),
   "s2_mlp": dict(num_classes=5, patch_size=4, num_blocks=3, hidden_dim=16, mlp_dim=24, norm="layer"),
+  "smlp_net": dict(num_classes=5, patch_size=2, hidden_dim=6, num_blocks=(1, 2, 1), mlp_ratio=2),
+  "spach": dict(
+    num_classes=5, patch_size=4, hidden_dim=8, stages=("conv1", "conv1+attn2+mlp2"), mlp_ratio=2,
+    shared_mixing=False, stem_channels=4,
+  ),
 }  # fmt: skip
 
 

@@ -26,6 +26,10 @@ FIELDS = {
     num_blocks=(1, 1, 1, 1), widths=(8, 8, 12, 12), mlp_ratios=(2, 1, 1, 1), stoch_depth=0.5
   ),
   "s2_mlp": dict(patch_size=8, num_blocks=2, hidden_dim=16, mlp_dim=24, stoch_depth=0.5),
+  "smlp_net": dict(patch_size=4, hidden_dim=8, num_blocks=(1, 2), mlp_ratio=2, stoch_depth=0.5),
+  "spach": dict(
+    patch_size=4, hidden_dim=8, stages=("conv1", "attn1+mlp1"), mlp_ratio=2, stoch_depth=0.5
+  ),
 }  # fmt: skip
 
 
@@ -54,7 +58,8 @@ def grads_loss_and_statistics(family, *, devices, parts, masked=0):
 @pytest.mark.parametrize("family", FIELDS)
 def test_devices_and_parts_change_nothing(family):
   """BatchNorm takes the statistics of the global batch, so its parts cannot be taken one by one."""
-  parts = 1 if family == "conv_mlp" else 2
+  with_statistics = family in ("conv_mlp", "smlp_net")
+  parts = 1 if with_statistics else 2
   grads, loss, statistics = grads_loss_and_statistics(family, devices=1, parts=1, masked=3)
   others, other_loss, other_statistics = grads_loss_and_statistics(
     family, devices=4, parts=parts, masked=3
@@ -65,7 +70,7 @@ def test_devices_and_parts_change_nothing(family):
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), other_statistics, statistics
   )
-  assert bool(statistics) == (family == "conv_mlp")
+  assert bool(statistics) == with_statistics
 
 
 def test_batch_statistics_and_accumulation_exclude_each_other():
