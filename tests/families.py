@@ -69,7 +69,7 @@ def mean_loss(model, labels):
     value = -jnp.mean(log_probs[jnp.arange(len(labels)), labels])
     return value, (logits, new.get("batch_stats", {}))
 
-  return jax.value_and_grad(loss, has_aux=True)
+  return jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=3)
 
 
 def assert_gradients_and_statistics(model, found, recorded, train=False, positions=None):
