@@ -135,7 +135,7 @@ class SpachBlock(nn.Module):
     kept_tokens, kept_channels = (None, None) if kept is None else (kept[:, 0], kept[:, 1])
     dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     drop_path = functools.partial(layers.drop_path, rate=self.drop_path_rate, rescale=self.rescale)
-    batch, *sides, c = u.shape
+    batch, _, _, c = u.shape
     x = u
     if self.mixing is not None:
       mixing = self.mixing if isinstance(self.mixing, nn.Module) else self.mixing(name="mixing")
@@ -243,8 +243,8 @@ class Model(nn.Module):
       mask: 0 for images that are padding, which do not enter the statistics; default: none are.
 
     Raises:
-      InputError: `stages` cannot be read, heads that do not divide the channels, an odd patch after a stem, or with an
-        MLP over tokens a side that the patches of the last stage do not divide.
+      InputError: `stages` cannot be read, heads that do not divide the channels, an odd patch after a stem, an image
+        smaller than a patch of the last stage, or with an MLP over tokens a side that the patches of the last stage do not divide.
     """
     stages = _kinds(self.stages)
     self._check(stages, image.shape[1], image.shape[2])
@@ -311,6 +311,10 @@ class Model(nn.Module):
       raise InputError(f"num_heads {heads} does not divide hidden_dim {self.hidden_dim}.")
     if "mlp" in used:
       resizing.token_grid((height, width), self.patch_size, len(stages) - 1)
+    if min(height, width) < (least := self.patch_size * 2 ** (len(stages) - 1)):
+      raise InputError(
+        f"an image of {height}x{width} pixels is smaller than a patch of the last stage, {least}x{least}."
+      )
     if self.shared_mixing and any({"attn", "mlp"} <= {*kinds} for kinds in stages):
       raise InputError(f"shared_mixing needs one kind of mixing a stage, not stages={self.stages}.")
     widths = self.token_mlp_dims or [1] * len(stages)

@@ -209,6 +209,7 @@ def test_the_convolution_reads_the_blocks_input():
     (dict(token_mlp_dims=(8,)), "token_mlp_dims"),
     (dict(stages=("attn1+mlp1",), shared_mixing=True), "shared_mixing"),
     (dict(patch_size=3, stages=("conv1",), stem_channels=4), "patch_size 3 is odd"),
+    (dict(stages=("conv1",) * 4), "16x16 pixels is smaller than .* 32x32"),
   ],
 )
 def test_bad_fields_are_named(fields, message):
