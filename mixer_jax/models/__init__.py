@@ -130,9 +130,12 @@ def features(
 ) -> dict[str, jax.Array]:
   """Returns what a model sows by name: `pre_logits` (b, c), `stage_<i>` (b, h, w, c), `block_<i>`."""
   _, sown = model.apply(variables, image, mutable=["intermediates"])
-  return {
-    name: values[0] for name, values in sown["intermediates"].items() if isinstance(values, tuple)
-  }
+  return sown_by_name(sown["intermediates"])
+
+
+def sown_by_name(intermediates: Mapping[str, Any]) -> dict[str, jax.Array]:
+  """Returns what a model itself sows, of the collection "intermediates"."""
+  return {name: values[0] for name, values in intermediates.items() if isinstance(values, tuple)}
 
 
 def layer_numbers(name: str, parameters: Sequence[str]) -> dict[str, int]:
