@@ -99,10 +99,33 @@ def predict(
     top: classes for each image.
     batch_size: images computed at once; all batches have this size, so that one program serves them.
   """
+  step = make_top_step(trained.setup, top)
+  for file, row in outputs(trained, paths, step, batch_size=batch_size):
+    if isinstance(row, BadRecordError):
+      yield {"file": file, "error": str(row)}
+    else:
+      named = [
+        {"class": int(c), "name": class_names[c], "probability": float(p)}
+        for p, c in zip(*row, strict=True)
+      ]
+      yield {"file": file, "predictions": named}
+
+
+def outputs(
+  trained: trained_lib.Trained, paths: Sequence[str], step: Any, *, batch_size: int
+) -> Iterator[tuple[str, Any]]:
+  """Yields (file as printable text, its part of the step's outputs, or BadRecordError) for each file, in order.
+
+  Args:
+    trained: the model; images meet the pre-processing of its config.best's evaluator.
+    paths: files.
+    step: of experiment.make_predict_step; its outputs have the batch as their first axis.
+    batch_size: images computed at once; all batches have this size, so that one program serves them.
+  """
   setup = trained.setup
   size = -(-min(batch_size, len(paths)) // setup.mesh.size) * setup.mesh.size
   blank = np.zeros(setup.options.input_shape, np.uint8)
-  top_step, preprocess = make_top_step(setup, top), trained_lib.preprocess(setup)
+  preprocess = trained_lib.preprocess(setup)
 
   def load(path: str) -> np.ndarray | BadRecordError:
     try:
@@ -119,21 +142,10 @@ def predict(
       batch = sharding.put_batch(
         {"image": np.stack(images)}, setup.shardings.batch, np.arange(size), size
       )
-      rows = zip(
-        part,
-        loaded,
-        *map(np.asarray, top_step(trained.variables, batch)),
-        strict=False,
-      )
-      for path, image, probabilities, classes in rows:
-        if isinstance(image, BadRecordError):
-          yield {"file": _shown(path), "error": str(image)}
-        else:
-          named = [
-            {"class": int(c), "name": class_names[c], "probability": float(p)}
-            for c, p in zip(classes, probabilities, strict=True)
-          ]
-          yield {"file": _shown(path), "predictions": named}
+      out = jax.tree.map(np.asarray, step(trained.variables, batch))
+      for i, (path, image) in enumerate(zip(part, loaded, strict=True)):
+        bad = isinstance(image, BadRecordError)
+        yield _shown(path), image if bad else jax.tree.map(lambda x, i=i: x[i], out)
 
 
 def _shown(path: str) -> str:
@@ -176,11 +188,11 @@ def format_file(predictions: Sequence[Prediction], suffix: str) -> str:
   return text.getvalue()
 
 
-def check_output(path: str) -> pathlib.Path:
-  """Returns the path; raises InputError unless a .csv or .json file can be written there."""
+def check_output(path: str, suffixes: Sequence[str] = (".csv", ".json")) -> pathlib.Path:
+  """Returns the path; raises InputError unless a file with one of the suffixes can be written there."""
   output = pathlib.Path(path)
-  if output.suffix not in (".csv", ".json"):
-    raise InputError(f"--output={path} must end with .csv or .json.")
+  if output.suffix not in suffixes:
+    raise InputError(f"--output={path} must end with {' or '.join(suffixes)}.")
   if not os.access(output.parent, os.W_OK):
     raise InputError(f"--output={path}: {output.parent} is not a directory that can be written to.")
   return output

@@ -4,8 +4,8 @@ A family is one file, entered in `FAMILIES`. It has:
 - `Model`, a Linen module: (image, train, index, mask) -> logits; `num_classes` defaults to 1000. It sows
   `pre_logits`, every block's output (`block_<i>`) and every stage's map (`stage_<i>`, from 1);
 - `TITLE`, what messages call it; `VARIANTS`, published size -> fields;
-- `PREFIX`, an expression that only its parameters' names begin with, and `HEAD`, the
-  modules that a new head replaces -> the field that each follows from;
+- `PREFIX`, an expression that only its parameters' names begin with; `STEM`, the kernel (h, w, channels, out) that the
+  image meets first; and `HEAD`, the modules that a new head replaces -> the field that each follows from;
 - `fields_of(shapes)`, the fields that parameter shapes tell, the inverse of `init`; `UNTOLD`, of the others those
   whose defaults do not go with all shapes, with a value that does; and `input_shape(shapes)`, an
   image (height, width, channels) that they are for; shapes are {"block/kernel": (…)};
@@ -146,9 +146,12 @@ def features(
 ) -> dict[str, jax.Array]:
   """Returns what a model sows by name: `pre_logits` (b, c), `stage_<i>` (b, h, w, c), `block_<i>`."""
   _, sown = model.apply(variables, image, mutable=["intermediates"])
-  return {
-    name: values[0] for name, values in sown["intermediates"].items() if isinstance(values, tuple)
-  }
+  return sown_by_name(sown["intermediates"])
+
+
+def sown_by_name(intermediates: Mapping[str, Any]) -> dict[str, jax.Array]:
+  """Returns what a model itself sows, of the collection "intermediates"."""
+  return {name: values[0] for name, values in intermediates.items() if isinstance(values, tuple)}
 
 
 def layer_numbers(name: str, parameters: Sequence[str]) -> dict[str, int]:

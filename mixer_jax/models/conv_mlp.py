@@ -232,6 +232,7 @@ class Model(nn.Module):
 PREFIX = r"ConvMlpBlock_\d+_\d+/"
 UNTOLD: dict[str, Any] = {}
 HEAD = {"head": "num_classes"}
+STEM = "stem/Conv_0/kernel"
 LAYERS = (r"stem/", r"ConvBlock_(\d+)/", r"(?:downsample|ConvMlpBlock)_(\d+)(?:_(\d+))?/")
 RELEASED_RENAMES = ()
 _BLOCK, _THEIRS = "ConvMlpBlock_{}_{}", "stages.{}.blocks.{}"
@@ -278,4 +279,4 @@ def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
 
 def input_shape(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int, int]:
   """Returns an image (height, width, channels) that the parameters are for; any other size will do, too."""
-  return 224, 224, shapes["stem/Conv_0/kernel"][2]
+  return 224, 224, shapes[STEM][2]

@@ -198,6 +198,7 @@ _RING = "MixerBlock_0/token_mixing/kernel"
 PREFIX = r"(MixerBlock_\d+|Mixer)/"
 UNTOLD: dict[str, Any] = {}
 HEAD = {"head": "num_classes"}
+STEM = "stem/kernel"
 LAYERS = (r"stem/", r"MixerBlock_(\d+)/")
 RELEASED_RENAMES = (
   (r"^embedding/", "stem/"),
@@ -228,7 +229,7 @@ RESIZE_METHODS = ("paper", "interpolate")
 
 def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
   """Returns the model's fields that parameter shapes tell; only of the paper's own token mixing and of "circulant"."""
-  patch_size, _, _, hidden_dim = shapes["stem/kernel"]
+  patch_size, _, _, hidden_dim = shapes[STEM]
   mixing: dict[str, Any]
   if ring := shapes.get(_RING):  # which tells no tokens_mlp_dim: table 1's
     mixing = {
@@ -251,7 +252,7 @@ def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
 
 def input_shape(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int, int]:
   """Returns the image (height, width, channels) that the parameters are for: a square, if it can be one."""
-  patch_size, _, channels, _ = shapes["stem/kernel"]
+  patch_size, _, channels, _ = shapes[STEM]
   first = shapes.get(_RING) or shapes["MixerBlock_0/token_mixing/Dense_0/kernel"]
   return resizing.image_shape(first[0], patch_size, channels)
 

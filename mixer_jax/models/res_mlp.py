@@ -202,6 +202,7 @@ _RING = "ResMlpBlock_0/circulant/kernel"
 PREFIX = r"ResMlpBlock_\d+/"
 UNTOLD: dict[str, Any] = {}
 HEAD = {"head": "num_classes"}
+STEM = "stem/kernel"
 LAYERS = (r"stem/", r"ResMlpBlock_(\d+)/")
 RELEASED_RENAMES = ()
 
@@ -241,7 +242,7 @@ RESIZE_METHODS = ("interpolate",)
 
 def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
   """Returns the model's fields that parameter shapes tell."""
-  patch_size, _, _, hidden_dim = shapes["stem/kernel"]
+  patch_size, _, _, hidden_dim = shapes[STEM]
   ring = shapes.get(_RING)
   return dict(
     patch_size=patch_size,
@@ -255,7 +256,7 @@ def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
 
 def input_shape(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int, int]:
   """Returns the image (height, width, channels) that the parameters are for: a square, if it can be one."""
-  patch_size, _, channels, _ = shapes["stem/kernel"]
+  patch_size, _, channels, _ = shapes[STEM]
   mixing = shapes.get(_RING) or shapes["ResMlpBlock_0/token_mixing/kernel"]
   return resizing.image_shape(mixing[0], patch_size, channels)
 

@@ -315,6 +315,7 @@ class Model(nn.Module):
 
 PREFIX = r"resnet/"
 HEAD = {"resnet/head/conv2d": "num_classes"}
+STEM = "resnet/root_block/standardized_conv2d/kernel"
 LAYERS = (r"resnet/root_block/", r"resnet/block(\d+)/unit(\d+)/")
 UNTOLD = {"num_groups": 1}
 RELEASED_RENAMES = ((r"^(resnet/.*/standardized_conv2d)_\d+/", r"\1/"),)
@@ -328,11 +329,11 @@ def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
   stages = layers.num_blocks(shapes, "resnet/block")
   return dict(
     num_units=tuple(layers.num_blocks(shapes, f"resnet/block{i + 1}/unit") for i in range(stages)),
-    width=shapes["resnet/root_block/standardized_conv2d/kernel"][3],
+    width=shapes[STEM][3],
     num_classes=shapes.get("resnet/head/conv2d/kernel", (None,))[-1],
   )
 
 
 def input_shape(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int, int]:
   """Returns an image (height, width, channels) that the parameters are for; any other size will do, too."""
-  return 224, 224, shapes["resnet/root_block/standardized_conv2d/kernel"][2]
+  return 224, 224, shapes[STEM][2]

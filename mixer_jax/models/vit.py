@@ -271,6 +271,7 @@ class Model(nn.Module):
 PREFIX = r"Transformer/"
 UNTOLD: dict[str, Any] = {}
 HEAD = {"head": "num_classes", "pre_logits": "representation_size"}
+STEM = "embedding/kernel"
 LAYERS = (r"embedding/|cls$|Transformer/posembed_input/", r"Transformer/encoderblock_(\d+)/")
 RELEASED_RENAMES = (
   (r"^(Transformer/encoderblock_\d+)/LayerNorm_1/", r"\1/LayerNorm_2/"),
@@ -287,7 +288,7 @@ _POSITIONS = "Transformer/posembed_input/pos_embedding"
 
 def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
   """Returns the model's fields that parameter shapes tell."""
-  patch_size, _, _, hidden_dim = shapes["embedding/kernel"]
+  patch_size, _, _, hidden_dim = shapes[STEM]
   block = "Transformer/encoderblock_0"
   _, num_heads, _ = shapes[f"{block}/MultiHeadDotProductAttention_1/query/kernel"]
   _, mlp_dim = shapes[f"{block}/MlpBlock_3/Dense_0/kernel"]
@@ -304,7 +305,7 @@ def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
 
 def input_shape(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int, int]:
   """Returns the image (height, width, channels) that the parameters are for: a square, if it can be one."""
-  patch_size, _, channels, _ = shapes["embedding/kernel"]
+  patch_size, _, channels, _ = shapes[STEM]
   return resizing.image_shape(shapes.get(_POSITIONS, (1, 2))[1] - 1, patch_size, channels)
 
 

@@ -1,6 +1,6 @@
 """Converts weights: between the released layout (.npz) and torch's (.safetensors), from a run, to another size.
 
-python -m mixer_jax.tools.convert INPUT OUTPUT [--image_size=448 | --image_size=448x224] [--num_classes=10]
+python -m mixer_jax.tools.convert INPUT OUTPUT [--image_size=448x224] [--image_channels=1] [--num_classes=10]
 
 INPUT: a released name, an address, a weights file, or the workdir of a run (--checkpoint=newest|best|STEP).
 OUTPUT: a file that does not exist yet, .npz or .safetensors.
@@ -42,6 +42,10 @@ _NUM_CLASSES = flags.DEFINE_integer(
   "num_classes", None, "Replace the head by one of zeros for this many classes.", lower_bound=1
 )
 
+_IMAGE_CHANNELS = flags.DEFINE_enum(
+  "image_channels", None, ["1", "4"], "Change the stem of a model for RGB to this many channels."
+)
+
 
 def main(argv: list[str]) -> None:
   if len(argv) != 3:
@@ -58,6 +62,9 @@ def main(argv: list[str]) -> None:
     variables = _resized(variables, source)
   elif _FROM_IMAGE_SIZE.value or flags.FLAGS["method"].present:
     raise InputError("--from_image_size and --method need --image_size.")
+  if _IMAGE_CHANNELS.value:
+    variables = weights.replace_channels(variables, int(_IMAGE_CHANNELS.value))
+    print(weights.channels_line(int(_IMAGE_CHANNELS.value)))
   if _NUM_CLASSES.value:
     variables = _with_new_head(variables, source, _NUM_CLASSES.value)
   spec = weights.describe(variables, source)

@@ -308,7 +308,7 @@ def make_predict_step(
 
   Args:
     setup: the model.
-    output: (batch, outputs of the model: logits (b, k) and pre_logits (b, c)) -> what is returned;
+    output: (batch, outputs of the model: logits (b, k) and what models.features returns) -> what is returned;
       what it does not use is not computed.
   """
 
@@ -318,8 +318,7 @@ def make_predict_step(
     logits, sown = setup.model.apply(
       gather(variables), setup.normalize(batch["image"]), mutable=["intermediates"]
     )
-    (pre_logits,) = sown["intermediates"]["pre_logits"]
-    return output(batch, {"logits": logits, "pre_logits": pre_logits})
+    return output(batch, {"logits": logits, **models.sown_by_name(sown["intermediates"])})
 
   return jax.jit(
     predict_step,

@@ -7,7 +7,6 @@ import numpy as np
 from etils import epath
 
 from mixer_jax import models, schema, weights
-from mixer_jax.errors import InputError
 from mixer_jax.models import resizing
 from mixer_jax.training import experiment
 from mixer_jax.training.state import TrainState
@@ -88,7 +87,7 @@ def load(source: str) -> weights.Variables:
 def initial_variables(exp: experiment.Experiment) -> tuple[weights.Variables, str]:
   """Returns the variables that `config.init` asks for, on the devices, and a line on what was done.
 
-  They are made for the configuration's image size, the head is replaced by zeros if asked for.
+  They are made for the configuration's image size and channels, the head is replaced by zeros if asked for.
 
   Raises:
     InputError: no such weights, or not those of the configuration's model; what differs is listed.
@@ -98,13 +97,12 @@ def initial_variables(exp: experiment.Experiment) -> tuple[weights.Variables, st
   weights.check_family(variables, exp.options.model["name"], source)
   directory = workdirs.find_run(source)
   spec = _spec_of_run(directory) if directory else weights.describe(variables, source)
-  if spec.input_shape[2] != exp.options.image_channels:
-    raise InputError(
-      f"config.init.weights: {source} is for images of {spec.input_shape[2]} channels, but "
-      f"config.image_channels is {exp.options.image_channels}."
-    )
+  line, channels = f"parameters of {source}", exp.options.image_channels
+  if spec.input_shape[2] != channels:
+    variables = weights.replace_channels(variables, channels)
+    line += f", {weights.channels_line(channels)}"
   variables, resized = _resized(variables, spec, exp)
-  line = f"parameters of {source}{resized}"
+  line += resized
   wanted = exp.abstract_variables
   if exp.options.init.new_head:
     model: Any = exp.model

@@ -207,6 +207,42 @@ def replace_head(
   return unflatten(body | new)
 
 
+def replace_channels(variables: Mapping[str, Any], channels: int) -> Variables:
+  """Returns the variables of a model of RGB images for images of another number of channels.
+
+  For one channel, the stem's kernel is summed over the three: equal channels give what the one gives. For more, it is
+  repeated, cut to as many and multiplied by 3/channels (timm, models/_manipulate.py: adapt_input_conv). A ResNet
+  standardises the result anew, so that each of its stem's channels is scaled besides.
+
+  Args:
+    variables: of any family.
+    channels: of the images to come.
+
+  Raises:
+    InputError: they are of no known family, or not for 3 channels.
+  """
+  flat = flatten(variables)
+  name = models.FAMILIES[family_of(variables)].STEM
+  kernel = np.asarray(flat[name])
+  if kernel.shape[2] != 3:
+    raise InputError(
+      f"the parameters are for images of {kernel.shape[2]} channels, not {channels}; only those for 3 can be changed. "
+      f"Set image_channels to {kernel.shape[2]}."
+    )
+  wide = kernel.astype(np.float32)
+  if channels == 1:
+    new = wide.sum(axis=2, keepdims=True)
+  else:
+    new = wide[:, :, np.arange(channels) % 3] * np.float32(3 / channels)
+  return unflatten({**flat, name: new.astype(kernel.dtype)})
+
+
+def channels_line(channels: int) -> str:
+  """Returns what `replace_channels` does, for a message."""
+  how = "summed over" if channels == 1 else f"repeated and multiplied by 3/{channels} from"
+  return f"with the stem of {channels} channel{'s' * (channels > 1)} {how} its 3"
+
+
 def grid_of(spec: ModelSpec, image_size: tuple[int, int] | None = None) -> resizing.Grid:
   """Returns the grid of tokens (rows, columns) that variables are for.
 

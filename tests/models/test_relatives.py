@@ -197,6 +197,16 @@ def test_every_image_takes_its_own_draws(family):
   assert np.abs(whole - model.apply(tree, image)).max() > 0.01
 
 
+@pytest.mark.parametrize("family", TINY)
+def test_a_grey_model_from_rgb_weights_sees_three_equal_channels(family):
+  model, tree = families.random_variables(family, 16, 16, **TINY[family])
+  grey = families.image(3, 16, 16, 1)
+  want = model.apply(tree, jnp.tile(grey, (1, 1, 1, 3)))
+  np.testing.assert_allclose(
+    model.apply(weights.replace_channels(tree, 1), grey), want, rtol=1e-4, atol=1e-5
+  )
+
+
 def test_res_mlp_drops_every_block_at_the_same_rate_and_rescales():
   model, tree = families.random_variables("res_mlp", 16, 16, **TINY["res_mlp"])
   model = model.clone(stoch_depth=0.25)

@@ -147,3 +147,12 @@ def test_the_command_reports_without_a_traceback(tmp_path):
   assert output.startswith("error: ")
   assert "is a web page" in output
   assert "Traceback" not in output
+
+
+def test_the_stem_for_another_number_of_channels(tmp_path, capsys):
+  run(RELEASED, tmp_path / "grey.npz", "--image_channels=1")
+  assert "the stem of 1 channel summed over its 3" in capsys.readouterr().out
+  want = weights.replace_channels(weights.load_npz(RELEASED), 1)
+  assert_same(weights.load_npz(tmp_path / "grey.npz"), want)
+  with pytest.raises(InputError, match=r"images of 1 channels, not 4"):
+    run(tmp_path / "grey.npz", tmp_path / "x.npz", "--image_channels=4")

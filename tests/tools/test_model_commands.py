@@ -4,8 +4,14 @@ import csv
 import subprocess
 import sys
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from mixer_jax import models, weights
+from mixer_jax.data.preprocess import Preprocess
+from mixer_jax.inference import predict
+from mixer_jax.training import normalization
 from tests import runs, tfds_sets
 from tests.conftest import GOLDEN
 
@@ -51,6 +57,25 @@ def test_predict_names_bad_images_and_predicts_the_others(tmp_path):
   assert f"{tmp_path}/1.png\n  {float(lines[5]['probability']):.4f}" in again
 
 
+def test_features_writes_the_maps_of_every_image_that_it_can_read(tmp_path):
+  for i in range(3):
+    (tmp_path / f"{i}.png").write_bytes(tfds_sets.png(i))
+  (tmp_path / "1.png").write_text("<html>")
+  output = tmp_path / "maps.npz"
+  status, stdout, stderr = _run("features", *MODEL, str(tmp_path), f"--output={output}")
+  assert status == 1
+  assert f"bad image {tmp_path}/1.png: not a JPEG, PNG or WebP" in stderr
+  assert f"{output}: 2 of 3 images, stage_1 4x4x16" in stdout
+  found = np.load(output)
+  assert found["files"].tolist() == [f"{tmp_path}/{i}.png" for i in (0, 2)]
+  variables = weights.load(GOLDEN / "mixer_tiny_checkpoint.npz")
+  model = models.build("mixer", **weights.describe(variables).fields)
+  pipeline = Preprocess("decode|resize(16)", (16, 16, 3), "ops")
+  pixels = jnp.stack([predict.load_image(name, pipeline) for name in found["files"]])
+  seen = models.features(model, variables, normalization.unit(pixels))
+  np.testing.assert_allclose(found["stage_1"], seen["stage_1"], atol=1e-5, rtol=0)
+
+
 FEWSHOT = "{'type': 'fewshot', 'test_split': 'test[:300]', 'every_steps': 1}"
 
 
@@ -88,6 +113,8 @@ def test_export_prints_its_parity(tmp_path):
   ("tool", "arguments", "message"),
   [
     ("predict", MODEL, "give image files"),
+    ("features", [*MODEL, "x.png"], "give image files, directories or globs, and a file"),
+    ("features", [*MODEL, "x.png", "--output=maps.csv"], "must end with .npz"),
     ("export", [*MODEL, "--output=model.pb"], "must end with .stablehlo or .onnx"),
   ],
 )

@@ -311,8 +311,22 @@ def test_tokens_of_an_unknown_rectangle_are_taken_as_they_are_or_refused(tmp_pat
     finetune_config.get_config(f"weights={tmp_path}/oblong.npz,dataset=digits")
 
 
-def test_weights_of_other_channels_are_refused(source):
-  config = tuning(source, 16)
-  config.image_channels = 1
-  with pytest.raises(InputError, match=r"3 channels, but config\.image_channels is 1"):
-    init_from.initial_variables(build(config))
+def test_weights_for_rgb_start_a_model_of_other_channels(source, tmp_path):
+  """One channel gets the sum, four get the first one again and three quarters; nothing else changes."""
+  old = weights.load(source)["params"]
+  kernel = old["stem"]["kernel"]
+  for channels, want, said in (
+    (1, kernel.sum(axis=2, keepdims=True), "1 channel summed over its 3"),
+    (4, kernel[:, :, [0, 1, 2, 0]] * 0.75, "4 channels repeated and multiplied by 3/4 from its 3"),
+  ):
+    config = tuning(source, 32)
+    config.image_channels = channels
+    params, line = initial_params(build(config))
+    assert f"with the stem of {said}, from 4x4 to 8x8 tokens" in line
+    np.testing.assert_allclose(params["stem"]["kernel"], want, rtol=1e-6, atol=1e-7)
+    np.testing.assert_array_equal(params["stem"]["bias"], old["stem"]["bias"])
+  weights.save_npz(tmp_path / "grey.npz", weights.replace_channels({"params": old}, 1))
+  config = tuning(tmp_path / "grey.npz", 16)
+  config.image_channels = 3
+  with pytest.raises(InputError, match=r"1 channels, not 3.*Set image_channels to 1"):
+    initial_params(build(config))
