@@ -118,6 +118,7 @@ def to_torch(tree: Mapping[str, Any], layout: str | None = None) -> dict[str, np
   table = _table(layouts[layout], flat)
   for name, leaf in flat.items():
     value, ours = np.asarray(leaf), name.removeprefix("batch_stats/")
+    before = len(state)
     for theirs, axes in _matches(ours, table, 1):
       state[theirs] = _axes_to_torch(value, axes)
     module, _, last = ours.rpartition("/")
@@ -125,6 +126,8 @@ def to_torch(tree: Mapping[str, Any], layout: str | None = None) -> dict[str, np
       state[f"{theirs}.{_TO_LEAF[last]}"] = _axes_to_torch(value, axes)
       if last == "mean":
         state[f"{theirs}.{_COUNTER}"] = np.zeros((), np.int64)
+    if len(state) == before:
+      raise InputError(f"the torch layout {layout!r} of a {family.TITLE} has no name for {name}.")
   return state
 
 
