@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixer_jax import models, weights
+from mixer_jax.weights import torch_layout
 from tests.conftest import GOLDEN
 
 VIT = dict(
@@ -61,10 +62,41 @@ def assert_close(have, want, relative=3e-6, absolute=1e-6):
 
 
 def mean_loss(model, labels):
+  @jax.jit(static_argnums=3)
   def loss(params, stats, image, train):
     tree = {"params": params, "batch_stats": stats}
     logits, new = model.apply(tree, image, train=train, mutable=["batch_stats"])
     log_probs = jax.nn.log_softmax(logits)
-    return -jnp.mean(log_probs[jnp.arange(len(labels)), labels]), (logits, new["batch_stats"])
+    value = -jnp.mean(log_probs[jnp.arange(len(labels)), labels])
+    return value, (logits, new.get("batch_stats", {}))
 
   return jax.value_and_grad(loss, has_aux=True)
+
+
+def assert_gradients_and_statistics(model, found, recorded, train=False, positions=None):
+  """Compares the loss, its gradients and, after a training pass, the running statistics with recorded ones.
+
+  Args:
+    model, found, recorded: from `golden`.
+    train: take the batch's statistics.
+    positions: torch's name of a BatchNorm -> positions in each image that enter its statistics.
+  """
+  prefix = "train/" if train else ""
+  (value, (logits, stats)), grads = mean_loss(model, recorded["labels"])(
+    found["params"], found.get("batch_stats", {}), recorded["image"], train
+  )
+  assert_close(value, recorded[f"{prefix}loss"][0])
+  assert_close(logits, recorded[f"{prefix}logits"])
+  tree = {"params": grads} | ({"batch_stats": stats} if stats else {})
+  theirs, before = torch_layout.to_torch(tree), torch_layout.to_torch(found)
+  wanted = {k for k in recorded if k.startswith(f"{prefix}grad/")}
+  for key in wanted:
+    assert_close(theirs[key.removeprefix(f"{prefix}grad/")], recorded[key], 5e-6, 5e-6)
+  assert len(wanted) > 10
+  for name, value in theirs.items() if train else ():
+    if name.endswith("running_mean"):
+      assert_close(value, recorded[f"train/buffers/{name}"])
+    if name.endswith("running_var"):  # torch keeps the batch's variance times n/(n - 1)
+      n = len(recorded["image"]) * positions(name)
+      batch = (value - 0.9 * before[name]) * n / (n - 1)
+      assert_close(0.9 * before[name] + batch, recorded[f"train/buffers/{name}"])

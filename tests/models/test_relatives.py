@@ -15,12 +15,18 @@ COUNTS = [
   ("res_mlp", "12", 15_350_872), ("res_mlp", "24", 30_020_680), ("res_mlp", "36", 44_690_488),
   ("res_mlp", "B24", 129_138_280),
   ("conv_mlp", "S", 9_022_920), ("conv_mlp", "M", 17_410_504), ("conv_mlp", "L", 42_728_440),
+  ("hire_mlp", "T", 18_041_672), ("hire_mlp", "S", 33_113_848), ("hire_mlp", "B", 58_226_856),
+  ("hire_mlp", "L", 95_723_944),
 ]  # fmt: skip
 TINY = {
   "res_mlp": dict(num_classes=5, patch_size=4, num_blocks=3, hidden_dim=16, mlp_dim=24),
   "conv_mlp": dict(
     num_classes=5, stem_channels=8, num_conv_blocks=1, num_blocks=(1, 2, 1), widths=(8, 12, 16),
     mlp_ratios=(2, 1, 3),
+  ),
+  "hire_mlp": dict(
+    num_classes=5, num_blocks=(1, 2, 1, 1), widths=(8, 8, 12, 16), mlp_ratios=(2, 1, 3, 2),
+    region_sizes=(2, 3, 2, 1),
   ),
 }  # fmt: skip
 

@@ -22,7 +22,12 @@ FIELDS = {
     stem_channels=8, num_conv_blocks=1, num_blocks=(1, 1, 1), widths=(8, 8, 12), mlp_ratios=(2, 1, 1),
     stoch_depth=0.5,
   ),
+  "hire_mlp": dict(
+    num_blocks=(1, 1, 2, 1), widths=(8, 8, 12, 12), mlp_ratios=(2, 1, 1, 1), region_sizes=(2, 3, 2, 1),
+    stoch_depth=0.5,
+  ),
 }  # fmt: skip
+WITH_BATCH_NORM = ("conv_mlp", "hire_mlp")
 
 
 def grads_loss_and_statistics(family, *, devices, parts, masked=0):
@@ -50,7 +55,7 @@ def grads_loss_and_statistics(family, *, devices, parts, masked=0):
 @pytest.mark.parametrize("family", FIELDS)
 def test_devices_and_parts_change_nothing(family):
   """BatchNorm takes the statistics of the global batch, so its parts cannot be taken one by one."""
-  parts = 1 if family == "conv_mlp" else 2
+  parts = 1 if family in WITH_BATCH_NORM else 2
   grads, loss, statistics = grads_loss_and_statistics(family, devices=1, parts=1, masked=3)
   others, other_loss, other_statistics = grads_loss_and_statistics(
     family, devices=4, parts=parts, masked=3
@@ -61,7 +66,7 @@ def test_devices_and_parts_change_nothing(family):
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), other_statistics, statistics
   )
-  assert bool(statistics) == (family == "conv_mlp")
+  assert bool(statistics) == (family in WITH_BATCH_NORM)
 
 
 def test_batch_statistics_and_accumulation_exclude_each_other():
