@@ -27,13 +27,14 @@ from flax import linen as nn
 
 from mixer_jax import configuration
 from mixer_jax.errors import InputError
-from mixer_jax.models import conv_mlp, hire_mlp, mixer, res_mlp, resnet, vit
+from mixer_jax.models import conv_mlp, hire_mlp, mixer, ms_mlp, res_mlp, resnet, vit
 
 FAMILIES: dict[str, Any] = {
   "mixer": mixer,
   "res_mlp": res_mlp,
   "conv_mlp": conv_mlp,
   "hire_mlp": hire_mlp,
+  "ms_mlp": ms_mlp,
   "vit": vit,
   "resnet": resnet,
 }

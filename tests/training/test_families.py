@@ -26,6 +26,10 @@ FIELDS = {
     num_blocks=(1, 1, 2, 1), widths=(8, 8, 12, 12), mlp_ratios=(2, 1, 1, 1), region_sizes=(2, 3, 2, 1),
     stoch_depth=0.5,
   ),
+  "ms_mlp": dict(
+    patch_size=2, width=9, num_blocks=(1, 1, 1, 1), mlp_ratio=1, mix_sizes=((1, 1, 1, 3, 3),) * 4,
+    layer_scale_init=0.1, stoch_depth=0.5,
+  ),
 }  # fmt: skip
 WITH_BATCH_NORM = ("conv_mlp", "hire_mlp")
 
