@@ -7,6 +7,8 @@ The argument is FAMILY-VARIANT. Published top-1 at 224 px, without distillation;
   mixer-B/16           77.2            CCS (arXiv:2106.14882), the table that compares it with Mixer
   res_mlp-12           76.6            facebookresearch/deit, issue 106
   conv_mlp-S, M, L     76.8 79.0 80.2  SHI-Labs/Convolutional-MLPs, README
+  hire_mlp-T, S, B, L  79.7 82.1 83.2 83.8  ggjy/Hire-Wave-MLP.pytorch, README
+  ms_mlp-T, S, B       82.1 83.4 83.8  JegZheng/MS-MLP, README
 
 A setting that a source leaves open is DeiT's (facebookresearch/deit, main.py); what was open is said below. Other
 lengths: configs/deit.py:res_mlp-12,epochs=100. Data: python -m mixer_jax.tools.prepare imagenet2012.
@@ -108,4 +110,38 @@ def _conv_mlp(config: Any) -> None:
   _evaluate(config, crop_pct=0.9)
 
 
-_FAMILIES = {"mixer": _mixer, "res_mlp": _res_mlp, "conv_mlp": _conv_mlp}
+def _hire_mlp(config: Any) -> None:
+  """The authors' README and code: T in batches of 2048 without drop path, B in batches of 1024 with 0.2; no average.
+
+  Open: S and L, which are trained as B here, with T's drop path for S.
+  """
+  tiny = config.model.variant == "T"
+  config.batch_size = 2048 if tiny else 1024
+  config.learning_rate = 2e-3 if tiny else 1e-3
+  config.total_epochs = 310.0
+  config.ema_decay = 0.0
+  config.model.stoch_depth = 0.2 if config.model.variant in ("B", "L") else 0.0
+  config.schedule.warmup_epochs = 20.0
+  config.schedule.cooldown_epochs = 10.0
+
+
+def _ms_mlp(config: Any) -> None:
+  """The authors' code: no augmentation is repeated, the learning rate changes with every update, no average.
+
+  The paper has drop path 0.2, 0.3 and 0.5, the code's files 0.1, 0.4 and 0.5; warm-up starts at 1e-5 in the paper.
+  """
+  config.ema_decay = 0.0
+  config.model.stoch_depth = {"S": 0.4, "B": 0.5}.get(config.model.variant, 0.1)
+  config.data.repeats = 1
+  config.optimizer.clip_norm = 5.0
+  config.schedule.warmup_epochs = 20.0
+  config.schedule.every = "step"
+
+
+_FAMILIES = {
+  "mixer": _mixer,
+  "res_mlp": _res_mlp,
+  "conv_mlp": _conv_mlp,
+  "hire_mlp": _hire_mlp,
+  "ms_mlp": _ms_mlp,
+}
