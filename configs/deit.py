@@ -14,6 +14,8 @@ The argument is FAMILY-VARIANT. Published top-1 at 224 px, without distillation;
   spach-MS-XXS/conv, attn, mlp        73.1 65.4 74.5       microsoft/SPACH, README; of the
   spach-MS-S/conv, attn, mlp, hybrid  81.6 82.9 82.1 83.7  other variants of spach none
   spach-MS-S+/hybrid                  83.9                 was published there
+  hire_mlp-T, S, B, L  79.7 82.1 83.2 83.8  ggjy/Hire-Wave-MLP.pytorch, README
+  ms_mlp-T, S, B       82.1 83.4 83.8  JegZheng/MS-MLP, README
 
 A setting that a source leaves open is DeiT's (facebookresearch/deit, main.py); what was open is said below. DeiT's code
 keeps an average of the parameters, but its numbers are those of the parameters themselves: here none is kept. What differs
@@ -154,6 +156,32 @@ def _spach(config: Any) -> None:
   config.schedule.warmup_epochs = 20.0
 
 
+def _hire_mlp(config: Any) -> None:
+  """The authors' README and code: T in batches of 2048 without drop path, B in batches of 1024 with 0.2; no average.
+
+  Open: S and L, which are trained as B here, with T's drop path for S.
+  """
+  tiny = config.model.variant == "T"
+  config.batch_size = 2048 if tiny else 1024
+  config.learning_rate = 2e-3 if tiny else 1e-3
+  config.total_epochs = 310.0
+  config.model.stoch_depth = 0.2 if config.model.variant in ("B", "L") else 0.0
+  config.schedule.warmup_epochs = 20.0
+  config.schedule.cooldown_epochs = 10.0
+
+
+def _ms_mlp(config: Any) -> None:
+  """The authors' code: no augmentation is repeated, the learning rate changes with every update, no average.
+
+  The paper has drop path 0.2, 0.3 and 0.5, the code's files 0.1, 0.4 and 0.5; warm-up starts at 1e-5 in the paper.
+  """
+  config.model.stoch_depth = {"S": 0.4, "B": 0.5}.get(config.model.variant, 0.1)
+  config.data.repeats = 1
+  config.optimizer.clip_norm = 5.0
+  config.schedule.warmup_epochs = 20.0
+  config.schedule.every = "step"
+
+
 _FAMILIES = {
   "mixer": _mixer,
   "res_mlp": _res_mlp,
@@ -162,4 +190,6 @@ _FAMILIES = {
   "s2_mlp": _s2_mlp,
   "smlp_net": _smlp_net,
   "spach": _spach,
+  "hire_mlp": _hire_mlp,
+  "ms_mlp": _ms_mlp,
 }

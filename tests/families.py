@@ -62,6 +62,7 @@ def assert_close(have, want, relative=3e-6, absolute=1e-6):
 
 
 def mean_loss(model, labels):
+  @jax.jit(static_argnums=3)
   def loss(params, stats, image, train):
     tree = {"params": params, "batch_stats": stats}
     logits, new = model.apply(tree, image, train=train, mutable=["batch_stats"])

@@ -80,17 +80,24 @@ def test_released_weights_see_images_as_published(weights, normalize, ops):
 
 @pytest.mark.parametrize(
   ("arg", "recorded"),
-  [("mixer-B/16", "cyclemlp"), ("conv_mlp-S", "convmlp"), ("smlp_net-T", "spach_smlpnet")],
+  [
+    ("mixer-B/16", "cyclemlp"),
+    ("conv_mlp-S", "convmlp"),
+    ("smlp_net-T", "spach_smlpnet"),
+    ("hire_mlp-T", "hire_mlp_tiny"),
+    ("hire_mlp-B", "hire_mlp_base"),
+  ],
 )
 def test_deits_learning_rates_are_the_references(arg, recorded):
   """Of every epoch: the Mixer's schedule is DeiT's own, as CycleMLP's (tests/golden/family)."""
   config = get_config("deit", arg)
   exp = experiment.build(config, experiment.make_mesh(config))
   recipe = json.loads((GOLDEN / "family" / "recipe.json").read_text())[recorded]
-  assert exp.total_steps == 1251 * recipe["total_epochs_run"]
+  steps = 1281167 // config.batch_size  # of an epoch
+  assert exp.total_steps == steps * recipe["total_epochs_run"]
   for epoch, rate in recipe["lr_used_in_epoch"].items():
-    first = int(epoch) * 1251
-    ours = exp.schedule(np.array([first, first + 1250])) * config.learning_rate
+    first = int(epoch) * steps
+    ours = exp.schedule(np.array([first, first + steps - 1])) * config.learning_rate
     np.testing.assert_allclose(ours, rate, rtol=3e-7)
 
 
@@ -104,6 +111,17 @@ def test_res_mlps_recipe_is_the_one_that_its_author_gave():
   assert "timm_randaugment('rand-m9-mstd0.5-inc1')" in config.data.ops
   augment = {"erasing_p": 0.25, "label_smoothing": 0.1, "mixup_p": 0.8, "cutmix_p": 1.0}
   assert augment.items() <= config.augment.to_dict().items()
+
+
+def test_ms_mlps_learning_rates_are_the_references():
+  """Of updates: each has the rate that the reference's scheduler sets behind the one before it."""
+  config = get_config("deit", "ms_mlp-T")
+  exp = experiment.build(config, experiment.make_mesh(config))
+  recipe = json.loads((GOLDEN / "family" / "recipe.json").read_text())["ms_mlp"]
+  assert exp.total_steps == recipe["updates_per_epoch"] * recipe["epochs"]
+  for update, rate in recipe["schedule"].items():
+    ours = exp.schedule(int(update) + 1) * config.learning_rate
+    np.testing.assert_allclose(ours, rate, rtol=2e-6)
 
 
 def test_deits_models_are_named():

@@ -32,7 +32,9 @@ from mixer_jax.errors import InputError
 from mixer_jax.models import (
   conv_mlp,
   cycle_mlp,
+  hire_mlp,
   mixer,
+  ms_mlp,
   res_mlp,
   resnet,
   s2_mlp,
@@ -47,6 +49,8 @@ FAMILIES: dict[str, Any] = {
   "conv_mlp": conv_mlp,
   "cycle_mlp": cycle_mlp,
   "s2_mlp": s2_mlp,
+  "hire_mlp": hire_mlp,
+  "ms_mlp": ms_mlp,
   "vit": vit,
   "resnet": resnet,
   "smlp_net": smlp_net,

@@ -33,6 +33,9 @@ COUNTS = [
   ("spach", "XXS/mlp-shared", 7_881_374), ("spach", "XS/mlp-shared", 15_042_206),
   ("spach", "S/mlp-shared", 38_929_694), ("spach", "MS-XXS/mlp-shared", 5_750_639),
   ("spach", "MS-XS/mlp-shared", 17_982_127), ("spach", "MS-S/mlp-shared", 44_263_855),
+  ("hire_mlp", "T", 18_041_672), ("hire_mlp", "S", 33_113_848), ("hire_mlp", "B", 58_226_856),
+  ("hire_mlp", "L", 95_723_944),
+  ("ms_mlp", "T", 28_656_232), ("ms_mlp", "S", 50_303_752), ("ms_mlp", "B", 88_696_792),
 ]  # fmt: skip
 TINY = {
   "res_mlp": dict(num_classes=5, patch_size=4, num_blocks=3, hidden_dim=16, mlp_dim=24),
@@ -49,6 +52,14 @@ TINY = {
   "spach": dict(
     num_classes=5, patch_size=4, hidden_dim=8, stages=("conv1", "conv1+attn2+mlp2"), mlp_ratio=2,
     shared_mixing=False, stem_channels=4,
+  ),
+  "hire_mlp": dict(
+    num_classes=5, num_blocks=(1, 2, 1, 1), widths=(8, 8, 12, 16), mlp_ratios=(2, 1, 3, 2),
+    region_sizes=(2, 3, 2, 1),
+  ),
+  "ms_mlp": dict(
+    num_classes=5, patch_size=2, width=9, num_blocks=(1, 1, 2, 1), mlp_ratio=2,
+    mix_sizes=((1, 1, 3, 1, 3), (1, 3, 3, 1, 3), (1, 3, 1, 1, 1), (1, 1, 1, 1, 3)),
   ),
 }  # fmt: skip
 

@@ -30,7 +30,16 @@ FIELDS = {
   "spach": dict(
     patch_size=4, hidden_dim=8, stages=("conv1", "attn1+mlp1"), mlp_ratio=2, stoch_depth=0.5
   ),
+  "hire_mlp": dict(
+    num_blocks=(1, 1, 2, 1), widths=(8, 8, 12, 12), mlp_ratios=(2, 1, 1, 1), region_sizes=(2, 3, 2, 1),
+    stoch_depth=0.5,
+  ),
+  "ms_mlp": dict(
+    patch_size=2, width=9, num_blocks=(1, 1, 1, 1), mlp_ratio=1, mix_sizes=((1, 1, 1, 3, 3),) * 4,
+    layer_scale_init=0.1, stoch_depth=0.5,
+  ),
 }  # fmt: skip
+WITH_BATCH_NORM = ("conv_mlp", "hire_mlp", "smlp_net")
 
 
 def grads_loss_and_statistics(family, *, devices, parts, masked=0):
@@ -58,8 +67,7 @@ def grads_loss_and_statistics(family, *, devices, parts, masked=0):
 @pytest.mark.parametrize("family", FIELDS)
 def test_devices_and_parts_change_nothing(family):
   """BatchNorm takes the statistics of the global batch, so its parts cannot be taken one by one."""
-  with_statistics = family in ("conv_mlp", "smlp_net")
-  parts = 1 if with_statistics else 2
+  parts = 1 if family in WITH_BATCH_NORM else 2
   grads, loss, statistics = grads_loss_and_statistics(family, devices=1, parts=1, masked=3)
   others, other_loss, other_statistics = grads_loss_and_statistics(
     family, devices=4, parts=parts, masked=3
@@ -70,7 +78,7 @@ def test_devices_and_parts_change_nothing(family):
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), other_statistics, statistics
   )
-  assert bool(statistics) == with_statistics
+  assert bool(statistics) == (family in WITH_BATCH_NORM)
 
 
 def test_batch_statistics_and_accumulation_exclude_each_other():

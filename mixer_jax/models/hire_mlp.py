@@ -1,0 +1,436 @@
+"""Hire-MLP (Guo et al., 2021, arXiv:2108.13341): regions of rows and of columns, mixed like channels and then moved.
+
+Axis letters: b images, h w pixels or positions, c channels, k classes. Any image size will do.
+The defaults are what the authors trained. Version 1 of the paper differs from that code: it adds the three branches
+without weights, and has LayerNorm where the code has BatchNorm.
+Facts: ggjy/Hire-Wave-MLP.pytorch, mlp_based/hire_mlp.py.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from mixer_jax.configuration import Rate
+from mixer_jax.errors import InputError
+from mixer_jax.models import layers
+
+TITLE = "Hire-MLP"
+_TRUNCATED_NORMAL = nn.initializers.truncated_normal(0.02)
+ShiftPadding = Literal["circular", "zero"]
+RegionPadding = Literal["circular", "zero", "replicate"]
+_PAD_MODES: dict[str, Any] = {"circular": "wrap", "zero": "constant", "replicate": "edge"}
+
+
+def _variant(num_blocks: tuple[int, ...], widths: tuple[int, ...]) -> dict[str, Any]:
+  sizes = dict(mlp_ratios=(4, 4, 4, 4), region_sizes=(4, 3, 3, 2))
+  return dict(num_blocks=num_blocks, widths=widths, **sizes)
+
+
+VARIANTS = {
+  "T": _variant((2, 2, 4, 2), (64, 128, 320, 512)),
+  "S": _variant((3, 4, 10, 3), (64, 128, 320, 512)),
+  "B": _variant((4, 6, 24, 3), (64, 128, 320, 512)),
+  "L": _variant((4, 6, 24, 3), (96, 192, 384, 768)),
+}
+"""Published size -> fields of the model."""
+
+
+def to_regions(
+  x: Float[Array, "b h w c"],
+  size: int,
+  shift: int,
+  shift_padding: ShiftPadding = "circular",
+  region_padding: RegionPadding = "circular",
+) -> Float[Array, "b h g n"]:
+  """Shifts columns to the right, pads them to a multiple of `size`, and joins each `size` of them as channels.
+
+  Returns:
+    the values of g regions, numbered r·c + channel with r the column in the region.
+  """
+  width = x.shape[2]
+  if shift_padding == "circular":
+    x = jnp.roll(x, shift, axis=2)
+  else:
+    x = jnp.pad(x, ((0, 0), (0, 0), (shift, 0), (0, 0)))[:, :, :width]
+  if missing := -width % size:
+    mode = _PAD_MODES[region_padding]
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, missing), (0, 0)), mode=mode)
+  return x.reshape(*x.shape[:2], -1, size * x.shape[-1])
+
+
+def from_regions(
+  y: Float[Array, "b h g n"],
+  size: int,
+  shift: int,
+  width: int,
+  shift_padding: ShiftPadding = "circular",
+) -> Float[Array, "b h w c"]:
+  """Undoes `to_regions` for maps of this width; but a shift that brought in zeros stays, as in the reference."""
+  x = y.reshape(*y.shape[:2], y.shape[2] * size, -1)[:, :, :width]
+  return jnp.roll(x, -shift, axis=2) if shift_padding == "circular" else x
+
+
+class RegionLinear(nn.Module):
+  """A linear map from a region's values, without a bias, or to them, with one.
+
+  The kernel and the bias number a region's values as the released weights do, channel·size + r; the maps number them
+  r·c + channel, for which no columns are transposed.
+
+  Attributes:
+    features: number of results.
+    size: columns of a region.
+    to_values: the results are a region's values.
+  """
+
+  features: int
+  size: int
+  to_values: bool
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b h g i"], train: bool) -> Float[Array, "b h g o"]:
+    product = layers.dot_general(train) or jax.lax.dot_general
+    shape = (x.shape[-1], self.features)
+    kernel = self.param("kernel", _TRUNCATED_NORMAL, shape, self.param_dtype)
+    kernel = self._renumbered(kernel, 1 if self.to_values else 0)
+    y = product(x.astype(self.dtype), kernel, (((x.ndim - 1,), (0,)), ((), ())))
+    if not self.to_values:
+      return y
+    bias = self.param("bias", nn.initializers.zeros, shape[1:], self.param_dtype)
+    return y + self._renumbered(bias, 0)
+
+  def _renumbered(self, x: Array | np.ndarray, axis: int) -> Array:
+    split = x.reshape(*x.shape[:axis], -1, self.size, *x.shape[axis + 1 :])
+    return jnp.swapaxes(split, axis, axis + 1).reshape(x.shape).astype(self.dtype)
+
+
+class RegionMlp(nn.Module):
+  """regions -> linear (no bias) -> BatchNorm -> ReLU -> linear -> positions, along the width."""
+
+  size: int
+  shift: int
+  shift_padding: ShiftPadding
+  region_padding: RegionPadding
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "b h w c"], mask: Float[Array, " b"] | None, train: bool
+  ) -> Float[Array, "b h w c"]:
+    dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    y = to_regions(x, self.size, self.shift, self.shift_padding, self.region_padding)
+    values = y.shape[-1]
+    y = RegionLinear(x.shape[-1] // 2, self.size, to_values=False, **dtypes)(y, train)
+    y = nn.relu(layers.batch_norm(y, mask, train, **dtypes))
+    y = RegionLinear(values, self.size, to_values=True, **dtypes)(y, train)
+    return from_regions(y, self.size, self.shift, x.shape[2], self.shift_padding)
+
+
+class HireModule(nn.Module):
+  """linear(a₀⊙h + a₁⊙w + a₂⊙c), of mixed rows h, mixed columns w and c = linear(x).
+
+  a = softmax over the three of MLP(mean over positions of h + w + c), for each channel.
+  """
+
+  size: int
+  shift: int
+  gelu: layers.Gelu = "erf"
+  shift_padding: ShiftPadding = "circular"
+  region_padding: RegionPadding = "circular"
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, "b h w c"],
+    index: Int[Array, " b"],
+    mask: Float[Array, " b"] | None = None,
+    train: bool = False,
+  ) -> Float[Array, "b h w c"]:
+    dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    channels = x.shape[-1]
+    mix = functools.partial(
+      RegionMlp, self.size, self.shift, self.shift_padding, self.region_padding, **dtypes
+    )
+    linear = functools.partial(
+      nn.Dense,
+      channels,
+      kernel_init=_TRUNCATED_NORMAL,
+      dot_general=layers.dot_general(train),
+      **dtypes,
+    )
+    rows = jnp.swapaxes(mix(name="rows")(jnp.swapaxes(x, 1, 2), mask, train), 1, 2)
+    columns = mix(name="columns")(x, mask, train)
+    alone = linear(name="channels")(x)
+    logits = layers.MlpBlock(
+      channels // 4,
+      3 * channels,
+      gelu=self.gelu,
+      kernel_init=_TRUNCATED_NORMAL,
+      name="reweight",
+      **dtypes,
+    )(jnp.mean(rows + columns + alone, axis=(1, 2)), index, train=train)
+    logits = logits.reshape(-1, 1, 1, channels, 3)
+    precise = logits.astype(jnp.promote_types(self.dtype, jnp.float32))
+    shares = nn.softmax(precise).astype(self.dtype)
+    y = shares[..., 0] * rows + shares[..., 1] * columns + shares[..., 2] * alone
+    return linear(name="project")(y)
+
+
+class HireBlock(nn.Module):
+  """x + HireModule(BatchNorm(x)), then x + MLP(BatchNorm(x)).
+
+  Where `kept[i, j]` is False, image i skips branch j (drop path).
+  """
+
+  mlp_dim: int
+  size: int
+  shift: int
+  gelu: layers.Gelu = "erf"
+  shift_padding: ShiftPadding = "circular"
+  region_padding: RegionPadding = "circular"
+  drop_path_rate: float = 0.0
+  rescale: bool = True
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, "b h w c"],
+    index: Int[Array, " b"],
+    mask: Float[Array, " b"] | None = None,
+    kept: Bool[Array, "b 2"] | None = None,
+    train: bool = False,
+  ) -> Float[Array, "b h w c"]:
+    kept_first, kept_second = (None, None) if kept is None else (kept[:, 0], kept[:, 1])
+    dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    drop_path = functools.partial(layers.drop_path, rate=self.drop_path_rate, rescale=self.rescale)
+    y = layers.batch_norm(x, mask, train, **dtypes)
+    y = HireModule(
+      self.size,
+      self.shift,
+      self.gelu,
+      self.shift_padding,
+      self.region_padding,
+      name="hire",
+      **dtypes,
+    )(y, index, mask, train)
+    x = x + drop_path(y, kept_first)
+    y = layers.MlpBlock(
+      self.mlp_dim, gelu=self.gelu, kernel_init=_TRUNCATED_NORMAL, name="mlp", **dtypes
+    )(layers.batch_norm(x, mask, train, **dtypes), index, train=train)
+    return x + drop_path(y, kept_second)
+
+
+class ConvNorm(nn.Module):
+  """Convolution -> BatchNorm -> ReLU: the stem, and the way from stage to stage."""
+
+  channels: int
+  size: int
+  stride: int
+  padding: int
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "b h w i"], mask: Float[Array, " b"] | None, train: bool
+  ) -> Float[Array, "b y x c"]:
+    dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    pad = (self.padding, self.padding)
+    x = nn.Conv(
+      self.channels,
+      (self.size, self.size),
+      strides=(self.stride, self.stride),
+      padding=(pad, pad),
+      kernel_init=_TRUNCATED_NORMAL,
+      **dtypes,
+    )(x)
+    return nn.relu(layers.batch_norm(x, mask, train, **dtypes))
+
+
+class Model(nn.Module):
+  """Hire-MLP: stem -> four stages of HireBlock, the map halved between them -> BatchNorm -> mean -> head.
+
+  Block i of a stage shifts its map by s = (i mod num_shifts)·shift_step positions before it cuts regions. Sows every
+  block's output (`block_<i>`), every stage's (`stage_1` to `stage_4`) and `pre_logits`.
+
+  Attributes:
+    num_blocks: of each stage.
+    widths: channels of each stage.
+    mlp_ratios: hidden width of each stage's MLPs, in its channels.
+    region_sizes: rows or columns of a region, of each stage.
+    num_shifts: how many shifts alternate in each stage, 0 among them.
+    shift_steps: positions between one shift and the next, of each stage.
+    shift_padding: "circular" brings in what leaves at the other end, and shifts back behind the regions; "zero"
+      brings in zeros and shifts nothing back.
+    region_padding: what fills the last region: "circular", the map's beginning; "zero"; "replicate", its end.
+    num_classes: width of the head k. If None or 0, there is no head and the module returns `pre_logits`.
+    gelu: "erf", the exact one; "tanh", the approximation.
+    stoch_depth: s; block i of the L of the network drops each branch of an image with probability s·i/(L−1).
+    stoch_depth_rescale: divide the branches that are kept by 1 − that.
+    head_bias_init: start of the head's bias.
+    dtype: compute type; statistics, the mean over positions and the head stay float32.
+    param_dtype: type of the parameters.
+    remat: "block" keeps only the blocks' inputs for the backward pass and recomputes the rest.
+  """
+
+  num_blocks: tuple[int, ...]
+  widths: tuple[int, ...]
+  mlp_ratios: tuple[int, ...]
+  region_sizes: tuple[int, ...]
+  num_shifts: tuple[int, ...] = (2, 2, 3, 2)
+  shift_steps: tuple[int, ...] = (2, 2, 1, 1)
+  shift_padding: ShiftPadding = "circular"
+  region_padding: RegionPadding = "circular"
+  num_classes: int | None = 1000
+  gelu: layers.Gelu = "erf"
+  stoch_depth: Rate = 0.0
+  stoch_depth_rescale: bool = True
+  head_bias_init: float = 0.0
+  dtype: Literal["float32", "bfloat16"] = "float32"
+  param_dtype: Literal["float32", "bfloat16"] = "float32"
+  remat: Literal["none", "block"] = "none"
+
+  @nn.compact
+  def __call__(
+    self,
+    image: Float[Array, "b h w p"],
+    *,
+    train: bool = False,
+    index: Int[Array, " b"] | None = None,
+    mask: Float[Array, " b"] | None = None,
+  ) -> Float[Array, "b k"]:
+    """Returns logits, or `pre_logits` (b, c) without a head.
+
+    Args:
+      image: normalised values, of any size.
+      train: draw drop path, from the random stream "dropout", and take the batch's statistics.
+      index: the images' positions in the global batch, which their draws belong to; default 0 … b−1.
+      mask: 0 for images that are padding, which do not enter the statistics; default: none are.
+
+    Raises:
+      InputError: a field of the stages is not four numbers, or one of them is too small.
+    """
+    self._check_stages()
+    index = jnp.arange(image.shape[0]) if index is None else index
+    dtypes: dict[str, Any] = dict(
+      dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype)
+    )
+    block = nn.remat(HireBlock, static_argnums=(5,)) if self.remat == "block" else HireBlock
+    total, number, kept = sum(self.num_blocks), 0, None
+    if train and self.stoch_depth:
+      rates = layers.linear_rates(self.stoch_depth, total)
+      kept = layers.draw_kept(self.make_rng("dropout"), index, rates)
+    x = ConvNorm(self.widths[0], 7, 4, 2, name="stem", **dtypes)(image, mask, train)
+    for stage, width in enumerate(self.widths):
+      if stage:
+        x = ConvNorm(width, 3, 2, 1, name=f"downsample_{stage}", **dtypes)(x, mask, train)
+      for i in range(self.num_blocks[stage]):
+        x = block(
+          width * self.mlp_ratios[stage],
+          self.region_sizes[stage],
+          i % self.num_shifts[stage] * self.shift_steps[stage],
+          self.gelu,
+          self.shift_padding,
+          self.region_padding,
+          drop_path_rate=layers.linear_rate(self.stoch_depth, number, total),
+          rescale=self.stoch_depth_rescale,
+          name=f"HireBlock_{stage}_{i}",
+          **dtypes,
+        )(x, index, mask, None if kept is None else kept[:, number], train)
+        self.sow("intermediates", f"block_{number}", x)
+        number += 1
+      self.sow("intermediates", f"stage_{stage + 1}", x)
+    x = layers.batch_norm(x, mask, train, name="pre_head_batch_norm", **dtypes)
+    return layers.classify(self, jnp.mean(x, axis=(1, 2), dtype=jnp.float32), _TRUNCATED_NORMAL)
+
+  def _check_stages(self) -> None:
+    lowest = dict(num_blocks=1, widths=4, mlp_ratios=1, region_sizes=1, num_shifts=1, shift_steps=0)
+    for name, low in lowest.items():
+      value = getattr(self, name)
+      if len(value) != 4 or min(value) < low:
+        raise InputError(f"{name} is {value}; expected a number from {low} for each of 4 stages.")
+
+
+PREFIX = r"HireBlock_\d+_\d+/"
+UNTOLD: dict[str, Any] = {}
+HEAD = {"head": "num_classes"}
+LAYERS = (r"stem/", r"(?:downsample|HireBlock)_(\d+)(?:_(\d+))?/")
+RELEASED_RENAMES = ()
+
+
+def _torch_block(stage: int) -> Any:
+  theirs, ours = f"network.{2 * stage}.{{}}", f"HireBlock_{stage}_{{}}"
+  linear = {
+    "attn.mlp_h1": "hire/rows/RegionLinear_0",
+    "attn.mlp_h2": "hire/rows/RegionLinear_1",
+    "attn.mlp_w1": "hire/columns/RegionLinear_0",
+    "attn.mlp_w2": "hire/columns/RegionLinear_1",
+    "attn.mlp_c": "hire/channels",
+    "attn.reweight.fc1": "hire/reweight/Dense_0",
+    "attn.reweight.fc2": "hire/reweight/Dense_1",
+    "attn.proj": "hire/project",
+    "mlp.fc1": "mlp/Dense_0",
+    "mlp.fc2": "mlp/Dense_1",
+  }
+  norms = {
+    "norm1": "BatchNorm_0",
+    "attn.mlp_h1_norm": "hire/rows/BatchNorm_0",
+    "attn.mlp_w1_norm": "hire/columns/BatchNorm_0",
+    "norm2": "BatchNorm_1",
+  }
+  return (
+    *((f"{theirs}.{k}.weight", f"{ours}/{v}/kernel", (2, 3)) for k, v in linear.items()),
+    *((f"{theirs}.{k}.bias", f"{ours}/{v}/bias") for k, v in linear.items()),
+    *((f"{theirs}.{k}", f"{ours}/{v}") for k, v in norms.items()),
+  )
+
+
+TORCH_NAMES = {
+  "authors": (
+    *(
+      (f"{theirs}.{k}", f"{ours}/{v}")
+      for theirs, ours in (
+        ("patch_embed", "stem"),
+        *((f"network.{2 * stage - 1}", f"downsample_{stage}") for stage in range(1, 4)),
+      )
+      for k, v in (("proj", "Conv_0"), ("norm", "BatchNorm_0"))
+    ),
+    *(entry for stage in range(4) for entry in _torch_block(stage)),
+    ("norm", "pre_head_batch_norm"),
+    ("head", "head"),
+  )
+}
+RESIZE_METHODS = ()
+
+
+def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+  """Returns the model's fields that parameter shapes tell; they do not tell the shifts, nor the padding."""
+  hidden = [shapes[f"HireBlock_{stage}_0/mlp/Dense_0/kernel"] for stage in range(4)]
+  regions = [
+    shapes[f"HireBlock_{stage}_0/hire/rows/RegionLinear_0/kernel"][0] for stage in range(4)
+  ]
+  widths = tuple(width for width, _ in hidden)
+  return dict(
+    num_blocks=tuple(layers.num_blocks(shapes, f"HireBlock_{stage}_") for stage in range(4)),
+    widths=widths,
+    mlp_ratios=tuple(mlp_dim // width for width, mlp_dim in hidden),
+    region_sizes=tuple(values // width for values, width in zip(regions, widths, strict=True)),
+    num_classes=shapes["head/kernel"][1] if "head/kernel" in shapes else None,
+  )
+
+
+def input_shape(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int, int]:
+  """Returns an image (height, width, channels) that the parameters are for; any other size will do, too."""
+  return 224, 224, shapes["stem/Conv_0/kernel"][2]

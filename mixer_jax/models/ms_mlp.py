@@ -1,0 +1,320 @@
+"""MS-MLP (Zheng et al., 2022, arXiv:2202.06510): groups of channels, each shifted by another distance and then mixed.
+
+Axis letters: b images, h w pixels or positions, c channels, k classes. Any image size will do.
+The defaults are what the released weights need. The paper draws it otherwise: it mixes first and shifts then, by 0 to 4
+positions to one side, and leaves the first group as it is.
+Facts: JegZheng/MS-MLP, models/ms_mlp.py and configs.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from mixer_jax.configuration import NonNegativeFloat, PositiveInt, Rate
+from mixer_jax.errors import InputError
+from mixer_jax.models import layers
+from mixer_jax.models.kernels import cpu_depthwise
+
+TITLE = "MS-MLP"
+_TRUNCATED_NORMAL = nn.initializers.truncated_normal(0.02)
+_TORCH_CONV = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+SHIFTS = (-2, -1, 0, 1, 2)
+"""Positions that each group moves to the right, and down."""
+
+
+def _variant(width: int, num_blocks: tuple[int, ...]) -> dict[str, Any]:
+  return dict(
+    patch_size=4,
+    width=width,
+    num_blocks=num_blocks,
+    mlp_ratio=4,
+    mix_sizes=((1, 1, 3, 5, 7), (1, 3, 3, 5, 7), (1, 5, 5, 5, 7), (1, 7, 7, 7, 7)),
+  )
+
+
+VARIANTS = {
+  "T": _variant(96, (3, 3, 9, 3)),
+  "S": _variant(96, (3, 3, 27, 3)),
+  "B": _variant(128, (3, 3, 27, 3)),
+}
+"""Published size -> fields of the model."""
+
+
+def group_sizes(channels: int) -> list[int]:
+  """Returns the channels of each group: of ⌈c/5⌉ each, and what is left for the last.
+
+  Raises:
+    InputError: the last groups would be empty.
+  """
+  size = -(-channels // len(SHIFTS))
+  last = channels - size * (len(SHIFTS) - 1)
+  if last < 1:
+    raise InputError(
+      f"width {channels} leaves nothing for the last of {len(SHIFTS)} groups of {size} channels; take a multiple of "
+      f"{len(SHIFTS)}, or more than 16."
+    )
+  return [size] * (len(SHIFTS) - 1) + [last]
+
+
+class Depthwise(nn.Module):
+  """A depthwise convolution with a bias, padded with zeros. It starts as torch's does."""
+
+  size: int
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    channels = x.shape[-1]
+    shape = (self.size, self.size, 1, channels)
+    kernel = self.param("kernel", _TORCH_CONV, shape, self.param_dtype)
+    start = layers.uniform_bias(self.size**2)
+    bias = self.param("bias", start, (channels,), self.param_dtype)
+    y = cpu_depthwise.depthwise(x.astype(self.dtype), jnp.asarray(kernel, self.dtype))
+    return y + jnp.asarray(bias, self.dtype)
+
+
+class MixShift(nn.Module):
+  """across + down, of groups of channels with a shift of their own.
+
+  Of each group, across is a depthwise convolution of the group moved around the width by its shift, and down another
+  one of the group moved around the height. The shift is circular; the convolutions see zeros beyond the border.
+  """
+
+  mix_sizes: tuple[int, ...]
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    sizes = group_sizes(x.shape[-1])
+    mixed, begin = [], 0
+    for i, (channels, shift, size) in enumerate(zip(sizes, SHIFTS, self.mix_sizes, strict=True)):
+      group = x[..., begin : begin + channels]
+      across = Depthwise(size, name=f"across_{i}", **dtypes)(jnp.roll(group, shift, axis=2))
+      down = Depthwise(size, name=f"down_{i}", **dtypes)(jnp.roll(group, shift, axis=1))
+      mixed.append(across + down)
+      begin += channels
+    return jnp.concatenate(mixed, axis=-1)
+
+
+class MsMlpBlock(nn.Module):
+  """x + gamma·MLP(norm(mix(x))). Where `kept[i]` is False, image i skips the block (drop path)."""
+
+  mlp_dim: int
+  mix_sizes: tuple[int, ...]
+  layer_scale_init: float
+  gelu: layers.Gelu = "erf"
+  drop_path_rate: float = 0.0
+  rescale: bool = True
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, "b h w c"],
+    index: Int[Array, " b"],
+    kept: Bool[Array, " b"] | None = None,
+    train: bool = False,
+  ) -> Float[Array, "b h w c"]:
+    dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    y = MixShift(self.mix_sizes, name="mix", **dtypes)(x)
+    y = nn.LayerNorm(epsilon=1e-6, **dtypes)(y)
+    y = layers.MlpBlock(
+      self.mlp_dim, gelu=self.gelu, kernel_init=_TRUNCATED_NORMAL, name="mlp", **dtypes
+    )(y, index, train=train)
+    y = layers.LayerScale(self.layer_scale_init, **dtypes)(y)
+    return x + layers.drop_path(y, kept, self.drop_path_rate, rescale=self.rescale)
+
+
+class PatchNorm(nn.Module):
+  """A convolution of square patches that do not overlap, then LayerNorm: the stem, and the way from stage to stage.
+
+  Rows and columns at the end that fill no patch are left out.
+  """
+
+  channels: int
+  size: int
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b y x c"]:
+    dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    x = nn.Conv(
+      self.channels,
+      (self.size, self.size),
+      strides=(self.size, self.size),
+      padding="VALID",
+      kernel_init=_TORCH_CONV,
+      bias_init=layers.uniform_bias(x.shape[-1] * self.size**2),
+      **dtypes,
+    )(x)
+    return nn.LayerNorm(epsilon=1e-6, **dtypes)(x)
+
+
+class Model(nn.Module):
+  """MS-MLP: patches -> four stages of MsMlpBlock, the map halved between them -> mean -> LayerNorm -> head.
+
+  Each stage is twice as wide as the one before it. Sows every block's output (`block_<i>`), every stage's (`stage_1` to
+  `stage_4`) and `pre_logits`. The authors' code takes one image size, which nothing needs.
+
+  Attributes:
+    patch_size: side of a square patch in pixels.
+    width: channels of the first stage. They are split into five groups.
+    num_blocks: of each stage.
+    mlp_ratio: hidden width of the MLPs, in channels.
+    mix_sizes: side of each group's convolutions, odd, of each stage.
+    num_classes: width of the head k. If None or 0, there is no head and the module returns `pre_logits`.
+    layer_scale_init: start of gamma, the scale of each branch.
+    gelu: "erf", the exact one; "tanh", the approximation.
+    stoch_depth: s; an image skips block i of the L of the network with probability s·i/(L−1).
+    stoch_depth_rescale: divide the branches that are kept by 1 − that.
+    head_bias_init: start of the head's bias.
+    dtype: compute type; the mean over positions and the head stay float32.
+    param_dtype: type of the parameters.
+    remat: "block" keeps only the blocks' inputs for the backward pass and recomputes the rest.
+  """
+
+  patch_size: PositiveInt
+  width: PositiveInt
+  num_blocks: tuple[int, ...]
+  mlp_ratio: PositiveInt
+  mix_sizes: tuple[tuple[int, ...], ...]
+  num_classes: int | None = 1000
+  layer_scale_init: NonNegativeFloat = 1e-6
+  gelu: layers.Gelu = "erf"
+  stoch_depth: Rate = 0.0
+  stoch_depth_rescale: bool = True
+  head_bias_init: float = 0.0
+  dtype: Literal["float32", "bfloat16"] = "float32"
+  param_dtype: Literal["float32", "bfloat16"] = "float32"
+  remat: Literal["none", "block"] = "none"
+
+  @nn.compact
+  def __call__(
+    self,
+    image: Float[Array, "b h w p"],
+    *,
+    train: bool = False,
+    index: Int[Array, " b"] | None = None,
+    mask: Float[Array, " b"] | None = None,
+  ) -> Float[Array, "b k"]:
+    """Returns logits, or `pre_logits` (b, c) without a head.
+
+    Args:
+      image: normalised values, of any size from 8 patches × 8 patches.
+      train: draw drop path, from the random stream "dropout".
+      index: the images' positions in the global batch, which their draws belong to; default 0 … b−1.
+      mask: without effect, as no statistics are taken over the batch.
+
+    Raises:
+      InputError: a field of the stages does not fit, or the image has too few patches.
+    """
+    del mask
+    self._check(image.shape)
+    index = jnp.arange(image.shape[0]) if index is None else index
+    dtypes: dict[str, Any] = dict(
+      dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype)
+    )
+    block = nn.remat(MsMlpBlock, static_argnums=(4,)) if self.remat == "block" else MsMlpBlock
+    total, number, kept = sum(self.num_blocks), 0, None
+    if train and self.stoch_depth:
+      rates = layers.linear_rates(self.stoch_depth, total)
+      kept = layers.draw_kept(self.make_rng("dropout"), index, rates)[..., 0]
+    x = PatchNorm(self.width, self.patch_size, name="stem", **dtypes)(image)
+    for stage, depth in enumerate(self.num_blocks):
+      channels = self.width * 2**stage
+      if stage:
+        x = PatchNorm(channels, 2, name=f"downsample_{stage}", **dtypes)(x)
+      for i in range(depth):
+        x = block(
+          channels * self.mlp_ratio,
+          self.mix_sizes[stage],
+          self.layer_scale_init,
+          gelu=self.gelu,
+          drop_path_rate=layers.linear_rate(self.stoch_depth, number, total),
+          rescale=self.stoch_depth_rescale,
+          name=f"MsMlpBlock_{stage}_{i}",
+          **dtypes,
+        )(x, index, None if kept is None else kept[:, number], train)
+        self.sow("intermediates", f"block_{number}", x)
+        number += 1
+      self.sow("intermediates", f"stage_{stage + 1}", x)
+    x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+    norm = nn.LayerNorm(
+      epsilon=1e-6, param_dtype=jnp.dtype(self.param_dtype), name="pre_head_layer_norm"
+    )
+    return layers.classify(self, norm(x), _TRUNCATED_NORMAL)
+
+  def _check(self, shape: tuple[int, ...]) -> None:
+    if len(self.num_blocks) != 4 or min(self.num_blocks) < 1:
+      raise InputError(
+        f"num_blocks is {self.num_blocks}; expected a number from 1 for each of 4 stages."
+      )
+    sizes = [size for stage in self.mix_sizes for size in stage]
+    if [len(stage) for stage in self.mix_sizes] != [5] * 4 or any(
+      s < 1 or s % 2 == 0 for s in sizes
+    ):
+      raise InputError(
+        f"mix_sizes is {self.mix_sizes}; expected five odd numbers for each of 4 stages."
+      )
+    lowest = 8 * self.patch_size  # which is one position of the last stage
+    if min(shape[1:3]) < lowest:
+      raise InputError(
+        f"images of {shape[1]}x{shape[2]} pixels have too few patches of {self.patch_size}x{self.patch_size} for four "
+        f"stages; make image_size {lowest} or more, or patch_size smaller."
+      )
+
+
+PREFIX = r"MsMlpBlock_\d+_\d+/"
+UNTOLD: dict[str, Any] = {}
+HEAD = {"head": "num_classes"}
+LAYERS = (r"stem/", r"(?:downsample|MsMlpBlock)_(\d+)(?:_(\d+))?/")
+RELEASED_RENAMES = ()
+_BLOCK, _THEIRS = "MsMlpBlock_{}_{}", "layers.{}.blocks.{}"
+TORCH_NAMES = {
+  "authors": (
+    ("patch_embed.proj", "stem/Conv_0"),
+    ("patch_embed.norm", "stem/LayerNorm_0"),
+    *(
+      (f"layers.{stage}.downsample.{theirs}", f"downsample_{stage + 1}/{ours}")
+      for stage in range(3)
+      for theirs, ours in (("proj", "Conv_0"), ("norm", "LayerNorm_0"))
+    ),
+    (f"{_THEIRS}.gamma", f"{_BLOCK}/LayerScale_0/gamma"),
+    *((f"{_THEIRS}.dwconv_lr.{i}", f"{_BLOCK}/mix/across_{i}") for i in range(5)),
+    *((f"{_THEIRS}.dwconv_td.{i}", f"{_BLOCK}/mix/down_{i}") for i in range(5)),
+    (f"{_THEIRS}.norm", f"{_BLOCK}/LayerNorm_0"),
+    *((f"{_THEIRS}.pwconv{i + 1}", f"{_BLOCK}/mlp/Dense_{i}") for i in range(2)),
+    ("norm", "pre_head_layer_norm"),
+    ("head", "head"),
+  )
+}
+RESIZE_METHODS = ()
+
+
+def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+  """Returns the model's fields that parameter shapes tell."""
+  width, mlp_dim = shapes["MsMlpBlock_0_0/mlp/Dense_0/kernel"]
+  return dict(
+    patch_size=4,
+    width=width,
+    num_blocks=tuple(layers.num_blocks(shapes, f"MsMlpBlock_{stage}_") for stage in range(4)),
+    mlp_ratio=mlp_dim // width,
+    mix_sizes=tuple(
+      tuple(shapes[f"MsMlpBlock_{stage}_0/mix/across_{i}/kernel"][0] for i in range(5))
+      for stage in range(4)
+    ),
+    num_classes=shapes["head/kernel"][1] if "head/kernel" in shapes else None,
+  )
+
+
+def input_shape(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int, int]:
+  """Returns an image (height, width, channels) that the parameters are for; any other size will do, too."""
+  return 224, 224, shapes["stem/Conv_0/kernel"][2]
