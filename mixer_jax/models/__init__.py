@@ -4,8 +4,8 @@ A family is one file, entered in `FAMILIES`. It has:
 - `Model`, a Linen module: (image, train, index, mask) -> logits; `num_classes` defaults to 1000. It sows
   `pre_logits`, every block's output (`block_<i>`) and every stage's map (`stage_<i>`, from 1);
 - `TITLE`, what messages call it; `VARIANTS`, published size -> fields;
-- `PREFIX`, an expression that only its parameters' names begin with; `STEM`, the kernel (h, w, channels, out) that the
-  image meets first; and `HEAD`, the modules that a new head replaces -> the field that each follows from;
+- `PREFIX`, an expression that only its parameters' names begin with; `STEM`, one for the kernel (h, w, channels, out)
+  that the image meets first; and `HEAD`, the modules that a new head replaces -> the field that each follows from;
 - `fields_of(shapes)`, the fields that parameter shapes tell, the inverse of `init`; `UNTOLD`, of the others those
   whose defaults do not go with all shapes, with a value that does; and `input_shape(shapes)`, an
   image (height, width, channels) that they are for; shapes are {"block/kernel": (…)};

@@ -302,6 +302,7 @@ class Model(nn.Module):
 
 
 PREFIX = r"Cycle(?:Swin)?Block_\d+_\d+/"
+STEM = "stem/kernel"
 UNTOLD: dict[str, Any] = {}
 HEAD = {"head": "num_classes"}
 LAYERS = (r"stem", r"(?:downsample|Cycle(?:Swin)?Block)_(\d+)(?:_(\d+))?/")
@@ -370,4 +371,4 @@ def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
 
 def input_shape(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int, int]:
   """Returns an image (height, width, channels) that the parameters are for; any other size will do, too."""
-  return 224, 224, shapes["stem/kernel"][2]
+  return 224, 224, shapes[STEM][2]

@@ -273,6 +273,7 @@ class Model(nn.Module):
 
 
 PREFIX = r"MsMlpBlock_\d+_\d+/"
+STEM = "stem/Conv_0/kernel"
 UNTOLD: dict[str, Any] = {}
 HEAD = {"head": "num_classes"}
 LAYERS = (r"stem/", r"(?:downsample|MsMlpBlock)_(\d+)(?:_(\d+))?/")
@@ -317,4 +318,4 @@ def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
 
 def input_shape(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int, int]:
   """Returns an image (height, width, channels) that the parameters are for; any other size will do, too."""
-  return 224, 224, shapes["stem/Conv_0/kernel"][2]
+  return 224, 224, shapes[STEM][2]

@@ -183,6 +183,7 @@ class Model(nn.Module):
 
 
 PREFIX = r"S2Block_\d+/"
+STEM = "stem/kernel"
 UNTOLD: dict[str, Any] = {}
 HEAD = {"head": "num_classes"}
 LAYERS = (r"stem", r"S2Block_(\d+)/")
@@ -210,7 +211,7 @@ RESIZE_METHODS = ()
 
 def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
   """Returns the model's fields that parameter shapes tell."""
-  patch_size, _, _, hidden_dim = shapes["stem/kernel"]
+  patch_size, _, _, hidden_dim = shapes[STEM]
   return dict(
     patch_size=patch_size,
     num_blocks=layers.num_blocks(shapes, "S2Block_"),
@@ -223,5 +224,5 @@ def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
 
 def input_shape(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int, int]:
   """Returns an image (height, width, channels) that the parameters are for; other multiples of the patch will do."""
-  patch_size, _, channels, _ = shapes["stem/kernel"]
+  patch_size, _, channels, _ = shapes[STEM]
   return 14 * patch_size, 14 * patch_size, channels

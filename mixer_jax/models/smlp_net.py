@@ -242,6 +242,7 @@ class Model(nn.Module):
 
 
 PREFIX = r"SmlpBlock_\d+/"
+STEM = "stem/kernel"
 UNTOLD: dict[str, Any] = {}
 HEAD = {"head": "num_classes"}
 LAYERS = (r"stem/", r"(?:downsample|SmlpBlock)_(\d+)/")
@@ -292,7 +293,7 @@ resize_fields = resizing.same_fields
 
 def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
   """Returns the model's fields that parameter shapes tell."""
-  patch_size, _, _, hidden_dim = shapes["stem/kernel"]
+  patch_size, _, _, hidden_dim = shapes[STEM]
   depth = layers.num_blocks(shapes, "SmlpBlock_")
   widths = [shapes[f"SmlpBlock_{i}/LayerNorm_0/bias"][0] for i in range(depth)]
   return dict(
@@ -309,7 +310,7 @@ def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
 
 def input_shape(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int, int]:
   """Returns the image (height, width, channels) that the parameters are for."""
-  patch_size, _, channels, _ = shapes["stem/kernel"]
+  patch_size, _, channels, _ = shapes[STEM]
   height, width = (shapes[f"SmlpBlock_0/{axis}/bias"][0] for axis in ("height", "width"))
   return height * patch_size, width * patch_size, channels
 

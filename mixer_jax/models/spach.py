@@ -352,6 +352,7 @@ def _half(num_tokens: int) -> int:
 
 
 PREFIX = r"SpachBlock_\d+_\d+/"
+STEM = r"stem/(?:Conv_0/)?kernel"
 UNTOLD = {"num_heads": 1}
 HEAD = {"head": "num_classes"}
 LAYERS = (

@@ -4,6 +4,7 @@ Variables are {"params": …} and, for a model with BatchNorm, "batch_stats": ne
 jax.ShapeDtypeStruct.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -222,7 +223,8 @@ def replace_channels(variables: Mapping[str, Any], channels: int) -> Variables:
     InputError: they are of no known family, or not for 3 channels.
   """
   flat = flatten(variables)
-  name = models.FAMILIES[family_of(variables)].STEM
+  stem = models.FAMILIES[family_of(variables)].STEM
+  name = next(name for name in flat if re.fullmatch(stem, name))
   kernel = np.asarray(flat[name])
   if kernel.shape[2] != 3:
     raise InputError(
