@@ -304,7 +304,7 @@ def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
   """Returns the model's fields that parameter shapes tell."""
   width, mlp_dim = shapes["MsMlpBlock_0_0/mlp/Dense_0/kernel"]
   return dict(
-    patch_size=4,
+    patch_size=shapes["stem/Conv_0/kernel"][0],
     width=width,
     num_blocks=tuple(layers.num_blocks(shapes, f"MsMlpBlock_{stage}_") for stage in range(4)),
     mlp_ratio=mlp_dim // width,
