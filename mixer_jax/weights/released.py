@@ -114,6 +114,7 @@ def _pth(
 
 
 _DEIT = ("deit", "https://dl.fbaipublicfiles.com/deit/", "res_mlp")
+_SPACH = ("spach", "https://github.com/microsoft/SPACH/releases/download/v1.0/")
 _TABLE3: dict[str, Any] = dict(
   crop="decode|resize_small(256)|central_crop(224)", source="arXiv:2105.01601, table 3"
 )
@@ -200,5 +201,56 @@ RELEASED = {
     },
     crop_pct=0.9,
     source="SHI-Labs/Convolutional-MLPs, README.md",
+  ),
+  # T, S and B of CycleMLP have files too, whose names of parameters are not known.
+  **_pth(
+    "cyclemlp",
+    "https://github.com/ShoufaChen/CycleMLP/releases/download/v0.1/",
+    "cycle_mlp",
+    {
+      "CycleMLP_B1": ("B1", 78.9),
+      "CycleMLP_B2": ("B2", 81.6),
+      "CycleMLP_B3": ("B3", 82.4),
+      "CycleMLP_B4": ("B4", 83.0),
+      "CycleMLP_B5": ("B5", 83.2),
+    },
+    crop_pct=0.875,
+    source="ShoufaChen/CycleMLP, README.md",
+    licence="MIT",
+  ),
+  **_pth(
+    *_SPACH,
+    "smlp_net",
+    {"smlp_s": ("S", 83.1), "smlp_b": ("B", 83.4)},
+    crop_pct=0.875,
+    source="microsoft/SPACH, README.md",
+    licence="MIT",
+  ),
+  **_pth(
+    *_SPACH,
+    "spach",
+    {
+      "spach_ms_conv_s": ("MS-S/conv", 81.6),
+      "spach_ms_trans_s": ("MS-S/attn", 82.9),
+      "spach_ms_mlp_s": ("MS-S/mlp", 82.1),
+      "spach_ms_hybrid_s": ("MS-S/hybrid", 83.7),
+      "spach_ms_hybrid_s+": ("MS-S+/hybrid", 83.9),
+    },
+    crop_pct=0.875,
+    source="microsoft/SPACH, README.md",
+    licence="MIT",
+  ),
+  **_pth(
+    "hiremlp",
+    "https://github.com/ggjy/Hire-Wave-MLP.pytorch/releases/download/log/",
+    "hire_mlp",
+    {
+      "hire_mlp_tiny": ("T", 79.7),
+      "hire_mlp_small": ("S", 82.1),
+      "hire_mlp_base": ("B", 83.2),
+    },
+    crop_pct=0.875,
+    source="ggjy/Hire-Wave-MLP.pytorch, README.md",
+    licence="MIT (a badge, no file)",
   ),
 }

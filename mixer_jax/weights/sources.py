@@ -71,7 +71,8 @@ def load_model(source: str | os.PathLike[str], **fields: Any) -> tuple[nn.Module
   """
   variables = load(source)
   spec = describe(variables, str(source))
-  return models.build(spec.family, **{**spec.fields, **fields}), variables
+  known = RELEASED[str(source)].fields if str(source) in RELEASED else {}
+  return models.build(spec.family, **{**spec.fields, **known, **fields}), variables
 
 
 def _locate(source: str | os.PathLike[str]) -> tuple[epath.Path, str | None]:
