@@ -10,6 +10,7 @@ from mixer_jax.errors import InputError
 from mixer_jax.weights import torch_layout, variables
 from tests import families
 from tests.conftest import GOLDEN
+from tests.marks import long
 
 COUNTS = [
   ("res_mlp", "12", 15_350_872), ("res_mlp", "24", 30_020_680), ("res_mlp", "36", 44_690_488),
@@ -62,6 +63,8 @@ TINY = {
     mix_sizes=((1, 1, 3, 1, 3), (1, 3, 3, 1, 3), (1, 3, 1, 1, 1), (1, 1, 1, 1, 3)),
   ),
 }  # fmt: skip
+
+SLOW = ("cycle_mlp", "hire_mlp", "ms_mlp", "smlp_net")  # to compile
 
 
 @pytest.mark.parametrize(("family", "variant", "count"), COUNTS)
@@ -189,7 +192,7 @@ def test_a_state_dictionary_of_theirs_comes_back_to_the_bit():
     jax.tree.map(np.testing.assert_array_equal, {k: again[k] for k in state}, state)
 
 
-@pytest.mark.parametrize("family", TINY)
+@pytest.mark.parametrize("family", [long(f) if f in SLOW else f for f in TINY])
 def test_every_image_takes_its_own_draws(family):
   """Drop path divides what it keeps, and belongs to the image and not to its place."""
   model, tree = families.random_variables(family, 16, 16, **TINY[family])
@@ -208,7 +211,7 @@ def test_every_image_takes_its_own_draws(family):
   assert np.abs(whole - model.apply(tree, image)).max() > 0.01
 
 
-@pytest.mark.parametrize("family", TINY)
+@pytest.mark.parametrize("family", [long(f) if f in SLOW else f for f in TINY])
 def test_a_grey_model_from_rgb_weights_sees_three_equal_channels(family):
   model, tree = families.random_variables(family, 16, 16, **TINY[family])
   grey = families.image(3, 16, 16, 1)

@@ -13,6 +13,7 @@ from mixer_jax.weights import torch_layout
 from mixer_jax.workdir import directory, restore
 from tests import families, runs
 from tests.configurations import small_config, with_family
+from tests.marks import long
 
 FIELDS = {
   "vit": dict(patch_size=8, num_blocks=2, hidden_dim=16, mlp_dim=24, num_heads=2, stoch_depth=0.5),
@@ -64,7 +65,11 @@ def grads_loss_and_statistics(family, *, devices, parts, masked=0):
   return jax.device_get((state.opt_state[1].mu, metrics["loss"], state.batch_stats))
 
 
-@pytest.mark.parametrize("family", FIELDS)
+# One of each kind; the others take longer than they tell.
+SHORT = ("res_mlp", "conv_mlp", "cycle_mlp", "spach")
+
+
+@pytest.mark.parametrize("family", [f if f in SHORT else long(f) for f in FIELDS])
 def test_devices_and_parts_change_nothing(family):
   """BatchNorm takes the statistics of the global batch, so its parts cannot be taken one by one."""
   parts = 1 if family in WITH_BATCH_NORM else 2
