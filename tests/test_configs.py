@@ -124,6 +124,17 @@ def test_ms_mlps_learning_rates_are_the_references():
     np.testing.assert_allclose(ours, rate, rtol=2e-6)
 
 
+def test_circulant_mixing_has_one_recipe_for_both_models():
+  for arg in ("ccs-mixer-B/16", "ccs-res_mlp-36"):
+    config = get_config("deit", arg)
+    assert (config.optimizer.name, config.learning_rate) == ("adam", 1e-3)
+    exp = experiment.build(config, experiment.make_mesh(config))
+    count = sum(x.size for x in jax.tree.leaves(exp.abstract_state.params))
+    assert count == {"ccs-mixer-B/16": 58_085_992, "ccs-res_mlp-36": 43_356_904}[arg]
+  with pytest.raises(InputError, match=r"known: .*ccs-res_mlp-36"):
+    get_config("deit", "ccs-conv_mlp-S")
+
+
 def test_deits_models_are_named():
   with pytest.raises(InputError, match=r"epochs=ten .* not a number"):
     get_config("deit", "res_mlp-12,epochs=ten")
