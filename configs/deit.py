@@ -24,6 +24,7 @@ from the code of DeiT: docs/pretrain.md. Other lengths, before cooldown: configs
 docs/pretrain.md.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from configs import common
@@ -34,7 +35,7 @@ def get_config(arg: str = "mixer-B/16"):
   given = common.parse_arg(arg, variant="mixer-B/16", epochs="")
   circulant = given["variant"].startswith("ccs-")
   family, _, variant = given["variant"].removeprefix("ccs-").partition("-")
-  recipes = dict.fromkeys(("mixer", "res_mlp"), _ccs) if circulant else _FAMILIES
+  recipes = {"mixer": _ccs, "res_mlp": _ccs} if circulant else _FAMILIES
   if family not in recipes or not variant:
     known = ", ".join(f"{name}-VARIANT" for name in _FAMILIES)
     raise InputError(
@@ -194,7 +195,7 @@ def _ms_mlp(config: Any) -> None:
   config.schedule.every = "step"
 
 
-_FAMILIES = {
+_FAMILIES: dict[str, Callable[[Any], None]] = {
   "mixer": _mixer,
   "res_mlp": _res_mlp,
   "conv_mlp": _conv_mlp,

@@ -91,7 +91,7 @@ def test_batch_statistics_and_accumulation_exclude_each_other():
     grads_loss_and_statistics("conv_mlp", devices=1, parts=2)
 
 
-@pytest.fixture(scope="module", params=[long("res_mlp"), pytest.param("conv_mlp")])
+@pytest.fixture(scope="module", params=[long("res_mlp"), "conv_mlp"])
 def run(request, tmp_path_factory):
   """A family, the directories of a run of 8 steps and of one that was stopped after 3 and resumed.
 
