@@ -144,9 +144,10 @@ def _receive(connection: Any) -> Any:
 def _work(connection: Any, parent: int, work: pathlib.Path, verify: bool) -> None:
   """Writes the shards that the parent sends; ends when the parent ends."""
   processes.die_with(parent, 1)
-  while True:
-    shard = connection.recv()
-    try:
-      connection.send(shards.write(shard, work, verify, connection.send))
-    except InputError as e:
-      connection.send(e)
+  with contextlib.suppress(EOFError, ConnectionError):  # the parent's end may be seen here first
+    while True:
+      shard = connection.recv()
+      try:
+        connection.send(shards.write(shard, work, verify, connection.send))
+      except InputError as e:
+        connection.send(e)
