@@ -305,24 +305,24 @@ RESIZE_METHODS = ("interpolate",)
 resize_fields = resizing.same_fields
 
 
-def _num_heads(hidden_dim: int, fields: Mapping[str, Any]) -> int:
-  num_heads = fields.get("num_heads") or _NUM_HEADS.get(hidden_dim)
-  if not num_heads:
-    raise InputError(
-      f"a torch state dictionary does not tell num_heads, and no published size has {hidden_dim} channels. Say it, as in "
-      "mixer_jax.load(file, num_heads=3); save_npz then keeps it."
-    )
-  if hidden_dim % num_heads:
-    raise InputError(f"num_heads {num_heads} does not divide the {hidden_dim} channels.")
-  return num_heads
+def _split_heads(flat: Mapping[str, np.ndarray], num_heads: int | None) -> dict[str, np.ndarray]:
+  """Undoes `torch_heads.join`; raises InputError if neither `num_heads` nor the width tells the heads."""
+
+  def heads(hidden_dim: int) -> int:
+    n = num_heads or _NUM_HEADS.get(hidden_dim)
+    if not n:
+      raise InputError(
+        f"a torch state dictionary does not tell num_heads, and no published size has {hidden_dim} channels. Give it, "
+        "as in mixer_jax.load(file, num_heads=3); weights.save_npz then keeps it."
+      )
+    if hidden_dim % n:
+      raise InputError(f"num_heads {n} does not divide the {hidden_dim} channels.")
+    return n
+
+  return torch_heads.split(flat, _ATTENTION, heads)
 
 
-TORCH_FORM = (
-  functools.partial(torch_heads.join, attention=_ATTENTION),
-  lambda flat, fields: torch_heads.split(
-    flat, _ATTENTION, functools.partial(_num_heads, fields=fields)
-  ),
-)
+TORCH_FORM = (functools.partial(torch_heads.join, attention=_ATTENTION), _split_heads)
 
 
 def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:

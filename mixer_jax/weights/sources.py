@@ -20,7 +20,7 @@ _ENTRY = re.compile(r"(https?://.+|.+\.\w+)#([A-Za-z_]\w*)")
 
 
 def load(
-  source: str | os.PathLike[str], wanted: Variables | None = None, **fields: Any
+  source: str | os.PathLike[str], wanted: Variables | None = None, num_heads: int | None = None
 ) -> Variables:
   """Returns the variables of a released model, an address or a file.
 
@@ -31,7 +31,8 @@ def load(
       the end chooses an entry of a `.pth` file, as in "file.pth#model_ema" (weights/pth.py).
     wanted: the variables of the model that they must fit (arrays or jax.ShapeDtypeStruct), in whose types they are
       returned. If None, a model of any known family will do.
-    fields: of the model, which a torch layout may not tell: num_heads of a Vision Transformer.
+    num_heads: of a Vision Transformer, which a torch layout does not tell. Default: that of `wanted`, or of a published
+      size of the same width.
 
   Raises:
     InputError: no such name or file, a failed download, or a file that holds no such model; says which.
@@ -44,8 +45,9 @@ def load(
     taken, state = _state(path, str(source), entry)
     if taken is not None:
       print(f"{source}: the weights of its entry {taken}", file=sys.stderr, flush=True)
-    fields = (describe(wanted).fields if wanted is not None else {}) | fields
-    variables = torch_layout.from_torch(state, str(source), **fields)
+    if wanted is not None:
+      num_heads = describe(wanted).fields.get("num_heads")
+    variables = torch_layout.from_torch(state, str(source), num_heads)
   if wanted is not None:
     return check_match(variables, wanted, str(source))
   spec = describe(variables, str(source))
@@ -72,7 +74,7 @@ def load_model(source: str | os.PathLike[str], **fields: Any) -> tuple[nn.Module
   Raises:
     InputError: see `load`; or fields that the module does not have.
   """
-  variables = load(source, **fields)
+  variables = load(source, num_heads=fields.get("num_heads"))
   spec = describe(variables, str(source))
   known = RELEASED[str(source)].fields if str(source) in RELEASED else {}
   model = models.build(spec.family, **{**spec.fields, **known, **fields})

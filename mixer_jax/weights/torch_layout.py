@@ -53,7 +53,9 @@ class _Layout(NamedTuple):
 
 
 def from_torch(
-  state: Mapping[str, Any], where: str = "this state dictionary", **fields: Any
+  state: Mapping[str, Any],
+  where: str = "this state dictionary",
+  num_heads: int | None = None,
 ) -> Variables:
   """Returns our variables for a state dictionary, whose layout is recognised by its names.
 
@@ -62,7 +64,7 @@ def from_torch(
   Args:
     state: name -> array in torch's layout.
     where: what messages call it: a file, an address.
-    fields: of the model, which the layout may not tell: num_heads of a Vision Transformer.
+    num_heads: of a Vision Transformer, which the layout does not tell. Default: a published size's of the same width.
 
   Raises:
     InputError: it is not the state of a whole model in a known layout. The message lists what is wrong.
@@ -79,7 +81,7 @@ def from_torch(
   try:
     flat = _without_repeats(state, named)
     if form := getattr(layout.family, "TORCH_FORM", None):
-      flat = form[1](flat, fields)
+      flat = form[1](flat, num_heads)
     tree = variables.unflatten(flat)
   except InputError as e:
     raise InputError(f"{where}: {e}") from e

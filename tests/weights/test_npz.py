@@ -137,8 +137,8 @@ def test_released_ours_released_is_the_same_to_the_bit(tmp_path):
 
 def test_parameters_below_a_common_name_are_read(mixer_tiny, tmp_path, capsys):
   """As big_vision keeps them, beside the optimizer's state."""
-  params = {k: v for k, v in mixer_tiny.items() if k.startswith("params/")}
-  np.savez(tmp_path / "x.npz", **params, **{"opt/0/count": np.int32(3), "extra/step": np.zeros(1)})
+  arrays = {k: v for k, v in mixer_tiny.items() if k.startswith("params/")}
+  np.savez(tmp_path / "x.npz", **{**arrays, "opt/0/count": np.int32(3), "extra/step": np.zeros(1)})
   again = weights.load(tmp_path / "x.npz")
   jax.tree.map(
     np.testing.assert_array_equal, again, weights.load(GOLDEN / "mixer_tiny_checkpoint.npz")

@@ -52,11 +52,11 @@ PAIRS = [
   [row if row[0] == "cycle_mlp" else long(*row) for row in PAIRS],
 )
 def test_another_variant_is_named_in_a_line(family, have, want):
-  shapes = [
+  file, wanted = (
     models.abstract_variables(models.build(family, variant=v), (224, 224, 3)) for v in (have, want)
-  ]
+  )
   with pytest.raises(InputError) as error:
-    weights.check_match(*shapes, "x.npz")
+    weights.check_match(file, wanted, "x.npz")
   first, *others = str(error.value).splitlines()
   for text in ("x.npz", f"a {models.FAMILIES[family].TITLE} {have}'s", f"the model is a {want}"):
     assert text in first
