@@ -107,4 +107,5 @@ def test_a_kept_head_keeps_its_numbers(run, sets, tmp_path):
     config.init.weights, config.init.new_head = run, False
     loop.train(config, str(tmp_path / name))
   runs.assert_same_state(*(runs.final_state(tmp_path / name, 2) for name in ("Fruits", "Turned")))
-  assert provenance.read(workdirs.path_of(str(tmp_path / "Turned")), 2).class_names == (*FRUITS,)
+  origin = provenance.read(workdirs.path_of(str(tmp_path / "Turned")), 2)
+  assert origin is not None and origin.class_names == (*FRUITS,)
