@@ -5,7 +5,7 @@
 
 from mixer_jax.weights.npz import load_npz, save_npz
 from mixer_jax.weights.released import RELEASED
-from mixer_jax.weights.sources import load, load_model
+from mixer_jax.weights.sources import class_names, load, load_model
 from mixer_jax.weights.variables import (
   ModelSpec,
   Variables,
@@ -28,6 +28,7 @@ __all__ = [
   "channels_line",
   "check_family",
   "check_match",
+  "class_names",
   "describe",
   "family_of",
   "grid_of",
