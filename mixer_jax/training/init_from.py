@@ -9,7 +9,7 @@ from mixer_jax import models, schema, weights
 from mixer_jax.models import resizing
 from mixer_jax.training import experiment
 from mixer_jax.training.state import TrainState
-from mixer_jax.workdir import checkpoint, metrics, restore
+from mixer_jax.workdir import checkpoint, metrics, provenance, restore
 from mixer_jax.workdir import directory as workdirs
 
 
@@ -81,6 +81,27 @@ def load(source: str) -> weights.Variables:
     return weights.load(source)
   step, _ = checkpoint.choose(directory, "newest")
   return restore.load_variables(directory, step)
+
+
+def class_names(
+  exp: experiment.Experiment, directory: epath.Path, step: int | None
+) -> tuple[str, ...]:
+  """Returns the names of the classes that the parameters to start from have a head for, () if they have none.
+
+  Args:
+    exp: the run.
+    directory: its workdir.
+    step: of the checkpoint that it resumes from; None: it starts from `config.init`.
+  """
+  if step is None and (exp.options.init.weights is None or exp.options.init.new_head):
+    return ()
+  if step is None:
+    source = str(exp.options.init.weights)
+    if (run := workdirs.find_run(source)) is None:
+      return weights.class_names(source)
+    directory, (step, _) = run, checkpoint.choose(run, "newest")
+  origin = provenance.read(directory, step)
+  return origin.class_names if origin else ()
 
 
 def initial_variables(exp: experiment.Experiment) -> tuple[weights.Variables, str]:

@@ -13,7 +13,7 @@ from mixer_jax.weights.changes import (
 )
 from mixer_jax.weights.npz import load_npz, save_npz
 from mixer_jax.weights.released import RELEASED
-from mixer_jax.weights.sources import load, load_model
+from mixer_jax.weights.sources import class_names, load, load_model
 from mixer_jax.weights.variables import (
   ModelSpec,
   Variables,
@@ -32,6 +32,7 @@ __all__ = [
   "check_family",
   "check_match",
   "check_values",
+  "class_names",
   "describe",
   "family_of",
   "grid_of",

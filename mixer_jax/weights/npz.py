@@ -13,7 +13,7 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from etils import epath
 
 from mixer_jax import files, models
 from mixer_jax.errors import InputError
-from mixer_jax.weights import foreign, variables
+from mixer_jax.weights import foreign, named_classes, variables
 
 MAX_BYTES = 16 << 30  # unpacked; three times H/14 at three times its resolution
 # Trained weights hardly compress; those of a model made K times larger are zeros but for 1/K².
@@ -74,8 +74,12 @@ def _without_prefix(read: Mapping[str, np.ndarray], where: str) -> dict[str, np.
   return foreign.without_prefix(params, lambda s: models.family_of(s) is not None, where) | stats
 
 
-def save_npz(path: str | os.PathLike[str], tree: Mapping[str, Any]) -> None:
+def save_npz(
+  path: str | os.PathLike[str], tree: Mapping[str, Any], class_names: Sequence[str] = ()
+) -> None:
   """Writes variables in the released layout, which the authors' code loads too; whole or not at all.
+
+  The names of the classes go into a file beside it, `path`.json.
 
   Raises:
     SaveError: the file could not be written.
@@ -89,6 +93,8 @@ def save_npz(path: str | os.PathLike[str], tree: Mapping[str, Any]) -> None:
       # As np.savez does it, but with dates that do not depend on the clock.
       with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
         np.lib.format.write_array(member, np.asarray(value), allow_pickle=False)
+  if class_names:
+    named_classes.write_beside(epath.Path(path), class_names)
 
 
 def check_npz(path: str | os.PathLike[str], where: str) -> None:

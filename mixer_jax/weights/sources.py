@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from mixer_jax import configuration, models
 from mixer_jax.errors import InputError
-from mixer_jax.weights import download, files, npz, pth, torch_layout
+from mixer_jax.weights import download, files, named_classes, npz, pth, torch_layout
 from mixer_jax.weights.released import BUCKETS, RELEASED, STORAGE
 from mixer_jax.weights.variables import Variables, check_match, check_values, describe
 
@@ -87,6 +87,13 @@ def load_model(source: str | os.PathLike[str], **fields: Any) -> tuple[nn.Module
       flush=True,
     )
   return model, variables
+
+
+def class_names(source: str | os.PathLike[str]) -> tuple[str, ...]:
+  """Returns the names of the classes of weights that `load` takes, () if they have none; raises InputError."""
+  path, entry = _locate(source)
+  in_header = _kind(path, str(source), entry) == "safetensors"
+  return named_classes.read(path, in_header=in_header)
 
 
 def _locate(source: str | os.PathLike[str]) -> tuple[epath.Path, str | None]:

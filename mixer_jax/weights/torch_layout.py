@@ -18,7 +18,7 @@ BatchNorm, `num_batches_tracked` is dropped in reading and written as 0.
 import functools
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ from etils import epath
 
 from mixer_jax import files, models
 from mixer_jax.errors import InputError
-from mixer_jax.weights import foreign, variables
+from mixer_jax.weights import foreign, named_classes, variables
 from mixer_jax.weights.variables import Variables, shortened
 
 _TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
@@ -244,8 +244,10 @@ def load_safetensors(
   return state
 
 
-def save_safetensors(path: str | os.PathLike[str], state: Mapping[str, np.ndarray]) -> None:
-  """Writes arrays by name as a safetensors file, whole or not at all.
+def save_safetensors(
+  path: str | os.PathLike[str], state: Mapping[str, np.ndarray], class_names: Sequence[str] = ()
+) -> None:
+  """Writes arrays by name as a safetensors file, the names of the classes in its header; whole or not at all.
 
   Raises:
     SaveError: the file could not be written.
@@ -254,6 +256,8 @@ def save_safetensors(path: str | os.PathLike[str], state: Mapping[str, np.ndarra
 
   # The library takes memory as it lies, whatever the strides.
   state = {name: np.ascontiguousarray(value) for name, value in state.items()}
-  content = safetensors.numpy.save(state, metadata={"format": "pt"})
+  content = safetensors.numpy.save(
+    state, metadata={"format": "pt"} | named_classes.metadata(class_names)
+  )
   with files.replacing(epath.Path(path)) as partial:
     partial.write_bytes(content)
