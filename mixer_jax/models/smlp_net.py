@@ -243,7 +243,7 @@ class Model(nn.Module):
 
 PREFIX = r"SmlpBlock_\d+/"
 STEM = "stem/kernel"
-UNTOLD: dict[str, Any] = {}
+UNTOLD: dict[str, Any] = {"residuals": "one"}
 HEAD = {"head": "num_classes"}
 LAYERS = (r"stem/", r"(?:downsample|SmlpBlock)_(\d+)/")
 RELEASED_RENAMES = ()

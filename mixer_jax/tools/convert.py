@@ -68,6 +68,7 @@ def main(argv: list[str]) -> None:
   if _NUM_CLASSES.value:
     variables, class_names = _with_new_head(variables, source, _NUM_CLASSES.value), ()
   spec = weights.describe(variables, source)
+  weights.check_values(variables, source)
   if output.suffix == ".npz":
     weights.save_npz(output, variables, class_names)
   else:

@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 
 from mixer_jax import models, schema, weights
@@ -129,8 +128,7 @@ def initial_variables(exp: experiment.Experiment) -> tuple[weights.Variables, st
     model: Any = exp.model
     variables = weights.replace_head(variables, wanted, model.head_bias_init)
     line += ", with a new head"
-  weights.check_match(variables, wanted, f"{source} for {exp.options.size} px")
-  variables = jax.tree.map(lambda p, w: np.asarray(p).astype(w.dtype), variables, wanted)
+  variables = weights.check_match(variables, wanted, f"{source} for {exp.options.size} px")
   return jax.device_put(variables, exp.shardings.variables), line
 
 

@@ -1,8 +1,8 @@
 """The authors' released `.npz` checkpoints: their layouts read, the models' own written, without pickle.
 
 The models have the flat slash names of the released files; older names are each family's `RELEASED_RENAMES`. The whole
-tree may lie below `opt/target` beside the optimizer's state, and an old Mixer's MLPs may have superfluous axes of
-length 1. Batch statistics lie below `batch_stats`. bfloat16 is stored as two raw bytes.
+tree may lie below `opt/target` or `params` beside the optimizer's state, and an old Mixer's MLPs may have superfluous
+axes of length 1. Batch statistics lie below `batch_stats`. bfloat16 is stored as two raw bytes.
 
 A file may come from anywhere, so names and sizes are checked in the archive's directory and the arrays'
 headers before anything is unpacked.
@@ -22,13 +22,13 @@ from etils import epath
 
 from mixer_jax import files, models
 from mixer_jax.errors import InputError
-from mixer_jax.weights import named_classes, variables
+from mixer_jax.weights import foreign, named_classes, variables
 
 MAX_BYTES = 16 << 30  # unpacked; three times H/14 at three times its resolution
 # Trained weights hardly compress; those of a model made K times larger are zeros but for 1/K².
 _MAX_EXPANSION, _ALWAYS_BYTES = 50, 64 << 20
 _MAX_MEMBERS = 10_000
-_OPTIMIZER = "opt/state/"
+_OPTIMIZER = re.compile(r"opt/(?!target/)|extra/")
 _TARGET = r"^opt/target/"
 # What NumPy, zipfile and zlib make of files that are damaged or something else.
 _DAMAGE = (
@@ -50,6 +50,9 @@ def load_npz(path: str | os.PathLike[str]) -> dict[str, Any]:
   flat: dict[str, np.ndarray] = {}
   read = _read(epath.Path(path))
   family = models.family_of(re.sub(_TARGET, "", name) for name in read)
+  if family is None:
+    read = _without_prefix(read, str(path))
+    family = models.family_of(read)
   renames = models.FAMILIES[family].RELEASED_RENAMES if family else ()
   for name, value in read.items():
     new = re.sub(_TARGET, "", name)
@@ -62,6 +65,13 @@ def load_npz(path: str | os.PathLike[str]) -> dict[str, Any]:
     if any(other.startswith(f"{name}/") for other in flat):
       raise InputError(f"{path} has the parameter {name} and others below that name.")
   return variables.unflatten(flat)
+
+
+def _without_prefix(read: Mapping[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
+  """Returns the arrays with the names of a known family's parameters, if all begin with the same: "params/"."""
+  stats = {name: value for name, value in read.items() if name.startswith("batch_stats/")}
+  params = {name: value for name, value in read.items() if name not in stats}
+  return foreign.without_prefix(params, lambda s: models.family_of(s) is not None, where) | stats
 
 
 def save_npz(
@@ -134,7 +144,7 @@ def _members(archive: zipfile.ZipFile, size: int, where: str) -> dict[str, zipfi
       raise InputError(f"{where} has the parameter {name} twice.")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
       raise InputError(f"{where} has an entry {name} in a compression that NumPy does not write.")
-    if not name.startswith(_OPTIMIZER):
+    if not _OPTIMIZER.match(name):
       members[name] = info
   unpacked = sum(info.file_size for info in members.values())
   if unpacked > min(MAX_BYTES, _ALWAYS_BYTES + _MAX_EXPANSION * size):

@@ -198,6 +198,8 @@ WRONG_MD5 = {"x-goog-hash": "crc32c=AAAA==,md5=rL0Y20zC+Fzt72VPzMSk2A=="}
     ({"content": b"text", "headers": {"Content-Type": "text/html"}}, "is a web page"),
     ({"content": HTML}, "is a web page"),
     ({"content": b"<?xml version='1.0'?><Error/>"}, "is a web page"),
+    ({"content": b"\x89HDF\r\n\x1a\n"}, "an HDF5 file, as Keras writes it"),
+    ({"content": b"\x82\xa6params\x80"}, "a msgpack file, as flax"),
     ({"content": b"\x89PNG\r\n\x1a\n" + bytes(50)}, "neither .npz nor .safetensors"),
     ({"content": CONTENT[:-500]}, "not a whole .npz file"),
     ({"content": TRUNCATED}, "not a whole safetensors"),
