@@ -15,6 +15,9 @@ from mixer_jax import printing
 from mixer_jax.errors import DivergedError, InputError, OutOfMemoryError, RendezvousError, SaveError
 from mixer_jax.tools import host_memory, supervisor
 
+_INSECURE = flags.DEFINE_bool(
+  "allow_insecure", False, "Download weights over http:// without a checksum."
+)
 _KNOWN = InputError | DivergedError | OutOfMemoryError | SaveError | RendezvousError
 _SAVER = f"{os.sep}orbax{os.sep}"
 
@@ -37,6 +40,10 @@ def run(
 
   def guarded(argv: list[str]) -> None:
     try:
+      if _INSECURE.value:
+        os.environ["MIXER_JAX_ALLOW_INSECURE"] = (
+          "1"  # as weights/download.py calls it, for workers too
+        )
       main(argv)
     except Exception as e:
       e = _explained(e)
