@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from mixer_jax import files, losses
+from mixer_jax import files, losses, printing
 from mixer_jax.data import decode
 from mixer_jax.data.preprocess import Preprocess
 from mixer_jax.errors import BadRecordError, InputError
@@ -145,13 +145,8 @@ def outputs(
       out = jax.tree.map(np.asarray, step(trained.variables, batch))
       for i, (path, image) in enumerate(zip(part, loaded, strict=True)):
         bad = isinstance(image, BadRecordError)
-        yield _shown(path), image if bad else jax.tree.map(lambda x, i=i: x[i], out)
-
-
-def _shown(path: str) -> str:
-  """Returns the path as text that any terminal and file can take."""
-  text = os.fsencode(path).decode("utf-8", "backslashreplace")
-  return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+        yield printing.printable(shown), image if bad else jax.tree.map(lambda x, i=i: x[i], out)
 
 
 def read_class_names(path: str, num_classes: int) -> list[str]:
@@ -159,7 +154,7 @@ def read_class_names(path: str, num_classes: int) -> list[str]:
   try:
     if os.path.getsize(path) > MAX_FILE_BYTES:
       raise InputError(f"--class_names={path} is larger than {MAX_FILE_BYTES >> 20} MiB.")
-    names = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+    names = pathlib.Path(path).read_text(encoding="utf-8-sig").splitlines()
   except (OSError, UnicodeDecodeError) as e:
     raise InputError(f"--class_names={path} cannot be read: {e}") from e
   if len(names) != num_classes:

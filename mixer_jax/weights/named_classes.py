@@ -9,7 +9,7 @@ from typing import Any
 
 from etils import epath
 
-from mixer_jax import files
+from mixer_jax import files, printing
 from mixer_jax.errors import InputError
 
 _KEY = "class_names"
@@ -44,7 +44,7 @@ def read(path: epath.Path, *, in_header: bool) -> tuple[str, ...]:
     names = json.loads(names) if isinstance(names, str) else names
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
       raise ValueError(f"class_names is no list of names: {names!r:.40}")
-    if bad := [name for name in names if not name.isprintable()]:
+    if bad := [name for name in names if not printing.is_printable(name)]:
       raise ValueError(f"the class {bad[0]!a} cannot be printed")
   except (ValueError, AttributeError, RecursionError, OSError) as e:
     raise InputError(f"{place}: {e}") from e
