@@ -107,9 +107,7 @@ class ConvMlpBlock(nn.Module):
       layers.MlpBlock, self.mlp_dim, gelu=self.gelu, kernel_init=_TRUNCATED_NORMAL, **dtypes
     )
     x = x + drop_path(mlp()(norm()(x), index, train=train), kept_first)
-    channels = x.shape[-1]
-    depthwise: dict[str, Any] = dict(feature_group_count=channels, use_bias=False)
-    x = layers.conv(norm()(x), channels, 3, kernel_init=_HE_NORMAL, **depthwise, **dtypes)
+    x = layers.depthwise(norm()(x), 3, use_bias=False, kernel_init=_HE_NORMAL, **dtypes)
     return x + drop_path(mlp()(norm()(x), index, train=train), kept_second)
 
 
