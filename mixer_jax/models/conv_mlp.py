@@ -6,7 +6,7 @@ Facts: SHI-Labs/Convolutional-MLPs, src/convmlp.py and src/utils.
 
 import functools
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mixer_jax.configuration import NonNegativeInt, PositiveInt, Rate
 from mixer_jax.errors import InputError
 from mixer_jax.models import layers
+from mixer_jax.models.kernels import cpu_max_pool
 
 TITLE = "ConvMLP"
 _TRUNCATED_NORMAL = nn.initializers.truncated_normal(0.02)
@@ -56,7 +57,8 @@ class Stem(nn.Module):
         x, features, 3, stride=stride, use_bias=False, kernel_init=_HE_NORMAL, **dtypes
       )
       x = nn.relu(layers.batch_norm(x, mask, train, **dtypes))
-    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=cast(Any, ((1, 1), (1, 1))))
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+    return cpu_max_pool.max_pool(x)
 
 
 class ConvBlock(nn.Module):
