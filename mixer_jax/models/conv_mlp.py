@@ -58,7 +58,7 @@ class Stem(nn.Module):
       )
       x = nn.relu(layers.batch_norm(x, mask, train, **dtypes))
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
-    return cpu_max_pool.max_pool(x)
+    return cpu_max_pool.max_pool(x, train)
 
 
 class ConvBlock(nn.Module):

@@ -18,7 +18,6 @@ from jaxtyping import Array, Float, Int
 from mixer_jax.configuration import PositiveInt
 from mixer_jax.errors import InputError
 from mixer_jax.models import layers
-from mixer_jax.models.kernels import cpu_max_pool
 
 TITLE = "BiT ResNet"
 
@@ -225,7 +224,7 @@ class Network(nn.Module):
     x = NestedConv(self.width, 7, 2, name="root_block", **dtypes)(image)
     # Padded with zeros, as the authors do it, where a maximum's own padding is −∞.
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    x = cpu_max_pool.max_pool(x)
+    x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
     outputs = []
     for i, num_units in enumerate(self.num_units):
       x = Stage(

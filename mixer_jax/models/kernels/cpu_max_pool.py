@@ -8,12 +8,14 @@ from jaxtyping import Array, Float
 _SIZE, _STRIDE = 3, 2
 
 
-def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b y x c"]:
+def max_pool(x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b y x c"]:
   """Returns the maximum of each 3×3 window, two apart; a window that is not whole is left out.
 
   XLA's CPU backend runs windows and their gradient one value at a time. Of equal values the first one takes the
-  gradient, as in XLA's own. Other devices compile the windows.
+  gradient, as in XLA's own. Other devices compile the windows; so do all if not `train`, as ONNX has them.
   """
+  if not train:
+    return _windows(x)
   return jax.lax.platform_dependent(x, cpu=_first_of_shifted, default=_windows)
 
 
