@@ -6,7 +6,7 @@ Facts: SHI-Labs/Convolutional-MLPs, src/convmlp.py and src/utils.
 
 import functools
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -56,7 +56,9 @@ class Stem(nn.Module):
         x, features, 3, stride=stride, use_bias=False, kernel_init=_HE_NORMAL, **dtypes
       )
       x = nn.relu(layers.batch_norm(x, mask, train, **dtypes))
-    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=cast(Any, ((1, 1), (1, 1))))
+    # By hand, since jax2onnx knows no padding of max_pool.
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+    return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
 
 
 class ConvBlock(nn.Module):

@@ -224,7 +224,9 @@ class Network(nn.Module):
     x = NestedConv(self.width, 7, 2, name="root_block", **dtypes)(image)
     # Padded with zeros, as the authors do it, where a maximum's own padding is −∞.
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    x = nn.max_pool(x, (3, 3), strides=(2, 2))
+    x = nn.max_pool(
+      x, window_shape=(3, 3), strides=(2, 2)
+    )  # jax2onnx takes no size without its name
     outputs = []
     for i, num_units in enumerate(self.num_units):
       x = Stage(
