@@ -68,10 +68,13 @@ def families() -> figures.PaperFigure:
 
 
 def _point(axes: Any, line: list[Any], macs: float, top1: float, colours: dict[str, str]) -> None:
-  family, variant, *_ = line
-  label = None if family in colours else family
+  """Draws one model; a family keeps its colour, circulant ones are hollow."""
+  name, variant, *_ = line
+  family, _, circulant = name.partition(", ")
   colour = colours.setdefault(family, f"C{len(colours)}")
-  axes.plot([macs], [top1], "o", color=colour, label=label)
+  label = None if name in axes.get_legend_handles_labels()[1] else name
+  fill = "none" if circulant else "full"
+  axes.plot([macs], [top1], "o", color=colour, fillstyle=fill, label=label)
   place = {"xytext": (4, 3), "textcoords": "offset points"}
   axes.annotate(variant, (macs, top1), fontsize=7, **place)
 
