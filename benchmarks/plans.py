@@ -38,9 +38,9 @@ PLANS = {
     *((row, topology, "cost") for row in ROWS for topology in TOPOLOGIES),
   ],
   "families": [
-    (f"deit:{model} --config.batch_size={batch}", topology, "cost")
-    for batch, topology in ((1024, "v3:4x4"), (1024, "v5e:4x4"), (512, "v3:4x4"))
+    (f"deit:{model} --config.batch_size=1024", topology, "cost")
     for model in MODELS
+    for topology in ("v3:4x4", "v5e:4x4")
   ],
 }
 COLUMNS = (
@@ -122,7 +122,7 @@ def read(path: pathlib.Path) -> list[dict[str, str]]:
 def append(path: pathlib.Path, row: dict[str, object]) -> None:
   new = not path.exists()
   with path.open("a", newline="") as f:
-    writer = csv.DictWriter(f, COLUMNS)
+    writer: csv.DictWriter[str] = csv.DictWriter(f, COLUMNS)
     if new:
       writer.writeheader()
     writer.writerow(row)
