@@ -4,6 +4,7 @@ python -m mixer_jax.tools.paper table1                                # table1 �
 python -m mixer_jax.tools.paper table3 --results=DIR --measure_throughput
 python -m mixer_jax.tools.paper figure4 --results=DIR                 # figure2 … figure4
 python -m mixer_jax.tools.paper figure5 --weights=imagenet21k/Mixer-B_16  # figure5 … figure7
+python -m mixer_jax.tools.paper families                              # the other families' sizes and accuracies
 
 --results is the directory of your runs, of tools.transfer, and of `eval.py --record`. What has not been run is shown
 as such, with the command that runs it. The output is printed, and written below --output: tables as Markdown and CSV,
@@ -18,7 +19,7 @@ from absl import app, flags
 from mixer_jax.errors import InputError
 from mixer_jax.tools import command
 
-NAMES = ("table1", "table2", "table3", "table4", "figure2", "figure3", "figure4", "figure5", "figure6", "figure7")  # fmt: skip
+NAMES = ("table1", "table2", "table3", "table4", "figure2", "figure3", "figure4", "figure5", "figure6", "figure7", "families")  # fmt: skip
 
 _RESULTS = flags.DEFINE_string(
   "results", "results", "Directory with the runs and evaluations to compare."
@@ -40,7 +41,7 @@ def main(argv: list[str]) -> None:
     raise InputError(f"{given!r} is not a table or figure; give one of {', '.join(NAMES)}.")
   name, results = argv[1], pathlib.Path(_RESULTS.value).expanduser()
   if _WEIGHTS.value and name not in ("figure5", "figure6", "figure7"):
-    raise InputError(f"--weights goes with figure5 to figure7; {name} reads --results.")
+    raise InputError(f"--weights goes with figure5 to figure7, not {name}.")
   if _MEASURE.value and name not in ("table2", "table3"):
     raise InputError(f"--measure_throughput goes with table2 and table3, not {name}.")
   output = pathlib.Path(_OUTPUT.value or results / "paper").expanduser()
@@ -50,9 +51,11 @@ def main(argv: list[str]) -> None:
 
 def _make(name: str, results: pathlib.Path) -> tuple[Any, Any]:
   """Returns the figure (None for a table) and the comparison table."""
-  from mixer_jax.tools.paper_tables import figures, tables, weights_figures
+  from mixer_jax.tools.paper_tables import families, figures, tables, weights_figures
   from mixer_jax.tools.paper_tables import results as results_lib
 
+  if name == "families":
+    return families.families()
   found = results_lib.scan(results)
   if _MEASURE.value:
     _measure(tables.models_of(name), results)
