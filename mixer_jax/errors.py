@@ -13,8 +13,12 @@ class DivergedError(RuntimeError):
   """A loss, gradient or parameter became infinite or NaN."""
 
 
-class RendezvousError(RuntimeError):
-  """The processes of a run have not found each other; the same command may succeed later."""
+class RetryError(RuntimeError):
+  """Something outside of the run failed; the same command may succeed later."""
+
+
+class RendezvousError(RetryError):
+  """The processes of a run have not found each other."""
 
 
 class BadRecordError(ValueError):

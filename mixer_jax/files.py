@@ -3,7 +3,7 @@
 import contextlib
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import IO, Any, TypeVar
 
 from etils import epath
 
@@ -50,3 +50,19 @@ def locked(path: pathlib.Path, busy: Callable[[], None] = lambda: None) -> Itera
       busy()
       fcntl.flock(f, fcntl.LOCK_EX)
     yield
+
+
+def try_lock(file: IO[Any], *, shared: bool = False) -> bool | None:
+  """Locks an open file until it is closed or this process ends; returns False if another one has it locked.
+
+  Returns None where the system or the file system has no locks.
+  """
+  try:
+    import fcntl  # Not on every system.
+
+    fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+  except BlockingIOError:
+    return False
+  except (ImportError, OSError):
+    return None
+  return True

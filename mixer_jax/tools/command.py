@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from mixer_jax.errors import DivergedError, InputError, RendezvousError, SaveError
+from mixer_jax.errors import DivergedError, InputError, RetryError, SaveError
 from mixer_jax.tools import host_memory, supervisor
 
 _SAVER = f"{os.sep}orbax{os.sep}"
@@ -35,18 +35,18 @@ def run(
     try:
       main(argv)
     except Exception as e:
-      if _others() and not isinstance(e, InputError | DivergedError):
+      if _others() and not isinstance(e, InputError | DivergedError | RetryError):
         _others().wait_for_loss()
-      if not isinstance(e, InputError | DivergedError | SaveError | RendezvousError):
+      if not isinstance(e, InputError | DivergedError | SaveError | RetryError):
         if not _others():
           raise
         traceback.print_exc()
       _report(e)
       # Threads of Orbax may still hold what they could not write, and would say so at their end.
-      _exit(_status(e), e, at_once=not isinstance(e, InputError | RendezvousError))
+      _exit(_status(e), e, at_once=not isinstance(e, InputError | RetryError))
     finally:
       if _others():
-        sys.modules["jax"].distributed.shutdown()
+        _others().leave()
 
   def parse(argv: list[str]) -> list[str]:
     if explain_more and {"--help", "-help", "--helpfull", "-helpfull"} & set(argv):
@@ -69,7 +69,7 @@ def run(
 
 
 def _status(error: Exception) -> int:
-  if isinstance(error, RendezvousError):
+  if isinstance(error, RetryError):
     return supervisor.EXIT_RETRY
   return 2 if isinstance(error, InputError) else 1
 
