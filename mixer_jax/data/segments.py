@@ -74,7 +74,7 @@ def _keep_locked(mark: str) -> None:
   files.try_lock(file)
   unnamed.rename(_PLACE / mark)
   _OPEN.append(file)
-  atexit.register(remove, mark)
+  atexit.register((_PLACE / mark).unlink, missing_ok=True)
 
 
 def _mark_of(name: str) -> str:

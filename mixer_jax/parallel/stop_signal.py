@@ -1,6 +1,7 @@
 """Signals that ask a run to stop."""
 
 import contextlib
+import multiprocessing
 import os
 import select
 import signal
@@ -74,7 +75,7 @@ class StopSignal:
     if self._ending:
       return
     if self.received is not None:
-      os._exit(128 + number)
+      _leave(128 + number)
     self.received = number
     # print is not safe here: the signal may have interrupted a print.
     os.write(2, f"{signal.Signals(number).name}: saving, then stopping\n".encode())
@@ -101,5 +102,12 @@ class StopSignal:
       print(end(), flush=True)
     except Exception as e:
       os.write(2, f"error: {e}\n".encode(errors="replace"))
-      os._exit(2 if isinstance(e, InputError) else 1)
-    os._exit(self.status)
+      _leave(2 if isinstance(e, InputError) else 1)
+    _leave(self.status)
+
+
+def _leave(status: int) -> None:
+  """Exits at once, and ends loader workers, of which a frozen one would stay."""
+  for worker in multiprocessing.active_children():
+    worker.kill()
+  os._exit(status)
