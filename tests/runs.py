@@ -120,6 +120,11 @@ def left_behind(process, patience=10):
 
 
 def _group(pgid):
+  return [f"process {path.name}" for path in group(pgid)]
+
+
+def group(pgid):
+  """Returns the directories in /proc of the living processes of a group."""
   found = []
   for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
     try:
@@ -127,7 +132,7 @@ def _group(pgid):
     except OSError:
       continue
     if int(fields[2]) == pgid and fields[0] != "Z":
-      found.append(f"process {stat.parent.name}")
+      found.append(stat.parent)
   return found
 
 
