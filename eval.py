@@ -9,8 +9,6 @@ Without --dataset: by the evaluators of the configuration that classify, or thos
 file alone needs --dataset, and is evaluated by configs/evaluate.py.
 """
 
-import signal
-import sys
 from typing import Any
 
 from absl import app, flags
@@ -77,10 +75,7 @@ def _follow(model: dict[str, Any], asked: dict[str, Any]) -> None:
     raise InputError("--follow takes --workdir, without --weights and --details.")
   if flags.FLAGS["checkpoint"].present:
     raise InputError("--follow takes every checkpoint: leave --checkpoint out.")
-  try:
-    follow.follow(model["workdir"], model["config"], **asked)
-  except KeyboardInterrupt:
-    sys.exit(128 + signal.SIGINT)
+  follow.follow(model["workdir"], model["config"], **asked)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -34,6 +35,10 @@ def run(
   def guarded(argv: list[str]) -> None:
     try:
       main(argv)
+    except KeyboardInterrupt:
+      interrupted = InputError("interrupted")
+      _report(interrupted)
+      _exit(128 + signal.SIGINT, interrupted, at_once=False)
     except Exception as e:
       if _others() and not isinstance(e, InputError | DivergedError | RetryError):
         _others().wait_for_loss()
