@@ -1,9 +1,11 @@
 """Files that appear whole or not at all, and locks between processes."""
 
 import contextlib
+import os
 import pathlib
+import stat
 from collections.abc import Callable, Iterator
-from typing import IO, Any, TypeVar
+from typing import IO, Any, TextIO, TypeVar
 
 from etils import epath
 
@@ -50,6 +52,15 @@ def locked(path: pathlib.Path, busy: Callable[[], None] = lambda: None) -> Itera
       busy()
       fcntl.flock(f, fcntl.LOCK_EX)
     yield
+
+
+def open_regular(path: pathlib.Path) -> TextIO:
+  """Opens a file for reading; raises OSError for what is none, as a FIFO, whose opening would not end."""
+  descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+  if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    os.close(descriptor)
+    raise OSError(f"{path} is not a regular file")
+  return os.fdopen(descriptor)
 
 
 def try_lock(file: IO[Any], *, shared: bool = False) -> bool | None:

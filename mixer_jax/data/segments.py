@@ -85,7 +85,7 @@ def _mark_of(name: str) -> str:
 
 def _is_dead(mark: str) -> bool:
   try:
-    with (_PLACE / mark).open() as file:
+    with files.open_regular(_PLACE / mark) as file:
       return files.try_lock(file, shared=True) is True
   except FileNotFoundError:
     return True  # the mark comes first and goes last

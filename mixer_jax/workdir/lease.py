@@ -51,6 +51,10 @@ class _Place(Protocol):
 
   def find(self) -> _Found | None: ...
 
+  def text(self) -> str | None:
+    """Returns the text of the lease. None if there is none."""
+    ...
+
   def renew(self, text: str) -> None: ...
 
   def remove(self, text: str) -> None:
@@ -68,14 +72,17 @@ class Lease:
     self._beat.start()
 
   def check(self) -> None:
-    """Raises SaveError if another process has taken the lease over, while this one stood still."""
-    found = self._place.find()
-    if found is None or found.text != self._text:
-      other = "" if found is None else f" by {_owner(found)}"
-      raise SaveError(
-        f"workdir {self._directory} was taken over{other} while this run stood still. It stops without saving; "
-        "the other run goes on."
-      )
+    """Raises SaveError if this process has the lease no more, as when it stood still and another one took it over."""
+    try:
+      if self._place.text() == self._text:
+        return
+      found = self._place.find()
+    except OSError:  # of the storage: what is to be written will meet it too
+      return
+    taken = f"is now in use by {_owner(found)}" if found else "has lost its lease"
+    raise SaveError(
+      f"workdir {self._directory} {taken}. This run, which had it, stops without saving."
+    )
 
   def release(self) -> None:
     if not self._ended.is_set():
@@ -114,6 +121,8 @@ def take(directory: epath.Path | pathlib.Path | str, *, wait: bool = False) -> L
       found = place.find()
       if found is None:
         continue
+      if found.text == mine:  # a bucket's answer was lost, and the request repeated
+        break
       if found.lives is False or (found.lives is None and found.age > STALE_SECS):
         place.remove(found.text)
       elif not wait:
@@ -189,7 +198,7 @@ class _File:
 
   def find(self) -> _Found | None:
     try:
-      with self._path.open() as f:
+      with files.open_regular(self._path) as f:
         text = f.read()
         here = _parsed(text).get("machine") == _machine()
         free = files.try_lock(f, shared=True) if here else None
@@ -198,14 +207,20 @@ class _File:
       return None
     return _Found(text, age, None if free is None else not free)
 
+  def text(self) -> str | None:
+    try:
+      with files.open_regular(self._path) as f:
+        return f.read()
+    except FileNotFoundError:
+      return None
+
   def renew(self, text: str) -> None:
-    if self._path.read_text() == text:
+    if self.text() == text:
       os.utime(self._path)
 
   def remove(self, text: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-      if self._path.read_text() == text:
-        self._path.unlink()
+    if self.text() == text:
+      self._path.unlink(missing_ok=True)
     if self._locked is not None:
       self._locked.close()
     if self._made:
@@ -253,14 +268,14 @@ class _Object:
     return _Found(text, age.total_seconds(), None)
 
   def renew(self, text: str) -> None:
-    if self._text() == text:
+    if self.text() == text:
       self._fs.pipe_file(self._path, text.encode())
 
   def remove(self, text: str) -> None:
-    if self._text() == text:
+    if self.text() == text:
       self._fs.rm_file(self._path)
 
-  def _text(self) -> str | None:
+  def text(self) -> str | None:
     with contextlib.suppress(FileNotFoundError):
       return self._fs.cat_file(self._path).decode()
     return None

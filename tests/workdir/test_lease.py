@@ -63,7 +63,7 @@ def test_a_buckets_lease_is_created_on_condition(monkeypatch):
       lease.take(url)
   held = lease.take(url)
   monkeypatch.setattr(lease, "STALE_SECS", -1.0)
-  with lease.take(url), pytest.raises(SaveError, match=f"taken over by process {os.getpid()}"):
+  with lease.take(url), pytest.raises(SaveError, match=f"in use by process {os.getpid()}"):
     held.check()
   held.release()
   assert fsspec.filesystem("memory").find("bucket") == []
@@ -84,7 +84,7 @@ class LosesItsLease(runs.StopAfter):
 def test_a_run_is_alone_in_its_workdir_and_ends_when_it_is_not(tmp_path):
   with lease.take(tmp_path), pytest.raises(lease.HeldError):
     loop.train(small_config(), str(tmp_path))
-  with pytest.raises(SaveError, match=r"taken over by process \d+ on elsewhere"):
+  with pytest.raises(SaveError, match=r"in use by process \d+ on elsewhere"):
     loop.train(small_config(), str(tmp_path), LosesItsLease(tmp_path))
   assert [*(tmp_path / "checkpoints").iterdir()] == []
   assert (tmp_path / "lease").exists()
