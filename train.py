@@ -1,7 +1,7 @@
 """Trains a model: python train.py --config=configs/quickstart.py --workdir=DIR [--config.KEY=VALUE].
 
 The same command resumes. Exit status: 0 finished, 2 bad input, 1 diverged or could not save,
-143 or 130 stopped by SIGTERM or Ctrl-C after saving, 75 another process was lost or did not come.
+143 or 130 stopped by a signal (130: Ctrl-C) after saving, 75 another process was lost or did not come.
 """
 
 from absl import app, flags
@@ -25,6 +25,12 @@ _ALLOW_CHANGE = flags.DEFINE_list(
   "Keys or sections, such as data.split,schedule, that may differ when a run is resumed. They add to config.may_change.",
 )
 
+_WAIT = flags.DEFINE_bool(
+  "wait_for_workdir",
+  False,
+  "Wait while another process trains in the workdir, as a requeued job may have to. Default: an error.",
+)
+
 
 def main(argv: list[str]) -> None:
   command.no_arguments(argv)
@@ -32,7 +38,13 @@ def main(argv: list[str]) -> None:
   from mixer_jax.training import loop
 
   stop = loop.StopSignal().install()
-  loop.train(command.loaded(_CONFIG), _WORKDIR.value, stop, _ALLOW_CHANGE.value)
+  loop.train(
+    command.loaded(_CONFIG),
+    _WORKDIR.value,
+    stop,
+    _ALLOW_CHANGE.value,
+    wait_for_workdir=_WAIT.value,
+  )
 
 
 def _keys() -> str:

@@ -1,9 +1,11 @@
 """Files that appear whole or not at all, and locks between processes."""
 
 import contextlib
+import os
 import pathlib
+import stat
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import IO, Any, TextIO, TypeVar
 
 from etils import epath
 
@@ -50,3 +52,28 @@ def locked(path: pathlib.Path, busy: Callable[[], None] = lambda: None) -> Itera
       busy()
       fcntl.flock(f, fcntl.LOCK_EX)
     yield
+
+
+def open_regular(path: pathlib.Path) -> TextIO:
+  """Opens a file for reading; raises OSError for what is none, as a FIFO, whose opening would not end."""
+  descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+  if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    os.close(descriptor)
+    raise OSError(f"{path} is not a regular file")
+  return os.fdopen(descriptor)
+
+
+def try_lock(file: IO[Any], *, shared: bool = False) -> bool | None:
+  """Locks an open file until it is closed or this process ends; returns False if another one has it locked.
+
+  Returns None where the system or the file system has no locks.
+  """
+  try:
+    import fcntl  # Not on every system.
+
+    fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+  except BlockingIOError:
+    return False
+  except (ImportError, OSError):
+    return None
+  return True

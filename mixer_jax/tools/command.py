@@ -12,13 +12,13 @@ from typing import Any
 from absl import flags, logging
 
 from mixer_jax import printing
-from mixer_jax.errors import DivergedError, InputError, OutOfMemoryError, RendezvousError, SaveError
+from mixer_jax.errors import DivergedError, InputError, OutOfMemoryError, RetryError, SaveError
 from mixer_jax.tools import host_memory, supervisor
 
 _INSECURE = flags.DEFINE_bool(
   "allow_insecure", False, "Download weights over http:// without a checksum."
 )
-_KNOWN = InputError | DivergedError | OutOfMemoryError | SaveError | RendezvousError
+_KNOWN = InputError | DivergedError | OutOfMemoryError | RetryError | SaveError
 _SAVER = f"{os.sep}orbax{os.sep}"
 
 
@@ -41,13 +41,15 @@ def run(
   def guarded(argv: list[str]) -> None:
     try:
       if _INSECURE.value:
-        os.environ["MIXER_JAX_ALLOW_INSECURE"] = (
-          "1"  # as weights/download.py calls it, for workers too
-        )
+        os.environ["MIXER_JAX_ALLOW_INSECURE"] = "1"  # see weights/download.py
       main(argv)
+    except KeyboardInterrupt:
+      interrupted = InputError("interrupted")
+      _report(interrupted)
+      _exit(128 + signal.SIGINT, interrupted, at_once=False)
     except Exception as e:
       e = _explained(e)
-      if _others() and not isinstance(e, InputError | DivergedError):
+      if _others() and not isinstance(e, InputError | DivergedError | RetryError):
         _others().wait_for_loss()
       if not isinstance(e, _KNOWN):
         if not _others():
@@ -55,10 +57,10 @@ def run(
         traceback.print_exc()
       _report(e)
       # Threads of Orbax may still hold what they could not write, and would say so at their end.
-      _exit(_status(e), e, at_once=not isinstance(e, InputError | RendezvousError))
+      _exit(_status(e), e, at_once=not isinstance(e, InputError | RetryError))
     finally:
       if _others():
-        sys.modules["jax"].distributed.shutdown()
+        _others().leave()
 
   def parse(argv: list[str]) -> list[str]:
     if explain_more and {"--help", "-help", "--helpfull", "-helpfull"} & set(argv):
@@ -103,7 +105,7 @@ def _explained(error: Exception) -> Exception:
 
 
 def _status(error: Exception) -> int:
-  if isinstance(error, RendezvousError):
+  if isinstance(error, RetryError):
     return supervisor.EXIT_RETRY
   return 2 if isinstance(error, InputError) else 1
 

@@ -75,7 +75,7 @@ def _run_all(setting, results: pathlib.Path) -> None:
     except DivergedError as e:
       print(f"diverged, left out: {e}", file=sys.stderr)
     if stop.received is not None:
-      sys.exit(128 + stop.received)
+      sys.exit(stop.status)
   print(f"all runs finished after {(time.monotonic() - begin) / 60:.1f} minutes")
 
 

@@ -7,6 +7,7 @@ and the one before it is used.
 
 import contextlib
 import dataclasses
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from orbax.checkpoint import args as ocp_args
 from orbax.checkpoint.checkpoint_manager import METRIC_ITEM_NAME
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from mixer_jax import files
 from mixer_jax.errors import InputError, SaveError
 from mixer_jax.workdir import checksums
 from mixer_jax.workdir import directory as workdirs
@@ -232,6 +234,16 @@ class Checkpointer:
         origin = self._provenance and dataclasses.replace(self._provenance, step=step)
         args: Any = _Save(state, provenance=origin)
         self._manager.save(step, args=args, metrics=metrics, force=True)
+
+  def rate(self, step: int, score: float) -> None:
+    """Gives a checkpoint the score that it lacks because its evaluation was interrupted."""
+    found = _score_of(self._workdir, step)
+    if jax.process_count() > 1 or found is None or found.value != _NOT_EVALUATED:
+      return
+    path = self._workdir / "checkpoints" / str(step) / METRIC_ITEM_NAME / METRIC_ITEM_NAME
+    with self._reporting(), files.replacing(path) as partial:
+      partial.write_text(json.dumps({"score": score, "measure": self._measure}))
+    self._manager.reload()
 
   def _rank(self, saved: Any) -> float:
     score = _Score.of(saved)

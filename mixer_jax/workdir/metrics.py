@@ -59,6 +59,11 @@ class MetricWriter:
     )
     self._events.flush()
 
+  def has(self, step: int, section: str) -> bool:
+    """Returns whether there are values of this step whose names begin with the section."""
+    names = [name for r in self.records if r["step"] == step for name in r]
+    return any(name.startswith(f"{section}/") for name in names)
+
   def last(self, name: str, default: float) -> float:
     """Returns the latest value under this name."""
     return next((r[name] for r in reversed(self.records) if name in r), default)
