@@ -68,10 +68,10 @@ def is_regular(path: epath.Path) -> bool:
 
 
 def read(path: epath.Path) -> bytes:
-  """Returns a file's content; raises OSError, also for what is no regular file, which would block or never end."""
+  """Returns a file's content; raises ValueError for what is no regular file, which might block or never end."""
   there = path.exists() if "://" in str(path) else os.path.lexists(path)
   if there and not is_regular(path):
-    raise OSError(f"{path} is no regular file")
+    raise ValueError(f"{path} is no regular file")
   return path.read_bytes()
 
 
