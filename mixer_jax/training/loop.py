@@ -70,7 +70,7 @@ def train(
   )
   start_step = int(state.step)
   metrics.log(_headline(exp, measured, directory, start_step))
-  run = _Run(exp, directory, checkpointer, source, measured, start_step)
+  run = _Run(exp, directory, checkpointer, source, measured, start_step, origin.records)
   try:
     state = run.train(state, start_step, stop)
     checkpointer.wait()
@@ -133,13 +133,14 @@ class _Run:
     source: Any,
     measured: Mapping[str, Evaluator],
     start_step: int,
+    num_records: int | None,
   ):
     self._exp, self._directory, self._checkpointer = exp, directory, checkpointer
     self._source, self._evaluators = source, measured
     self._best, self._metric = evaluators.best(exp.options)
     with self._reporting():
       first = jax.process_index() == 0
-      self._writer = metrics.MetricWriter(directory, start_step) if first else None
+      self._writer = metrics.MetricWriter(directory, start_step, num_records) if first else None
     self._progress = metrics.Progress(
       start_step=start_step,
       total_steps=exp.total_steps,
@@ -317,5 +318,6 @@ class _Run:
   def _save(self, step: int, state: TrainState) -> None:
     begin = time.perf_counter()
     score = self._results[step][self._metric] if step in self._results else None
-    self._checkpointer.save(step, state, score)
+    records = len(self._writer.records) if self._writer else None
+    self._checkpointer.save(step, state, score, records)
     self._progress.pause(time.perf_counter() - begin)

@@ -35,6 +35,7 @@ _DELETED = (
 )
 # TensorStore's errors are ValueErrors that begin with a status: "RESOURCE_EXHAUSTED: …"
 _STATUS = re.compile(r"[A-Z]+(_[A-Z]+)*: ")
+_DATASET = re.compile(r'"dataset": "(?:[^"\\]|\\.)*", ')  # in what a score measures
 _NOT_EVALUATED = -1.0  # worse than any score
 
 
@@ -93,7 +94,8 @@ def best_step(workdir: epath.Path) -> int | None:
 class _Score(NamedTuple):
   """What Orbax keeps beside a checkpoint: the score, the larger the better, and what it measures.
 
-  Earlier versions kept val's top-1, and did not say of what; their `measure` is "".
+  Earlier versions kept val's top-1, and did not say of what; their `measure` is "". Later ones named the data set,
+  too, whose records tell it wherever it is.
   """
 
   value: float
@@ -109,7 +111,7 @@ class _Score(NamedTuple):
   def of(cls, saved: Any) -> "_Score":
     if "top1" in saved:
       return cls(float(saved["top1"]), "")
-    return cls(float(saved["score"]), str(saved["measure"]))
+    return cls(float(saved["score"]), _DATASET.sub("", str(saved["measure"])))
 
 
 def _score_of(workdir: epath.Path, step: int) -> _Score | None:
@@ -261,19 +263,24 @@ class Checkpointer:
     )
     self._delete()
 
-  def save(self, step: int, state: Any, score: float | None) -> None:
+  def save(
+    self, step: int, state: Any, score: float | None, num_records: int | None = None
+  ) -> None:
     """Starts to save; returns as soon as the state may be donated. Raises SaveError.
 
     Args:
       step: finished steps.
       state: the state.
       score: of the evaluation at this step, None if there was none.
+      num_records: of metrics.jsonl up to this step, if it is known.
     """
     metrics = {"score": _NOT_EVALUATED if score is None else score, "measure": self._measure}
     with self._reporting():
       self._delete()
       if step not in self._manager.all_steps():
-        origin = self._provenance and dataclasses.replace(self._provenance, step=step)
+        origin = self._provenance and dataclasses.replace(
+          self._provenance, step=step, records=num_records
+        )
         args: Any = _Save(state, provenance=origin)
         self._manager.save(step, args=args, metrics=metrics, force=True)
 
