@@ -21,6 +21,16 @@ def no_arguments(argv: list[str]) -> None:
     raise InputError(f"unexpected argument {argv[1]!r}: every argument is a --flag=value.")
 
 
+def _refuse_blank() -> None:
+  """Raises InputError for a text that was given and is blank, as from a variable that is not set."""
+  given = [f for flag in flags.FLAGS.flags_by_module_dict().values() for f in flag if f.present]
+  for flag in given:
+    if isinstance(flag.value, str) and not flag.value.strip() and "." not in flag.name:
+      raise InputError(
+        f"--{flag.name} is {flag.value!r}, which names nothing; was a variable not set?"
+      )
+
+
 def run(
   app_run: Callable[..., Any],
   main: Callable[[list[str]], Any],
@@ -33,6 +43,7 @@ def run(
 
   def guarded(argv: list[str]) -> None:
     try:
+      _refuse_blank()
       main(argv)
     except Exception as e:
       if _others() and not isinstance(e, InputError | DivergedError):
