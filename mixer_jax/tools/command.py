@@ -21,14 +21,14 @@ def no_arguments(argv: list[str]) -> None:
     raise InputError(f"unexpected argument {argv[1]!r}: every argument is a --flag=value.")
 
 
-def _refuse_blank() -> None:
+def _refuse_blank(arguments: list[str]) -> None:
   """Raises InputError for a text that was given and is blank, as from a variable that is not set."""
-  given = [f for flag in flags.FLAGS.flags_by_module_dict().values() for f in flag if f.present]
-  for flag in given:
-    if isinstance(flag.value, str) and not flag.value.strip() and "." not in flag.name:
-      raise InputError(
-        f"--{flag.name} is {flag.value!r}, which names nothing; was a variable not set?"
-      )
+  given = {f"argument {i}": text for i, text in enumerate(arguments, 1)}
+  for own in flags.FLAGS.flags_by_module_dict().values():
+    given |= {f"--{f.name}": f.value for f in own if f.present and "." not in f.name}
+  for name, value in given.items():
+    if isinstance(value, str) and not value.strip():
+      raise InputError(f"{name} is {value!r}, which names nothing; was a variable not set?")
 
 
 def run(
@@ -43,7 +43,7 @@ def run(
 
   def guarded(argv: list[str]) -> None:
     try:
-      _refuse_blank()
+      _refuse_blank(argv[1:])
       main(argv)
     except Exception as e:
       if _others() and not isinstance(e, InputError | DivergedError):

@@ -7,6 +7,7 @@ OUTPUT: a file that does not exist yet, .npz or .safetensors.
 """
 
 from absl import app, flags
+from etils import epath
 
 from mixer_jax import files, models, schema, weights
 from mixer_jax.errors import InputError
