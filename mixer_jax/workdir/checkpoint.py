@@ -30,6 +30,10 @@ from mixer_jax.workdir import provenance as provenance_lib
 from mixer_jax.workdir.provenance import Provenance
 
 _METRICS = f"{METRIC_ITEM_NAME}/metrics"
+_READ_OF_ALL = (
+  _METRICS,
+  "_CHECKPOINT_METADATA",
+)  # what Orbax reads of each checkpoint where it saves the next one
 _DELETED = (
   "deleted"  # where Orbax moves a checkpoint to delete, so that no kill leaves a part of one
 )
@@ -208,10 +212,8 @@ def find_intact(workdir: epath.Path) -> Intact:
 def _look(workdir: epath.Path) -> Intact:
   newest, damaged = None, {}
   for step in reversed(steps(workdir)):
-    # Older checkpoints are only asked for their place, and for their metrics, which Orbax reads of all of them.
-    found = (_fault if newest is None else _misplaced)(workdir, step)
-    if _score_of(workdir, step) is None:
-      found = "its metrics are unreadable"
+    # Older checkpoints are only asked for their place, and for what Orbax reads of all of them.
+    found = (_fault if newest is None else _misplaced)(workdir, step) or _unreadable(workdir, step)
     if found is not None:
       damaged[step] = f"checkpoint of step {step} is damaged ({found})"
     elif newest is None:
@@ -228,6 +230,18 @@ def quarantine(workdir: epath.Path, intact: Intact) -> None:
   for step in intact.damaged:
     aside.mkdir(parents=True, exist_ok=True)
     (workdir / "checkpoints" / str(step)).rename(aside / f"{step}-{int(time.time())}")
+
+
+def _unreadable(workdir: epath.Path, step: int) -> str | None:
+  """Returns which file Orbax's manager could not read. None if there is none."""
+  for name in _READ_OF_ALL:
+    try:
+      files.read(workdir / "checkpoints" / str(step) / name)
+    except FileNotFoundError:
+      pass
+    except (OSError, ValueError):
+      return f"{name} is no file that can be read"
+  return "its metrics are unreadable" if _score_of(workdir, step) is None else None
 
 
 class Checkpointer:
