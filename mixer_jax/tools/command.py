@@ -4,10 +4,11 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from absl import flags, logging
+from ml_collections import config_flags
 
 from mixer_jax.errors import DivergedError, InputError, RendezvousError, SaveError
 from mixer_jax.tools import host_memory, supervisor
@@ -112,7 +113,19 @@ def loaded(flag: Any) -> Any:
       config.items()
   except OSError as e:  # ml_collections keeps a failed load until the first use
     raise InputError(str(e)) from e
+  if config is not None:
+    _leave_out(config, config_flags.get_override_values(flags.FLAGS[flag.name]))
   return config
+
+
+def _leave_out(config: Any, given: Mapping[str, Any]) -> None:
+  """Sets to None what a key of the command line is instead of (schema.EITHER)."""
+  from mixer_jax import schema
+
+  for pair in schema.EITHER:
+    for key, other in (pair, pair[::-1]):
+      if given.get(key) is not None and other not in given:
+        config.update_from_flattened_dict({other: None})
 
 
 def _report(error: Exception) -> None:
