@@ -1,6 +1,7 @@
 """Paths that users name, files of other programs, files that appear whole or not at all, and locks between processes."""
 
 import contextlib
+import errno
 import fnmatch
 import glob
 import os
@@ -72,7 +73,12 @@ def read(path: epath.Path) -> bytes:
   there = path.exists() if "://" in str(path) else os.path.lexists(path)
   if there and not is_regular(path):
     raise ValueError(f"{path} is no regular file")
-  return path.read_bytes()
+  try:
+    return path.read_bytes()
+  except OSError as e:
+    if e.errno == errno.ELOOP:
+      raise ValueError(f"{path} is below a link to itself") from e
+    raise
 
 
 @contextlib.contextmanager

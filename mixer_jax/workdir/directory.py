@@ -40,7 +40,7 @@ def _check_name(path: str) -> None:
   if wrong:
     raise InputError(
       f"workdir {path!r} has the character {wrong!a}, below which no checkpoint can be read back: choose another "
-      "name. If it holds a run, give a symbolic link to it (docs/runs.md)."
+      "name. docs/runs.md says how to rescue a run that is there."
     )
 
 
