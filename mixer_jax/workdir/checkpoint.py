@@ -126,24 +126,22 @@ def _score_of(workdir: epath.Path, step: int) -> _Score | None:
     return None
 
 
-def _misplaced(workdir: epath.Path, step: int, run: str | None = None) -> str | None:
-  """Returns whose a checkpoint is that is not of this step of the run, by what it carries. None if it is.
+def _misplaced(workdir: epath.Path, step: int) -> str | None:
+  """Returns of what else a checkpoint is than of this step and run, by what it carries. None if it is in its place.
 
-  Args:
-    workdir, step: its place.
-    run: id of the run. Default: what is written in the workdir; if nothing is, any run will do.
+  Where the workdir names no run, any will do.
   """
   try:
     origin = provenance_lib.read(workdir, step)
   except InputError as e:
     return str(e)
-  run = run or workdirs.find_run_id(workdir)
+  run = workdirs.find_run_id(workdir)
   if origin and run and origin.run != run:
     return f"it is of the run {origin.run}, and this workdir of the run {run}"
   return None
 
 
-def _fault(workdir: epath.Path, step: int, run: str | None = None) -> str | None:
+def _fault(workdir: epath.Path, step: int) -> str | None:
   """Returns what is wrong with a checkpoint, None if it is what its place says.
 
   Raises:
@@ -151,10 +149,12 @@ def _fault(workdir: epath.Path, step: int, run: str | None = None) -> str | None
   """
   path = workdirs.checkpoint_path(workdir, step)
   try:
-    if found := checksums.find_damage(path) or _misplaced(workdir, step, run):
+    if found := checksums.find_damage(path) or _misplaced(workdir, step):
       return found
-    if (stored := restore.stored_step(path)) not in (step, None):
-      return f"it is of step {stored}"
+    # Checkpoints of earlier versions carry their step in the state alone, which all processes would have to read.
+    if jax.process_count() == 1 and provenance_lib.read(workdir, step) is None:
+      stored = restore.stored_step(path)
+      return None if stored in (step, None) else f"it is of step {stored}"
   except OSError as e:
     raise InputError(
       f"checkpoint {path} cannot be read: {e}. Nothing was moved or changed. Try again; to go on from the "
@@ -322,8 +322,8 @@ class Checkpointer:
       self._delete()
 
   def _delete(self) -> None:
-    """Deletes what Orbax has moved aside for that."""
-    if jax.process_index() == 0:
+    """Deletes what Orbax has moved aside for that, unless it is still at it."""
+    if jax.process_index() == 0 and not self._manager.is_saving_in_progress():
       (self._workdir / "checkpoints" / _DELETED).rmtree(missing_ok=True)
 
   @contextlib.contextmanager

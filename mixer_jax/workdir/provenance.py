@@ -189,8 +189,6 @@ def _contents(split: Split | None) -> tuple[int, tuple[str, ...]] | None:
 def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the keys and their values, of those that can be written in several ways the one for people."""
   flat = configuration.flatten(config)
-  if flat.get("total_steps") is not None:  # which it was instead of in earlier versions
-    flat["total_epochs"] = None
   with contextlib.suppress(
     InputError, KeyError, TypeError
   ):  # damaged, as the differences will show
