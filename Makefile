@@ -34,6 +34,8 @@ format: $(VENV)/dev
 lock: $(VENV)/dev  ## compile the lock files from pyproject.toml
 	$(BIN)/uv pip compile $(LOCK) pyproject.toml -o requirements.txt
 	$(BIN)/uv pip compile $(LOCK) --extra dev pyproject.toml -o requirements-dev.txt
+	$(BIN)/uv pip compile $(LOCK) --extra tpu --extra gcs --constraint requirements.txt pyproject.toml \
+		-o launch/requirements.txt
 
 LOCK := --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --no-annotate \
 	--quiet --custom-compile-command "make lock"

@@ -1,9 +1,11 @@
-"""The contestants of step.py that run in PyTorch: timm's Mixer, eager or through torch.compile.
+"""The contestants of step.py and family.py that run in PyTorch, eager or through torch.compile: timm's or the authors' models.
 
-Runs in an environment of its own, as a child of step.py: `python rival_timm.py eager|compiled VARIANT DTYPE`.
+Runs in an environment of its own, as a child: `python rival_timm.py eager|compiled CASE`, a step.Case and the type as JSON.
 The training step is timm's: sigmoid cross-entropy, clipping by the global norm, torch's AdamW.
 """
 
+import importlib
+import json
 import os
 import sys
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import torch
 import turns
 
-NUM_CLASSES, IMAGE_SIZE, LEARNING_RATE, WEIGHT_DECAY = 1000, 224, 1e-3, 0.1
+NUM_CLASSES, LEARNING_RATE, WEIGHT_DECAY = 1000, 1e-3, 0.1
 
 
 def import_timm() -> Any:
@@ -29,21 +31,29 @@ def normalize(image: torch.Tensor) -> torch.Tensor:
   return image.float() / 127.5 - 1.0
 
 
-def make_prepare(mode: str, variant: str, dtype: str) -> Any:
+def make_model(rival: dict[str, Any]) -> Any:
+  """Returns the model of a step.Case; a checkout's module lies in its "path"."""
+  import_timm()  # which the checkouts import, too
+  if path := rival.get("path"):
+    sys.path.insert(0, path)
+  factory = getattr(importlib.import_module(rival["module"]), rival["factory"])
+  return factory(num_classes=NUM_CLASSES, **rival["arguments"])
+
+
+def make_prepare(mode: str, case_json: str) -> Any:
+  case = json.loads(case_json)
   device = "cuda" if torch.cuda.is_available() else "cpu"
   if device == "cuda":
     torch.set_float32_matmul_precision("high")  # TensorFloat-32, JAX's default
-  name = f"mixer_{variant.replace('/', '').lower()}_{IMAGE_SIZE}"
-  timm = import_timm()
-  autocast = torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16")
+  autocast = torch.autocast(device, torch.bfloat16, enabled=case["dtype"] == "bfloat16")
 
   def prepare(work: str, batch_size: int) -> turns.Run:
     if work == "matmul":
       x = torch.randn(batch_size, batch_size, device=device)  # its side, here
       return repeated(lambda: x @ x)
-    model = timm.create_model(name, num_classes=NUM_CLASSES).to(device)
+    model = make_model(case["rival"]).to(device)
     forward = torch.compile(model) if mode == "compiled" else model
-    shape = (batch_size, 3, IMAGE_SIZE, IMAGE_SIZE)
+    shape = (batch_size, 3, case["image_size"], case["image_size"])
     image = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
     label = torch.arange(batch_size, device=device) % NUM_CLASSES
 

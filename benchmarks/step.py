@@ -20,8 +20,9 @@ import shutil
 import statistics
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ from mixer_jax import models
 from mixer_jax.models import mixer
 from mixer_jax.tools.planning import chips, flops
 
-RIVAL_PACKAGES = ("torch==2.13.0", "torchvision==0.28.0", "timm==1.0.31")
+RIVAL_PACKAGES = ("torch==2.13.0", "torchvision==0.28.0", "timm==1.0.31", "einops==0.8.1")
 ROOT = pathlib.Path(__file__).parents[1]
 CONTESTANTS = ("ours", "published", "eager", "compiled")
 WORKS = ("inference", "training")
@@ -39,12 +40,43 @@ IMAGE_SIZE, NUM_CLASSES = 224, 1000
 MATMUL = 2048  # side of the matrices whose product measures the peak of a CPU
 
 
+class Case(NamedTuple):
+  """What is timed.
+
+  Attributes:
+    model: what models.build takes.
+    image_size: side of the square images, in pixels.
+    rival: how PyTorch makes it, {"module", "factory", "arguments"} and "path" where the module lies.
+  """
+
+  model: dict[str, Any]
+  image_size: int
+  rival: dict[str, Any] | None
+
+
 def main() -> None:
-  parser = argparse.ArgumentParser(description="train step and inference beside others'")
+  parser = make_parser("train step and inference beside others'", CONTESTANTS)
   parser.add_argument("--model", choices=[*mixer.VARIANTS], default="S/16")
+  args = parser.parse_args()
+  args.rival_python = None
+  if {"eager", "compiled"} & {*args.contestant}:
+    args.rival_python = turns.make_environment(args.workdir / "timm-env", RIVAL_PACKAGES)
+  name = f"mixer_{args.model.replace('/', '').lower()}_{IMAGE_SIZE}"
+  case = Case({"name": "mixer", "variant": args.model}, IMAGE_SIZE, of_timm(name))
+  cores = keep_cores(args)
+  with ExitStack() as stack:
+    children = {name: stack.enter_context(start(args, name, case)) for name in args.contestant}
+    rows = compare_all(args, children, case)
+  if args.json:
+    args.json.write_text(json.dumps({"cores": len(cores), "rows": rows}, indent=1) + "\n")
+
+
+def make_parser(description: str, contestants: tuple[str, ...]) -> argparse.ArgumentParser:
+  """Returns a parser of the flags that say how contestants are compared."""
+  parser = argparse.ArgumentParser(description=description)
   parser.add_argument("--batch_sizes", type=int, nargs="+", default=[8])
-  parser.add_argument("--work", choices=WORKS, action="append", help="default: both")
-  parser.add_argument("--contestant", choices=CONTESTANTS, action="append", help="default: all")
+  parser.add_argument("--work", choices=WORKS, nargs="+", default=WORKS)
+  parser.add_argument("--contestant", choices=contestants, nargs="+", default=contestants)
   parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
   parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
   parser.add_argument("--cores", type=int, default=1)
@@ -53,30 +85,43 @@ def main() -> None:
   parser.add_argument("--by", choices=("wall", "cpu"), default="wall", help="seconds compared")
   parser.add_argument("--workdir", type=pathlib.Path, default="workdir/benchmark")
   parser.add_argument("--json", type=pathlib.Path, help="write the table to this file too")
-  args = parser.parse_args()
-  names = args.contestant or [*CONTESTANTS]
+  return parser
+
+
+def keep_cores(args: argparse.Namespace) -> list[int]:
+  """Makes the working directory, keeps this process to so many cores, and returns them."""
+  args.workdir.mkdir(parents=True, exist_ok=True)
   cores = sorted(os.sched_getaffinity(0))[-args.cores :]
   if len(cores) < args.cores:
-    parser.error(f"--cores={args.cores}, but this process may use {len(cores)}.")
+    raise SystemExit(f"--cores={args.cores}, but this process may use {len(cores)}.")
   os.sched_setaffinity(0, cores)  # the children inherit it
-  args.workdir.mkdir(parents=True, exist_ok=True)
-  rows = []
-  with ExitStack() as stack:
-    children = {name: stack.enter_context(start(args, name)) for name in names}
-    peak, source = peak_flops(args, children)
-    print(f"{args.model} {args.dtype} on {args.device}, cores {cores}", flush=True)
-    print(f"peak {peak / 1e9:.0f} GFLOP/s ({source}); seconds: {args.by}", flush=True)
-    for work in args.work or WORKS:
-      for batch_size in args.batch_sizes:
-        rows += compare(args, children, work, batch_size, peak)
-  if args.json:
-    result = {"peak_flops": peak, "peak_source": source, "cores": len(cores), "rows": rows}
-    args.json.write_text(json.dumps(result, indent=1) + "\n")
+  return cores
+
+
+def compare_all(
+  args: argparse.Namespace, children: Mapping[str, turns.Contestant], case: Case
+) -> list[dict[str, Any]]:
+  """Lets the contestants take turns at all work; prints and returns a row for each."""
+  peak, source = peak_flops(args, children)
+  print(f"{label(case)} {args.dtype} on {args.device}, {args.cores} cores", flush=True)
+  print(f"peak {peak / 1e9:.0f} GFLOP/s ({source}); seconds: {args.by}", flush=True)
+  return [
+    row
+    for work in args.work
+    for batch_size in args.batch_sizes
+    for row in compare(args, children, case, work, batch_size, peak)
+  ]
+
+
+def label(case: Case) -> str:
+  model = dict(case.model)
+  return " ".join(str(value) for value in (model.pop("name"), *model.values()))
 
 
 def compare(
   args: argparse.Namespace,
-  children: dict[str, turns.Contestant],
+  children: Mapping[str, turns.Contestant],
+  case: Case,
   work: str,
   batch_size: int,
   peak: float,
@@ -94,10 +139,10 @@ def compare(
   for name, seconds in middle.items():
     images_per_sec = batch_size / seconds[args.by]
     row = {
-      "model": args.model, "dtype": args.dtype, "work": work, "batch_size": batch_size,
+      "model": label(case), "dtype": args.dtype, "work": work, "batch_size": batch_size,
       "contestant": name, "wall_s": seconds["wall"], "cpu_s": seconds["cpu"],
-      "images_per_sec": images_per_sec,
-      "mfu": images_per_sec * model_flops(args.model, work) / peak,
+      "images_per_sec": images_per_sec, "peak_flops": peak,
+      "mfu": images_per_sec * model_flops(case, work) / peak,
       "ours_ratio": seconds[args.by] / middle["ours"][args.by] if "ours" in middle else None,
     }  # fmt: skip
     rows.append(row)
@@ -114,23 +159,24 @@ def render(row: dict[str, Any]) -> str:
   )
 
 
-def model_flops(variant: str, work: str) -> int:
-  """Returns the operations of matrix products for one image, 2 a multiplication with its addition.
-
-  Training counts three times the forward pass, less the gradient of the image, which nobody computes.
-  """
-  model = models.build("mixer", variant=variant, num_classes=NUM_CLASSES)
-  image = jax.ShapeDtypeStruct((1, IMAGE_SIZE, IMAGE_SIZE, 3), jnp.float32)
-  variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), image)
-  forward = flops.forward_flops(model, variables, image)
-  stem = 2 * 3 * IMAGE_SIZE**2 * mixer.VARIANTS[variant]["hidden_dim"]
-  return 3 * forward - stem if work == "training" else forward
+def model_flops(case: Case, work: str) -> int:
+  """Returns the operations of matrix products for one image, 2 a multiplication with its addition."""
+  model = models.build(**case.model, num_classes=NUM_CLASSES)
+  shape = case.image_size, case.image_size, 3
+  image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+  forward = flops.forward_flops(model, models.abstract_variables(model, shape), image)
+  return forward * (flops.TRAINING if work == "training" else 1)
 
 
 # --- contestants ------------------------------------------------------------------------------------
 
 
-def start(args: argparse.Namespace, name: str) -> turns.Contestant:
+def of_timm(name: str) -> dict[str, Any]:
+  """Returns the `rival` that timm makes by this name."""
+  return {"module": "timm", "factory": "create_model", "arguments": {"model_name": name}}
+
+
+def start(args: argparse.Namespace, name: str, case: Case) -> turns.Contestant:
   """Starts a contestant's process."""
   env = dict(os.environ)
   threads = str(args.cores)
@@ -140,18 +186,18 @@ def start(args: argparse.Namespace, name: str) -> turns.Contestant:
     # Not the CPU, where JAX finds no GPU; and the others need memory, too.
     env |= {"JAX_PLATFORMS": "cuda", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
   if name in ("ours", "published"):
-    command = [sys.executable, "-m", "benchmarks.step_jax", name]
+    command = [sys.executable, "-m", "benchmarks.step_jax"]
     env["PYTHONPATH"] = str(ROOT)
   else:
-    python = turns.make_environment(args.workdir / "timm-env", RIVAL_PACKAGES)
-    command = [python, ROOT / "benchmarks" / "rival_timm.py", name]
+    command = [args.rival_python, ROOT / "benchmarks" / "rival_timm.py"]
     env.pop("PYTHONPATH", None)
-  log = args.workdir / f"step-{name}.log"
-  return turns.Contestant(name, [*command, args.model, args.dtype], env, log)
+  log = args.workdir / f"{label(case).replace('/', '')}-{name}.log".replace(" ", "-")
+  spec = json.dumps({**case._asdict(), "dtype": args.dtype})
+  return turns.Contestant(name, [*command, name, spec], env, log)
 
 
 def peak_flops(
-  args: argparse.Namespace, children: dict[str, turns.Contestant]
+  args: argparse.Namespace, children: Mapping[str, turns.Contestant]
 ) -> tuple[float, str]:
   """Returns the peak in FLOP/s and where it is from."""
   if args.device == "gpu":

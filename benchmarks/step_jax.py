@@ -1,8 +1,9 @@
 """The contestants of step.py that run in JAX: this project's steps, and the published model's.
 
-Run by step.py as a child: `python -m benchmarks.step_jax ours|published VARIANT DTYPE`.
+Run by step.py as a child: `python -m benchmarks.step_jax ours|published CASE`, a step.Case and the type as JSON.
 """
 
+import json
 import sys
 from typing import Any
 
@@ -15,22 +16,22 @@ from mixer_jax.models import mixer
 from mixer_jax.tools import host_memory, throughput
 from mixer_jax.training import experiment
 
-NUM_CLASSES, IMAGE_SIZE, LEARNING_RATE, WEIGHT_DECAY = 1000, 224, 1e-3, 0.1
+NUM_CLASSES, LEARNING_RATE, WEIGHT_DECAY = 1000, 1e-3, 0.1
 
 
-def make_config(variant: str, dtype: str) -> Any:
+def make_config(case: dict[str, Any]) -> Any:
   """Returns the configuration of one device that is measured."""
-  config = common.get_config()
+  config = common.get_config(case["model"]["name"])
   with config.unlocked():
-    config.model.variant, config.model.dtype = variant, dtype
+    config.model.update(case["model"], dtype=case["dtype"])
     config.batch_size, config.total_steps, config.mesh.data = 1, 100_000, 1
-    config.num_classes, config.image_size = NUM_CLASSES, IMAGE_SIZE
+    config.num_classes, config.image_size = NUM_CLASSES, case["image_size"]
     config.learning_rate, config.optimizer.weight_decay = LEARNING_RATE, WEIGHT_DECAY
   return config
 
 
-def ours(variant: str, dtype: str) -> Any:
-  config = make_config(variant, dtype)
+def ours(case: dict[str, Any]) -> Any:
+  config = make_config(case)
   exp = experiment.build(config, experiment.make_mesh(config))
 
   def prepare(work: str, batch_size: int) -> turns.Run:
@@ -43,13 +44,12 @@ def ours(variant: str, dtype: str) -> Any:
   return prepare
 
 
-def published_model(variant: str, dtype: str) -> Any:
-  del dtype  # the listing has none
-  sizes: dict[str, Any] = mixer.VARIANTS[variant]
+def published_model(case: dict[str, Any]) -> Any:
+  sizes: dict[str, Any] = mixer.VARIANTS[case["model"]["variant"]]
   model = published.MlpMixer(num_classes=NUM_CLASSES, **sizes)
 
   def prepare(work: str, batch_size: int) -> turns.Run:
-    shape = (batch_size, IMAGE_SIZE, IMAGE_SIZE, 3)
+    shape = (batch_size, case["image_size"], case["image_size"], 3)
     image = jax.random.randint(jax.random.key(0), shape, 0, 256).astype(jnp.uint8)
     label = jnp.arange(batch_size) % NUM_CLASSES
     params = jax.jit(model.init)(jax.random.key(0), published.normalize(image[:1]))["params"]
@@ -82,8 +82,8 @@ def matmul(side: int) -> turns.Run:
   return repeated(jax.jit(lambda x: x @ x), x)
 
 
-def make_prepare(name: str, variant: str, dtype: str) -> Any:
-  prepare = {"ours": ours, "published": published_model}[name](variant, dtype)
+def make_prepare(name: str, case: str) -> Any:
+  prepare = {"ours": ours, "published": published_model}[name](json.loads(case))
   return lambda work, size: matmul(size) if work == "matmul" else prepare(work, size)
 
 

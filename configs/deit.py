@@ -41,7 +41,7 @@ def get_config(arg: str = "mixer-B/16"):
     raise InputError(
       f"{given['variant']!r} is unknown; known: {known}, ccs-mixer-B/16, ccs-res_mlp-36."
     )
-  config = _deit(family)
+  config = recipe(family)
   config.model.variant = variant
   recipes[family](config)
   if given["epochs"]:
@@ -49,7 +49,7 @@ def get_config(arg: str = "mixer-B/16"):
   return config
 
 
-def _deit(family: str) -> Any:
+def recipe(family: str) -> Any:
   """Returns DeiT's own settings, at its batch of 1024."""
   config = common.get_config(family)
   config.batch_size = 1024
@@ -57,8 +57,9 @@ def _deit(family: str) -> Any:
   config.total_epochs = 300.0
   config.loss = "softmax_xent"
   config.normalize = "imagenet"
-  config.model.stoch_depth = 0.1
-  config.model.stoch_depth_rescale = True
+  if "stoch_depth" in config.model:
+    config.model.stoch_depth = 0.1
+    config.model.stoch_depth_rescale = True
 
   config.data.ops = (
     "decode(mode='pillow')|random_resized_crop|flip|timm_randaugment('rand-m9-mstd0.5-inc1')"

@@ -13,6 +13,10 @@ class DivergedError(RuntimeError):
   """A loss, gradient or parameter became infinite or NaN."""
 
 
+class OutOfMemoryError(RuntimeError):
+  """A device or the host has too little memory."""
+
+
 class RendezvousError(RuntimeError):
   """The processes of a run have not found each other; the same command may succeed later."""
 

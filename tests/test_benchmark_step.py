@@ -1,5 +1,8 @@
 """The published model that the step is timed beside computes what ours does, forwards and in training."""
 
+import argparse
+import json
+import pathlib
 import sys
 
 import jax
@@ -7,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import published, step, turns
+from benchmarks import family, published, step, turns
 from mixer_jax import models
 from mixer_jax.losses import sigmoid_xent
 from mixer_jax.training import normalization
@@ -65,8 +68,9 @@ def test_flops_are_those_of_the_products_that_run():
   """By hand for S/32: 49 tokens, 8 blocks."""
   stem = 2 * 49 * 512 * 3 * 32**2
   forward = stem + 8 * 4 * 49 * 512 * (256 + 2048) + 2 * 512 * 1000
-  assert step.model_flops("S/32", "inference") == forward
-  assert step.model_flops("S/32", "training") == 3 * forward - stem
+  case = step.Case({"name": "mixer", "variant": "S/32"}, 224, None)
+  assert step.model_flops(case, "inference") == forward
+  assert step.model_flops(case, "training") == 3 * forward
 
 
 CHILD = """
@@ -92,3 +96,33 @@ def test_a_turn_lasts_as_long_as_wanted_and_a_lost_child_is_named(tmp_path):
     with pytest.raises(RuntimeError, match=r"child ended at .*'end'.*; see .*child\.log"):
       child.measure("end", 1, 0.1)
   assert "chatter" in log.read_text() and "no such work" in log.read_text()
+
+
+def test_what_cannot_run_beside_a_family_says_why(tmp_path):
+  (tmp_path / "CycleMLP").mkdir()
+  args = argparse.Namespace(tiny=True, rival_python=pathlib.Path("python"), authors=tmp_path)
+  timed = {
+    case.model["name"]: why for case, why in (family.make_case(args, f) for f in family.FAMILIES)
+  }
+  assert {*timed} == {*models.FAMILIES} - {"vit", "resnet"}
+  assert timed["res_mlp"] is timed["cycle_mlp"] is None
+  assert timed["s2_mlp"] == "neither timm nor the authors have code"
+  assert timed["ms_mlp"] == f"no MS-MLP in --authors={tmp_path}"
+  args.rival_python = None
+  assert family.make_case(args, "res_mlp-12")[1] == "no --rival_python"
+
+
+@pytest.mark.campaign
+def test_a_family_is_timed_beside_a_rival_that_ends(tmp_path, monkeypatch):
+  flags = ["--tiny", "--contestant", "ours", "eager", "--families", "res_mlp-12"]
+  rival = f"--rival_python={sys.executable}"  # which has no PyTorch
+  output = tmp_path / "families.json"
+  monkeypatch.setattr(
+    sys, "argv", ["family", *flags, rival, f"--workdir={tmp_path}", f"--json={output}"]
+  )
+  family.main()
+  rows = json.loads(output.read_text())["rows"]
+  assert [row.get("work", "not run") for row in rows] == [*step.WORKS, "not run"]
+  assert all(0 < row["mfu"] < 1.5 for row in rows if "mfu" in row)
+  assert "eager ended at" in rows[-1]["not_run"] and ".log" in rows[-1]["not_run"]
+  assert output.with_suffix(".md").read_text().count("not run") == 1

@@ -10,7 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = [
   {"errors"},
-  {"files", "rules", "tables"},
+  {"files", "printing", "rules", "tables"},
   {"losses"},
   {"labels", "configuration"},
   {"schema"},

@@ -5,6 +5,7 @@ What a dry run prints is given to a shell, and must call the same as the run its
 
 import os
 import pathlib
+import re
 import subprocess
 import time
 
@@ -330,3 +331,13 @@ def test_gpus_that_are_not_there_cannot_be_shared_out(stage, visible):
   done = stage.launch("gpus.sh", "--processes=2", *FLAGS, PYTHON=stage.add("py"), **visible)
   assert (done.returncode, stage.calls()) == (2, [])
   assert "CUDA_VISIBLE_DEVICES" in done.stderr
+
+
+def test_the_image_has_the_versions_that_are_tested():
+  def pins(path):
+    lines = path.read_text().splitlines()
+    return dict(line.split()[0].split("==") for line in lines if re.match(r"[\w.-]+==", line))
+
+  tested, image = pins(ROOT / "requirements.txt"), pins(LAUNCH / "requirements.txt")
+  assert tested.items() <= image.items()
+  assert image["libtpu"]

@@ -260,6 +260,18 @@ def central_crop(image_size: Sides, rounding: Literal["down", "even"] = "down") 
   return op
 
 
+def pad(image_size: Sides) -> Op:
+  """Zeros around an image that is smaller than `image_size`, which stays in the middle."""
+
+  def op(example: Example, rng: np.random.Generator) -> Example:
+    image = example["image"]
+    missing = [max(want - have, 0) for have, want in zip(image.shape, image_size, strict=False)]
+    sides = [(n // 2, n - n // 2) for n in missing]
+    return example | {"image": np.pad(image, [*sides, (0, 0)])}
+
+  return op
+
+
 def random_crop(image_size: Sides) -> Op:
   """A random part of `image_size`, of the pixels as they are (fine-tuning: after a resize)."""
 
@@ -366,6 +378,7 @@ OPS: dict[str, Callable[..., Op]] = {
     resize_short,
     resize,
     central_crop,
+    pad,
     random_crop,
     randaugment,
     timm_randaugment,

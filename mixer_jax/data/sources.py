@@ -6,10 +6,13 @@ embedded digits are prepared on first use.
 
 import hashlib
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
 import numpy as np
+from absl import logging
+from jaxtyping import Int
 
 from mixer_jax import configuration
 from mixer_jax.data import builders, datasets
@@ -24,7 +27,7 @@ class Source:
   Attributes:
     name: for messages.
     num_classes: of the label. None if unknown.
-    class_names: in the order of the classes. None if unknown.
+    class_names: in the order of the labels that it gives. None if unknown.
   """
 
   def __init__(
@@ -39,6 +42,9 @@ class Source:
   ):
     self.name, self.num_classes, self.class_names = name, num_classes, class_names
     self._data_source, self._label, self._image_scale = data_source, label, image_scale
+    self._numbers: Int[np.ndarray, " k"] | None = (
+      None  # the data's number of a class -> the model's
+    )
 
   def __len__(self) -> int:
     return len(self._data_source)
@@ -53,9 +59,35 @@ class Source:
       example = self._read(index)
       if self._image_scale != 1:
         example["image"] = _rescale(example["image"], self._image_scale)
-      return example
+      return example | {"label": self._numbered(example["label"])}
     except _UNREADABLE as e:
       raise BadRecordError(f"unreadable: {builders.first_line(e)}") from e
+
+  def number_classes_as(self, names: Sequence[str]) -> None:
+    """Gives labels the numbers that a model has for the classes of these names, and says so if they are others.
+
+    Nothing is done where data or model have no names.
+
+    Raises:
+      InputError: the data have a class that the model does not have.
+    """
+    own, wanted = self.class_names or [], list(names)
+    if not own or not wanted or own == wanted:
+      return
+    if not set(own) <= set(wanted) or len(set(wanted)) < len(wanted):
+      raise InputError(
+        f"{self.name} has other classes than the model: {_listed(own)}; the model's are {_listed(wanted)}. Choose "
+        "data of these classes, name them alike, or train a new head (docs/finetune.md)."
+      )
+    logging.warning("%s: its classes are in another order; labels are matched by name", self.name)
+    self._numbers = np.array([wanted.index(name) for name in own])
+    self.class_names, self.num_classes = wanted, len(wanted)
+
+  def _numbered(self, label: np.ndarray) -> np.ndarray:
+    if self._numbers is None:
+      return label
+    known = (label >= 0) & (label < len(self._numbers))
+    return np.where(known, self._numbers[np.where(known, label, 0)], -1).astype(np.int32)
 
   def _read(self, index: int) -> dict[str, Any]:
     record = self._data_source[int(index)]
@@ -76,6 +108,11 @@ class Source:
     except _UNREADABLE:
       return "unreadable"
     return hashlib.sha256(content).hexdigest()[:8]
+
+
+def _listed(names: Sequence[str]) -> str:
+  shown = ", ".join(names[:10])
+  return f"{shown} … ({len(names)} in all)" if len(names) > 10 else shown
 
 
 def _rescale(png: bytes, factor: int) -> bytes:

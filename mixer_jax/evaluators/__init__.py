@@ -7,7 +7,7 @@ better, may choose the best checkpoint.
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 from etils import epath
@@ -50,7 +50,10 @@ TYPES: dict[str, Any] = {
 
 
 def build(
-  setup: Any, sections: Mapping[str, Any], directory: epath.Path | None
+  setup: Any,
+  sections: Mapping[str, Any],
+  directory: epath.Path | None,
+  class_names: Sequence[str] = (),
 ) -> dict[str, Evaluator]:
   """Returns the evaluators of these sections by name, with their data opened.
 
@@ -58,6 +61,7 @@ def build(
     setup: the model (experiment.ModelSetup): options, shardings, eval_step, make_features_step.
     sections: of config.evaluators.
     directory: of the run; None: there is none.
+    class_names: of the model, which the labels of data with names follow; () if it has none.
 
   Raises:
     InputError: data that cannot be opened or evaluated.
@@ -66,7 +70,9 @@ def build(
   # Pictures are of what another evaluator measured.
   for name in sorted(sections, key=lambda name: sections[name].type == "pictures"):
     where, kind = f"config.evaluators.{name}.", TYPES[sections[name].type]
-    built[name] = kind(setup, sections[name], where, built, directory)
+    one = built[name] = kind(setup, sections[name], where, built, directory)
+    if isinstance(one, Classification):  # few-shot has classes of its own
+      one.source.number_classes_as(class_names)
   return built
 
 

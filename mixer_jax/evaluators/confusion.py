@@ -13,6 +13,7 @@ from etils import epath
 from jaxtyping import Float, Int
 from scipy import sparse
 
+from mixer_jax import figures
 from mixer_jax.errors import InputError
 
 MATRIX_CLASSES = 40  # more are not readable as a matrix
@@ -132,12 +133,9 @@ def save(directory: epath.Path, confusion: Confusion) -> list[epath.Path]:
 
 def figure(confusion: Confusion) -> Any:
   """Returns a picture: the matrix of up to 40 classes; of more, the worst classes and confusions."""
-  from matplotlib.figure import Figure
-
   k = len(confusion.names)
   side = 2.5 + 0.36 * k
-  size = (14, 6) if k > MATRIX_CLASSES else (side + 0.8, side)
-  picture = Figure(figsize=size, layout="constrained")
+  picture = figures.empty(*(14, 6) if k > MATRIX_CLASSES else (side + 0.8, side))
   if k > MATRIX_CLASSES:
     _draw_worst(picture.subplots(1, 3), confusion)
   else:
@@ -150,7 +148,7 @@ def _draw_matrix(axes: Any, confusion: Confusion) -> None:
   matrix, total = confusion.matrix.toarray(), confusion.count
   share = matrix / np.maximum(total, 1)[:, None]
   axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-  names = [_shorten(n) for n in confusion.names]
+  names = [figures.label(_shorten(n)) for n in confusion.names]
   axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
   axes.set_yticks(range(len(names)), names, fontsize=8)
   axes.set(xlabel="predicted", ylabel="true")
@@ -173,6 +171,6 @@ def _draw_worst(axes: Sequence[Any], confusion: Confusion) -> None:
 
 def _bars(axes: Any, bars: Sequence[tuple[str, Any]], title: str) -> None:
   axes.barh(range(len(bars)), [value for _, value in bars])
-  axes.set_yticks(range(len(bars)), [label for label, _ in bars], fontsize=7)
+  axes.set_yticks(range(len(bars)), [figures.label(name) for name, _ in bars], fontsize=7)
   axes.invert_yaxis()
   axes.set_title(title, fontsize=10)

@@ -8,10 +8,10 @@ import jax
 from etils import epath
 
 from mixer_jax import configuration, schema
-from mixer_jax.errors import InputError, SaveError
+from mixer_jax.errors import InputError
 from mixer_jax.evaluators.classification import Classification
 from mixer_jax.figures import curves, hidden_units
-from mixer_jax.workdir import checkpoint, metrics
+from mixer_jax.workdir import metrics
 
 
 class Pictures:
@@ -44,27 +44,33 @@ class Pictures:
     self.sources: dict[str, Any] = {}
 
   def __call__(self, variables: Any, step: int) -> Iterator[tuple[str, float]]:
-    """Writes plots/*.png, those of the weights with their step; yields nothing. Raises SaveError."""
+    """Writes plots/*.png, those of the weights with their step; yields nothing.
+
+    What cannot be drawn or written is a line: nobody's run ends for a picture.
+    """
     rows = self._of.rows(variables, step)
     if jax.process_index() == 0:
-      records = metrics.read_metrics(self._workdir)
-      pictures = {
-        "learning_curves.png": _encode(curves.learning_curves(records, self._name)),
-        "predictions.png": _encode(
-          curves.predictions(self._of.source, rows, self._options.image_channels)
-        ),
-        **{
-          f"{k}_step{step}.png": v
-          for k, v in _of_weights(variables["params"], self._options.input_shape[:2]).items()
-        },
-      }
       try:
-        (self._workdir / "plots").mkdir(parents=True, exist_ok=True)
-        for name, content in pictures.items():
-          (self._workdir / "plots" / name).write_bytes(content)
-      except OSError as e:
-        raise SaveError(checkpoint.save_failure(self._workdir, e)) from e
+        self._write(self._draw(variables, rows, step))
+      except Exception as e:
+        metrics.log(f"WARNING: the pictures of step {step} could not be made: {e}")
     yield from ()
+
+  def _draw(self, variables: Any, rows: Any, step: int) -> dict[str, bytes]:
+    records, options = metrics.read_metrics(self._workdir), self._options
+    of_weights = _of_weights(variables["params"], options.input_shape[:2])
+    predictions = curves.predictions(self._of.source, rows, options.image_channels)
+    return {
+      "learning_curves.png": _encode(curves.learning_curves(records, self._name)),
+      "predictions.png": _encode(predictions),
+      **{f"{name}_step{step}.png": content for name, content in of_weights.items()},
+    }
+
+  def _write(self, pictures: Mapping[str, bytes]) -> None:
+    directory = self._workdir / "plots"
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, content in pictures.items():
+      (directory / name).write_bytes(content)
 
   def line(self, values: Mapping[str, float]) -> str:
     del values

@@ -4,14 +4,13 @@ from typing import Any
 
 import numpy as np
 
+from mixer_jax import figures
 from mixer_jax.data import ops
 
 
 def learning_curves(records: list[dict[str, Any]], evaluator: str) -> Any:
   """Returns a figure: the loss of training and of an evaluator, its top-1, learning rate, against the step."""
-  from matplotlib.figure import Figure
-
-  figure = Figure(figsize=(12, 3.6), layout="constrained")
+  figure = figures.empty(12, 3.6)
   left, middle, right = figure.subplots(1, 3)
   for axes, names in (
     (left, ("loss", f"{evaluator}/loss")),
@@ -32,12 +31,10 @@ def learning_curves(records: list[dict[str, Any]], evaluator: str) -> Any:
 
 def predictions(source: Any, rows: dict[str, np.ndarray], image_channels: int) -> Any:
   """Returns a figure of images with the predicted class; the wrong ones first, in red."""
-  from matplotlib.figure import Figure
-
   columns, lines = 12, 4
   wrong = rows["top1"] == 0
   order = np.argsort(~wrong, kind="stable")[: columns * lines]
-  figure = Figure(figsize=(columns * 0.9, lines * 1.15 + 0.5), layout="constrained")
+  figure = figures.empty(columns * 0.9, lines * 1.15 + 0.5)
   figure.suptitle(f"{int(wrong.sum())} of {len(wrong)} wrong (red: predicted, true)", fontsize=10)
   grid = figure.subplots(lines, columns, squeeze=False).ravel()
   for axes in grid:
@@ -48,7 +45,7 @@ def predictions(source: Any, rows: dict[str, np.ndarray], image_channels: int) -
     text = _names(source, rows["prediction"][i])
     if wrong[i]:
       text += f", is {_names(source, rows['label'][i])}"
-    axes.set_title(text, fontsize=8, color="tab:red" if wrong[i] else "black", pad=2)
+    axes.set_title(figures.label(text), fontsize=8, color="tab:red" if wrong[i] else "black", pad=2)
   return figure
 
 

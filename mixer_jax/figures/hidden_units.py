@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Int
 
+from mixer_jax import figures
 from mixer_jax.errors import InputError
 
 _PAIRED_BLOCKS, _MOST_PAIRS = 3, 64  # of figure 5
@@ -183,10 +184,8 @@ def encode_png(mosaics: list[Float[np.ndarray, "y x 3"]], *, width_px: int = 900
 
 def draw_mosaics(mosaics: list[tuple[str, np.ndarray]]) -> Any:
   """Returns a figure of titled mosaics beside each other, whose pixels are not smoothed."""
-  from matplotlib.figure import Figure
-
   shares = [m.shape[1] / m.shape[0] for _, m in mosaics]
-  figure = Figure(figsize=(5 * sum(shares), 5.4), layout="constrained")
+  figure = figures.empty(5 * sum(shares), 5.4)
   axes = figure.subplots(1, len(mosaics), squeeze=False, width_ratios=shares)[0]
   for one, (title, mosaic) in zip(axes, mosaics, strict=True):
     one.imshow(mosaic, interpolation="nearest")

@@ -107,7 +107,7 @@ def evaluate(
       f"{trained.name}: {trained.setup.title}, {options.size} px, normalize={options.normalize}"
     )
   found, step = {}, -1 if trained.step is None else trained.step
-  for name, one in build(trained.setup, sections, run).items():
+  for name, one in build(trained.setup, sections, run, trained.class_names).items():
     found[name] = dict(one(trained.variables, step))
     metrics.log(f"{trained.name} {name} {one.title}: {one.line(found[name])}")
     if not isinstance(one, Classification) or jax.process_index() > 0:

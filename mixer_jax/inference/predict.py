@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from mixer_jax import files, losses
+from mixer_jax import files, losses, printing
 from mixer_jax.data import decode
 from mixer_jax.data.preprocess import Preprocess
 from mixer_jax.errors import BadRecordError, InputError
@@ -152,13 +152,8 @@ def outputs(
       out = jax.tree.map(np.asarray, step(trained.variables, batch))
       for i, (path, image) in enumerate(zip(part, loaded, strict=True)):
         bad = isinstance(image, BadRecordError)
-        yield _shown(path), image if bad else jax.tree.map(lambda x, i=i: x[i], out)
-
-
-def _shown(path: str) -> str:
-  """Returns the path as text that any terminal and file can take."""
-  text = os.fsencode(path).decode("utf-8", "backslashreplace")
-  return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+        yield printing.printable(shown), image if bad else jax.tree.map(lambda x, i=i: x[i], out)
 
 
 def read_class_names(path: str, num_classes: int) -> list[str]:
@@ -167,7 +162,7 @@ def read_class_names(path: str, num_classes: int) -> list[str]:
     file = files.path_of(path, "--class_names")
     if file.stat().length > MAX_FILE_BYTES:
       raise InputError(f"--class_names={path} is larger than {MAX_FILE_BYTES >> 20} MiB.")
-    names = files.read(file).decode().splitlines()
+    names = files.read(file).decode("utf-8-sig").splitlines()
   except (OSError, ValueError) as e:
     raise InputError(f"--class_names={path} cannot be read: {e}") from e
   if len(names) != num_classes:

@@ -30,7 +30,7 @@ class Trained:
     variables: of the model, on the devices: {"params", "batch_stats"?}.
     name: what messages call the model: its run and step, or its weights file.
     step: of the checkpoint. None for a weights file.
-    class_names: as the checkpoint has them. () if it has none.
+    class_names: as the checkpoint or the weights file has them. () if it has none.
   """
 
   setup: experiment.ModelSetup
@@ -95,7 +95,8 @@ def _mesh_here(own: dict[str, Any]) -> dict[str, Any]:
 
 def _load_weights(setup: experiment.ModelSetup, path: str) -> Trained:
   variables = weights.load(path, setup.abstract_variables)
-  return Trained(setup, jax.device_put(variables, setup.shardings.variables), path)
+  variables = jax.device_put(variables, setup.shardings.variables)
+  return Trained(setup, variables, path, class_names=weights.class_names(path))
 
 
 def _load_checkpoint(
@@ -122,7 +123,7 @@ def preprocess(setup: experiment.ModelSetup) -> Preprocess:
 def class_names(trained: Trained) -> list[str]:
   """Returns the names of the model's classes. A class without a name gets its number.
 
-  If the checkpoint has no names, TFDS's description of the data set gives them, even without the data.
+  If the model has no names, TFDS's description of the data set gives them, even without the data.
   """
   data, num_classes = trained.setup.options.data, trained.setup.options.num_classes
   names = list(trained.class_names)

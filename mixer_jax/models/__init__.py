@@ -6,13 +6,13 @@ A family is one file, entered in `FAMILIES`. It has:
 - `TITLE`, what messages call it; `VARIANTS`, published size -> fields;
 - `PREFIX`, an expression that only its parameters' names begin with; `STEM`, one for the kernel (h, w, channels, out)
   that the image meets first; and `HEAD`, the modules that a new head replaces -> the field that each follows from;
-- `fields_of(shapes)`, the fields that parameter shapes tell, the inverse of `init`; `UNTOLD`, of the others those
-  whose defaults do not go with all shapes, with a value that does; and `input_shape(shapes)`, an
+- `fields_of(shapes)`, the fields that parameter shapes tell, the inverse of `init`; `UNTOLD`, the others but gelu, each
+  with a value that goes with all shapes; and `input_shape(shapes)`, an
   image (height, width, channels) that they are for; shapes are {"block/kernel": (…)};
 - `LAYERS`, expressions that the parameters' names below the head begin with, from the image on; numbers in their groups
   order what one of them matches (`layer_numbers`);
 - `TORCH_NAMES`, layout -> pairs of names, torch's and ours (weights/torch_layout.py), or a function of a state's names and
-  arrays that returns them; and `RELEASED_RENAMES`, expressions
+  arrays that returns them; `TORCH_FORM`, only if torch cuts its parameters otherwise; and `RELEASED_RENAMES`, expressions
   for the authors' older .npz layouts; empty if there are none;
 - `RESIZE_METHODS`, and if there are any `resize` and `resize_fields`: parameters and fields for another grid of
   tokens by one of them. A family without any takes every image size. If only some of its models do, it is a function of

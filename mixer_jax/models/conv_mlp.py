@@ -6,7 +6,7 @@ Facts: SHI-Labs/Convolutional-MLPs, src/convmlp.py and src/utils.
 
 import functools
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mixer_jax.configuration import NonNegativeInt, PositiveInt, Rate
 from mixer_jax.errors import InputError
 from mixer_jax.models import layers
+from mixer_jax.models.kernels import cpu_max_pool
 
 TITLE = "ConvMLP"
 _TRUNCATED_NORMAL = nn.initializers.truncated_normal(0.02)
@@ -56,7 +57,8 @@ class Stem(nn.Module):
         x, features, 3, stride=stride, use_bias=False, kernel_init=_HE_NORMAL, **dtypes
       )
       x = nn.relu(layers.batch_norm(x, mask, train, **dtypes))
-    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=cast(Any, ((1, 1), (1, 1))))
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+    return cpu_max_pool.max_pool(x, train)
 
 
 class ConvBlock(nn.Module):
@@ -107,9 +109,7 @@ class ConvMlpBlock(nn.Module):
       layers.MlpBlock, self.mlp_dim, gelu=self.gelu, kernel_init=_TRUNCATED_NORMAL, **dtypes
     )
     x = x + drop_path(mlp()(norm()(x), index, train=train), kept_first)
-    channels = x.shape[-1]
-    depthwise: dict[str, Any] = dict(feature_group_count=channels, use_bias=False)
-    x = layers.conv(norm()(x), channels, 3, kernel_init=_HE_NORMAL, **depthwise, **dtypes)
+    x = layers.depthwise(norm()(x), 3, use_bias=False, kernel_init=_HE_NORMAL, **dtypes)
     return x + drop_path(mlp()(norm()(x), index, train=train), kept_second)
 
 

@@ -303,7 +303,7 @@ class Model(nn.Module):
 
 PREFIX = r"Cycle(?:Swin)?Block_\d+_\d+/"
 STEM = "stem/kernel"
-UNTOLD: dict[str, Any] = {}
+UNTOLD: dict[str, Any] = {"step": 3}
 HEAD = {"head": "num_classes"}
 LAYERS = (r"stem", r"(?:downsample|Cycle(?:Swin)?Block)_(\d+)(?:_(\d+))?/")
 RELEASED_RENAMES = ()

@@ -365,7 +365,12 @@ class Model(nn.Module):
 
 PREFIX = r"HireBlock_\d+_\d+/"
 STEM = "stem/Conv_0/kernel"
-UNTOLD: dict[str, Any] = {}
+UNTOLD: dict[str, Any] = {
+  "num_shifts": (2, 2, 3, 2),
+  "shift_steps": (2, 2, 1, 1),
+  "shift_padding": "circular",
+  "region_padding": "circular",
+}
 HEAD = {"head": "num_classes"}
 LAYERS = (r"stem/", r"(?:downsample|HireBlock)_(\d+)(?:_(\d+))?/")
 RELEASED_RENAMES = ()

@@ -16,7 +16,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from mixer_jax.errors import InputError
-from mixer_jax.models.kernels import cpu_dense
+from mixer_jax.models.kernels import cpu_dense, cpu_depthwise
 
 Gelu = Literal["tanh", "erf"]
 GELU: dict[str, Callable[[Array], Array]] = {
@@ -153,6 +153,21 @@ def conv(
   """
   pad = (size // 2, size // 2)
   return nn.Conv(features, (size, size), (stride, stride), padding=(pad, pad), **fields)(x)
+
+
+def depthwise(x: Float[Array, "b h w c"], size: int, **fields: Any) -> Float[Array, "b h w c"]:
+  """Convolves each channel with a kernel of its own, padded as `conv` pads, in the form that is fast on this platform.
+
+  Arguments are those of `conv`.
+  """
+  fields |= dict(feature_group_count=x.shape[-1], conv_general_dilated=_depthwise)
+  return conv(x, x.shape[-1], size, **fields)
+
+
+def _depthwise(x: Array, kernel: Array, *unused: Any, **also_unused: Any) -> Array:
+  """Is nn.Conv's `conv_general_dilated`; what it leaves out are the stride, the padding and the groups of `depthwise`."""
+  del unused, also_unused
+  return cpu_depthwise.depthwise(x, kernel)
 
 
 def batch_norm(

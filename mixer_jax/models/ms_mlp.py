@@ -16,7 +16,6 @@ from jaxtyping import Array, Bool, Float, Int
 from mixer_jax.configuration import NonNegativeFloat, PositiveInt, Rate
 from mixer_jax.errors import InputError
 from mixer_jax.models import layers
-from mixer_jax.models.kernels import cpu_depthwise
 
 TITLE = "MS-MLP"
 _TRUNCATED_NORMAL = nn.initializers.truncated_normal(0.02)
@@ -59,24 +58,6 @@ def group_sizes(channels: int) -> list[int]:
   return [size] * (len(SHIFTS) - 1) + [last]
 
 
-class Depthwise(nn.Module):
-  """A depthwise convolution with a bias, padded with zeros. It starts as torch's does."""
-
-  size: int
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    channels = x.shape[-1]
-    shape = (self.size, self.size, 1, channels)
-    kernel = self.param("kernel", _TORCH_CONV, shape, self.param_dtype)
-    start = layers.uniform_bias(self.size**2)
-    bias = self.param("bias", start, (channels,), self.param_dtype)
-    y = cpu_depthwise.depthwise(x.astype(self.dtype), jnp.asarray(kernel, self.dtype))
-    return y + jnp.asarray(bias, self.dtype)
-
-
 class MixShift(nn.Module):
   """across + down, of groups of channels with a shift of their own.
 
@@ -95,8 +76,9 @@ class MixShift(nn.Module):
     mixed, begin = [], 0
     for i, (channels, shift, size) in enumerate(zip(sizes, SHIFTS, self.mix_sizes, strict=True)):
       group = x[..., begin : begin + channels]
-      across = Depthwise(size, name=f"across_{i}", **dtypes)(jnp.roll(group, shift, axis=2))
-      down = Depthwise(size, name=f"down_{i}", **dtypes)(jnp.roll(group, shift, axis=1))
+      fields = dict(kernel_init=_TORCH_CONV, bias_init=layers.uniform_bias(size**2), **dtypes)
+      across = layers.depthwise(jnp.roll(group, shift, axis=2), size, name=f"across_{i}", **fields)
+      down = layers.depthwise(jnp.roll(group, shift, axis=1), size, name=f"down_{i}", **fields)
       mixed.append(across + down)
       begin += channels
     return jnp.concatenate(mixed, axis=-1)

@@ -224,7 +224,7 @@ class Network(nn.Module):
     x = NestedConv(self.width, 7, 2, name="root_block", **dtypes)(image)
     # Padded with zeros, as the authors do it, where a maximum's own padding is −∞.
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    x = nn.max_pool(x, (3, 3), strides=(2, 2))
+    x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
     outputs = []
     for i, num_units in enumerate(self.num_units):
       x = Stage(
@@ -320,7 +320,38 @@ LAYERS = (r"resnet/root_block/", r"resnet/block(\d+)/unit(\d+)/")
 UNTOLD = {"num_groups": 1}
 RELEASED_RENAMES = ((r"^(resnet/.*/standardized_conv2d)_\d+/", r"\1/"),)
 """From those of the files that number the convolutions."""
-TORCH_NAMES: dict[str, Any] = {}
+
+
+def _torch_names(root: str, unit: str, norm: str, projection: str, ends: tuple[str, str]) -> Any:
+  """Returns a table of torch names; `ends` are the final norm and the head."""
+  ours = "resnet/block{1}/unit{01}"
+  return (
+    (f"{root}.weight", STEM),
+    *(
+      (f"{theirs}.{leaf}", f"{place}/group_norm/{name}")
+      for theirs, place in (
+        *((f"{unit}.{norm}{i + 1}", f"{ours}/{part}") for i, part in enumerate("abc")),
+        (ends[0], "resnet"),
+      )
+      for leaf, name in (("weight", "gamma"), ("bias", "beta"))
+    ),
+    *(
+      (f"{unit}.conv{i + 1}", f"{ours}/{part}/standardized_conv2d") for i, part in enumerate("abc")
+    ),
+    (f"{unit}.{projection}", f"{ours}/a/proj/standardized_conv2d"),
+    (ends[1], "resnet/head/conv2d"),
+  )
+
+
+TORCH_NAMES = {
+  "timm": _torch_names(
+    "stem.conv", "stages.{}.blocks.{}", "norm", "downsample.conv", ("norm", "head.fc")
+  ),
+  "authors": _torch_names(
+    "root.conv", "body.block{1}.unit{01}", "gn", "downsample", ("head.gn", "head.conv")
+  ),
+}
+"""timm's resnetv2_*_bit, and big_transfer, bit_pytorch/models.py."""
 RESIZE_METHODS = ()
 
 

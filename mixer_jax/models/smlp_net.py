@@ -131,9 +131,9 @@ class SmlpBlock(nn.Module):
     return layers.batch_norm(x, mask, train, **self._dtypes())
 
   def _depthwise(self, x: Array) -> Array:
-    c = x.shape[-1]
-    fields: dict[str, Any] = dict(feature_group_count=c, use_bias=False, kernel_init=_UNIFORM)
-    return layers.conv(x, c, 3, name="depthwise", **fields, **self._dtypes())
+    return layers.depthwise(
+      x, 3, use_bias=False, kernel_init=_UNIFORM, name="depthwise", **self._dtypes()
+    )
 
   def _mix(self, z: Array, train: bool) -> Array:
     along_width = AxisMixing(2, name="width", **self._dtypes())(z, train)
@@ -243,7 +243,7 @@ class Model(nn.Module):
 
 PREFIX = r"SmlpBlock_\d+/"
 STEM = "stem/kernel"
-UNTOLD: dict[str, Any] = {}
+UNTOLD: dict[str, Any] = {"residuals": "one"}
 HEAD = {"head": "num_classes"}
 LAYERS = (r"stem/", r"(?:downsample|SmlpBlock)_(\d+)/")
 RELEASED_RENAMES = ()

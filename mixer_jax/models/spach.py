@@ -142,8 +142,7 @@ class SpachBlock(nn.Module):
       y = nn.LayerNorm(name="norm_tokens", **dtypes)(u).reshape(batch, -1, c)
       y = layers.LayerScale(1e-4, name="scale", **dtypes)(mixing(y, index, train))
       x = x + drop_path(y, kept_tokens).reshape(u.shape)
-    fields: dict[str, Any] = dict(feature_group_count=c, kernel_init=_HE_NORMAL, name="depthwise")
-    x = x + layers.conv(u, c, 3, **fields, **dtypes)
+    x = x + layers.depthwise(u, 3, kernel_init=_HE_NORMAL, name="depthwise", **dtypes)
     y = layers.MlpBlock(
       self.mlp_dim, gelu=self.gelu, kernel_init=_XAVIER, name="channel_mixing", **dtypes
     )(nn.LayerNorm(name="norm_channels", **dtypes)(x), index, train=train)

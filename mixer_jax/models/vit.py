@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mixer_jax.configuration import Fraction, NonNegativeInt, PositiveInt, Rate
 from mixer_jax.errors import InputError
-from mixer_jax.models import layers, resizing
+from mixer_jax.models import layers, resizing, torch_heads
 from mixer_jax.models.resizing import Grid
 
 TITLE = "Vision Transformer"
@@ -280,10 +280,49 @@ RELEASED_RENAMES = (
   (r"^(Transformer/encoderblock_\d+)/MlpBlock_0/", r"\1/MlpBlock_3/"),
 )  # fmt: skip
 """From files written by Flax Linen, which numbers a block's submodules by their kind."""
-TORCH_NAMES: dict[str, Any] = {}
+_POSITIONS = "Transformer/posembed_input/pos_embedding"
+_BLOCK = "Transformer/encoderblock_{}"
+_ATTENTION = "MultiHeadDotProductAttention_1"
+TORCH_NAMES = {
+  "timm": (
+    ("cls_token", "cls", None),
+    ("pos_embed", _POSITIONS, None),
+    ("patch_embed.proj", "embedding"),
+    ("blocks.{}.norm1", f"{_BLOCK}/LayerNorm_0"),
+    ("blocks.{}.attn.qkv", f"{_BLOCK}/{_ATTENTION}/qkv"),
+    ("blocks.{}.attn.proj", f"{_BLOCK}/{_ATTENTION}/out"),
+    ("blocks.{}.norm2", f"{_BLOCK}/LayerNorm_2"),
+    ("blocks.{}.mlp.fc1", f"{_BLOCK}/MlpBlock_3/Dense_0"),
+    ("blocks.{}.mlp.fc2", f"{_BLOCK}/MlpBlock_3/Dense_1"),
+    ("norm", "Transformer/encoder_norm"),
+    ("head", "head"),
+  )
+}
+"""timm has no tanh layer before the head."""
+# Torch's matrices do not tell the heads. timm, models/vision_transformer.py: vit_tiny and vit_small have these.
+_NUM_HEADS = {192: 3, 384: 6} | {v["hidden_dim"]: v["num_heads"] for v in VARIANTS.values()}
 RESIZE_METHODS = ("interpolate",)
 resize_fields = resizing.same_fields
-_POSITIONS = "Transformer/posembed_input/pos_embedding"
+
+
+def _split_heads(flat: Mapping[str, np.ndarray], num_heads: int | None) -> dict[str, np.ndarray]:
+  """Undoes `torch_heads.join`; raises InputError if neither `num_heads` nor the width tells the heads."""
+
+  def heads(hidden_dim: int) -> int:
+    n = num_heads or _NUM_HEADS.get(hidden_dim)
+    if not n:
+      raise InputError(
+        f"a torch state dictionary does not tell num_heads, and no published size has {hidden_dim} channels. Give it, "
+        "as in mixer_jax.load(file, num_heads=3); weights.save_npz then keeps it."
+      )
+    if hidden_dim % n:
+      raise InputError(f"num_heads {n} does not divide the {hidden_dim} channels.")
+    return n
+
+  return torch_heads.split(flat, _ATTENTION, heads)
+
+
+TORCH_FORM = (functools.partial(torch_heads.join, attention=_ATTENTION), _split_heads)
 
 
 def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """What all commands share. The user's errors are printed in full, without a traceback."""
 
+import contextlib
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -10,9 +12,14 @@ from typing import Any
 from absl import flags, logging
 from ml_collections import config_flags
 
-from mixer_jax.errors import DivergedError, InputError, RendezvousError, SaveError
+from mixer_jax import printing
+from mixer_jax.errors import DivergedError, InputError, OutOfMemoryError, RendezvousError, SaveError
 from mixer_jax.tools import host_memory, supervisor
 
+_INSECURE = flags.DEFINE_bool(
+  "allow_insecure", False, "Download weights over http:// without a checksum."
+)
+_KNOWN = InputError | DivergedError | OutOfMemoryError | SaveError | RendezvousError
 _SAVER = f"{os.sep}orbax{os.sep}"
 
 
@@ -45,11 +52,16 @@ def run(
   def guarded(argv: list[str]) -> None:
     try:
       _refuse_blank(argv[1:])
+      if _INSECURE.value:
+        os.environ["MIXER_JAX_ALLOW_INSECURE"] = (
+          "1"  # as weights/download.py calls it, for workers too
+        )
       main(argv)
     except Exception as e:
+      e = _explained(e)
       if _others() and not isinstance(e, InputError | DivergedError):
         _others().wait_for_loss()
-      if not isinstance(e, InputError | DivergedError | SaveError | RendezvousError):
+      if not isinstance(e, _KNOWN):
         if not _others():
           raise
         traceback.print_exc()
@@ -71,13 +83,35 @@ def run(
       _report(e)
       sys.exit(2)
 
+  for stream in (sys.stdout, sys.stderr):  # what cannot show a character shows its number
+    with contextlib.suppress(AttributeError):  # a notebook's shows all
+      stream.reconfigure(errors="backslashreplace")
   host_memory.keep_on_cpu()
   logging.set_verbosity(logging.WARNING)  # JAX and Orbax log a lot at INFO; --verbosity=0 shows it
   # Orbax logs tracebacks of failed writes in all its threads; the run reports them in one line.
   logging.get_absl_handler().addFilter(
     lambda record: record.name != "asyncio" and not (record.exc_info and _SAVER in record.pathname)
   )
-  app_run(guarded, flags_parser=parse)
+  try:
+    app_run(guarded, flags_parser=parse)
+  except KeyboardInterrupt:
+    print("interrupted", file=sys.stderr, flush=True)
+    os._exit(128 + signal.SIGINT)
+
+
+def _explained(error: Exception) -> Exception:
+  """Returns what the runtime means by an error of its own, in the words of the configuration."""
+  first = str(error).partition("\n")[0]
+  if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in first:
+    return OutOfMemoryError(
+      f"out of memory: {first or 'of the host'}. Lower config.batch_size or raise config.grad_accum_steps, set "
+      "config.model.remat=block, or spread the parameters (config.mesh.fsdp); python -m mixer_jax.tools.plan "
+      "--fit=memory finds what fits. Host memory: lower data.num_workers."
+    )
+  if "Unable to initialize backend" in first or "Unknown backend" in first:
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    return InputError(f"JAX finds no device for JAX_PLATFORMS={platforms!r}: {first}")
+  return error
 
 
 def _status(error: Exception) -> int:
@@ -129,7 +163,7 @@ def _leave_out(config: Any, given: Mapping[str, Any]) -> None:
 
 
 def _report(error: Exception) -> None:
-  print(f"error: {_text(error)}", file=sys.stderr, flush=True)
+  print(f"error: {printing.printable(_text(error))}", file=sys.stderr, flush=True)
 
 
 def _text(error: Exception) -> str:

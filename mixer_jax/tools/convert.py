@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
     raise InputError(f"{output} exists; choose another name or remove it.")
   if _LAYOUT.value and output.suffix == ".npz":
     raise InputError("--layout is for .safetensors; .npz has the layout of the released files.")
-  variables = _load(source)
+  variables, class_names = _load(source)
   if _IMAGE_SIZE.value:
     variables = _resized(variables, source)
   elif _FROM_IMAGE_SIZE.value or flags.FLAGS["method"].present:
@@ -66,12 +66,14 @@ def main(argv: list[str]) -> None:
     variables = weights.replace_channels(variables, int(_IMAGE_CHANNELS.value))
     print(weights.channels_line(int(_IMAGE_CHANNELS.value)))
   if _NUM_CLASSES.value:
-    variables = _with_new_head(variables, source, _NUM_CLASSES.value)
+    variables, class_names = _with_new_head(variables, source, _NUM_CLASSES.value), ()
   spec = weights.describe(variables, source)
+  weights.check_values(variables, source)
   if output.suffix == ".npz":
-    weights.save_npz(output, variables)
+    weights.save_npz(output, variables, class_names)
   else:
-    torch_layout.save_safetensors(output, torch_layout.to_torch(variables, _LAYOUT.value))
+    state = torch_layout.to_torch(variables, _LAYOUT.value)
+    torch_layout.save_safetensors(output, state, class_names)
   print(f"{output}: {_summary(spec)}")
 
 
@@ -84,20 +86,21 @@ def _summary(spec: weights.ModelSpec) -> str:
   return f"{family.TITLE}{tokens}, " + " ".join(f"{k}={v}" for k, v in spec.fields.items())
 
 
-def _load(source: str) -> weights.Variables:
+def _load(source: str) -> tuple[weights.Variables, tuple[str, ...]]:
+  """Returns the variables and the names of the classes, () if there are none."""
   if workdir := directory.find_run(source):
     return _load_run(workdir)
   if flags.FLAGS["checkpoint"].present:
     raise InputError(f"--checkpoint is for the workdir of a run, which {source} is not.")
-  return weights.load(source)
+  return weights.load(source), weights.class_names(source)
 
 
-def _load_run(workdir: epath.Path) -> weights.Variables:
+def _load_run(workdir: epath.Path) -> tuple[weights.Variables, tuple[str, ...]]:
   directory.load_config(workdir)  # raises if this is not the workdir of a run
   step, _ = checkpoint.choose(workdir, _CHECKPOINT.value)
   trained_by = provenance.read(workdir, step)
   print(f"{workdir} step {step}" + (f" of run {trained_by.run}" if trained_by else ""))
-  return restore.load_variables(workdir, step)
+  return restore.load_variables(workdir, step), trained_by.class_names if trained_by else ()
 
 
 def _resized(variables: weights.Variables, source: str) -> weights.Variables:

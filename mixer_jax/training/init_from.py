@@ -3,14 +3,13 @@
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 
 from mixer_jax import models, schema, weights
 from mixer_jax.models import resizing
 from mixer_jax.training import experiment
 from mixer_jax.training.state import TrainState
-from mixer_jax.workdir import checkpoint, metrics, restore
+from mixer_jax.workdir import checkpoint, metrics, provenance, restore
 from mixer_jax.workdir import directory as workdirs
 
 
@@ -84,6 +83,27 @@ def load(source: str) -> weights.Variables:
   return restore.load_variables(directory, step)
 
 
+def class_names(
+  exp: experiment.Experiment, directory: epath.Path, step: int | None
+) -> tuple[str, ...]:
+  """Returns the names of the classes that the parameters to start from have a head for, () if they have none.
+
+  Args:
+    exp: the run.
+    directory: its workdir.
+    step: of the checkpoint that it resumes from; None: it starts from `config.init`.
+  """
+  if step is None and (exp.options.init.weights is None or exp.options.init.new_head):
+    return ()
+  if step is None:
+    source = str(exp.options.init.weights)
+    if (run := workdirs.find_run(source)) is None:
+      return weights.class_names(source)
+    directory, (step, _) = run, checkpoint.choose(run, "newest")
+  origin = provenance.read(directory, step)
+  return origin.class_names if origin else ()
+
+
 def initial_variables(exp: experiment.Experiment) -> tuple[weights.Variables, str]:
   """Returns the variables that `config.init` asks for, on the devices, and a line on what was done.
 
@@ -108,8 +128,7 @@ def initial_variables(exp: experiment.Experiment) -> tuple[weights.Variables, st
     model: Any = exp.model
     variables = weights.replace_head(variables, wanted, model.head_bias_init)
     line += ", with a new head"
-  weights.check_match(variables, wanted, f"{source} for {exp.options.size} px")
-  variables = jax.tree.map(lambda p, w: np.asarray(p).astype(w.dtype), variables, wanted)
+  variables = weights.check_match(variables, wanted, f"{source} for {exp.options.size} px")
   return jax.device_put(variables, exp.shardings.variables), line
 
 

@@ -3,22 +3,25 @@
 `load("imagenet21k/Mixer-B_16")` returns variables, {"params": …}; `describe` says of which model.
 """
 
-from mixer_jax.weights.npz import load_npz, save_npz
-from mixer_jax.weights.released import RELEASED
-from mixer_jax.weights.sources import load, load_model
-from mixer_jax.weights.variables import (
-  ModelSpec,
-  Variables,
+from mixer_jax.weights.changes import (
   channels_line,
-  check_family,
-  check_match,
-  describe,
-  family_of,
   grid_of,
   replace_channels,
   replace_head,
   resize,
   resize_line,
+)
+from mixer_jax.weights.npz import load_npz, save_npz
+from mixer_jax.weights.released import RELEASED
+from mixer_jax.weights.sources import class_names, load, load_model
+from mixer_jax.weights.variables import (
+  ModelSpec,
+  Variables,
+  check_family,
+  check_match,
+  check_values,
+  describe,
+  family_of,
 )
 
 __all__ = [
@@ -28,6 +31,8 @@ __all__ = [
   "channels_line",
   "check_family",
   "check_match",
+  "check_values",
+  "class_names",
   "describe",
   "family_of",
   "grid_of",

@@ -19,6 +19,7 @@ from mixer_jax import files
 from mixer_jax.errors import InputError, SaveError
 from mixer_jax.weights.transfer import Partial, transfer
 
+ALLOW_INSECURE = "MIXER_JAX_ALLOW_INSECURE"
 _CHUNK_BYTES = 1 << 20
 
 
@@ -44,33 +45,30 @@ def fetch(url: str, *, check: Callable[[Path, str], None]) -> Path:
   url, pinned = _split(url)
   path = cache_dir() / _file_name(url)
   try:
-    if not _is_cached(path):
+    if (actual := _intact(path)) is None:
       path.parent.mkdir(parents=True, exist_ok=True)
       with files.locked(path.with_name(f"{path.name}.lock"), lambda: _say_waiting(path)):
-        if not _is_cached(path):
+        if (actual := _intact(path)) is None:
           _download(url, path, pinned, check)
           return path
-    recorded = _checksum_file(path).read_text().split(" ")[0]
-    actual = _digests(path)[0]
   except OSError as e:
     raise SaveError(f"the cache {path.parent} cannot be used: {e}. Set $MIXER_JAX_CACHE.") from e
-  if actual != recorded:
-    raise InputError(f"{path} has changed since it was downloaded. Delete it to download it again.")
   if pinned and actual != pinned:
     raise InputError(f"{path}, from {url}, has SHA-256 {actual}, not {pinned} as asked for.")
   return path
 
 
 def _split(url: str) -> tuple[str, str | None]:
-  """Returns the address and the SHA-256 that it asks for."""
+  """Returns the address, in ASCII, and the SHA-256 that it asks for."""
   url, _, fragment = url.partition("#")
-  try:
-    parts = urllib.parse.urlsplit(url)
-    known = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 80) > 0
-  except ValueError:
-    known = False
-  if not known or re.search(r"[\s\x00-\x1f]", url):
-    raise InputError(f"{url!r} is no http:// or https:// address.")
+  host = _host(url)
+  if "@" in urllib.parse.urlsplit(url).netloc:  # which is not repeated here
+    raise InputError(
+      f"an address of {host} holds a user name or password, which are not sent. Download the file, and give its path."
+    )
+  if url.lower().startswith("http:") and not fragment:
+    _check_insecure(url, host)
+  url = urllib.parse.quote(url, safe="%/:=&?~+!$,;'@()*[]")
   if not fragment:
     return url, None
   if not (m := re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)):
@@ -78,6 +76,29 @@ def _split(url: str) -> tuple[str, str | None]:
       f"{url}#{fragment}: after # only sha256= and 64 hexadecimal digits may follow."
     )
   return url, m[1].lower()
+
+
+def _host(url: str) -> str:
+  """Returns the server's name; raises InputError if this is no address."""
+  try:
+    parts = urllib.parse.urlsplit(url)
+    host = str(parts.hostname or "")
+    host.encode("idna")
+    known = parts.scheme in ("http", "https") and host and (parts.port or 80) > 0
+  except ValueError:
+    known, host = False, ""
+  if not known or re.search(r"[\s\x00-\x1f]", url):
+    shown = re.sub(r"//[^/]*@", "//…@", url)
+    raise InputError(f"{shown!r} is no http:// or https:// address.")
+  return host
+
+
+def _check_insecure(url: str, host: str) -> None:
+  if host not in ("localhost", "127.0.0.1", "::1") and not os.environ.get(ALLOW_INSECURE):
+    raise InputError(
+      f"{url}: anyone on the way can change what http:// sends. Use https://, add #sha256= and the file's checksum, "
+      f"or give --allow_insecure (in Python ${ALLOW_INSECURE}=1)."
+    )
 
 
 def _file_name(url: str) -> str:
@@ -90,8 +111,15 @@ def _checksum_file(path: Path) -> Path:
   return path.with_name(f"{path.name}.sha256")
 
 
-def _is_cached(path: Path) -> bool:
-  return path.exists() and _checksum_file(path).exists()
+def _intact(path: Path) -> str | None:
+  """Returns the SHA-256 of a cached file; None if it is not there, or not as it was downloaded, which is printed."""
+  if not path.exists() or not _checksum_file(path).exists():
+    return None
+  actual = _digests(path)[0]
+  if actual == _checksum_file(path).read_text(errors="replace").split(" ")[0]:
+    return actual
+  print(f"{path} has changed since it was downloaded: again", file=sys.stderr, flush=True)
+  return None
 
 
 def _say_waiting(path: Path) -> None:

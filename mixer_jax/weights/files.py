@@ -1,5 +1,6 @@
 """What kind a weights file is."""
 
+import re
 from typing import Literal
 
 from mixer_jax.errors import InputError
@@ -8,6 +9,16 @@ Kind = Literal["npz", "safetensors", "pth"]
 HEAD_BYTES = 512  # enough for `kind_of`
 # Of a zip file that torch wrote, the first entry is one of these in a folder.
 _TORCH_ENTRIES = (b"/data.pkl", b"/version", b"/byteorder", b"/.format_version")
+_FOREIGN = (
+  (re.compile(rb"\x89HDF\r\n"), "an HDF5 file, as Keras writes it: save its arrays as .npz with the names here"),
+  (
+    re.compile(rb"[\x81-\x8f][\xa1-\xbf]\w"),
+    "a msgpack file, as flax.serialization writes it: read it with msgpack_restore, and write it with weights.save_npz",
+  ),
+  (re.compile(rb".{4}TFL3", re.DOTALL), "a TensorFlow Lite model, which cannot be trained or converted"),
+  (re.compile(rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd"), "a compressed file: unpack it first"),
+)  # fmt: skip
+"""Beginning -> what the file is, and what to do."""
 
 
 def kind_of(head: bytes, where: str) -> Kind:
@@ -18,7 +29,7 @@ def kind_of(head: bytes, where: str) -> Kind:
     where: the file, for the message.
 
   Raises:
-    InputError: none of them; says so if it is a web page.
+    InputError: none of them; says what it is if that is known.
   """
   if head.startswith(b"PK\x03\x04"):
     entry = head[30 : 30 + int.from_bytes(head[26:28], "little")]
@@ -29,6 +40,9 @@ def kind_of(head: bytes, where: str) -> Kind:
     return "pth"
   if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
     raise InputError(f"{where} is a web page (HTML or XML), not weights: is the address right?")
+  for beginning, what in _FOREIGN:
+    if beginning.match(head):
+      raise InputError(f"{where} is {what}.")
   raise InputError(
     f"{where} is neither .npz nor .safetensors nor .pth: it begins with {head[:8]!r}."
   )

@@ -1,8 +1,8 @@
 """The authors' released `.npz` checkpoints: their layouts read, the models' own written, without pickle.
 
 The models have the flat slash names of the released files; older names are each family's `RELEASED_RENAMES`. The whole
-tree may lie below `opt/target` beside the optimizer's state, and an old Mixer's MLPs may have superfluous axes of
-length 1. Batch statistics lie below `batch_stats`. bfloat16 is stored as two raw bytes.
+tree may lie below `opt/target` or `params` beside the optimizer's state, and an old Mixer's MLPs may have superfluous
+axes of length 1. Batch statistics lie below `batch_stats`. bfloat16 is stored as two raw bytes.
 
 A file may come from anywhere, so names and sizes are checked in the archive's directory and the arrays'
 headers before anything is unpacked.
@@ -13,7 +13,7 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -22,13 +22,13 @@ from etils import epath
 
 from mixer_jax import files, models
 from mixer_jax.errors import InputError
-from mixer_jax.weights import variables
+from mixer_jax.weights import foreign, named_classes, variables
 
 MAX_BYTES = 16 << 30  # unpacked; three times H/14 at three times its resolution
 # Trained weights hardly compress; those of a model made K times larger are zeros but for 1/K².
 _MAX_EXPANSION, _ALWAYS_BYTES = 50, 64 << 20
 _MAX_MEMBERS = 10_000
-_OPTIMIZER = "opt/state/"
+_OPTIMIZER = re.compile(r"opt/(?!target/)|extra/")
 _TARGET = r"^opt/target/"
 # What NumPy, zipfile and zlib make of files that are damaged or something else.
 _DAMAGE = (
@@ -50,6 +50,9 @@ def load_npz(path: str | os.PathLike[str]) -> dict[str, Any]:
   flat: dict[str, np.ndarray] = {}
   read = _read(epath.Path(path))
   family = models.family_of(re.sub(_TARGET, "", name) for name in read)
+  if family is None:
+    read = _without_prefix(read, str(path))
+    family = models.family_of(read)
   renames = models.FAMILIES[family].RELEASED_RENAMES if family else ()
   for name, value in read.items():
     new = re.sub(_TARGET, "", name)
@@ -64,8 +67,19 @@ def load_npz(path: str | os.PathLike[str]) -> dict[str, Any]:
   return variables.unflatten(flat)
 
 
-def save_npz(path: str | os.PathLike[str], tree: Mapping[str, Any]) -> None:
+def _without_prefix(read: Mapping[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
+  """Returns the arrays with the names of a known family's parameters, if all begin with the same: "params/"."""
+  stats = {name: value for name, value in read.items() if name.startswith("batch_stats/")}
+  params = {name: value for name, value in read.items() if name not in stats}
+  return foreign.without_prefix(params, lambda s: models.family_of(s) is not None, where) | stats
+
+
+def save_npz(
+  path: str | os.PathLike[str], tree: Mapping[str, Any], class_names: Sequence[str] = ()
+) -> None:
   """Writes variables in the released layout, which the authors' code loads too; whole or not at all.
+
+  The names of the classes go into a file beside it, `path`.json.
 
   Raises:
     SaveError: the file could not be written.
@@ -79,6 +93,8 @@ def save_npz(path: str | os.PathLike[str], tree: Mapping[str, Any]) -> None:
       # As np.savez does it, but with dates that do not depend on the clock.
       with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
         np.lib.format.write_array(member, np.asarray(value), allow_pickle=False)
+  if class_names:
+    named_classes.write_beside(epath.Path(path), class_names)
 
 
 def check_npz(path: str | os.PathLike[str], where: str) -> None:
@@ -128,7 +144,7 @@ def _members(archive: zipfile.ZipFile, size: int, where: str) -> dict[str, zipfi
       raise InputError(f"{where} has the parameter {name} twice.")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
       raise InputError(f"{where} has an entry {name} in a compression that NumPy does not write.")
-    if not name.startswith(_OPTIMIZER):
+    if not _OPTIMIZER.match(name):
       members[name] = info
   unpacked = sum(info.file_size for info in members.values())
   if unpacked > min(MAX_BYTES, _ALWAYS_BYTES + _MAX_EXPANSION * size):

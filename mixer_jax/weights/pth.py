@@ -38,7 +38,7 @@ _DAMAGE = (
 def load_pth(
   path: str | os.PathLike[str], entry: str | None = None, where: str | None = None
 ) -> tuple[str | None, dict[str, np.ndarray]]:
-  """Returns the name of the entry that was taken, and its arrays by name, without the prefix `module.`.
+  """Returns the name of the entry that was taken, and its arrays by name.
 
   The name is None if the file is a state dictionary itself.
 
@@ -208,8 +208,7 @@ def _arrays(
     raise InputError(
       f"{where} of {size:,} bytes would unpack to {unpacked:,}: that is no weights file. Refused."
     )
-  prefix = "module." if all(name.startswith("module.") for name in state) else ""
-  return {name.removeprefix(prefix): _array(t, storages) for name, t in state.items()}
+  return {name: _array(t, storages) for name, t in state.items()}
 
 
 def _array(tensor: Tensor, storages: _Storages) -> np.ndarray:

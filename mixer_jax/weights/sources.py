@@ -12,7 +12,7 @@ from flax import linen as nn
 from mixer_jax import configuration, models
 from mixer_jax import files as paths
 from mixer_jax.errors import InputError
-from mixer_jax.weights import download, files, npz, pth, torch_layout
+from mixer_jax.weights import download, files, named_classes, npz, pth, torch_layout
 from mixer_jax.weights.released import BUCKETS, RELEASED, STORAGE
 from mixer_jax.weights.variables import Variables, check_match, check_values, describe
 
@@ -20,7 +20,9 @@ _PUBLIC = tuple(f"gs://{name}/" for name in BUCKETS)
 _ENTRY = re.compile(r"(https?://.+|.+\.\w+)#([A-Za-z_]\w*)")
 
 
-def load(source: str | os.PathLike[str], wanted: Variables | None = None) -> Variables:
+def load(
+  source: str | os.PathLike[str], wanted: Variables | None = None, num_heads: int | None = None
+) -> Variables:
   """Returns the variables of a released model, an address or a file.
 
   Args:
@@ -28,8 +30,10 @@ def load(source: str | os.PathLike[str], wanted: Variables | None = None) -> Var
       included. The files may be `.npz` in the authors' layouts, or `.safetensors` or `.pth` in a torch
       layout that the family knows (weights/torch_layout.py). Their content decides, not their name. `#NAME` at
       the end chooses an entry of a `.pth` file, as in "file.pth#model_ema" (weights/pth.py).
-    wanted: the variables of the model that they must fit (arrays or jax.ShapeDtypeStruct). If None, a
-      model of any known family will do.
+    wanted: the variables of the model that they must fit (arrays or jax.ShapeDtypeStruct), in whose types they are
+      returned. If None, a model of any known family will do.
+    num_heads: of a Vision Transformer, which a torch layout does not tell. Default: that of `wanted`, or of a published
+      size of the same width.
 
   Raises:
     InputError: no such name or file, a failed download, or a file that holds no such model; says which.
@@ -42,10 +46,11 @@ def load(source: str | os.PathLike[str], wanted: Variables | None = None) -> Var
     taken, state = _state(path, str(source), entry)
     if taken is not None:
       print(f"{source}: the weights of its entry {taken}", file=sys.stderr, flush=True)
-    variables = torch_layout.from_torch(state, str(source))
+    if wanted is not None:
+      num_heads = describe(wanted).fields.get("num_heads")
+    variables = torch_layout.from_torch(state, str(source), num_heads)
   if wanted is not None:
-    check_match(variables, wanted, str(source))
-    return variables
+    return check_match(variables, wanted, str(source))
   spec = describe(variables, str(source))
   check_values(variables, str(source))
   released = RELEASED.get(str(source))
@@ -70,10 +75,26 @@ def load_model(source: str | os.PathLike[str], **fields: Any) -> tuple[nn.Module
   Raises:
     InputError: see `load`; or fields that the module does not have.
   """
-  variables = load(source)
+  variables = load(source, num_heads=fields.get("num_heads"))
   spec = describe(variables, str(source))
   known = RELEASED[str(source)].fields if str(source) in RELEASED else {}
-  return models.build(spec.family, **{**spec.fields, **known, **fields}), variables
+  model = models.build(spec.family, **{**spec.fields, **known, **fields})
+  guessed = {*models.FAMILIES[spec.family].UNTOLD, "gelu"} - {*known, *fields}
+  taken = [f"{k}={getattr(model, k)!r}" for k in sorted(guessed) if hasattr(model, k)]
+  if taken and not spec.variant:
+    print(
+      f"{source}: parameters do not tell {' '.join(taken)}; give load what they were trained with",
+      file=sys.stderr,
+      flush=True,
+    )
+  return model, variables
+
+
+def class_names(source: str | os.PathLike[str]) -> tuple[str, ...]:
+  """Returns the names of the classes of weights that `load` takes, () if they have none; raises InputError."""
+  path, entry = _locate(source)
+  in_header = _kind(path, str(source), entry) == "safetensors"
+  return named_classes.read(path, in_header=in_header)
 
 
 def _locate(source: str | os.PathLike[str]) -> tuple[epath.Path, str | None]:

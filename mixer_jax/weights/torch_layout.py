@@ -1,21 +1,25 @@
 """Foreign state dictionaries: torch's names and axes to and from ours, bit for bit, in safetensors files.
 
 A family's `TORCH_NAMES` has a table for each layout. An entry is a torch name and ours, of a module or of one parameter,
-with {} for each block's number: ("blocks.{}.norm1", "MixerBlock_{}/LayerNorm_0"). A third item names the axes
-of length 1 that torch has besides, (2, 3) of a 1×1 convolution that is a Dense here. An entry with "" for our name
+with {} for each block's number: ("blocks.{}.norm1", "MixerBlock_{}/LayerNorm_0"). {1} is one more than {}, and {01}
+the same in two digits. A third item names the axes
+of length 1 that torch has besides, (2, 3) of a 1×1 convolution that is a Dense here; None: the axes are ours. An entry with
+"" for our name
 is a constant that torch's module makes itself: it is dropped in reading and not written. A table may be a
 function of the state, theirs or ours: name -> array. One of our names may have several of theirs, which all hold the
-same values.
+same values. Where torch cuts parameters otherwise, the family has `TORCH_FORM`: a function that joins ours as torch
+has them, which the table then names, and one that splits them again.
 
 torch keeps a Linear's weight as (out, in) and a convolution's as (out, in, h, w); ours are (in, out) and
 (h, w, in, out). A module's weight is our kernel, or scale if it has one axis; running statistics are ours of
 BatchNorm, `num_batches_tracked` is dropped in reading and written as 0.
 """
 
+import functools
 import os
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -23,8 +27,8 @@ from etils import epath
 
 from mixer_jax import files, models
 from mixer_jax.errors import InputError
-from mixer_jax.weights import variables
-from mixer_jax.weights.variables import Variables
+from mixer_jax.weights import foreign, named_classes, variables
+from mixer_jax.weights.variables import Variables, shortened
 
 _TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
 _COUNTER = "num_batches_tracked"
@@ -32,51 +36,79 @@ _FROM_LEAF = {"bias": "bias", "running_mean": "mean", "running_var": "var"}
 _TO_LEAF = {
   "kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var",
 }  # fmt: skip
+_PLACE = re.compile(r"\{(\d*)\}")  # of a number in a table's names
+_Name = tuple[str, tuple[int, ...] | None]  # ours, and the axes, see above
 
 
-def from_torch(state: Mapping[str, Any], where: str = "this state dictionary") -> Variables:
+class _Layout(NamedTuple):
+  """A layout, and the names that it has for those of a state dictionary."""
+
+  title: str
+  family: Any
+  named: dict[str, _Name | None]  # torch's name -> see `_ours`
+
+  @property
+  def unknown(self) -> list[str]:
+    return sorted(name for name, ours in self.named.items() if ours is None)
+
+
+def from_torch(
+  state: Mapping[str, Any],
+  where: str = "this state dictionary",
+  num_heads: int | None = None,
+) -> Variables:
   """Returns our variables for a state dictionary, whose layout is recognised by its names.
+
+  A prefix that all names have (`module.`) is taken off, and printed to stderr.
 
   Args:
     state: name -> array in torch's layout.
     where: what messages call it: a file, an address.
+    num_heads: of a Vision Transformer, which the layout does not tell. Default: a published size's of the same width.
 
   Raises:
     InputError: it is not the state of a whole model in a known layout. The message lists what is wrong.
   """
   state = {k: np.asarray(v) for k, v in state.items() if not k.endswith(f".{_COUNTER}")}
-  layouts = [
-    (f"{layout}'s {family.TITLE}", _table(table, state))
-    for family in models.FAMILIES.values()
-    for layout, table in family.TORCH_NAMES.items()
-  ]
-  found = {
-    title: {k: _ours(k, v.ndim, table) for k, v in state.items()} for title, table in layouts
-  }
-  title = min(found, key=lambda title: list(found[title].values()).count(None))
-  if unknown := sorted(k for k, ours in found[title].items() if ours is None):
-    listed = "\n  ".join(unknown)
-    raise InputError(f"{where} is not of {title}, which has no\n  {listed}")
-  named = {k: ours for k, ours in found[title].items() if ours is not None and ours[0]}
+  layout = _best_layout(state)
+  if unknown := len(layout.unknown):
+    state = foreign.without_prefix(state, lambda s: len(_best_layout(s).unknown) < unknown, where)
+    layout = _best_layout(state)
+  if layout.unknown:
+    advice = foreign.whose(state) or f"It is not of {layout.title}, which has no"
+    raise InputError(f"{where} is of no known layout. {advice}\n  {shortened(layout.unknown)}")
+  named = {k: ours for k, ours in layout.named.items() if ours is not None and ours[0]}
   try:
-    tree = variables.unflatten(_without_repeats(state, named, where))
+    flat = _without_repeats(state, named)
+    if form := getattr(layout.family, "TORCH_FORM", None):
+      flat = form[1](flat, num_heads)
+    tree = variables.unflatten(flat)
+  except InputError as e:
+    raise InputError(f"{where}: {e}") from e
   except (ValueError, TypeError) as e:  # names below names, axes that are not of length 1
-    raise InputError(f"{where} is not of {title}: {e}.") from e
+    raise InputError(f"{where} is not of {layout.title}: {e}.") from e
   variables.describe(tree, where)
   return tree
 
 
-def _without_repeats(
-  state: Mapping[str, Any], named: Mapping[str, tuple[str, tuple[int, ...]]], where: str
-) -> dict[str, np.ndarray]:
+def _best_layout(state: Mapping[str, np.ndarray]) -> _Layout:
+  """Returns the layout that knows most of the names."""
+  layouts = []
+  for family in models.FAMILIES.values():
+    for title, names in family.TORCH_NAMES.items():
+      table = _table(names, state)
+      named = {k: _ours(k, v.ndim, table) for k, v in state.items()}
+      layouts.append(_Layout(f"{title}'s {family.TITLE}", family, named))
+  return min(layouts, key=lambda layout: len(layout.unknown))
+
+
+def _without_repeats(state: Mapping[str, Any], named: Mapping[str, _Name]) -> dict[str, np.ndarray]:
   """Returns our arrays by name; raises InputError if tensors that are one of ours differ."""
   found: dict[str, np.ndarray] = {}
   for theirs, (ours, axes) in named.items():
     value = _axes_from_torch(state[theirs], axes)
     if ours in found and not np.array_equal(found[ours], value):
-      raise InputError(
-        f"{where}: {theirs} differs from the tensors that it is shared with ({ours})."
-      )
+      raise InputError(f"{theirs} differs from the tensors that it is shared with ({ours}).")
     found[ours] = value
   return found
 
@@ -85,7 +117,7 @@ def _table(names: Any, state: Mapping[str, Any]) -> Any:
   return names(state) if callable(names) else names
 
 
-def _ours(name: str, ndim: int, table: Any) -> tuple[str, tuple[int, ...]] | None:
+def _ours(name: str, ndim: int, table: Any) -> _Name | None:
   """Returns our name for a torch name ("": a constant), and the axes of length 1 to remove. None if unknown."""
   if entry := next(_matches(name, table, 0), None):
     return entry
@@ -114,10 +146,12 @@ def to_torch(tree: Mapping[str, Any], layout: str | None = None) -> dict[str, np
     known = ", ".join(layouts) or "none"
     raise InputError(f"a {family.TITLE} has no torch layout {layout!r}; known: {known}.")
   state: dict[str, np.ndarray] = {}
-  flat = variables.flatten(tree)
+  flat = {name: np.asarray(leaf) for name, leaf in variables.flatten(tree).items()}
+  if form := getattr(family, "TORCH_FORM", None):
+    flat = form[0](flat)
   table = _table(layouts[layout], flat)
-  for name, leaf in flat.items():
-    value, ours = np.asarray(leaf), name.removeprefix("batch_stats/")
+  for name, value in flat.items():
+    ours = name.removeprefix("batch_stats/")
     before = len(state)
     for theirs, axes in _matches(ours, table, 1):
       state[theirs] = _axes_to_torch(value, axes)
@@ -131,7 +165,7 @@ def to_torch(tree: Mapping[str, Any], layout: str | None = None) -> dict[str, np
   return state
 
 
-def _matches(name: str, table: Any, side: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _matches(name: str, table: Any, side: int) -> Iterator[_Name]:
   """Yields (the name on the other side, axes of length 1) of each entry that has this name on its side.
 
   Args:
@@ -140,18 +174,36 @@ def _matches(name: str, table: Any, side: int) -> Iterator[tuple[str, tuple[int,
     side: 0 if the name is torch's, 1 if it is ours.
   """
   for entry in table:
-    pattern = re.escape(entry[side]).replace(r"\{\}", r"(\d+)")
-    if m := re.fullmatch(pattern, name):
-      yield entry[1 - side].format(*m.groups()), entry[2] if len(entry) > 2 else ()
+    expression, first = _expression(entry[side])
+    if m := expression.fullmatch(name):
+      numbers = [int(n) - k for n, k in zip(m.groups(), first, strict=True)]
+      yield _filled(entry[1 - side], numbers), entry[2] if len(entry) > 2 else ()
 
 
-def _axes_to_torch(value: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+@functools.lru_cache(maxsize=8192)
+def _expression(pattern: str) -> tuple[re.Pattern[str], list[int]]:
+  """Returns the expression for names of a pattern, and the first number of each of its places."""
+  parts = _PLACE.split(pattern)
+  return re.compile(r"(\d+)".join(map(re.escape, parts[::2]))), [int(p or 0) for p in parts[1::2]]
+
+
+def _filled(pattern: str, numbers: list[int]) -> str:
+  """Returns the name of a pattern; numbers count from 0."""
+  left = iter(numbers)
+  return _PLACE.sub(lambda m: str(next(left) + int(m[1] or 0)).zfill(len(m[1])), pattern)
+
+
+def _axes_to_torch(value: np.ndarray, axes: tuple[int, ...] | None) -> np.ndarray:
+  if axes is None:
+    return np.ascontiguousarray(value)
   if value.ndim > 1:  # the last two axes, in and out, go to the front as out and in
     value = value.transpose(value.ndim - 1, value.ndim - 2, *range(value.ndim - 2))
   return np.ascontiguousarray(np.expand_dims(value, axes))
 
 
-def _axes_from_torch(value: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+def _axes_from_torch(value: np.ndarray, axes: tuple[int, ...] | None) -> np.ndarray:
+  if axes is None:
+    return np.ascontiguousarray(value)
   value = np.squeeze(value, axes) if axes else value
   if value.ndim > 1:
     value = value.transpose(*range(2, value.ndim), 1, 0)
@@ -192,8 +244,10 @@ def load_safetensors(
   return state
 
 
-def save_safetensors(path: str | os.PathLike[str], state: Mapping[str, np.ndarray]) -> None:
-  """Writes arrays by name as a safetensors file, whole or not at all.
+def save_safetensors(
+  path: str | os.PathLike[str], state: Mapping[str, np.ndarray], class_names: Sequence[str] = ()
+) -> None:
+  """Writes arrays by name as a safetensors file, the names of the classes in its header; whole or not at all.
 
   Raises:
     SaveError: the file could not be written.
@@ -202,6 +256,8 @@ def save_safetensors(path: str | os.PathLike[str], state: Mapping[str, np.ndarra
 
   # The library takes memory as it lies, whatever the strides.
   state = {name: np.ascontiguousarray(value) for name, value in state.items()}
-  content = safetensors.numpy.save(state, metadata={"format": "pt"})
+  content = safetensors.numpy.save(
+    state, metadata={"format": "pt"} | named_classes.metadata(class_names)
+  )
   with files.replacing(epath.Path(path)) as partial:
     partial.write_bytes(content)

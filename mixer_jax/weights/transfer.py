@@ -72,6 +72,8 @@ def transfer(url: str, partial: Partial) -> str | None:
     except InputError:
       partial.delete()
       raise
+    except UnicodeError as e:
+      raise InputError(f"{url} could not be downloaded: {e}.") from e
     except (_BrokenError, *_NETWORK) as e:
       reason = getattr(e, "reason", None) or str(e) or type(e).__name__
       pause = next(pauses, None)
@@ -110,7 +112,7 @@ def _begin(url: str, reply: Any, partial: Partial) -> int | None:
   if reply.headers.get_content_type() == "text/html":
     raise InputError(f"{url} is a web page (HTML), not weights: is the address right?")
   length = reply.headers.get("Content-Length", "")
-  total = int(length) if length.isdigit() else None
+  total = int(length) if length.isascii() and length.isdigit() else None
   if total is not None and total > MAX_BYTES:
     raise InputError(f"{url} is {total:,} bytes; no weights file is larger than {MAX_BYTES:,}.")
   etag = reply.headers.get("ETag", "")
@@ -156,12 +158,13 @@ def _md5(hashes: list[str]) -> str | None:
 
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
-  """Follows no redirect from https to anything less."""
+  """Follows redirects to http:// and https://, and from https to nothing less."""
 
   def redirect_request(
     self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
   ) -> Any:
-    if not newurl.startswith("https://") and not req.full_url.startswith("http://"):
+    known = ("https://", "http://")[: 2 if req.full_url.startswith("http://") else 1]
+    if not newurl.startswith(known):
       raise InputError(f"{req.full_url} redirects to {newurl}, which is not https. Refused.")
     return super().redirect_request(req, fp, code, msg, headers, newurl)
 

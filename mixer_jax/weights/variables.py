@@ -1,23 +1,22 @@
-"""Variables as trees: the model they belong to, whether they fit a model, a new head, another image size.
+"""Variables as trees: the model they belong to, and whether they fit a model.
 
 Variables are {"params": …} and, for a model with BatchNorm, "batch_stats": nested dictionaries of arrays or of
 jax.ShapeDtypeStruct.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from jax import dtypes
 
 from mixer_jax import models
 from mixer_jax.errors import InputError
-from mixer_jax.models import resizing
 
 Variables = dict[str, Any]
-_HOW = {"paper": "as in appendix C", "interpolate": "by interpolation"}
+MAX_LISTED = 10
 
 
 class ModelSpec(NamedTuple):
@@ -51,6 +50,17 @@ class ModelSpec(NamedTuple):
     """The family's `RESIZE_METHODS` for this model; empty if it takes every image size."""
     methods: Any = models.FAMILIES[self.family].RESIZE_METHODS
     return methods if isinstance(methods, tuple) else methods(self.fields)
+
+  @property
+  def variant(self) -> str | None:
+    """The published size whose parameters have these shapes, but for the head's; None if there is none."""
+    family = models.FAMILIES[self.family]
+    told = {k: v for k, v in self.fields.items() if k not in family.HEAD.values()}
+    for variant, fields in family.VARIANTS.items():
+      model = family.Model(**fields)
+      if all(getattr(model, key) == value for key, value in told.items()):
+        return variant
+    return None
 
   def sides(self) -> tuple[int, int]:
     """Returns the images' (height, width); raises InputError if only their number of tokens is known."""
@@ -103,8 +113,8 @@ def check_family(variables: Mapping[str, Any], wanted: str, where: str) -> None:
 def describe(variables: Mapping[str, Any], where: str = "this tree") -> ModelSpec:
   """Returns the model that variables belong to, from their names and shapes.
 
-  So `models.build(family, **fields)` is their model, but for fields that no shape depends on (gelu, a ResNet's
-  num_groups).
+  So `models.build(family, **fields)` is their model, but for fields that no shape depends on: gelu and the family's
+  `UNTOLD`. Those are a published size's if the shapes are.
 
   Args:
     variables: of any family.
@@ -115,10 +125,10 @@ def describe(variables: Mapping[str, Any], where: str = "this tree") -> ModelSpe
   """
   name = family_of(variables, where)
   family = models.FAMILIES[name]
-  have = {k: tuple(v.shape) for k, v in flatten(variables).items()}
+  have = _shapes(variables)
   try:
     spec = ModelSpec(name, family.fields_of(have), family.input_shape(have))
-    wanted = {k: v.shape for k, v in flatten(spec.abstract_variables()).items()}
+    wanted = _shapes(spec.abstract_variables())
   except (KeyError, ValueError, IndexError, TypeError, ArithmeticError) as e:
     begin = ", ".join(sorted(have)[:5])
     raise InputError(
@@ -126,174 +136,102 @@ def describe(variables: Mapping[str, Any], where: str = "this tree") -> ModelSpe
     ) from e
   sizes = " ".join(f"{k}={v}" for k, v in spec.fields.items())
   _report(_differences(have, wanted), where, f"the {family.TITLE} with {sizes}")
+  if variant := spec.variant:
+    published = family.VARIANTS[variant]
+    spec.fields.update({k: v for k, v in published.items() if k in family.UNTOLD})
   return spec
 
 
-def check_match(variables: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
-  """Raises InputError that names another family, or lists what does not fit.
-
-  That is: variables missing, superfluous, of another shape, not finite numbers, or negative variances.
+def check_match(variables: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> Variables:
+  """Returns the variables in the types of a model's, NumPy arrays.
 
   Args:
     variables: from a file.
     wanted: the model's (arrays or jax.ShapeDtypeStruct).
     where: the file, for the message.
+
+  Raises:
+    InputError: they are another family's, or another size's; names both. Or some are missing, superfluous, of another
+      shape, not finite numbers in the model's type, or negative variances; lists them.
   """
   check_family(variables, family_of(wanted, "the model"), where)
-  have, want = flatten(variables), flatten(wanted)
-  problems = _differences(
-    {k: tuple(v.shape) for k, v in have.items()}, {k: v.shape for k, v in want.items()}
-  )
-  problems += _bad_values({n: have[n] for n in set(have) & set(want)})
+  want = flatten(wanted)
+  problems = _differences(_shapes(variables), _shapes(wanted))
+  if problems:
+    _report(problems, where, f"the model{_other_size(variables, wanted)}")
+  types = {name: leaf.dtype for name, leaf in want.items()}
+  used, problems = _in_types(flatten(variables), types)
   _report(problems, where, "the model")
+  return unflatten(used)
 
 
 def check_values(variables: Mapping[str, Any], where: str) -> None:
-  """Raises InputError that lists variables with values that no model has."""
-  _report(_bad_values(flatten(variables)), where, "any model")
+  """Raises InputError that lists variables with values that no model has, in the type that JAX makes of theirs."""
+  _report(_in_types(flatten(variables), {})[1], where, "any model")
 
 
-def _bad_values(flat: Mapping[str, Any]) -> list[str]:
-  problems = []
+def _in_types(
+  flat: Mapping[str, Any], types: Mapping[str, Any]
+) -> tuple[dict[str, np.ndarray], list[str]]:
+  """Returns the arrays in other types, default: JAX's, and what is wrong with them then."""
+  used, problems = {}, []
   for name in sorted(flat):
-    value = flat[name]
-    if not (jnp.issubdtype(value.dtype, np.floating) and np.isfinite(value).all()):
-      problems.append(f"values: {name} has {value.dtype} values that are not finite numbers")
-    elif name.startswith("batch_stats/") and name.endswith("/var") and (value < 0).any():
+    value = np.asarray(flat[name])
+    if not jnp.issubdtype(value.dtype, np.floating):
+      problems.append(f"values: {name} has {value.dtype} values, no floating-point numbers")
+      continue
+    dtype = types.get(name, dtypes.canonicalize_dtype(value.dtype))
+    with np.errstate(over="ignore"):
+      used[name] = value.astype(dtype, copy=False)
+    if not np.isfinite(used[name]).all():
+      beyond = f" as {dtype}" if np.isfinite(value).all() else ""
+      problems.append(f"values: {name} has {value.dtype} values that are not finite{beyond}")
+    elif name.startswith("batch_stats/") and name.endswith("/var") and (used[name] < 0).any():
       problems.append(f"values: {name}, a variance, has negative values")
-  return problems
+  return used, problems
+
+
+def _shapes(variables: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+  return {name: tuple(leaf.shape) for name, leaf in flatten(variables).items()}
+
+
+def _other_size(variables: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+  """Returns the sizes of variables and of a model of the same family, where they differ; "" if they cannot be told."""
+  name = family_of(variables)
+  family = models.FAMILIES[name]
+  try:
+    specs = [
+      ModelSpec(name, family.fields_of(shapes), family.input_shape(shapes))
+      for shapes in (_shapes(variables), _shapes(wanted))
+    ]
+  except (KeyError, ValueError, IndexError, TypeError, ArithmeticError):
+    return ""
+  have, want = specs
+  if have.variant and want.variant and have.variant != want.variant:
+    return f": they are a {family.TITLE} {have.variant}'s, the model is a {want.variant}"
+  keys = [k for k in want.fields | have.fields if have.fields.get(k) != want.fields.get(k)]
+  theirs, ours = (" ".join(f"{k}={spec.fields.get(k)}" for k in keys) for spec in specs)
+  return f": they are a {family.TITLE}'s with {theirs}, the model has {ours}" if keys else ""
 
 
 def _differences(
   have: Mapping[str, tuple[int, ...]], want: Mapping[str, tuple[int, ...]]
 ) -> list[str]:
-  problems = [f"missing: {n} {want[n]}" for n in sorted(set(want) - set(have))]
-  problems += [f"not in the model: {n} {have[n]}" for n in sorted(set(have) - set(want))]
-  return problems + [
+  problems = [
     f"shape: {n} is {have[n]}, the model's is {want[n]}"
     for n in sorted(set(have) & set(want))
     if have[n] != want[n]
   ]
+  problems += [f"missing: {n} {want[n]}" for n in sorted(set(want) - set(have))]
+  return problems + [f"not in the model: {n} {have[n]}" for n in sorted(set(have) - set(want))]
 
 
 def _report(problems: list[str], where: str, model: str) -> None:
   if problems:
-    listed = "\n  ".join(problems)
-    raise InputError(f"the parameters of {where} do not fit {model}:\n  {listed}")
+    raise InputError(f"the parameters of {where} do not fit {model}:\n  {shortened(problems)}")
 
 
-def replace_head(
-  variables: Mapping[str, Any], wanted: Mapping[str, Any], bias: float = 0.0
-) -> Variables:
-  """Returns the variables with a new head, of zeros as the paper starts fine-tuning (section 3).
-
-  This also removes a Vision Transformer's tanh layer, as in vision_transformer's fine-tuning.
-
-  Args:
-    variables: of any family, with a head or without.
-    wanted: those of the model with the new head (arrays or jax.ShapeDtypeStruct); only its head counts.
-    bias: start of the new head's bias.
-
-  Raises:
-    InputError: they are of no known family.
-  """
-  head = tuple(f"{module}/" for module in models.FAMILIES[family_of(variables)].HEAD)
-  body = {k: v for k, v in flatten(variables).items() if not k.startswith(head)}
-  dtype = next(iter(body.values())).dtype
-  new = {
-    name: np.full(leaf.shape, bias if name.endswith("/bias") else 0.0, dtype)
-    for name, leaf in flatten(wanted).items()
-    if name.startswith(head)
-  }
-  return unflatten(body | new)
-
-
-def replace_channels(variables: Mapping[str, Any], channels: int) -> Variables:
-  """Returns the variables of a model of RGB images for images of another number of channels.
-
-  For one channel, the stem's kernel is summed over the three: equal channels give what the one gives. For more, it is
-  repeated, cut to as many and multiplied by 3/channels (timm, models/_manipulate.py: adapt_input_conv). A ResNet
-  standardises the result anew, so that each of its stem's channels is scaled besides.
-
-  Args:
-    variables: of any family.
-    channels: of the images to come.
-
-  Raises:
-    InputError: they are of no known family, or not for 3 channels.
-  """
-  flat = flatten(variables)
-  stem = models.FAMILIES[family_of(variables)].STEM
-  name = next(name for name in flat if re.fullmatch(stem, name))
-  kernel = np.asarray(flat[name])
-  if kernel.shape[2] != 3:
-    raise InputError(
-      f"the parameters are for images of {kernel.shape[2]} channels, not {channels}; only those for 3 can be changed. "
-      f"Set image_channels to {kernel.shape[2]}."
-    )
-  wide = kernel.astype(np.float32)
-  if channels == 1:
-    new = wide.sum(axis=2, keepdims=True)
-  else:
-    new = wide[:, :, np.arange(channels) % 3] * np.float32(3 / channels)
-  return unflatten({**flat, name: new.astype(kernel.dtype)})
-
-
-def channels_line(channels: int) -> str:
-  """Returns what `replace_channels` does, for a message."""
-  how = "summed over" if channels == 1 else f"repeated and multiplied by 3/{channels} from"
-  return f"with the stem of {channels} channel{'s' * (channels > 1)} {how} its 3"
-
-
-def grid_of(spec: ModelSpec, image_size: tuple[int, int] | None = None) -> resizing.Grid:
-  """Returns the grid of tokens (rows, columns) that variables are for.
-
-  Args:
-    spec: their model, with `resize_methods`.
-    image_size: (height, width) that they were made for. Default: as in `spec`.
-
-  Raises:
-    InputError: they are for a number of tokens that is no square, and no size is given.
-  """
-  return resizing.token_grid(image_size or spec.sides(), spec.fields["patch_size"])
-
-
-def resize(
-  variables: Mapping[str, Any],
-  old_grid: resizing.Grid,
-  new_grid: resizing.Grid,
-  method: str = "auto",
-) -> Variables:
-  """Returns the variables for another grid of tokens. Their family resizes them, and their types stay.
-
-  Args:
-    variables: a whole model's.
-    old_grid: (rows, columns) that they are made for.
-    new_grid: what they shall be for.
-    method: one of the family's `RESIZE_METHODS`, or "auto", see resizing.choose_method.
-
-  Raises:
-    InputError: the family takes every image size, they are not for `old_grid`, the method does not fit, or they stay at their grid.
-  """
-  spec = describe(variables)
-  family = models.FAMILIES[spec.family]
-  if not spec.resize_methods:
-    raise InputError(
-      f"a {family.TITLE}'s parameters are those for every image size; there is nothing to do."
-    )
-  rows, columns = resizing.token_grid(spec.input_shape[:2], spec.fields["patch_size"])
-  if rows * columns != old_grid[0] * old_grid[1]:
-    raise InputError(
-      f"the parameters are for {rows * columns} tokens, not for a grid of {old_grid[0]}x{old_grid[1]}."
-    )
-  method = resizing.choose_method(old_grid, new_grid, method, spec.resize_methods)
-  if new_grid == old_grid:
-    return dict(variables)
-  family.resize_fields(spec.fields, old_grid, new_grid, method)  # raises what fields tell
-  return {**variables, "params": family.resize(variables["params"], old_grid, new_grid, method)}
-
-
-def resize_line(old_grid: resizing.Grid, new_grid: resizing.Grid, method: str) -> str:
-  """Returns what `resize` does, for a message: "from 4x4 to 8x8 tokens as in appendix C"."""
-  (rows, columns), (new_rows, new_columns) = old_grid, new_grid
-  return f"from {rows}x{columns} to {new_rows}x{new_columns} tokens {_HOW[method]}"
+def shortened(lines: list[str]) -> str:
+  """Returns the first ten lines, indented, and how many there are besides."""
+  more = len(lines) - MAX_LISTED
+  return "\n  ".join(lines[:MAX_LISTED] + ([f"… and {more} more"] if more > 0 else []))

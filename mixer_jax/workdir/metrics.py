@@ -11,7 +11,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
-from mixer_jax import files
+from mixer_jax import files, printing
 
 
 def format_duration(seconds: float) -> str:
@@ -21,9 +21,9 @@ def format_duration(seconds: float) -> str:
 
 
 def log(text: str) -> None:
-  """Prints on process 0, at once."""
+  """Prints on process 0, at once; names from outside keep no escape codes."""
   if jax.process_index() == 0:
-    print(text, flush=True)
+    print(printing.printable(text), flush=True)
 
 
 class MetricWriter:

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from etils import epath
 
-from mixer_jax import configuration, files, models, schema
+from mixer_jax import configuration, files, models, printing, schema
 from mixer_jax.configuration import NonNegativeInt, PositiveInt
 from mixer_jax.data import sources
 from mixer_jax.errors import InputError
@@ -106,7 +106,7 @@ def read(workdir: epath.Path, step: int) -> Provenance | None:
   if found.step != step:
     raise InputError(f"{path}.step is {found.step}, but the checkpoint is that of step {step}.")
   for name in (*found.class_names, *splits, *(split.name for split in splits.values())):
-    if not name.isprintable():
+    if not printing.is_printable(name):
       raise InputError(f"{path} has the name {name!a}, which cannot be printed.")
   return dataclasses.replace(found, splits=splits)
 

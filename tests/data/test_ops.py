@@ -304,6 +304,13 @@ def test_rectangles_are_cropped_and_resized_as_the_plain_formula_says():
   np.testing.assert_array_equal(got["image"], whole[y : y + 24, x : x + 40])
 
 
+def test_pad_keeps_the_image_in_the_middle():
+  image = np.random.default_rng(0).integers(0, 256, (21, 40, 3), np.uint8)
+  got = run("decode|pad", image, 3)["image"]
+  np.testing.assert_array_equal(got[1:22], image)
+  assert not got[[0, 22, 23]].any()
+
+
 @pytest.mark.parametrize(("shape", "covering"), [((64, 64), (46, 46)), ((30, 120), (27, 108))])
 def test_the_default_of_resize_small_covers_a_rectangle(shape, covering):
   image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)

@@ -75,13 +75,19 @@ MANY_BLOCKS = 40_000_000  # parameters from which on a model takes seconds to tr
   [long(*row) if row[2] > MANY_BLOCKS else row for row in COUNTS],
 )
 def test_published_sizes_have_the_published_number_of_parameters(family, variant, count):
-  abstract = models.abstract_variables(models.build(family, variant=variant), (224, 224, 3))
+  model = models.build(family, variant=variant)
+  abstract = models.abstract_variables(model, (224, 224, 3))
   assert sum(x.size for x in jax.tree.leaves(abstract["params"])) == count
   assert {v for f, v, _ in COUNTS if f == family} == set(models.FAMILIES[family].VARIANTS)
-  fields = weights.describe(abstract).fields
-  assert (
-    fields.items() <= {**models.FAMILIES[family].VARIANTS[variant], "num_classes": 1000}.items()
-  )
+  spec = weights.describe(abstract)
+  assert spec.variant == variant
+  assert functions(models.build(family, **spec.fields)) == functions(model)
+
+
+def functions(model):
+  """Returns the fields that say which function a model's parameters are."""
+  names = set(model.__dataclass_fields__) - models.HOW_TRAINED - {"parent", "name"}
+  return {name: getattr(model, name) for name in names}
 
 
 def test_res_mlp_is_timms():

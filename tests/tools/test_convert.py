@@ -122,6 +122,7 @@ def test_another_size_and_a_new_head(tmp_path, args, grid, method, tokens_mlp_di
     ([RELEASED, "x.npz", "--image_size=24", "--from_image_size=20"], "16 tokens, not for a grid of 5x5"),
     ([RELEASED, "x.npz", "--method=paper"], "need --image_size"),
     (["oblong.npz", "x.npz", "--image_size=24"], "--from_image_size"),
+    (["half.npz", "x.npz", "--image_channels=1"], r"half\.npz .* any model:\n  values: stem/kernel"),
     (["sam/Mixer-B16", "x.npz"], "Did you mean 'sam/Mixer-B_16'"),
     ([".", "x.npz"], "is not the workdir of a run"),
   ],
@@ -130,9 +131,13 @@ def test_what_cannot_be_done_is_named_and_writes_nothing(tmp_path, monkeypatch, 
   monkeypatch.chdir(tmp_path)
   (tmp_path / "old.npz").write_bytes(b"mine")
   weights.save_npz("oblong.npz", mixers.random_variables(8, 12, **mixers.TINY))
+  # The sum over three channels is beyond its type.
+  weights.save_npz(
+    "half.npz", jax.tree.map(lambda x: np.full(x.shape, 4e4, np.float16), weights.load(RELEASED))
+  )
   with pytest.raises(InputError, match=message):
     run(*args)
-  assert sorted(p.name for p in tmp_path.iterdir()) == ["oblong.npz", "old.npz"]
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["half.npz", "oblong.npz", "old.npz"]
   assert (tmp_path / "old.npz").read_bytes() == b"mine"
 
 

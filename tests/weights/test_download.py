@@ -198,6 +198,8 @@ WRONG_MD5 = {"x-goog-hash": "crc32c=AAAA==,md5=rL0Y20zC+Fzt72VPzMSk2A=="}
     ({"content": b"text", "headers": {"Content-Type": "text/html"}}, "is a web page"),
     ({"content": HTML}, "is a web page"),
     ({"content": b"<?xml version='1.0'?><Error/>"}, "is a web page"),
+    ({"content": b"\x89HDF\r\n\x1a\n"}, "an HDF5 file, as Keras writes it"),
+    ({"content": b"\x82\xa6params\x80"}, "a msgpack file, as flax"),
     ({"content": b"\x89PNG\r\n\x1a\n" + bytes(50)}, "neither .npz nor .safetensors"),
     ({"content": CONTENT[:-500]}, "not a whole .npz file"),
     ({"content": TRUNCATED}, "not a whole safetensors"),
@@ -227,6 +229,12 @@ def test_what_is_refused_leaves_nothing(server, monkeypatch, changes, message):
     assert len(behaviour.requests) == 3
 
 
+def test_a_length_that_is_no_number_counts_as_none(server):
+  behaviour, url = server
+  behaviour.with_length, behaviour.headers = False, {"Content-Length": "²"}
+  assert_golden(url)
+
+
 def test_the_servers_checksum_is_compared(server):
   behaviour, url = server
   md5 = base64.b64encode(hashlib.md5(CONTENT).digest()).decode()
@@ -234,17 +242,16 @@ def test_the_servers_checksum_is_compared(server):
   assert_golden(url)
 
 
-def test_a_cached_file_that_changed_is_not_used(server):
+def test_a_cached_file_that_changed_is_downloaded_again(server, capsys):
   _, url = server
   weights.load(url)
   path = next(download.cache_dir().glob("*.npz"))
   content = bytearray(path.read_bytes())
   content[5000] ^= 1
   path.write_bytes(content)
-  with pytest.raises(InputError, match=r"has changed since it was downloaded\. Delete it"):
-    weights.load(url)
-  path.unlink()
   assert_golden(url)
+  assert "has changed since it was downloaded" in capsys.readouterr().err
+  assert cached() == WHOLE
 
 
 def test_an_address_may_name_its_checksum(server):
@@ -265,6 +272,13 @@ def test_an_address_may_name_its_checksum(server):
     ("http://host:port/x.npz", "is no http:// or https:// address"),
     ("https://a b/x.npz", "is no http:// or https:// address"),
     ("https://host/x.npz#md5=1234", "64 hexadecimal digits"),
+    (f"https://{'h' * 64}.org/x.npz", "is no http:// or https:// address"),
+    ("https://me:secret@host/x.npz", "^an address of host holds a user name or password"),
+    (
+      "http://127.0.0.1:9/mød%20el.npz",
+      r"127\.0\.0\.1:9/m%C3%B8d%20el\.npz could not be downloaded: .*refused",
+    ),
+    ("http://example.org/x.npz", "#sha256= and the file's checksum, or give --allow_insecure"),
   ],
 )
 def test_addresses_without_a_server_or_malformed_are_named(address, message):
@@ -299,6 +313,9 @@ def test_redirects_from_https_must_stay_on_it():
   request = transfer.urllib.request.Request("https://host/x.npz")
   with pytest.raises(InputError, match=r"redirects to http://other/x\.npz, which is not https"):
     handler.redirect_request(request, None, 302, "Found", {}, "http://other/x.npz")
+  request = transfer.urllib.request.Request("http://host/x.npz")
+  with pytest.raises(InputError, match=r"redirects to ftp://other/x\.npz"):
+    handler.redirect_request(request, None, 302, "Found", {}, "ftp://other/x.npz")
 
 
 def test_the_table_is_whole():

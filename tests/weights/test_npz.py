@@ -89,16 +89,35 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path, content):
     weights.load_npz(path)
 
 
-def test_values_that_are_no_finite_numbers_are_listed():
+@pytest.mark.parametrize(
+  ("bias", "dtype", "message"),
+  [
+    (np.zeros(5, int), "float32", "head/bias has int64 values"),
+    (np.zeros(5, bool), "float32", "head/bias has bool values"),
+    (np.zeros(5, "V4"), "float32", "head/bias has .V4 values"),
+    (np.full(5, np.nan), "float32", "head/bias has float64 values that are not finite"),
+    (np.full(5, 1e300), "float32", "head/bias has float64 values .* as float32"),
+    (np.full(5, np.finfo(np.float32).max), "bfloat16", "head/bias has float32 .* as bfloat16"),
+  ],
+)
+def test_values_that_the_models_type_does_not_have_are_listed(tmp_path, bias, dtype, message):
   params = weights.load_npz(GOLDEN / "mixer_tiny_checkpoint.npz")["params"]
-  wrong = {
-    **params,
-    "head": {"kernel": params["head"]["kernel"] * np.nan, "bias": np.zeros(5, int)},
-  }
-  with pytest.raises(
-    InputError, match=r"(?s)values: head/bias has int64.*values: head/kernel has float32"
-  ):
-    weights.check_match({"params": wrong}, {"params": params}, "file.npz")
+  wanted = {"params": jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), params)}
+  head = {"kernel": params["head"]["kernel"] * np.inf, "bias": bias}
+  weights.save_npz(tmp_path / "x.npz", {"params": {**params, "head": head}})
+  for model in [wanted] + [None] * (dtype == "float32"):
+    with pytest.raises(InputError, match=rf"(?s)values: {message}.*head/kernel has float32"):
+      weights.load(tmp_path / "x.npz", model)
+
+
+def test_weights_come_in_the_models_types():
+  variables = weights.load_npz(GOLDEN / "mixer_tiny_checkpoint.npz")
+  wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), variables)
+  used = weights.check_match(variables, wanted, "file.npz")
+  jax.tree.map(
+    lambda a, b: np.testing.assert_array_equal(a, b.astype(jnp.bfloat16)), used, variables
+  )
+  assert {x.dtype for x in jax.tree.leaves(used)} == {jnp.dtype(jnp.bfloat16)}
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -114,6 +133,17 @@ def test_released_ours_released_is_the_same_to_the_bit(tmp_path):
       np.testing.assert_array_equal(new[name], old[name], err_msg=name)
       assert new[name].dtype == old[name].dtype
   assert [p.name for p in tmp_path.iterdir()] == ["again.npz"]
+
+
+def test_parameters_below_a_common_name_are_read(mixer_tiny, tmp_path, capsys):
+  """As big_vision keeps them, beside the optimizer's state."""
+  arrays = {k: v for k, v in mixer_tiny.items() if k.startswith("params/")}
+  np.savez(tmp_path / "x.npz", **{**arrays, "opt/0/count": np.int32(3), "extra/step": np.zeros(1)})
+  again = weights.load(tmp_path / "x.npz")
+  jax.tree.map(
+    np.testing.assert_array_equal, again, weights.load(GOLDEN / "mixer_tiny_checkpoint.npz")
+  )
+  assert "the prefix params/ of all names is taken off" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", ">f4"])

@@ -61,6 +61,7 @@ def assert_same(have, want):
 def test_recorded_files_give_the_reference(reference, name, entry, taken):
   found, state = pth.load_pth(FILES / f"{name}.pth", entry)
   assert found == taken
+  state = {k.removeprefix("module."): v for k, v in state.items()}
   assert_same(state, reference)
   assert all(v.flags.c_contiguous and v.flags.aligned for v in state.values())
 
@@ -72,6 +73,7 @@ def test_recorded_files_give_the_reference(reference, name, entry, taken):
 def test_an_average_is_taken_by_name(reference, name, entry):
   taken, state = pth.load_pth(FILES / f"{name}.pth", entry)
   assert taken == entry
+  state = {k.removeprefix("module."): v for k, v in state.items()}
   # The offsets are constants of the shifts, which no average changes.
   scale = {k: np.float32(1 if k.endswith(".offset") else 0.9) for k in reference}
   assert_same(state, {k: v * scale[k] for k, v in reference.items()})

@@ -9,10 +9,16 @@ from flax import traverse_util
 from mixer_jax import models, weights
 from mixer_jax.errors import InputError
 from mixer_jax.weights import torch_layout
+from tests import families
 from tests.conftest import GOLDEN
 from tests.weights import mixers
 
 FILE = GOLDEN / "mixer_timm.safetensors"
+FILES = {
+  "mixer": FILE,
+  "vit": GOLDEN / "family" / "vit_timm.safetensors",
+  "resnet": GOLDEN / "family" / "resnet_timm.safetensors",
+}
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +38,65 @@ def test_outputs_are_timms(golden):
     np.testing.assert_allclose(pre_logits, golden[f"pre_logits{suffix}"], atol=2e-6, rtol=0)
 
 
-def test_theirs_ours_theirs_is_the_same_to_the_bit(tmp_path):
-  state = torch_layout.load_safetensors(FILE)
-  again = torch_layout.to_torch(torch_layout.from_torch(state))
+@pytest.mark.parametrize(
+  ("name", "fields"),
+  [("vit_timm", dict(num_heads=3, gelu="erf")), ("resnet_timm", dict(num_groups=4))],
+)
+def test_baselines_outputs_are_timms(name, fields):
+  model, variables = weights.load_model(GOLDEN / "family" / f"{name}.safetensors", **fields)
+  recorded = np.load(GOLDEN / "family" / f"{name}.npz")
+  apply = jax.jit(lambda variables, image: model.apply(variables, image, mutable=["intermediates"]))
+  logits, sown = apply(variables, recorded["image"])
+  for have, want in (
+    (logits, recorded["logits"]),
+    (sown["intermediates"]["pre_logits"][0], recorded["pre_logits"]),
+  ):
+    np.testing.assert_allclose(have, want, atol=2e-6 * np.abs(want).max(), rtol=0)
+
+
+def test_unknown_numbers_of_heads_are_asked_for():
+  state = torch_layout.load_safetensors(FILES["vit"])
+  for num_heads, message in ((None, "tell num_heads.* 24 channels"), (5, "num_heads 5 does not")):
+    with pytest.raises(InputError, match=message):
+      torch_layout.from_torch(state, num_heads=num_heads)
+  model = models.build("vit", variant="B/16", num_blocks=1)
+  wide = jax.tree.map(
+    lambda x: np.zeros(x.shape, x.dtype), models.abstract_variables(model, (16, 16, 3))
+  )
+  again = torch_layout.from_torch(torch_layout.to_torch(wide))
+  assert weights.describe(again).fields["num_heads"] == 12
+
+
+@pytest.mark.parametrize(
+  ("family", "layout"), [("vit", "timm"), ("resnet", "timm"), ("resnet", "authors")]
+)
+def test_baselines_go_to_torch_and_back_to_the_bit(family, layout, tmp_path):
+  fields = {"vit": families.VIT, "resnet": families.RESNET}[family]
+  _, variables = families.random_variables(family, 8, 12, **fields)
+  state = torch_layout.to_torch(variables, layout)
+  torch_layout.save_safetensors(tmp_path / "x.safetensors", state)
+  again = weights.load(tmp_path / "x.safetensors", variables)  # whose shapes tell the heads
+  jax.tree.map(np.testing.assert_array_equal, again, variables)
+
+
+def test_bits_names_are_the_authors():
+  """big_transfer, bit_pytorch/models.py."""
+  _, variables = families.random_variables("resnet", 8, 12, **families.RESNET)
+  state = torch_layout.to_torch(variables, "authors")
+  assert {k: v.shape for k, v in state.items()}.items() >= {
+    "root.conv.weight": (8, 3, 7, 7),
+    "body.block1.unit02.gn1.bias": (32,),
+    "body.block2.unit01.conv2.weight": (16, 16, 3, 3),
+    "body.block2.unit01.downsample.weight": (64, 32, 1, 1),
+    "head.gn.weight": (64,),
+    "head.conv.weight": (5, 64, 1, 1),
+  }.items()
+
+
+@pytest.mark.parametrize("family", FILES)
+def test_theirs_ours_theirs_is_the_same_to_the_bit(family, tmp_path):
+  state = torch_layout.load_safetensors(FILES[family])
+  again = torch_layout.to_torch(torch_layout.from_torch(state, num_heads=3))
   torch_layout.save_safetensors(tmp_path / "again.safetensors", again)
   for other in (again, torch_layout.load_safetensors(tmp_path / "again.safetensors")):
     assert other.keys() == state.keys()
@@ -66,9 +128,34 @@ def test_another_architecture_is_listed():
   with pytest.raises(InputError) as error:
     torch_layout.from_torch(other, "gmlp.safetensors")
   message = str(error.value)
-  assert message.startswith("gmlp.safetensors is not of timm's Mixer")
+  assert "gmlp.safetensors" in message
+  assert "timm's Mixer" in message
   for name in ("blocks.0.mlp_tokens.gate.weight", "blocks.1.mlp_tokens.gate.bias"):
     assert name in message
+
+
+@pytest.mark.parametrize("prefix", ["module.", "module._orig_mod.", "net.backbone."])
+def test_a_prefix_of_all_names_is_taken_off_and_said(prefix, capsys):
+  state = torch_layout.load_safetensors(FILE)
+  again = torch_layout.from_torch({f"{prefix}{k}": v for k, v in state.items()}, "x.pth")
+  jax.tree.map(np.testing.assert_array_equal, again, torch_layout.from_torch(state))
+  assert capsys.readouterr().err == f"x.pth: the prefix {prefix} of all names is taken off\n"
+
+
+@pytest.mark.parametrize(
+  ("name", "owner"),
+  [
+    ("vit.encoder.layer.0.attention.attention.query.weight", "Hugging Face"),
+    ("model.encoder.layers.encoder_layer_0.ln_1.weight", "torchvision"),
+    ("layers.0.blocks.0.attn.relative_position_bias_table", "Swin"),
+    ("layer1.0.bn1.running_mean", "ResNet with BatchNorm"),
+  ],
+)
+def test_another_library_is_named(name, owner):
+  state = {f"{name}{i}": np.zeros(3, np.float32) for i in range(30)}
+  with pytest.raises(InputError, match=rf"(?s)x\.pth .*{owner}.*… and 20 more") as error:
+    torch_layout.from_torch(state, "x.pth")
+  assert len(str(error.value).splitlines()) == 12
 
 
 def test_what_is_missing_or_misshapen_is_listed():

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from mixer_jax import schema
+from mixer_jax import figures, schema
 from mixer_jax.data import permutations
 from mixer_jax.tools.paper_tables import costs, rows, tables
 from mixer_jax.tools.paper_tables.comparison import (
@@ -41,9 +41,7 @@ class PaperFigure(NamedTuple):
 
 def new_figure(columns: int, lines: int = 1, *, width: float = 5.5, height: float = 4.0) -> Any:
   """Returns (figure, axes in reading order)."""
-  from matplotlib.figure import Figure
-
-  figure = Figure(figsize=(width * columns, height * lines), layout="constrained")
+  figure = figures.empty(width * columns, height * lines)
   return figure, list(figure.subplots(lines, columns, squeeze=False).ravel())
 
 

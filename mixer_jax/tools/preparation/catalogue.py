@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mixer_jax import printing
 from mixer_jax.errors import InputError
 
 MAX_NAME_BYTES = 4096  # of a key or a class: what Linux allows a path
@@ -123,7 +124,7 @@ def check_classes(classes: Iterable[str], where: str) -> None:
       raise InputError(
         f"{where}: class {name!r} is empty or has blanks around it or a line break; rename it."
       )
-    if not name.isprintable() or len(os.fsencode(name)) > MAX_NAME_BYTES:
+    if not printing.is_printable(name) or len(os.fsencode(name)) > MAX_NAME_BYTES:
       raise InputError(f"{where}: class {name!r} is no printable UTF-8 text; rename it.")
     if name in seen:
       raise InputError(f"{where}: class {name!r} is there twice.")

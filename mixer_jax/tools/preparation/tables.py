@@ -1,5 +1,6 @@
 """A table of images: a line "path<TAB>label" or "path<TAB>label,label,…" each, in UTF-8."""
 
+import codecs
 import os
 import pathlib
 from collections.abc import Iterator
@@ -64,7 +65,7 @@ def _lines(file: str) -> Iterator[tuple[int, str, list[str]]]:
         if len(line) == MAX_LINE_BYTES:
           raise InputError(f"{where} is longer than {MAX_LINE_BYTES:,} bytes: not a table.")
         if line.strip():
-          yield number, *_fields(line, where)
+          yield number, *_fields(line.removeprefix(codecs.BOM_UTF8), where)
   except OSError as e:
     raise InputError(f"{file} cannot be read: {e.strerror}") from e
 
@@ -115,7 +116,7 @@ def _number(label: str, num_classes: int, where: str, names_file: str | None) ->
 
 def _read_names(names_file: str) -> list[str]:
   try:
-    names = pathlib.Path(names_file).read_text("utf-8").splitlines()
+    names = pathlib.Path(names_file).read_text("utf-8-sig").splitlines()
   except (OSError, UnicodeDecodeError) as e:
     raise InputError(f"{names_file} cannot be read: {e}") from e
   catalogue.check_classes(names, names_file)
