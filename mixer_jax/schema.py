@@ -385,7 +385,9 @@ def translated(saved: Mapping[str, Any], describe_model: DescribeModel) -> dict[
       except (TypeError, AttributeError, ValueError):  # damaged, as the reader will say
         continue
       del section[key]
-  if config.get("total_steps") is not None:  # which earlier versions took where both were set
+  if (
+    "total_steps" in config and config["total_steps"] is not None
+  ):  # which earlier versions took where both were set
     config["total_epochs"] = None
   return _completed(config, {**today, "evaluators": {}})  # theirs are optional
 
