@@ -206,7 +206,9 @@ class Options:
   num_classes: PositiveInt = 1000  # outputs of the model
   batch_size: PositiveInt = 4096  # of all devices together
   total_epochs: NonNegativeFloat | None = None
-  total_steps: Annotated[int, Range(1, 2**31 - 1)] | None = None  # instead of total_epochs, if set
+  total_steps: Annotated[int, Range(1, 2**31 - 1)] | None = (
+    None  # instead of total_epochs, which is None then
+  )
   grad_accum_steps: PositiveInt = 1  # parts that a step takes the batch in; the result is the same
   learning_rate: PositiveFloat = 0.001  # peak
   loss: Literal["sigmoid_xent", "softmax_xent"] = "sigmoid_xent"
@@ -255,6 +257,14 @@ class Options:
   def size(self) -> int | str:
     """`image_size` in its shortest form, for people."""
     return joined(*sides(self.image_size))
+
+
+EITHER = (
+  ("total_epochs", "total_steps"),
+  ("schedule.warmup_epochs", "schedule.warmup_steps"),
+  ("optimizer.clip_norm", "optimizer.clip_value"),
+)
+"""Pairs of keys of which at most one is set. One that the command line sets is instead of the other."""
 
 
 RENAMED: dict[str, tuple[str, Callable[[Any], Any]]] = {
@@ -375,6 +385,10 @@ def translated(saved: Mapping[str, Any], describe_model: DescribeModel) -> dict[
       except (TypeError, AttributeError, ValueError):  # damaged, as the reader will say
         continue
       del section[key]
+  if (
+    "total_steps" in config and config["total_steps"] is not None
+  ):  # which earlier versions took where both were set
+    config["total_epochs"] = None
   return _completed(config, {**today, "evaluators": {}})  # theirs are optional
 
 

@@ -2,7 +2,9 @@
 
 import contextlib
 import io
+import os
 import pathlib
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,20 +41,23 @@ def find(dataset: str, data_dir: str | None, **options: Any) -> Any:
 
   if is_directory(dataset):
     buckets.check(dataset)
-    dataset = str(epath.Path(dataset).expanduser())
+    dataset = str(files.path_of(dataset, "the data set"))
     if not (epath.Path(dataset) / "dataset_info.json").exists():
       raise InputError(f"{dataset} is not the directory of a prepared TFDS data set.")
     try:
       return tfds.builder_from_directory(dataset)
     except Exception as e:  # whatever TFDS makes of a damaged description
       raise InputError(f"{dataset} is damaged: {first_line(e)}") from e
+  data_dir = _data_dir(data_dir)
   if dataset in EMBEDDED:
     from mixer_jax.data import digits, fashion_mnist
 
     known = {**digits.BUILDERS, **fashion_mnist.BUILDERS}
-    return known[dataset](data_dir=data_dir, file_format="array_record")
+    with _without_leftovers():
+      return known[dataset](data_dir=data_dir, file_format="array_record")
   try:
-    return tfds.builder(dataset, data_dir=data_dir, try_gcs=False, **options)
+    with _without_leftovers():
+      return tfds.builder(dataset, data_dir=data_dir, try_gcs=False, **options)
   except AssertionError as e:
     raise InputError(f"data set {dataset!r}: {e}") from e
   except tfds.core.DatasetNotFoundError as e:
@@ -62,6 +67,24 @@ def find(dataset: str, data_dir: str | None, **options: Any) -> Any:
       f"data set {dataset!r} is not known to TFDS; give the name of a TFDS data set, or the directory "
       "of a prepared one." + (hint if "Did you mean" in hint else "")
     ) from e
+
+
+def _data_dir(given: str | None) -> str | None:
+  """Returns the directory as TFDS wants it, None for its own default; raises InputError if there is none by that name."""
+  default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+  path = str(files.path_of(default if given is None else given, "data_dir"))
+  return None if given is None else path
+
+
+@contextlib.contextmanager
+def _without_leftovers() -> Iterator[None]:
+  """Removes the temporary directory that a builder makes, and leaves behind, for data that are not prepared yet."""
+  before = tempfile.tempdir
+  with tempfile.TemporaryDirectory() as tempfile.tempdir:
+    try:
+      yield
+    finally:
+      tempfile.tempdir = before
 
 
 def prepare(dataset: str, data_dir: str | None) -> str:

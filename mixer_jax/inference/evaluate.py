@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from mixer_jax import configuration, inference, schema, weights
+from mixer_jax import configuration, files, inference, schema, weights
 from mixer_jax.data import sources
 from mixer_jax.errors import InputError
 from mixer_jax.evaluators import Classification, best, build, confusion
@@ -154,7 +154,7 @@ def _details_directory(details: str, sections: dict[str, Any]) -> epath.Path:
     raise InputError(
       "--details needs one evaluator of data with one label an image; give --evaluators=NAME."
     )
-  directory = epath.Path(details).expanduser()
+  directory = files.path_of(details, "--details")
   try:
     directory.mkdir(parents=True, exist_ok=True)
   except OSError as e:

@@ -42,8 +42,15 @@ def find_images(arguments: Sequence[str]) -> list[str]:
     elif os.path.exists(argument):
       paths.append(argument)
     else:
-      paths += sorted(glob.glob(argument, recursive=True)) or [argument]
+      paths += _matches(pathlib.Path(argument)) or [argument]
   return list(dict.fromkeys(paths))
+
+
+def _matches(pattern: pathlib.Path) -> list[str]:
+  """Returns the paths that a glob stands for; directories that there are, are no part of the pattern."""
+  root = next((p for p in pattern.parents if p.is_dir()), pathlib.Path())
+  found = glob.glob(str(pattern.relative_to(root)), root_dir=root, recursive=True)
+  return sorted(str(root / name) for name in found)
 
 
 def load_image(path: str, pipeline: Preprocess) -> UInt8[np.ndarray, "h w c"]:
@@ -152,10 +159,11 @@ def outputs(
 def read_class_names(path: str, num_classes: int) -> list[str]:
   """Returns the lines of a file; raises InputError unless there is one for each class."""
   try:
-    if os.path.getsize(path) > MAX_FILE_BYTES:
+    file = files.path_of(path, "--class_names")
+    if file.stat().length > MAX_FILE_BYTES:
       raise InputError(f"--class_names={path} is larger than {MAX_FILE_BYTES >> 20} MiB.")
-    names = pathlib.Path(path).read_text(encoding="utf-8-sig").splitlines()
-  except (OSError, UnicodeDecodeError) as e:
+    names = files.read(file).decode("utf-8-sig").splitlines()
+  except (OSError, ValueError) as e:
     raise InputError(f"--class_names={path} cannot be read: {e}") from e
   if len(names) != num_classes:
     raise InputError(
@@ -185,7 +193,7 @@ def format_file(predictions: Sequence[Prediction], suffix: str) -> str:
 
 def check_output(path: str, suffixes: Sequence[str] = (".csv", ".json")) -> pathlib.Path:
   """Returns the path; raises InputError unless a file with one of the suffixes can be written there."""
-  output = pathlib.Path(path)
+  output = pathlib.Path(files.path_of(path, "--output"))
   if output.suffix not in suffixes:
     raise InputError(f"--output={path} must end with {' or '.join(suffixes)}.")
   if not os.access(output.parent, os.W_OK):

@@ -6,10 +6,11 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from absl import flags, logging
+from ml_collections import config_flags
 
 from mixer_jax import printing
 from mixer_jax.errors import DivergedError, InputError, OutOfMemoryError, RetryError, SaveError
@@ -28,6 +29,16 @@ def no_arguments(argv: list[str]) -> None:
     raise InputError(f"unexpected argument {argv[1]!r}: every argument is a --flag=value.")
 
 
+def _refuse_blank(arguments: list[str]) -> None:
+  """Raises InputError for a text that was given and is blank, as from a variable that is not set."""
+  given = {f"argument {i}": text for i, text in enumerate(arguments, 1)}
+  for own in flags.FLAGS.flags_by_module_dict().values():
+    given |= {f"--{f.name}": f.value for f in own if f.present and "." not in f.name}
+  for name, value in given.items():
+    if isinstance(value, str) and not value.strip():
+      raise InputError(f"{name} is {value!r}, which names nothing; was a variable not set?")
+
+
 def run(
   app_run: Callable[..., Any],
   main: Callable[[list[str]], Any],
@@ -40,6 +51,7 @@ def run(
 
   def guarded(argv: list[str]) -> None:
     try:
+      _refuse_blank(argv[1:])
       if _INSECURE.value:
         os.environ["MIXER_JAX_ALLOW_INSECURE"] = "1"  # see weights/download.py
       main(argv)
@@ -137,7 +149,19 @@ def loaded(flag: Any) -> Any:
       config.items()
   except OSError as e:  # ml_collections keeps a failed load until the first use
     raise InputError(str(e)) from e
+  if config is not None:
+    _leave_out(config, config_flags.get_override_values(flags.FLAGS[flag.name]))
   return config
+
+
+def _leave_out(config: Any, given: Mapping[str, Any]) -> None:
+  """Sets to None what a key of the command line is instead of (schema.EITHER)."""
+  from mixer_jax import schema
+
+  for pair in schema.EITHER:
+    for key, other in (pair, pair[::-1]):
+      if given.get(key) is not None and other not in given:
+        config.update_from_flattened_dict({other: None})
 
 
 def _report(error: Exception) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from absl import app, flags
 
+from mixer_jax import files
 from mixer_jax.errors import InputError
 from mixer_jax.tools import command
 
@@ -39,12 +40,12 @@ def main(argv: list[str]) -> None:
   if len(argv) != 2 or argv[1] not in NAMES:
     given = argv[1] if len(argv) == 2 else f"{len(argv) - 1} names"
     raise InputError(f"{given!r} is not a table or figure; give one of {', '.join(NAMES)}.")
-  name, results = argv[1], pathlib.Path(_RESULTS.value).expanduser()
+  name, results = argv[1], pathlib.Path(files.path_of(_RESULTS.value, "--results"))
   if _WEIGHTS.value and name not in ("figure5", "figure6", "figure7"):
     raise InputError(f"--weights goes with figure5 to figure7, not {name}.")
   if _MEASURE.value and name not in ("table2", "table3"):
     raise InputError(f"--measure_throughput goes with table2 and table3, not {name}.")
-  output = pathlib.Path(_OUTPUT.value or results / "paper").expanduser()
+  output = pathlib.Path(files.path_of(_OUTPUT.value or f"{results}/paper", "--output"))
   figure, table = _make(name, results)
   _show(name, table, figure, output)
 

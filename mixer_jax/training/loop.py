@@ -96,7 +96,7 @@ def _prepare(
   state = init_from.initial_state(exp, directory, intact)
   if lease is not None:
     lease.check()
-  workdirs.create(directory, config)
+  workdirs.create(directory, config, origin.run)
   keep = exp.options.checkpoint
   checkpointer = checkpoint.Checkpointer(
     directory,
@@ -107,7 +107,10 @@ def _prepare(
   )
   start_step = int(state.step)
   metrics.log(headline.headline(exp, measured, directory, start_step))
-  return _Run(exp, directory, checkpointer, source, measured, start_step, stop, lease), state
+  run = _Run(
+    exp, directory, checkpointer, source, measured, start_step, origin.records, stop, lease
+  )
+  return run, state
 
 
 def _num_cores(mesh: Mesh) -> int:
@@ -126,6 +129,7 @@ class _Run:
     source: Any,
     measured: Mapping[str, Evaluator],
     start_step: int,
+    num_records: int | None,
     stop: StopSignal,
     lease: leases.Lease | None,
   ):
@@ -135,7 +139,7 @@ class _Run:
     self._best, self._metric = evaluators.best(exp.options)
     with self._reporting():
       first = jax.process_index() == 0
-      self._writer = metrics.MetricWriter(directory, start_step) if first else None
+      self._writer = metrics.MetricWriter(directory, start_step, num_records) if first else None
     self._progress = metrics.Progress(
       start_step=start_step,
       total_steps=exp.total_steps,
@@ -368,5 +372,6 @@ class _Run:
     if self._lease is not None:
       self._lease.check()
     score = self._results[step][self._metric] if step in self._results else None
-    self._checkpointer.save(step, state, score)
+    records = len(self._writer.records) if self._writer else None
+    self._checkpointer.save(step, state, score, records)
     self._progress.pause(time.perf_counter() - begin)

@@ -1,9 +1,11 @@
 """Real TFDS data sets, opened without TensorFlow: which label, which classes, which split."""
 
+import tempfile
+
 import numpy as np
 import pytest
 
-from mixer_jax.data import datasets, ops, sources
+from mixer_jax.data import builders, datasets, ops, sources
 from mixer_jax.errors import InputError
 from tests import tfds_sets
 
@@ -67,3 +69,16 @@ def test_computed_labels_come_from_the_whole_record(directory, monkeypatch):
     n % 3 + 3 * (n % 2) for n in numbers(source)
   ]
   assert source.class_names is None
+
+
+def test_what_is_not_prepared_leaves_no_temporary_directory(tmp_path, monkeypatch):
+  monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+  assert not builders.find("digits", str(tmp_path / "none")).info.splits
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_data_in_no_directory_are_refused(monkeypatch):
+  monkeypatch.setenv("TFDS_DATA_DIR", "~nobody-of-that-name")
+  for given in ("", None):
+    with pytest.raises(InputError, match="data_dir is "):
+      builders.find("digits", given)

@@ -43,6 +43,9 @@ def test_files_directories_and_globs_are_found_once(folder):
     *every[1:3],
     every[4],
   ]
+  (folder / "below").rename(folder / "below [1]")
+  assert predict.find_images([f"{folder}/below [1]/*.JPG"]) == [f"{folder}/below [1]/LARGE.JPG"]
+  (folder / "below [1]").rename(folder / "below")
   assert predict.find_images([f"{folder}/x*.png", "nowhere.jpg"]) == [
     f"{folder}/x*.png",
     "nowhere.jpg",
