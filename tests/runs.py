@@ -41,7 +41,7 @@ class StopAfter(StopSignal):
     return self._steps < 0
 
 
-def command(workdir, script="train.py", config="configs/quickstart.py", **flags):
+def command(workdir, script: Any = "train.py", config: Any = "configs/quickstart.py", **flags):
   """Returns the command line of a small run; keys with dots are configuration keys."""
   values = {**SMALL, **flags}
   overrides = [f"--config.{k}={v}" for k, v in values.items()]
@@ -103,7 +103,7 @@ def evaluated(*, workdir, config, which="newest", weights_file=None, record=Fals
   ]
 
 
-def left_behind(process, patience=10):
+def left_behind(process, patience=10.0):
   """Returns the processes of the group and the shared-memory segments that do not go within seconds.
 
   Segments are looked for when the group has gone, which might still make some. Only what is there at
@@ -178,8 +178,8 @@ def records(workdir):
 
 
 def kill(process, number):
-  """Signals a run: SIGKILL and SIGTERM the one process, Ctrl-C the whole group, as a terminal does."""
-  if number == signal.SIGINT:
+  """Signals a run: the one process, but with SIGINT and SIGHUP the whole group, as a terminal does."""
+  if number in (signal.SIGINT, signal.SIGHUP):
     os.killpg(process.pid, number)
   else:
     process.send_signal(number)

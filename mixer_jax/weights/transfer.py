@@ -72,7 +72,7 @@ def transfer(url: str, partial: Partial) -> str | None:
     except InputError:
       partial.delete()
       raise
-    except UnicodeError as e:
+    except ValueError as e:  # of a redirect to what is no address
       raise InputError(f"{url} could not be downloaded: {e}.") from e
     except (_BrokenError, *_NETWORK) as e:
       reason = getattr(e, "reason", None) or str(e) or type(e).__name__
