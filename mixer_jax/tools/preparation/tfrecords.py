@@ -15,6 +15,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
+from mixer_jax.data import builders
 from mixer_jax.errors import BadRecordError, InputError
 from mixer_jax.tools.preparation import metadata, shards
 
@@ -34,8 +35,8 @@ def plan(directory: str) -> shards.Plan:
   source = pathlib.Path(directory).absolute()
   if not (source / "dataset_info.json").is_file():
     raise InputError(f"{directory} is not the directory of a prepared TFDS data set.")
+  info: Any = builders.from_directory(str(source)).info
   try:
-    info: Any = tfds.builder_from_directory(source).info
     proto = tfds.core.dataset_info.read_from_json(source / "dataset_info.json")
   except Exception as e:  # whatever TFDS makes of a damaged description
     raise InputError(f"{directory} is damaged: {type(e).__name__}: {e}") from e
