@@ -59,7 +59,7 @@ def train(
   origin = provenance.describe(config, {"data.split": source, **evaluators.opened(measured)})
   origin = provenance.resume(origin, directory, intact.step, allow_change)
   state = init_from.initial_state(exp, directory, intact)
-  workdirs.create(directory, config)
+  workdirs.create(directory, config, origin.run)
   keep = exp.options.checkpoint
   checkpointer = checkpoint.Checkpointer(
     directory,

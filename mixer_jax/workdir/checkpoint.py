@@ -1,12 +1,13 @@
 """Checkpoints of the train state: Orbax, asynchronous, each with its provenance and the SHA-256 of its files.
 
 Orbax restores a flipped bit without an error, so every checkpoint carries a list of checksums, written
-before the atomic commit. A checkpoint that does not match its list is moved to `damaged_checkpoints/`
-and the one before it is used.
+before the atomic commit. A checkpoint that does not match its list, or is of another step or run than its place says,
+is moved to `damaged_checkpoints/` and the one before it is used.
 """
 
 import contextlib
 import dataclasses
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -21,13 +22,17 @@ from orbax.checkpoint import args as ocp_args
 from orbax.checkpoint.checkpoint_manager import METRIC_ITEM_NAME
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from mixer_jax import files
 from mixer_jax.errors import InputError, SaveError
-from mixer_jax.workdir import checksums
+from mixer_jax.workdir import checksums, restore
 from mixer_jax.workdir import directory as workdirs
 from mixer_jax.workdir import provenance as provenance_lib
 from mixer_jax.workdir.provenance import Provenance
 
-_METRICS = ocp.JsonCheckpointHandler(METRIC_ITEM_NAME)
+_METRICS = f"{METRIC_ITEM_NAME}/metrics"
+_DELETED = (
+  "deleted"  # where Orbax moves a checkpoint to delete, so that no kill leaves a part of one
+)
 # TensorStore's errors are ValueErrors that begin with a status: "RESOURCE_EXHAUSTED: …"
 _STATUS = re.compile(r"[A-Z]+(_[A-Z]+)*: ")
 _NOT_EVALUATED = -1.0  # worse than any score
@@ -66,8 +71,9 @@ class _Restore(ocp_args.PyTreeRestore):
 
 
 def steps(workdir: epath.Path) -> list[int]:
-  """Steps of the committed checkpoints, ascending."""
-  return sorted(ocp.utils.checkpoint_steps(workdir / "checkpoints"))
+  """Steps of the committed checkpoints, ascending; of directories whose name is a number and nothing else."""
+  names = [path.name for path in ocp.utils.checkpoint_steps_paths(workdir / "checkpoints")]
+  return sorted(int(name) for name in names if name.isdecimal() and name == f"{int(name)}")
 
 
 def best_step(workdir: epath.Path) -> int | None:
@@ -77,7 +83,8 @@ def best_step(workdir: epath.Path) -> int | None:
   Orbax's manager would not open a directory in which one checkpoint's metrics are damaged, and opening it
   takes all processes.
   """
-  found = [(score, step) for step in steps(workdir) if (score := _score_of(workdir, step))]
+  placed = [step for step in steps(workdir) if not _misplaced(workdir, step)]
+  found = [(score, step) for step in placed if (score := _score_of(workdir, step))]
   evaluated = [(score, step) for score, step in found if score.value != _NOT_EVALUATED]
   comparable = [(s.value, step) for s, step in evaluated if s.compares(evaluated[-1][0].measure)]
   return max(comparable)[1] if comparable else None
@@ -108,9 +115,46 @@ class _Score(NamedTuple):
 def _score_of(workdir: epath.Path, step: int) -> _Score | None:
   """Returns a checkpoint's score, None if it is unreadable."""
   try:
-    return _Score.of(_METRICS.restore(workdir / "checkpoints" / str(step) / METRIC_ITEM_NAME))
+    return _Score.of(json.loads(files.read(workdir / "checkpoints" / str(step) / _METRICS)))
   except (OSError, ValueError, KeyError, TypeError):
     return None
+
+
+def _misplaced(workdir: epath.Path, step: int, run: str | None = None) -> str | None:
+  """Returns whose a checkpoint is that is not of this step of the run, by what it carries. None if it is.
+
+  Args:
+    workdir, step: its place.
+    run: id of the run. Default: what is written in the workdir; if nothing is, any run will do.
+  """
+  try:
+    origin = provenance_lib.read(workdir, step)
+  except InputError as e:
+    return str(e)
+  run = run or workdirs.find_run_id(workdir)
+  if origin and run and origin.run != run:
+    return f"it is of the run {origin.run}, and this workdir of the run {run}"
+  return None
+
+
+def _fault(workdir: epath.Path, step: int, run: str | None = None) -> str | None:
+  """Returns what is wrong with a checkpoint, None if it is what its place says.
+
+  Raises:
+    InputError: the storage does not give it.
+  """
+  path = workdirs.checkpoint_path(workdir, step)
+  try:
+    if found := checksums.find_damage(path) or _misplaced(workdir, step, run):
+      return found
+    if (stored := restore.stored_step(path)) not in (step, None):
+      return f"it is of step {stored}"
+  except OSError as e:
+    raise InputError(
+      f"checkpoint {path} cannot be read: {e}. Nothing was moved or changed. Try again; to go on from the "
+      f"checkpoint before, move {path.parent} away."
+    ) from e
+  return None
 
 
 def choose(workdir: epath.Path, which: str | int) -> tuple[int, list[str]]:
@@ -134,9 +178,8 @@ def choose(workdir: epath.Path, which: str | int) -> tuple[int, list[str]]:
     chosen = best_step(workdir) if isinstance(which, str) else which
   if chosen is None or chosen not in steps(workdir):
     raise InputError(f"{workdir} has no checkpoint {which!r}; there are steps {steps(workdir)}.")
-  path = workdirs.checkpoint_path(workdir, chosen)
-  if which != "newest" and (damage := checksums.find_damage(path)):
-    raise InputError(f"checkpoint {path.parent} is damaged: {damage}.")
+  if which != "newest" and (fault := _fault(workdir, chosen)):
+    raise InputError(f"checkpoint {workdir / 'checkpoints' / str(chosen)} is damaged: {fault}.")
   return chosen, list(damaged.values())
 
 
@@ -163,10 +206,8 @@ def find_intact(workdir: epath.Path) -> Intact:
 def _look(workdir: epath.Path) -> Intact:
   newest, damaged = None, {}
   for step in reversed(steps(workdir)):
-    # Older checkpoints are only asked for their metrics, which Orbax reads of all of them.
-    found = (
-      checksums.find_damage(workdirs.checkpoint_path(workdir, step)) if newest is None else None
-    )
+    # Older checkpoints are only asked for their place, and for their metrics, which Orbax reads of all of them.
+    found = (_fault if newest is None else _misplaced)(workdir, step)
     if _score_of(workdir, step) is None:
       found = "its metrics are unreadable"
     if found is not None:
@@ -215,8 +256,10 @@ class Checkpointer:
         best_fn=self._rank,
         preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
         cleanup_tmp_directories=True,
+        todelete_subdir=_DELETED,
       ),
     )
+    self._delete()
 
   def save(self, step: int, state: Any, score: float | None) -> None:
     """Starts to save; returns as soon as the state may be donated. Raises SaveError.
@@ -228,6 +271,7 @@ class Checkpointer:
     """
     metrics = {"score": _NOT_EVALUATED if score is None else score, "measure": self._measure}
     with self._reporting():
+      self._delete()
       if step not in self._manager.all_steps():
         origin = self._provenance and dataclasses.replace(self._provenance, step=step)
         args: Any = _Save(state, provenance=origin)
@@ -254,6 +298,12 @@ class Checkpointer:
   def close(self) -> None:
     with self._reporting():
       self._manager.close()
+      self._delete()
+
+  def _delete(self) -> None:
+    """Deletes what Orbax has moved aside for that."""
+    if jax.process_index() == 0:
+      (self._workdir / "checkpoints" / _DELETED).rmtree(missing_ok=True)
 
   @contextlib.contextmanager
   def _reporting(self) -> Iterator[None]:
