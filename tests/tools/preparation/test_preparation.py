@@ -256,6 +256,8 @@ def test_disk_that_is_too_small_is_found_before_and_while_writing(photos, tmp_pa
     (lambda root: (root / "empty").mkdir(), "class 'empty' has no images"),
     (lambda root: (root / "a" / "loop").symlink_to(root), "is a link to a directory"),
     (lambda root: (root / "linked").symlink_to(root / "a"), "is a link to a directory"),
+    (lambda root: [sets.folder(root, {"x": 1}, s) for s in ("train", "val")], "train, val look like splits"),
+    (lambda root: sets.folder(root, {"x": 1}, "Test"), "Test look like splits"),
     (lambda root: (root / " x").mkdir(), "class ' x' is empty or has blanks"),
     (lambda root: (root / "x\ny").mkdir(), "line break"),
     (lambda root: os.mkdir(os.fsencode(root) + b"/\xff"), "printable UTF-8"),
