@@ -1,10 +1,11 @@
 """What counts as a photo below a directory: one table, for preparation and prediction."""
 
+import errno
 import os
 from collections.abc import Iterator
 
 from mixer_jax import files
-from mixer_jax.errors import InputError
+from mixer_jax.errors import BadRecordError, InputError
 
 # A file counts as a photo by its name; whether it is one is found when it is decoded. Formats that are
 # not supported are here too, so that such images are reported as bad and not passed over as other files.
@@ -13,6 +14,19 @@ SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", "
 
 Ignored = list[tuple[str, str]]
 """(path, why) of what was found and is no photo."""
+
+
+# The path is at fault: nothing is there, or no file. All other errors are the storage's.
+_OF_A_PATH = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)  # fmt: skip
+
+
+def unreadable(path: str, error: OSError) -> BadRecordError | InputError:
+  """Returns what to raise for a photo that the system does not read: a bad record, or trouble with the storage."""
+  if error.errno in _OF_A_PATH:
+    return BadRecordError(f"cannot be read: {error.strerror}")
+  return InputError(
+    f"{path} cannot be read, for the storage fails: {error.strerror or error}. Mend that, and give the same command again."
+  )
 
 
 def find(directory: str, ignored: Ignored) -> Iterator[str]:

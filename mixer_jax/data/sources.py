@@ -6,6 +6,7 @@ embedded digits are prepared on first use.
 
 import hashlib
 import os
+import re
 from typing import Any
 
 import cv2
@@ -47,7 +48,8 @@ class Source:
     """Returns {"image": bytes, "label": int32 (), or (n,) where images have several}.
 
     Raises:
-      BadRecordError: the file or the label is damaged.
+      BadRecordError: the record or its label is damaged.
+      InputError: the storage failed, which is no fault of the record.
     """
     try:
       example = self._read(index)
@@ -55,7 +57,15 @@ class Source:
         example["image"] = _rescale(example["image"], self._image_scale)
       return example
     except _UNREADABLE as e:
+      self._raise_if_storage(e)
       raise BadRecordError(f"unreadable: {builders.first_line(e)}") from e
+
+  def _raise_if_storage(self, error: Exception) -> None:
+    """Raises InputError for an error of the operating system; ArrayRecord's says which call failed, and why."""
+    if isinstance(error, OSError) or re.match(r"\w+\(\) failed: ", str(error)):
+      raise InputError(
+        f"{self.name} cannot be read, for the storage fails: {error}. Mend that, and give the same command again."
+      ) from error
 
   def _read(self, index: int) -> dict[str, Any]:
     record = self._data_source[int(index)]
@@ -73,7 +83,8 @@ class Source:
     try:
       example = self._read(index)
       content = example["image"] + example["label"].astype("<i4").tobytes()
-    except _UNREADABLE:
+    except _UNREADABLE as e:
+      self._raise_if_storage(e)
       return "unreadable"
     return hashlib.sha256(content).hexdigest()[:8]
 

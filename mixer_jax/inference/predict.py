@@ -53,7 +53,7 @@ def find_images(arguments: Sequence[str], ignored: photos.Ignored | None = None)
 
 
 def load_image(path: str, pipeline: Preprocess) -> UInt8[np.ndarray, "h w c"]:
-  """Returns the pre-processed image; raises BadRecordError if it is no usable image file."""
+  """Returns the pre-processed image; raises BadRecordError if it is no usable image file, InputError if the storage fails."""
   try:
     if os.path.isdir(path):
       raise BadRecordError(f"no image ({', '.join(photos.SUFFIXES)}) in this directory")
@@ -63,7 +63,7 @@ def load_image(path: str, pipeline: Preprocess) -> UInt8[np.ndarray, "h w c"]:
       raise BadRecordError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
     data = pathlib.Path(path).read_bytes()
   except OSError as e:
-    raise BadRecordError(e.strerror or str(e)) from e
+    raise photos.unreadable(path, e) from e
   header = decode.read_header(data)
   height, width = header.height, header.width
   if max(height, width) > MAX_ASPECT * min(height, width):

@@ -114,11 +114,19 @@ def _examples(
   path: pathlib.Path, length: int
 ) -> Iterator[tuple[str, Callable[[], shards.Example]]]:
   number = -1
-  for number, record in enumerate(records(str(path))):
+  for number, record in enumerate(_readable(path)):
     yield f"{path.name}:{number}", functools.partial(_example, record)
   if number + 1 != length:
     error = BadRecordError(f"holds {number + 1} records, dataset_info.json says {length}")
     yield path.name, functools.partial(_example, error)
+
+
+def _readable(path: pathlib.Path) -> Iterator[bytes | BadRecordError]:
+  """Yields the records of a file; raises InputError if the storage fails."""
+  try:
+    yield from records(str(path))
+  except OSError as e:
+    raise InputError(f"{path} cannot be read, for the storage fails: {e.strerror or e}.") from e
 
 
 def _example(record: bytes | BadRecordError) -> shards.Example:

@@ -1,5 +1,6 @@
 """Folders of images become TFDS data sets: the same bytes, TFDS's order, resumable, nothing silent."""
 
+import errno
 import json
 import os
 import shutil
@@ -308,3 +309,23 @@ def test_nested_folders_and_any_file_name(tmp_path):
   prepared = sets.prepare(sets.plan(tmp_path / "in"), tmp_path / "out")
   assert [e["image"] for e in sets.read(prepared.directory, "train")] == [sets.jpeg(1)]
   assert folders.read(str(tmp_path / "in"), "x").splits["train"][0].key.startswith("a/images/more/")
+
+
+@pytest.mark.parametrize(
+  ("number", "bad"), [(errno.EIO, 0), (errno.EACCES, 0), (errno.ENOENT, 1), (errno.ELOOP, 1)]
+)
+def test_trouble_with_the_storage_is_no_bad_image(photos, tmp_path, monkeypatch, number, bad):
+  root, _ = photos
+  plan, opened = sets.plan(root), os.open
+
+  def fail(path, *args, **kwargs):
+    if str(path).endswith("a/3.png"):
+      raise OSError(number, os.strerror(number))
+    return opened(path, *args, **kwargs)
+
+  monkeypatch.setattr(os, "open", fail)
+  if bad:
+    assert sets.prepare(plan, tmp_path / "out", skip_bad=True).num_bad == bad
+  else:
+    with pytest.raises(InputError, match=f"a/3.png cannot be read.*{os.strerror(number)}"):
+      sets.prepare(plan, tmp_path / "out", skip_bad=True)
