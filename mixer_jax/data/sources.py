@@ -104,7 +104,7 @@ def open_source(*, dataset: str, data_dir: str | None, split: str, label: str | 
     dataset: name of `datasets.DATASETS`, or TFDS's ("imagenet_v2/matched-frequency:3.0.0"), or the
       directory of a prepared version, which starts with / or . or ~ or a scheme.
     data_dir: where TFDS keeps its data. Default: $TFDS_DATA_DIR or ~/tensorflow_datasets.
-    split: name of the table's split, or a split in TFDS's syntax, with sub-splits: "train[:99%]".
+    split: one of `describe`, or a split in TFDS's syntax, with sub-splits: "train[:99%]".
     label: feature of the label. Default: the table's, else "label" or "labels".
 
   Raises:
@@ -118,10 +118,10 @@ def open_source(*, dataset: str, data_dir: str | None, split: str, label: str | 
   num_classes, class_names = entry.num_classes, None
   if name not in datasets.LABELS:
     num_classes, class_names = _classes(features[name])
-  tfds_split = entry.splits[split].tfds if split in entry.splits else split
+  known = {k: s.tfds for k, s in entry.splits.items()} or datasets.splits_of(builder.info.splits)
   return Source(
     f"{dataset} {split}",
-    _data_source(builder, dataset, tfds_split),
+    _data_source(builder, dataset, known.get(split, split)),
     num_classes=num_classes,
     class_names=class_names,
     label=name,
@@ -204,10 +204,7 @@ def _data_source(builder: Any, dataset: str, split: str) -> Any:
 
 
 def describe(dataset: str, data_dir: str | None = None) -> datasets.Dataset:
-  """Returns the table's entry, or what a prepared data set's own description says.
-
-  What is searched on is then "tune" and "dev": train and validation if there is a test split too, else
-  the first 90 % and the last 10 % of train.
+  """Returns the table's entry, or what a prepared data set's own description says (datasets.splits_of).
 
   Raises:
     InputError: not in the table and not prepared.
@@ -218,12 +215,9 @@ def describe(dataset: str, data_dir: str | None = None) -> datasets.Dataset:
   features = _features(builder, dataset)
   label = _label_name(None, features, dataset)
   found = builder.info.splits
-  names = {k: k for k in found}
-  if {"train", "validation", "test"} <= set(found):
-    names |= {"tune": "train", "dev": "validation"}
-  elif "train" in found:
-    names |= {"tune": "train[:90%]", "dev": "train[90%:]"}
-  splits = {k: datasets.Split(v, found[v].num_examples) for k, v in names.items()}
+  splits = {
+    k: datasets.Split(v, found[v].num_examples) for k, v in datasets.splits_of(found).items()
+  }
   num_classes, _ = _classes(features[label])
   several = hasattr(features[label], "feature")  # a sequence
   return datasets.Dataset(

@@ -54,6 +54,27 @@ def test_splits_can_be_joined(directory):
   assert numbers(joined) == [*numbers(whole)[2:5], *numbers(whole)[9:]]
 
 
+def test_every_split_that_a_directory_is_said_to_have_can_be_opened(directory):
+  found = sources.describe(directory).splits
+  assert set(found) == {"train", "tune", "dev"}
+  for name, split in found.items():
+    assert len(open_source(directory, name)) == split.num_examples
+  assert numbers(open_source(directory, "dev")) == numbers(open_source(directory, "train[90%:]"))
+
+
+@pytest.mark.parametrize(
+  ("names", "tune", "dev"),
+  [
+    (["train", "val", "test"], "train", "val"), (["train", "dev"], "train", "dev"),
+    (["train", "valid"], "train[:90%]", "train[90%:]"), (["test"], None, None),
+  ],
+)  # fmt: skip
+def test_splits_that_are_searched_on(names, tune, dev):
+  found = datasets.splits_of(names)
+  assert (found.get("tune"), found.get("dev")) == (tune, dev)
+  assert all(found[name] == name for name in names)
+
+
 def test_entries_of_the_table_name_split_label_and_scale(directory, monkeypatch):
   entry = datasets.Dataset(
     tfds=directory, num_classes=2, label="sex", image_scale=255,

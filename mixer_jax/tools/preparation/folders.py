@@ -3,11 +3,11 @@
 import os
 import pathlib
 
-from mixer_jax.data import photos
+from mixer_jax.data import datasets, photos
 from mixer_jax.errors import InputError
 from mixer_jax.tools.preparation import catalogue
 
-SPLITS = ("train", "val", "valid", "validation", "dev", "test")
+SPLITS = ("train", *datasets.VALIDATION, "dev", "test")
 _NEARLY = ("training", "validate", "testing", "eval", "evaluation", "unlabeled", "unlabelled")
 
 
