@@ -46,7 +46,7 @@ class Data:
   labels_per_image: PositiveInt = 1  # the most that an image has
   num_examples: PositiveInt = 1_281_167  # of the split; so a run is planned without its data
   # Train on a random subset, in per cent of the images; epochs are epochs of the subset.
-  subset_percent: Annotated[float, Range(1e-30, 100)] = 100.0
+  subset_percent: Annotated[float, Range(1e-6, 100)] = 100.0
   subset_seed: Seed = 0  # which subset
   ops: str = "decode|inception_crop|flip"  # mixer_jax/data/ops.py
   # Copies of an image in a batch, each processed anew (repeated augmentation).

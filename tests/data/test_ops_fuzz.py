@@ -102,7 +102,7 @@ def late(*_):
 
 @pytest.mark.parametrize(
   ("kind", "count", "seed"),
-  [("random", 200, 0), marks.long("random", 20_000, 1), marks.long("one wrong argument", 0, 0)],
+  [("random", 200, 0), marks.long("random", 10_000, 1), marks.long("one wrong argument", 0, 0)],
 )
 def test_texts_are_refused_when_built_or_run(kind, count, seed, capsys):
   rng, faults = random.Random(seed), []
