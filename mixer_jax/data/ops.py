@@ -172,12 +172,18 @@ def _enlarged(image_size: Sides) -> Sides:
   return round(height * EVAL_SCALE), round(width * EVAL_SCALE)
 
 
+def _refuse_huge(size: Sides) -> None:
+  if size[0] * size[1] > MAX_PIXELS:
+    raise InputError(f"images of {size[0]}x{size[1]} pixels are asked for; {MAX_PIXELS} at most.")
+
+
 def resize_small(image_size: Sides, size_px: Side | None = None) -> Op:
   """Table 3's evaluation: the short side to `size_px`, area-averaged.
 
   Default: as small as covers image_size·256/224, the short side of a square.
   """
   size = _enlarged(image_size) if size_px is None else (size_px, size_px)
+  _refuse_huge(size)
 
   def op(example: Example, rng: np.random.Generator) -> Example:
     image = example["image"]
@@ -210,6 +216,7 @@ def resize_short(
   """
   height, width = image_size
   size = math.floor(height / crop_pct), math.floor(width / crop_pct)
+  _refuse_huge(size)
 
   def op(example: Example, rng: np.random.Generator) -> Example:
     image = example["image"]
@@ -228,8 +235,7 @@ def resize(image_size: Sides, size_px: Side | None = None, width_px: Side | None
   if width_px and not size_px:
     raise InputError("width_px needs size_px, the height.")
   size = (size_px, width_px or size_px) if size_px else _enlarged(image_size)
-  if size[0] * size[1] > MAX_PIXELS:
-    raise InputError(f"size_px and width_px give {size[0]}x{size[1]} pixels; {MAX_PIXELS} at most.")
+  _refuse_huge(size)
   return lambda example, rng: example | {"image": resize_bilinear(example["image"], *size)}
 
 
