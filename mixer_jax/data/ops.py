@@ -366,22 +366,10 @@ def _permute(order: np.ndarray, image_size: Sides) -> Op:
 OPS: dict[str, Callable[..., Op]] = {
   f.__name__: f
   for f in (
-    decode,
-    inception_crop,
-    random_resized_crop,
-    flip,
-    resize_small,
-    resize_short,
-    resize,
-    central_crop,
-    random_crop,
-    randaugment,
-    timm_randaugment,
-    color_jitter,
-    permute_patches,
-    permute_pixels,
+    decode, inception_crop, random_resized_crop, flip, resize_small, resize_short, resize, central_crop, random_crop,
+    randaugment, timm_randaugment, color_jitter, permute_patches, permute_pixels,
   )
-}
+}  # fmt: skip
 
 # Modes of `decode` in which an operation right behind it decodes what it needs.
 CROPS: dict[str, tuple[Mode, ...]] = {

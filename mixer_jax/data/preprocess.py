@@ -38,10 +38,14 @@ class Preprocess:
 
   def __call__(self, example: ops.Example, rng: np.random.Generator) -> ops.Example:
     """Raises BadRecordError: undecodable bytes; InputError: a result of another shape than input_shape."""
-    for op in self._ops:
-      example = op(example, rng)
+    text, _, where = self._arguments
+    try:
+      for op in self._ops:
+        example = op(example, rng)
+    except InputError as e:
+      raise InputError(f"{where} {text!r}: {e}") from e
     if example["image"].shape != self.input_shape:
-      (height, width, _), (text, _, where) = self.input_shape, self._arguments
+      height, width, _ = self.input_shape
       raise InputError(
         f"{where} {text!r} leaves {example['image'].shape[:2]} instead of {height, width} pixels; end with a "
         f"crop or resize({height}{f', {width}' * (width != height)})"
