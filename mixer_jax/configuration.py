@@ -110,7 +110,7 @@ def _matches(value: Any, hint: Any) -> bool:
     return any(value == a and type(value) is type(a) for a in args)
   if hint in (int, float):
     number = int if hint is int else (int, float)
-    small = hint is int or not isinstance(value, int) or abs(value) <= _LARGEST  # for a float
+    small = not isinstance(value, int) or abs(value) < 2**63
     return isinstance(value, number) and not isinstance(value, bool) and small
   if origin is tuple:
     return isinstance(value, tuple | list) and all(_matches(v, args[0]) for v in value)
