@@ -286,8 +286,10 @@ def tree(config: Mapping[str, Any], describe_model: DescribeModel) -> dict[str, 
   """Returns the fields of all keys, nested; raises InputError if the configuration names no family."""
   if not _has(config, "model.name"):
     raise InputError("config.model.name is missing; configs/common.py has every key.")
+  if not isinstance(name := config["model"]["name"], str):
+    raise InputError(f"config.model.name is {name!r}; expected the name of a family.")
   own = {
-    "model": describe_model(config["model"]["name"]),
+    "model": describe_model(name),
     "evaluators": _evaluators(config["evaluators"] if _has(config, "evaluators") else None),
   }
   return {**configuration.tree(Options), **own}
