@@ -46,7 +46,7 @@ class Data:
   labels_per_image: PositiveInt = 1  # the most that an image has
   num_examples: PositiveInt = 1_281_167  # of the split; so a run is planned without its data
   # Train on a random subset, in per cent of the images; epochs are epochs of the subset.
-  subset_percent: Annotated[float, Range(1e-30, 100)] = 100.0
+  subset_percent: Annotated[float, Range(1e-6, 100)] = 100.0
   subset_seed: Seed = 0  # which subset
   ops: str = "decode|inception_crop|flip"  # mixer_jax/data/ops.py
   # Copies of an image in a batch, each processed anew (repeated augmentation).
@@ -296,8 +296,10 @@ def tree(config: Mapping[str, Any], describe_model: DescribeModel) -> dict[str, 
   """Returns the fields of all keys, nested; raises InputError if the configuration names no family."""
   if not _has(config, "model.name"):
     raise InputError("config.model.name is missing; configs/common.py has every key.")
+  if not isinstance(name := config["model"]["name"], str):
+    raise InputError(f"config.model.name is {name!r}; expected the name of a family.")
   own = {
-    "model": describe_model(config["model"]["name"]),
+    "model": describe_model(name),
     "evaluators": _evaluators(config["evaluators"] if _has(config, "evaluators") else None),
   }
   return {**configuration.tree(Options), **own}

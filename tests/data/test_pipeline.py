@@ -1,5 +1,6 @@
 """What a batch holds is a function of (seed, step) alone; every example once an epoch."""
 
+import errno
 import hashlib
 import json
 import multiprocessing
@@ -336,3 +337,24 @@ def test_synthetic_photos_decode_and_belong_to_their_index():
   assert_same(batches[3], pickle.loads(pickle.dumps(batches))[3])
   assert np.any(batches[3]["label"] != batches[4]["label"])
   assert 60_000 < np.mean([len(source[i]["image"]) for i in range(8)]) < 90_000
+
+
+@pytest.mark.parametrize(
+  "error",
+  [
+    OSError(errno.EIO, "Input/output error"), OSError(errno.ESTALE, "Stale file handle"),
+    RuntimeError("open() failed: Too many open files; opening /data/x"),
+  ],
+)  # fmt: skip
+def test_trouble_with_the_storage_is_no_bad_record(error):
+  class Failing(Numbered):
+    def __getitem__(self, i):
+      raise error
+
+  source = sources.Source("numbered train", Failing(20))
+  batches = pipeline.EvalBatches(
+    spec(20, on_bad_record="skip"), source, batch_size=20, rows=np.arange(20)
+  )
+  for read in (lambda: batches[0], source.fingerprint):
+    with pytest.raises(InputError, match="numbered train cannot be read, for the storage fails"):
+      read()
