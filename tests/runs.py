@@ -152,7 +152,7 @@ def _segments():
 def final_state(workdir, step):
   """Returns the state of a checkpoint as arrays by name, read without the project's own code."""
   path = pathlib.Path(workdir) / "checkpoints" / str(step) / "default"
-  checkpointer = ocp.PyTreeCheckpointer()
+  checkpointer: Any = ocp.PyTreeCheckpointer()
   # As NumPy arrays, which need none of the devices that wrote them.
   as_numpy = jax.tree.map(
     lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
