@@ -62,8 +62,11 @@ def wait_until(started, condition):
 
 
 def await_moment(rng, started, workdir, log, seconds):
-  """Waits for a random moment: of the first `seconds`, start-up included, of the steps that are left, or of a save."""
-  kind, begin, part = rng.choice(["time", "step", "save"]), time.monotonic(), rng.random()
+  """Waits for a random moment: of the first `seconds`, start-up included, of the steps that are left, or of a save.
+
+  Moments are in the first half of what is left, as the next life needs some, too.
+  """
+  kind, begin, part = rng.choice(["time", "step", "save"]), time.monotonic(), rng.random() / 2
   if kind == "time":
     wait_until(started, lambda: time.monotonic() > begin + part * seconds)
     return

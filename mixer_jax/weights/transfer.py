@@ -166,6 +166,7 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
     known = ("https://", "http://")[: 2 if req.full_url.startswith("http://") else 1]
     if not newurl.startswith(known):
       raise InputError(f"{req.full_url} redirects to {newurl}, which is not https. Refused.")
+    fp.close()  # or urllib reads what comes with a redirect, of whatever size, into memory
     return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
