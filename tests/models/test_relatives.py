@@ -37,6 +37,8 @@ COUNTS = [
   ("hire_mlp", "T", 18_041_672), ("hire_mlp", "S", 33_113_848), ("hire_mlp", "B", 58_226_856),
   ("hire_mlp", "L", 95_723_944),
   ("ms_mlp", "T", 28_656_232), ("ms_mlp", "S", 50_303_752), ("ms_mlp", "B", 88_696_792),
+  ("mlp3d", "XS/kinetics400", 17_211_336), ("mlp3d", "XS/something", 25_607_624),
+  ("mlp3d", "S", 32_444_552), ("mlp3d", "M", 46_552_312), ("mlp3d", "L", 92_265_328),
 ]  # fmt: skip
 TINY = {
   "res_mlp": dict(num_classes=5, patch_size=4, num_blocks=3, hidden_dim=16, mlp_dim=24),
@@ -62,9 +64,13 @@ TINY = {
     num_classes=5, patch_size=2, width=9, num_blocks=(1, 1, 2, 1), mlp_ratio=2,
     mix_sizes=((1, 1, 3, 1, 3), (1, 3, 3, 1, 3), (1, 3, 1, 1, 1), (1, 1, 1, 1, 3)),
   ),
+  "mlp3d": dict(
+    arrangement=("short1", "token4", "window2+long2", "short2"), widths=(8, 8, 12, 16), mlp_ratios=(2, 1, 2, 1),
+    num_classes=5,
+  ),
 }  # fmt: skip
 
-SLOW = ("cycle_mlp", "hire_mlp", "ms_mlp", "smlp_net")  # to compile
+SLOW = ("cycle_mlp", "hire_mlp", "ms_mlp", "smlp_net", "mlp3d")  # to compile
 
 
 MANY_BLOCKS = 40_000_000  # parameters from which on a model takes seconds to trace
@@ -76,7 +82,7 @@ MANY_BLOCKS = 40_000_000  # parameters from which on a model takes seconds to tr
 )
 def test_published_sizes_have_the_published_number_of_parameters(family, variant, count):
   model = models.build(family, variant=variant)
-  abstract = models.abstract_variables(model, (224, 224, 3))
+  abstract = models.abstract_variables(model, families.shape(family, 224, 224, 3))
   assert sum(x.size for x in jax.tree.leaves(abstract["params"])) == count
   assert {v for f, v, _ in COUNTS if f == family} == set(models.FAMILIES[family].VARIANTS)
   spec = weights.describe(abstract)
@@ -209,7 +215,7 @@ def test_every_image_takes_its_own_draws(family):
   """Drop path divides what it keeps, and belongs to the image and not to its place."""
   model, tree = families.random_variables(family, 16, 16, **TINY[family])
   model = model.clone(stoch_depth=0.5)
-  image = families.image(8, 16, 16, 3)
+  image = families.image(8, *families.shape(family, 16, 16, 3))
 
   @jax.jit
   def apply(image, index):
@@ -226,8 +232,8 @@ def test_every_image_takes_its_own_draws(family):
 @pytest.mark.parametrize("family", [long(f) if f in SLOW else f for f in TINY])
 def test_a_grey_model_from_rgb_weights_sees_three_equal_channels(family):
   model, tree = families.random_variables(family, 16, 16, **TINY[family])
-  grey = families.image(3, 16, 16, 1)
-  want = model.apply(tree, jnp.tile(grey, (1, 1, 1, 3)))
+  grey = families.image(3, *families.shape(family, 16, 16, 1))
+  want = model.apply(tree, jnp.repeat(grey, 3, axis=-1))
   np.testing.assert_allclose(
     model.apply(weights.replace_channels(tree, 1), grey), want, rtol=1e-4, atol=1e-5
   )
