@@ -2,19 +2,21 @@
 
 The authors have published no code. The operators are those of the paper's figures: Cycle FCs along the width and the
 height, with step 7, and grouped time mixing, weighted by CycleMLP's softmax. Widths, depths and the ratios of the MLPs
-are not known; they are taken from CycleMLP's B1, B2, B3 and B5. With these and MLPs of ratios 8, 8, 4, 4, XS at
-256 px has the published cost (14.1 and 14.9 billion multiply-adds), but not the published parameters:
+are not known; they are those of CycleMLP's B1, B2, B3 and B5, from which training is to start. The published numbers
+of parameters are not reached:
 
 | | Kinetics-400, published | here | Something-Something, published | here |
 |---|---|---|---|---|
 | XS | 50.1M | 16.9M | 55.1M | 25.2M |
-| S | 68.5M | 32.1M | 74.1M | |
-| M | 80.5M | 46.2M | 88.3M | |
-| L | 135.6M | 91.8M | 149.4M | |
+| S | 68.5M | 32.1M | 74.1M | 32.0M |
+| M | 80.5M | 46.2M | 88.3M | 46.1M |
+| L | 135.6M | 91.8M | 149.4M | 91.6M |
 
-No widths, ratios, kernels or forms of the time mixing were found that give all the published numbers of XS: Its two
-arrangements differ by 5.0M parameters there, by 8.3M in full maps of S·C channels, by 1.3M in those from S·C to C. The
-arrangements of XS are published, those of S, M and L are not: here all their blocks are short2.
+No widths, ratios, kernels or forms of the time mixing are known that give all that is published of XS: its two
+arrangements differ by 5.0M parameters there, by 8.3M here, where groups have maps from S·c to S·c, and by 1.3M if those
+were from S·c to c. The published cost, 14.1 and 14.9 billion multiply-adds, would be that of ratios 8, 8, 4, 4 and a
+stem of three frames at 256 px. The arrangements of XS are published, those of S, M and L are not: here all their blocks
+are short2.
 
 Axis letters: b clips, t frames or steps of time, h w pixels or positions, c channels, k classes. Any height and width
 will do. Frames are a multiple of 4·S, for the largest S.
@@ -38,6 +40,8 @@ from mixer_jax.models import cycle_mlp, layers
 TITLE = "MLP-3D"
 TUBELET = 4
 """Frames that the stem joins."""
+KINDS = ("short", "long", "window", "token")
+_TIME = re.compile(rf"({'|'.join(KINDS)})([124])")
 
 
 def _variant(arrangement: tuple[str, ...], like: str) -> dict[str, Any]:
@@ -100,24 +104,26 @@ class TimeMixing(cycle_mlp.CycleMixing):
   All groups and positions share the map, from S·c to S·c channels, of "token" from S·c to c. It bears the kind's name.
 
   Attributes:
-    time: the kind and S, see `grouped`: "short2".
+    kind, size: see `grouped`.
   """
 
-  time: str = "short1"
+  kind: str = "short"
+  size: int = 1
 
   def _third(self, x: Array, dense: Any) -> Array:
-    kind, size = _kind_and_size(self.time)
-    channels = x.shape[-1] * (1 if kind == "token" else size)
-    return ungrouped(dense(channels, name=kind)(grouped(x, kind, size)), kind, size)
+    channels = x.shape[-1] * (1 if self.kind == "token" else self.size)
+    y = dense(channels, name=self.kind)(grouped(x, self.kind, self.size))
+    return ungrouped(y, self.kind, self.size)
 
 
 class Mlp3dBlock(cycle_mlp.CycleBlock):
   """CycleBlock with TimeMixing."""
 
-  time: str = "short1"
+  kind: str = "short"
+  size: int = 1
 
   def _mixing(self, **fields: Any) -> Any:
-    return TimeMixing(self.step, self.fusion, time=self.time, **fields)
+    return TimeMixing(self.step, self.fusion, kind=self.kind, size=self.size, **fields)
 
 
 class Model(nn.Module):
@@ -179,9 +185,8 @@ class Model(nn.Module):
         a number of frames that the groups do not divide.
     """
     del mask
-    self._check_stages()
-    self._check_frames(image.shape)
-    depths = [len(stage.split("+")) for stage in self.arrangement]
+    self._check(image.shape)
+    depths = [len(times) for times in _times(self.arrangement)]
     x = layers.run_stages(self, depths, image, index, train)
     x = nn.LayerNorm(epsilon=1e-5, name="pre_head_layer_norm", **self._dtypes())(x)
     pre_logits = jnp.mean(x, axis=(1, 2, 3), dtype=jnp.float32)
@@ -207,14 +212,16 @@ class Model(nn.Module):
   def block(self, stage: int, i: int, number: int) -> Any:
     """Returns block i of a stage, the network's `number`-th."""
     block = nn.remat(Mlp3dBlock, static_argnums=(4,)) if self.remat == "block" else Mlp3dBlock
-    stages = [stage.split("+") for stage in self.arrangement]
+    times = _times(self.arrangement)
+    kind, size = times[stage][i]
     return block(
       self.widths[stage] * self.mlp_ratios[stage],
       self.step,
       "reweight",
-      time=stages[stage][i],
+      kind=kind,
+      size=size,
       gelu=self.gelu,
-      drop_path_rate=layers.linear_rate(self.stoch_depth, number, sum(map(len, stages))),
+      drop_path_rate=layers.linear_rate(self.stoch_depth, number, sum(map(len, times))),
       rescale=self.stoch_depth_rescale,
       name=f"Mlp3dBlock_{stage}_{i}",
       **self._dtypes(),
@@ -223,22 +230,18 @@ class Model(nn.Module):
   def _dtypes(self) -> dict[str, Any]:
     return dict(dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype))
 
-  def _check_stages(self) -> None:
+  def _check(self, shape: tuple[int, ...]) -> None:
     for name, least in (("widths", 4), ("mlp_ratios", 1)):
       value = getattr(self, name)
       if len(value) != 4 or min(value) < least:
         raise InputError(
           f"{name} is {value}; expected a number from {least} for each of the four stages."
         )
-    if len(self.arrangement) != 4:
-      raise InputError(f"arrangement is {self.arrangement}; expected four stages.")
-
-  def _check_frames(self, shape: tuple[int, ...]) -> None:
     if len(shape) != 5:
       raise InputError(
-        f"an MLP-3D takes clips (frames, height, width, channels), not inputs of {shape[1:]}. Its 2-D model is cycle_mlp."
+        f"an MLP-3D takes clips (frames, height, width, channels), not inputs of {shape[1:]}. cycle_mlp takes images."
       )
-    times = [_kind_and_size(time) for stage in self.arrangement for time in stage.split("+")]
+    times = [time for stage in _times(self.arrangement) for time in stage]
     multiple = TUBELET * max(1 if kind == "token" else size for kind, size in times)
     if shape[1] % multiple or not shape[1]:
       raise InputError(
@@ -246,12 +249,14 @@ class Model(nn.Module):
       )
 
 
-def _kind_and_size(time: str) -> tuple[str, int]:
-  if not (m := re.fullmatch("(short|long|window|token)([124])", time)):
+def _times(arrangement: tuple[str, ...]) -> list[list[tuple[str, int]]]:
+  """Returns (kind, S) of each stage's blocks."""
+  stages = [[*map(_TIME.fullmatch, stage.split("+"))] for stage in arrangement]
+  if len(stages) != 4 or any(time is None for times in stages for time in times):
     raise InputError(
-      f'arrangement has {time!r}; expected blocks like "short1+token2": short, long, window or token, and 1, 2 or 4.'
+      f'arrangement is {arrangement}; expected four stages of blocks like "short1+token2": {", ".join(KINDS)}; 1, 2, 4.'
     )
-  return m[1], int(m[2])
+  return [[(time[1], int(time[2])) for time in times if time] for times in stages]
 
 
 def inflate(params: Mapping[str, Any], arrangement: tuple[str, ...]) -> dict[str, Any]:
@@ -270,9 +275,9 @@ def inflate(params: Mapping[str, Any], arrangement: tuple[str, ...]) -> dict[str
   """
   flat = traverse_util.flatten_dict(dict(params), sep="/")
   times = {
-    f"{stage}_{i}": _kind_and_size(time)
-    for stage, blocks in enumerate(arrangement)
-    for i, time in enumerate(blocks.split("+"))
+    f"{stage}_{i}": time
+    for stage, times in enumerate(_times(arrangement))
+    for i, time in enumerate(times)
   }
   blocks = {m[1] for name in flat if (m := re.match(r"CycleBlock_(\d+_\d+)/mixing/reweight", name))}
   if blocks != times.keys():
@@ -290,9 +295,7 @@ def _inflated(
 ) -> dict[str, np.ndarray]:
   """Returns the parameters that one of CycleMLP's becomes."""
   if name == STEM:
-    return {
-      name: np.stack([value if frame == 2 else np.zeros_like(value) for frame in range(TUBELET)])
-    }
+    return {name: np.pad(value[None], [(2, TUBELET - 3), *[(0, 0)] * value.ndim])}
   if re.fullmatch(r"downsample_\d+/kernel", name):
     return {name: value[None]}
   if not (m := re.fullmatch(r"(Mlp3dBlock_(\d+_\d+)/mixing)/channel/kernel", name)):
@@ -317,14 +320,12 @@ TORCH_NAMES = {
     *(
       entry
       for stage in range(4)
-      for theirs, ours in [(f"network.{2 * stage}.{{}}", f"Mlp3dBlock_{stage}_{{}}")]
-      for entry in (
-        *cycle_mlp.block_names(theirs, ours),
-        *(
-          (f"{theirs}.attn.gtm.{kind}", f"{ours}/mixing/{kind}")
-          for kind in ("short", "long", "window", "token")
-        ),
-      )
+      for entry in cycle_mlp.block_names(f"network.{2 * stage}.{{}}", f"Mlp3dBlock_{stage}_{{}}")
+    ),
+    *(
+      (f"network.{2 * stage}.{{}}.attn.gtm.{kind}", f"Mlp3dBlock_{stage}_{{}}/mixing/{kind}")
+      for stage in range(4)
+      for kind in KINDS
     ),
     ("norm", "pre_head_layer_norm"),
     ("head", "head"),
@@ -339,10 +340,8 @@ def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
   hidden = [shapes[f"Mlp3dBlock_{stage}_0/MlpBlock_0/Dense_0/kernel"] for stage in range(4)]
   found = {}
   for name, shape in shapes.items():
-    pattern = r"Mlp3dBlock_(\d+)_(\d+)/mixing/(short|long|window|token)/kernel"
-    if m := re.fullmatch(pattern, name):
-      size = shape[0] // hidden[int(m[1])][0]
-      found[int(m[1]), int(m[2])] = f"{m[3]}{size}"
+    if m := re.fullmatch(rf"Mlp3dBlock_(\d+)_(\d+)/mixing/({'|'.join(KINDS)})/kernel", name):
+      found[int(m[1]), int(m[2])] = f"{m[3]}{shape[0] // hidden[int(m[1])][0]}"
   return dict(
     arrangement=tuple(
       "+".join(found[place] for place in sorted(found) if place[0] == stage) for stage in range(4)

@@ -121,7 +121,8 @@ def resize(
     raise InputError(
       f"a {family.TITLE}'s parameters are those for every image size; there is nothing to do."
     )
-  rows, columns = resizing.token_grid(spec.input_shape[:2], spec.fields["patch_size"])
+  height, width, _ = spec.input_shape
+  rows, columns = resizing.token_grid((height, width), spec.fields["patch_size"])
   if rows * columns != old_grid[0] * old_grid[1]:
     raise InputError(
       f"the parameters are for {rows * columns} tokens, not for a grid of {old_grid[0]}x{old_grid[1]}."

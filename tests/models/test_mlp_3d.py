@@ -16,6 +16,7 @@ from mixer_jax.weights import torch_layout
 from tests import families
 from tests.conftest import GOLDEN
 from tests.marks import long
+from tests.models import test_fingerprints as fingerprints
 from tests.models.test_relatives import TINY
 
 OPS = np.load(GOLDEN / "family/ops_mlp_3d.npz")
@@ -75,11 +76,11 @@ def test_time_mixing_is_that_of_the_figures(case):
   np.testing.assert_array_equal(influence, reached)
 
 
-def named(name):
+def named(name, arrangement=RECORDED):
   """Returns a recorded name with the kind of time mixing, which the arrangement says there."""
 
   def kind(m):
-    return f"{m[1]}gtm.{RECORDED[int(m[2]) // 2].split('+')[int(m[3])][:-1]}"
+    return f"{m[1]}gtm.{arrangement[int(m[2]) // 2].split('+')[int(m[3])][:-1]}"
 
   return re.sub(r"(network\.(\d)\.(\d)\.attn\.)gtm\.fc", kind, name)
 
@@ -110,6 +111,28 @@ def test_outputs_and_maps_are_the_recorded(recorded_model):
 @pytest.mark.campaign
 def test_logits_and_gradients_are_the_recorded(recorded_model):
   families.assert_gradients_and_statistics(*recorded_model)
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize(
+  ("recorded", "variant"),
+  [("mlp3d_xs_k400", "XS/kinetics400"), ("mlp3d_xs_ssv2", "XS/something")],
+)
+def test_published_arrangement_has_the_recorded_logits_at_full_size(recorded, variant):
+  arrangement = mlp_3d.VARIANTS[variant]["arrangement"]
+  state = {named(k, arrangement): v for k, v in fingerprints.fill(recorded).items()}
+  found = torch_layout.from_torch(state)
+  want, spec = fingerprints.FINGERPRINTS[recorded], weights.describe(found)
+  assert spec.variant == variant
+  t, h, w, c = np.ix_(*map(np.arange, spec.input_shape))
+  waves = np.sin(0.5 + 0.03 * h + 0.07 * w + 1.1 * c + 0.4 * t)
+  clip = waves + 0.5 * fingerprints.sines(-1, ((t * 3 + c) * 224 + h) * 224 + w)
+  model = models.build(spec.family, **spec.fields)
+  logits = np.asarray(jax.jit(model.apply)(found, jnp.asarray(clip[None], jnp.float32)))[0]
+  tolerance = 3e-6 * max(1, want["max_abs"])
+  np.testing.assert_allclose(logits[:8], want["logits8"], atol=tolerance, rtol=0)
+  np.testing.assert_allclose(logits.mean(), want["sum"] / len(logits), atol=tolerance, rtol=0)
+  assert logits.argmax() == want["argmax"]
 
 
 @pytest.mark.parametrize(
@@ -176,8 +199,12 @@ def test_it_learns_clips_by_heart_and_recomputes_the_same(dtype):
   [
     (dict(widths=(8, 8, 16)), (16, 32, 32, 3), r"widths is \(8, 8, 16\)"),
     (dict(mlp_ratios=(1, 0, 1, 1)), (16, 32, 32, 3), "mlp_ratios"),
-    (dict(arrangement=("short1",) * 3), (16, 32, 32, 3), "four stages"),
-    (dict(arrangement=("short1", "long3", "token2", "short1")), (16, 32, 32, 3), "'long3'"),
+    (dict(arrangement=("short1",) * 3), (16, 32, 32, 3), "expected four stages"),
+    (
+      dict(arrangement=("short1", "long3", "token2", "short1")),
+      (16, 32, 32, 3),
+      "'long3'.* expected",
+    ),
     ({}, (12, 32, 32, 3), "12 frames .* multiple of 8"),
     ({}, (32, 32, 3), r"takes clips .* not inputs of \(32, 32, 3\)"),
   ],
