@@ -61,7 +61,7 @@ def get_config(arg: str = ""):
   config = common.get_config(spec.family)
   height, width = schema.sides(given["size"]) if given["size"] else spec.sides()
   config.image_size = schema.joined(height, width)
-  config.image_channels = spec.input_shape[2]
+  config.image_channels = spec.input_shape[-1]
 
   config.batch_size = 512
   config.learning_rate = common.number("lr", given["lr"])

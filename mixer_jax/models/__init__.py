@@ -1,14 +1,15 @@
 """Model families by name. `build("mixer", variant="B/16", num_classes=1000)` returns a Flax module.
 
 A family is one file, entered in `FAMILIES`. It has:
-- `Model`, a Linen module: (image, train, index, mask) -> logits; `num_classes` defaults to 1000. It sows
+- `Model`, a Linen module: (image, train, index, mask) -> logits; `num_classes` defaults to 1000. An image is (h, w, c),
+  a family of clips takes (t, h, w, c) in its place. It sows
   `pre_logits`, every block's output (`block_<i>`) and every stage's map (`stage_<i>`, from 1);
 - `TITLE`, what messages call it; `VARIANTS`, published size -> fields;
-- `PREFIX`, an expression that only its parameters' names begin with; `STEM`, one for the kernel (h, w, channels, out)
+- `PREFIX`, an expression that only its parameters' names begin with; `STEM`, one for the kernel (…, channels, out)
   that the image meets first; and `HEAD`, the modules that a new head replaces -> the field that each follows from;
 - `fields_of(shapes)`, the fields that parameter shapes tell, the inverse of `init`; `UNTOLD`, the others but gelu, each
   with a value that goes with all shapes; and `input_shape(shapes)`, an
-  image (height, width, channels) that they are for; shapes are {"block/kernel": (…)};
+  image (height, width, channels), or a clip with its frames before that, that they are for; shapes are {"block/kernel": (…)};
 - `LAYERS`, expressions that the parameters' names below the head begin with, from the image on; numbers in their groups
   order what one of them matches (`layer_numbers`);
 - `TORCH_NAMES`, layout -> pairs of names, torch's and ours (weights/torch_layout.py), or a function of a state's names and
@@ -34,6 +35,7 @@ from mixer_jax.models import (
   cycle_mlp,
   hire_mlp,
   mixer,
+  mlp_3d,
   ms_mlp,
   res_mlp,
   resnet,
@@ -55,6 +57,7 @@ FAMILIES: dict[str, Any] = {
   "resnet": resnet,
   "smlp_net": smlp_net,
   "spach": spach,
+  "mlp3d": mlp_3d,
 }
 HOW_TRAINED = frozenset(
   {
@@ -134,7 +137,7 @@ def abstract_variables(model: nn.Module, input_shape: tuple[int, ...]) -> dict[s
 
   Args:
     model: of any family.
-    input_shape: of one image, (h, w, c).
+    input_shape: of one image, (h, w, c), or clip, (t, h, w, c).
 
   Returns:
     {"params": …} and, for a model with batch statistics, "batch_stats", of jax.ShapeDtypeStruct.
@@ -148,7 +151,7 @@ def abstract_variables(model: nn.Module, input_shape: tuple[int, ...]) -> dict[s
 def features(
   model: nn.Module, variables: Mapping[str, Any], image: jax.Array
 ) -> dict[str, jax.Array]:
-  """Returns what a model sows by name: `pre_logits` (b, c), `stage_<i>` (b, h, w, c), `block_<i>`."""
+  """Returns what a model sows by name: `pre_logits` (b, c), `stage_<i>` (b, [t,] h, w, c), `block_<i>`."""
   _, sown = model.apply(variables, image, mutable=["intermediates"])
   return sown_by_name(sown["intermediates"])
 

@@ -7,7 +7,7 @@ accumulated in parts.
 
 import functools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -275,6 +275,40 @@ def sow_map(
   """Sows tokens in raster order as a map (b, height, width, c); nothing if they are another number."""
   if x.shape[1] == height * width:
     module.sow("intermediates", name, x.reshape(x.shape[0], height, width, -1))
+
+
+def run_stages(
+  model: Any,
+  depths: Sequence[int],
+  x: Float[Array, "b ..."],
+  index: Int[Array, " b"] | None,
+  train: bool,
+) -> Float[Array, "b ..."]:
+  """Returns the last stage's output of a model, and sows every block's and stage's.
+
+  Called in its compact method.
+
+  Args:
+    model: `narrow(x, stage, train)` makes a stage's input and `block(stage, i, number)` a block, `number` counted over
+      the network; drop path grows linearly to its `stoch_depth`.
+    depths: blocks of each stage.
+    x: the model's input.
+    index: the images' positions in the global batch; default 0 … b−1.
+    train: draw drop path.
+  """
+  index = jnp.arange(x.shape[0]) if index is None else index
+  rates = linear_rates(model.stoch_depth, sum(depths))
+  kept, number = None, 0
+  if train and model.stoch_depth:
+    kept = draw_kept(model.make_rng("dropout"), index, rates)
+  for stage, depth in enumerate(depths):
+    x = model.narrow(x, stage, train)
+    for i in range(depth):
+      x = model.block(stage, i, number)(x, index, None if kept is None else kept[:, number], train)
+      model.sow("intermediates", f"block_{number}", x)
+      number += 1
+    model.sow("intermediates", f"stage_{stage + 1}", x)
+  return x
 
 
 def classify(

@@ -118,7 +118,7 @@ def initial_variables(exp: experiment.Experiment) -> tuple[weights.Variables, st
   directory = workdirs.find_run(source)
   spec = _spec_of_run(directory) if directory else weights.describe(variables, source)
   line, channels = f"parameters of {source}", exp.options.image_channels
-  if spec.input_shape[2] != channels:
+  if spec.input_shape[-1] != channels:
     variables = weights.replace_channels(variables, channels)
     line += f", {weights.channels_line(channels)}"
   variables, resized = _resized(variables, spec, exp)

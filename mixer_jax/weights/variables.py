@@ -25,13 +25,13 @@ class ModelSpec(NamedTuple):
   Attributes:
     family: key of models.FAMILIES.
     fields: of the family's module, with num_classes (None if there is no head).
-    input_shape: an image (height, width, channels) that the model takes. If only the number of tokens is known
-      and it is not a square, this is one column of patches.
+    input_shape: an image (height, width, channels), or a clip (frames, height, width, channels), that the model takes.
+      If only the number of tokens is known and it is not a square, this is one column of patches.
   """
 
   family: str
   fields: dict[str, Any]
-  input_shape: tuple[int, int, int]
+  input_shape: tuple[int, ...]
 
   def abstract_variables(self) -> Variables:
     """Returns the shapes of the model's variables (jax.ShapeDtypeStruct)."""
@@ -47,7 +47,7 @@ class ModelSpec(NamedTuple):
   @property
   def knows_sides(self) -> bool:
     """False for a column of patches, the `input_shape` of a number of tokens that is no square."""
-    height, width, _ = self.input_shape
+    *_, height, width, _ = self.input_shape
     halvings = len(self.fields.get("stages", (None,))) - 1
     return not height > width == self.fields.get("patch_size", 0) * 2**halvings
 
@@ -70,7 +70,7 @@ class ModelSpec(NamedTuple):
 
   def sides(self) -> tuple[int, int]:
     """Returns the images' (height, width); raises InputError if only their number of tokens is known."""
-    height, width, _ = self.input_shape
+    *_, height, width, _ = self.input_shape
     if not self.knows_sides:
       raise InputError(f"{height // width} tokens are no square: say for which height and width.")
     return height, width
