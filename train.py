@@ -1,46 +1,6 @@
-"""Trains a model: python train.py --config=configs/quickstart.py --workdir=DIR [--config.KEY=VALUE].
+"""`python train.py …` is `python -m mixer_jax.tools.train …`."""
 
-The same command resumes. Exit status: 0 finished, 2 bad input, 1 diverged or could not save,
-143 or 130 stopped by SIGTERM or Ctrl-C after saving, 75 another process was lost or did not come.
-"""
-
-from absl import app, flags
-from ml_collections import config_flags
-
-from mixer_jax.tools import command, process_flags
-
-_CONFIG = config_flags.DEFINE_config_file(
-  "config",
-  None,
-  "Configuration file, FILE or FILE:ARGUMENT.",
-  lock_config=False,
-  accept_new_attributes=True,
-)
-_WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Directory of the run: local, shared by all hosts, or gs://.", required=True
-)
-_ALLOW_CHANGE = flags.DEFINE_list(
-  "allow_change",
-  [],
-  "Keys or sections, such as data.split,schedule, that may differ when a run is resumed. They add to config.may_change.",
-)
-
-
-def main(argv: list[str]) -> None:
-  command.no_arguments(argv)
-  process_flags.join()
-  from mixer_jax.training import loop
-
-  stop = loop.StopSignal().install()
-  loop.train(command.loaded(_CONFIG), _WORKDIR.value, stop, _ALLOW_CHANGE.value)
-
-
-def _keys() -> str:
-  from mixer_jax.tools import configuration_help  # It imports JAX.
-
-  return configuration_help.text()
-
+import runpy
 
 if __name__ == "__main__":
-  flags.mark_flag_as_required("config")
-  command.run(app.run, main, _keys)
+  runpy.run_module("mixer_jax.tools.train", run_name="__main__", alter_sys=True)

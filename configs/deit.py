@@ -27,7 +27,7 @@ docs/pretrain.md.
 from collections.abc import Callable
 from typing import Any
 
-from configs import common
+from mixer_jax.configs import common
 from mixer_jax.errors import InputError
 
 

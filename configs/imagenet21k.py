@@ -11,7 +11,7 @@ data set with the features "image" and "label" and the splits "full[51200:]" and
 --config.data.dataset=DIR. Without data the configuration can be built and planned.
 """
 
-from configs import common
+from mixer_jax.configs import common
 
 # Table 4's rows: mixup and magnitude of RandAugment, by the letter of the size.
 ROWS = {"B": {"mixup_p": 0.2, "magnitude": 10}, "L": {"mixup_p": 0.5, "magnitude": 20}}

@@ -11,18 +11,11 @@ import re
 import sys
 
 from absl import app, flags
-from ml_collections import config_flags
 
-from mixer_jax.tools import command
+from mixer_jax.tools import command, config_files
 from mixer_jax.tools.planning import topology
 
-_CONFIG = config_flags.DEFINE_config_file(
-  "config",
-  None,
-  "Configuration file, FILE or FILE:ARGUMENT.",
-  lock_config=False,
-  accept_new_attributes=True,
-)
+_CONFIG = config_files.define()
 _TOPOLOGY = flags.DEFINE_string(
   "topology", None, "TPU slice to plan for, such as v3:16x16. Default: the devices of this machine."
 )
@@ -41,7 +34,7 @@ def main(argv: list[str]) -> None:
   where = topology.parse(_TOPOLOGY.value) if _TOPOLOGY.value else None
   from mixer_jax.tools.planning import planner, report
 
-  plan = planner.Planner(command.loaded(_CONFIG), where)
+  plan = planner.Planner(_CONFIG.value, where)
   result = plan.find(_FIT.value, log=lambda text: print(text, file=sys.stderr, flush=True))
   print(report.to_json(result) if _JSON.value else report.table(result))
   sys.exit(0 if result.fits else 1)
