@@ -135,6 +135,7 @@ def test_an_old_key_in_a_file_or_a_flag_names_the_new_one(tmp_path, line, argume
 
 
 def test_help_has_every_key_with_its_default():
+  text = ""
   for family in models.FAMILIES:
     config = common.get_config(family)
     text = configuration_help.text(config)
@@ -143,6 +144,21 @@ def test_help_has_every_key_with_its_default():
       assert f"\n  config.{key}={value!r}  (" in text or key.endswith(".type"), key
   assert "global norm" in next(x for x in text.splitlines() if "optimizer.clip_norm" in x)
   assert "channels of the first stage" in next(x for x in text.splitlines() if "hidden_dim" in x)
+
+
+def test_a_variant_in_a_configuration_is_the_published_one():
+  for family, module in models.FAMILIES.items():
+    fields = common.get_config(family).model
+    for variant in module.VARIANTS:
+      fields.variant = variant
+      assert models.build(**fields) == models.build(family, variant=variant)
+
+
+def test_a_variant_beside_all_sizes_is_refused():
+  config = small_config()
+  config.model.variant = "B/16"
+  with pytest.raises(InputError, match=r"variant 'B/16' .*hidden_dim 16 \(B/16: 768\)"):
+    models.build(**schema.read(config, models.schema).model)
 
 
 @pytest.mark.parametrize(

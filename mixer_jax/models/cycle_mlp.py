@@ -230,6 +230,7 @@ class Model(nn.Module):
       InputError: num_blocks, widths and mlp_ratios are not four numbers from 1 each, or a width is too small.
     """
     del mask
+    layers.check_image(image)
     self._check_stages()
     index = jnp.arange(image.shape[0]) if index is None else index
     rates = layers.linear_rates(self.stoch_depth, sum(self.num_blocks))

@@ -322,6 +322,7 @@ class Model(nn.Module):
     Raises:
       InputError: a field of the stages is not four numbers, or one of them is too small.
     """
+    layers.check_image(image)
     self._check_stages()
     index = jnp.arange(image.shape[0]) if index is None else index
     dtypes: dict[str, Any] = dict(

@@ -42,10 +42,13 @@ def path_of(name: str) -> pathlib.Path:
   )
 
 
-@functools.cache
 def module(name: str) -> Any:
   """Returns the module of a configuration file; raises InputError if there is none, or if it fails."""
-  path = path_of(name)
+  return _module(path_of(name).absolute())
+
+
+@functools.cache
+def _module(path: pathlib.Path) -> Any:
   spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
   if spec is None or spec.loader is None:
     raise InputError(f"{path} is not a Python file.")
@@ -64,7 +67,7 @@ def load(file: str) -> Any:
   get_config = getattr(module(name), "get_config", None)
   if get_config is None:
     raise InputError(f"{path_of(name)} has no function get_config.")
-  return _call(path_of(name), get_config, *([argument] if argument else []))
+  return _call(path_of(name).absolute(), get_config, *([argument] if argument else []))
 
 
 def _call(path: pathlib.Path, function: Any, *arguments: Any) -> Any:

@@ -1,5 +1,6 @@
 """The part of --help about the configuration: every key, its value and its comment, read from the source."""
 
+import functools
 import inspect
 import re
 from collections.abc import Iterator, Mapping
@@ -49,6 +50,7 @@ def _line(
   return f"  {key}={value!r}  ({configuration.describe(field)})  {comment}".rstrip()
 
 
+@functools.cache
 def _comments(declared: type) -> dict[str, str]:
   """Returns the comments of a dataclass's fields, which stand above or behind them."""
   found, above = {}, []

@@ -56,6 +56,7 @@ def train(
   source = exp.train_split.open()
   intact = checkpoint.find_intact(directory)
   source.number_classes_as(init_from.class_names(exp, directory, intact.step))
+  _report_classes(exp, source)
   sections, names = evaluators.in_training(exp.options), source.class_names or ()
   measured = evaluators.build(exp, sections, directory, names)
   origin = provenance.describe(config, {"data.split": source, **evaluators.opened(measured)})
@@ -82,6 +83,16 @@ def train(
     run.close()
   metrics.log(f"saved step {int(state.step)} in {directory}; the same command resumes")
   sys.exit(128 + (stop.received or signal.SIGTERM))  # the signal may have met another process
+
+
+def _report_classes(exp: experiment.Experiment, source: Any) -> None:
+  """Logs a line if the model has classes that the data lack."""
+  there, wanted = source.num_classes, exp.options.num_classes
+  if there is not None and there < wanted:
+    metrics.log(
+      f"config.num_classes is {wanted}, but {source.name} has {there} classes: {wanted - there} outputs of the "
+      f"model have no images. Set config.num_classes={there} unless that is meant."
+    )
 
 
 def _headline(
