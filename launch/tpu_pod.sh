@@ -54,7 +54,7 @@ python3 -m uv pip install --quiet --python .venv/bin/python --editable '.[tpu,gc
 then echo 'a training is running here; stop it first' >&2; exit 1; fi
 rm -f train.status
 (trap '' HUP
-${cache}.venv/bin/python train.py --distributed $flags
+${cache}.venv/bin/python train.py --distributed --wait_for_workdir $flags
 echo \$? > train.status) > train.log 2>&1 < /dev/null & echo \$! > train.pid"
     on 0 "cd mixer-jax && tail --follow --lines=+1 --pid=\$(cat train.pid) train.log
 status=\$(cat train.status || echo 1)

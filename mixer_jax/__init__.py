@@ -5,6 +5,14 @@
 - `features(model, variables, image)` returns what the model computes inside, by name.
 """
 
+import os
+import sys
+
+# `python -m mixer_jax…` puts the working directory first, and data of others may lie there, with a module of any name.
+_PROJECT = os.path.realpath(os.path.dirname(os.path.dirname(__file__)))
+if sys.argv[:1] == ["-m"] and not sys.flags.safe_path and sys.path[0] != _PROJECT:
+  del sys.path[0]
+
 import importlib
 from typing import TYPE_CHECKING, Any
 

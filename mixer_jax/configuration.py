@@ -42,7 +42,7 @@ Seed = Annotated[int, Range(0, 2**32 - 1)]
 PositiveFloat = Annotated[float, Range(_SMALLEST, _LARGEST)]
 NonNegativeFloat = Annotated[float, Range(0, _LARGEST)]
 Fraction = Annotated[float, Range(0, 1)]  # both ends included
-Rate = Annotated[float, Range(0, 1 - 1e-9)]  # below 1
+Rate = Annotated[float, Range(0, 1 - 1e-7)]  # below 1, in float32 too
 
 
 class Field(NamedTuple):
@@ -110,7 +110,8 @@ def _matches(value: Any, hint: Any) -> bool:
     return any(value == a and type(value) is type(a) for a in args)
   if hint in (int, float):
     number = int if hint is int else (int, float)
-    return isinstance(value, number) and not isinstance(value, bool)
+    small = not isinstance(value, int) or abs(value) < 2**63
+    return isinstance(value, number) and not isinstance(value, bool) and small
   if origin is tuple:
     return isinstance(value, tuple | list) and all(_matches(v, args[0]) for v in value)
   return isinstance(value, hint) if isinstance(hint, type) else True
@@ -269,11 +270,11 @@ def plain(value: Any) -> Any:
 
 def load(path: epath.Path) -> dict[str, Any]:
   """Reads a saved configuration; raises InputError if the file is absent, not JSON, or has a key twice."""
-  if not path.exists():
-    raise InputError(f"{path} does not exist: {path.parent} is not the workdir of a run.")
   try:
-    return json.loads(path.read_text(), object_pairs_hook=_without_duplicates)
-  except ValueError as e:
+    return json.loads(files.read(path), object_pairs_hook=_without_duplicates)
+  except (FileNotFoundError, NotADirectoryError):
+    raise InputError(f"{path} does not exist: {path.parent} is not the workdir of a run.") from None
+  except (ValueError, RecursionError) as e:
     raise InputError(f"{path} is not valid JSON ({e}); restore it or start a new workdir.") from e
 
 

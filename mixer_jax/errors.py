@@ -17,8 +17,12 @@ class OutOfMemoryError(RuntimeError):
   """A device or the host has too little memory."""
 
 
-class RendezvousError(RuntimeError):
-  """The processes of a run have not found each other; the same command may succeed later."""
+class RetryError(RuntimeError):
+  """Something outside of the run failed; the same command may succeed later."""
+
+
+class RendezvousError(RetryError):
+  """The processes of a run have not found each other."""
 
 
 class BadRecordError(ValueError):

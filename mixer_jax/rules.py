@@ -7,6 +7,7 @@ from typing import Generic, NamedTuple, TypeVar
 from mixer_jax.errors import InputError
 
 T = TypeVar("T")
+_LONGEST, _MOST_REPEATS, _MOST_CHOICES = 1000, 4, 16  # of an expression
 
 
 class Rule(NamedTuple, Generic[T]):
@@ -37,10 +38,34 @@ def parse(
     try:
       if not pattern:
         raise ValueError("it has no expression")
+      _check_effort(pattern)
       parsed.append(Rule(text, re.compile(pattern), read(value)))
     except (re.error, ValueError) as e:
       raise InputError(f"{argument}: {text!r} is not REGEX=VALUE with {form}: {e}.") from e
   return parsed
+
+
+def _check_effort(pattern: str) -> None:
+  """Raises ValueError for an expression whose search for a match may take minutes, since `re` tries one way after another."""
+  if len(pattern) > _LONGEST:
+    raise ValueError(f"it has more than {_LONGEST} characters")
+  plain = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", "x", pattern)  # escapes and classes
+  if len(re.findall(r"[*+]|\{\d*,", plain)) > _MOST_REPEATS:
+    raise ValueError(f"it has more than {_MOST_REPEATS} repeats (*, + or {{m,n}})")
+  if len(re.findall(r"\||(?<!\()\?", plain)) > _MOST_CHOICES:
+    raise ValueError(f"it has more than {_MOST_CHOICES} choices (? or |)")
+  groups, whole = "", plain
+  while groups != whole:  # from the inside out; a group in which there is a choice becomes x*
+    groups, whole = (
+      whole,
+      re.sub(
+        r"\((?:\?(?:[:=!]|<[=!]|P<\w+>))?([^()]*)\)",
+        lambda group: "x*" if re.search(r"[*+{|?]", group[1]) else "x",
+        whole,
+      ),
+    )
+    if re.search(r"x\*[*+{]", whole):
+      raise ValueError("it repeats a group that repeats or chooses")
 
 
 def decide(

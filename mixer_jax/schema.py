@@ -46,7 +46,7 @@ class Data:
   labels_per_image: PositiveInt = 1  # the most that an image has
   num_examples: PositiveInt = 1_281_167  # of the split; so a run is planned without its data
   # Train on a random subset, in per cent of the images; epochs are epochs of the subset.
-  subset_percent: Annotated[float, Range(1e-30, 100)] = 100.0
+  subset_percent: Annotated[float, Range(1e-6, 100)] = 100.0
   subset_seed: Seed = 0  # which subset
   ops: str = "decode|inception_crop|flip"  # mixer_jax/data/ops.py
   # Copies of an image in a batch, each processed anew (repeated augmentation).
@@ -206,7 +206,9 @@ class Options:
   num_classes: PositiveInt = 1000  # outputs of the model
   batch_size: PositiveInt = 4096  # of all devices together
   total_epochs: NonNegativeFloat | None = None
-  total_steps: Annotated[int, Range(1, 2**31 - 1)] | None = None  # instead of total_epochs, if set
+  total_steps: Annotated[int, Range(1, 2**31 - 1)] | None = (
+    None  # instead of total_epochs, which is None then
+  )
   grad_accum_steps: PositiveInt = 1  # parts that a step takes the batch in; the result is the same
   learning_rate: PositiveFloat = 0.001  # peak
   loss: Literal["sigmoid_xent", "softmax_xent"] = "sigmoid_xent"
@@ -257,6 +259,14 @@ class Options:
     return joined(*sides(self.image_size))
 
 
+EITHER = (
+  ("total_epochs", "total_steps"),
+  ("schedule.warmup_epochs", "schedule.warmup_steps"),
+  ("optimizer.clip_norm", "optimizer.clip_value"),
+)
+"""Pairs of keys of which at most one is set. One that the command line sets is instead of the other."""
+
+
 RENAMED: dict[str, tuple[str, Callable[[Any], Any]]] = {
   "model.ablation": ("model.token_mixing", lambda value: "mlp" if value == "none" else value),
   "optimizer.polyak_decay": ("ema_decay", lambda value: value),
@@ -286,8 +296,10 @@ def tree(config: Mapping[str, Any], describe_model: DescribeModel) -> dict[str, 
   """Returns the fields of all keys, nested; raises InputError if the configuration names no family."""
   if not _has(config, "model.name"):
     raise InputError("config.model.name is missing; configs/common.py has every key.")
+  if not isinstance(name := config["model"]["name"], str):
+    raise InputError(f"config.model.name is {name!r}; expected the name of a family.")
   own = {
-    "model": describe_model(config["model"]["name"]),
+    "model": describe_model(name),
     "evaluators": _evaluators(config["evaluators"] if _has(config, "evaluators") else None),
   }
   return {**configuration.tree(Options), **own}
@@ -375,6 +387,10 @@ def translated(saved: Mapping[str, Any], describe_model: DescribeModel) -> dict[
       except (TypeError, AttributeError, ValueError):  # damaged, as the reader will say
         continue
       del section[key]
+  if (
+    "total_steps" in config and config["total_steps"] is not None
+  ):  # which earlier versions took where both were set
+    config["total_epochs"] = None
   return _completed(config, {**today, "evaluators": {}})  # theirs are optional
 
 

@@ -10,7 +10,7 @@ def small_config(**changes):
   config = quickstart.get_config()
   config.batch_size = 16
   config.augment.mixup_p = 0.0
-  config.total_steps = 20
+  config.total_epochs, config.total_steps = None, 20
   config.learning_rate = 0.001
   config.model.num_blocks = 2
   config.model.hidden_dim = 16

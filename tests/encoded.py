@@ -62,8 +62,9 @@ def webp(kind, body):
 
 
 def resized_jpeg(width, height, progressive=False):
-  """Returns a small JPEG whose header claims another size."""
+  """Returns a small JPEG whose header claims another size; a progressive one has whole chroma."""
   options = [cv2.IMWRITE_JPEG_PROGRESSIVE, 1] if progressive else []
+  options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, SUBSAMPLINGS["444"]] if progressive else []
   data = bytearray(encode(".jpg", smooth(16, 16), *options))
   frame = data.find(b"\xff\xc2" if progressive else b"\xff\xc0")
   data[frame + 5 : frame + 9] = struct.pack(">HH", height, width)

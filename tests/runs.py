@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 
 from mixer_jax import inference
 from mixer_jax.inference import evaluate
-from mixer_jax.parallel.distributed import StopSignal
+from mixer_jax.parallel.stop_signal import StopSignal
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = {
@@ -32,12 +32,13 @@ class StopAfter(StopSignal):
   """A signal that arrives after n more steps."""
 
   def __init__(self, steps):
+    super().__init__()
     self._steps = steps
 
-  @property
-  def received(self):
+  def asked(self, step):
+    del step
     self._steps -= 1
-    return signal.SIGTERM if self._steps < 0 else None
+    return self._steps < 0
 
 
 def command(workdir, script="train.py", config="configs/quickstart.py", **flags):
@@ -119,6 +120,11 @@ def left_behind(process, patience=10):
 
 
 def _group(pgid):
+  return [f"process {path.name}" for path in group(pgid)]
+
+
+def group(pgid):
+  """Returns the directories in /proc of the living processes of a group."""
   found = []
   for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
     try:
@@ -126,12 +132,12 @@ def _group(pgid):
     except OSError:
       continue
     if int(fields[2]) == pgid and fields[0] != "Z":
-      found.append(f"process {stat.parent.name}")
+      found.append(stat.parent)
   return found
 
 
 def _segments():
-  """Shared-memory segments of Python, and semaphores, that no living process maps."""
+  """Shared-memory segments, their marks and semaphores, that no living process maps."""
   shm = pathlib.Path("/dev/shm")
   names = [p.name for p in shm.iterdir()] if shm.exists() else []
   mapped = ""
@@ -140,7 +146,7 @@ def _segments():
       mapped += maps.read_text()
     except OSError:
       continue
-  return [n for n in names if n.startswith(("psm_", "sem.")) and n not in mapped]
+  return [n for n in names if n.startswith(("psm_", "sem.", "mixer_jax-")) and n not in mapped]
 
 
 def final_state(workdir, step):

@@ -20,6 +20,8 @@ from tests.marks import long
     long(["--config=configs/quickstart.py", "--workdir=W", "--process_id=0"], "need --distributed"),
     (["--config=configs/quickstart.py", "--workdir=W", "--config.data.data_dir=/dev/null/x"], "cannot be opened or prepared"),
     long(["--config=tests/golden/randaugment_index.json", "--workdir=W"], "error: "),
+    (["--config=configs/quickstart.py", "--workdir="], "--workdir is ''"),
+    long(["--config=configs/quickstart.py", "--workdir=W", "--config.total_steps=2", "--config.total_epochs=3"], "set one of them to None"),
     (["--config=configs/quickstart.py"], "--workdir"),
     (["--workdir=W"], "--config"),
     long(["--config=configs/quickstart.py", "--workdir=W", "--config.mesh.data=3"], "there are 1 devices"),

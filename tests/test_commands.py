@@ -41,22 +41,39 @@ def interrupt(args, number, moment):
   return process.returncode, seen + output
 
 
+def kill_group(args):
+  """Kills a run together with its workers, which leaves shared memory behind; returns the process."""
+  process = runs.start(args)
+  runs.wait_for(process, "first step")
+  os.killpg(process.pid, signal.SIGKILL)
+  process.communicate(timeout=120)
+  return process
+
+
 @pytest.mark.parametrize("num_workers", [long(0), 2])
 def test_killed_runs_end_bit_identical(undisturbed, tmp_path, num_workers):
-  """A sample of the campaign: kill -9 soon after the first step, then in the middle."""
+  """A sample of the campaign: kill -9 in the middle, and of the whole group soon after the first step."""
   flags = {"data.num_workers": num_workers}
-  for moment in (0.02, 0.4):
-    status, output = interrupt(runs.command(tmp_path, **flags), signal.SIGKILL, moment)
-    assert status in (-signal.SIGKILL, 0), output
+  status, output = interrupt(runs.command(tmp_path, **flags), signal.SIGKILL, 0.4)
+  assert status in (-signal.SIGKILL, 0), output
+  killed = kill_group(runs.command(tmp_path, **flags))
+  assert bool(runs.left_behind(killed, patience=0.5)) == bool(num_workers)
   process = runs.start(runs.command(tmp_path, **flags))
   output, _ = process.communicate(timeout=300)
   assert process.returncode == 0, output
-  assert runs.left_behind(process) == []
+  assert runs.left_behind(process) == runs.left_behind(killed) == []
   assert_same_run(tmp_path, undisturbed)
 
 
 @pytest.mark.parametrize(
-  ("number", "num_workers", "wanted"), [(signal.SIGTERM, 1, 143), long(signal.SIGINT, 2, 130)]
+  ("number", "num_workers", "wanted"),
+  [
+    (signal.SIGHUP, 1, 143),
+    long(signal.SIGTERM, 1, 143),
+    long(signal.SIGINT, 2, 130),
+    long(signal.SIGUSR1, 0, 143),
+    long(signal.SIGXCPU, 0, 143),
+  ],
 )
 def test_asked_to_stop_a_run_saves_first(undisturbed, tmp_path, number, num_workers, wanted):
   flags = {
@@ -72,6 +89,59 @@ def test_asked_to_stop_a_run_saves_first(undisturbed, tmp_path, number, num_work
   assert status == 0, output
   assert "resuming at step" in output
   assert_same_run(tmp_path, undisturbed)
+
+
+SLOW_EVALUATION = """
+import runpy, sys, time
+from mixer_jax.evaluators import classification
+
+def evaluate(*_):
+  print("evaluating", flush=True)
+  time.sleep(600)
+
+classification.Classification.__call__ = evaluate
+sys.argv = sys.argv[1:]
+runpy.run_path("train.py", run_name="__main__")
+"""
+
+
+@pytest.mark.campaign
+def test_a_run_stops_in_its_evaluation_and_does_it_later(undisturbed, tmp_path):
+  python, *args = runs.command(tmp_path)
+  process = runs.start([python, "-c", SLOW_EVALUATION, *args])
+  runs.wait_for(process, "evaluating")
+  process.send_signal(signal.SIGTERM)
+  output, _ = process.communicate(timeout=120)
+  assert process.returncode == 143, output
+  assert "saved step 10 in" in output
+  status, output = runs.run([python, *args])
+  assert status == 0, output
+  assert_same_run(tmp_path, undisturbed)
+
+
+@pytest.mark.campaign
+def test_a_run_stops_in_its_compilation(tmp_path):
+  big = {"model.num_blocks": 40, "batch_size": 64}
+  process = runs.start(runs.command(tmp_path, **big), JAX_COMPILATION_CACHE_DIR="")
+  runs.wait_for(process, "workdir ")
+  process.send_signal(signal.SIGTERM)
+  output, _ = process.communicate(timeout=120)
+  assert process.returncode == 143, output
+  assert "stopped before the first step" in output
+
+
+@pytest.mark.campaign
+def test_a_run_stops_while_its_workers_are_frozen(tmp_path):
+  process = runs.start(runs.command(tmp_path, total_steps=100_000, **{"data.num_workers": 1}))
+  runs.wait_for(process, "first step")
+  frozen = [p for p in runs.group(process.pid) if b"spawn_main" in (p / "cmdline").read_bytes()]
+  for worker in frozen:
+    os.kill(int(worker.name), signal.SIGSTOP)
+  process.send_signal(signal.SIGTERM)
+  output, _ = process.communicate(timeout=120)
+  assert frozen
+  assert process.returncode == 143, output
+  assert "the same command resumes" in output
 
 
 def test_a_full_disk_stops_the_run_and_spares_the_last_checkpoint(undisturbed, tmp_path):

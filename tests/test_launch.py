@@ -113,7 +113,15 @@ def test_slurm_requeues_what_may_still_succeed(stage, status, restarts, again):
   first, *rest = stage.calls()
   assert done.returncode == status
   options = ["--kill-on-bad-exit=0", "--cpus-per-task=6"]
-  assert first == ["srun", *options, "py", "train.py", "--distributed", *FLAGS]
+  assert first == [
+    "srun",
+    *options,
+    "py",
+    "train.py",
+    "--distributed",
+    "--wait_for_workdir",
+    *FLAGS,
+  ]
   assert rest == ([["scontrol", "requeue", "17"]] if again else [])
 
 
@@ -143,7 +151,7 @@ def test_tpu_pod_trains_until_it_is_stopped(stage):
   stage.add("python", training, at="mixer-jax/.venv/bin")
   assert on_host(stage, everywhere).returncode == 0
   stage.wait_for_lines("mixer-jax/train.log", 1)
-  assert stage.calls() == [["python", "train.py", "--distributed", *FLAGS]]
+  assert stage.calls() == [["python", "train.py", "--distributed", "--wait_for_workdir", *FLAGS]]
   assert on_host(stage, everywhere).returncode == 1  # one is running
   assert on_host(stage, stop).returncode == 0
   shown = on_host(stage, first)
@@ -247,7 +255,7 @@ def test_gke_job_has_a_pod_for_each_host(stage, topology, accelerator, hosts):
   chips = {"google.com/tpu": 1 if topology == "v5e:1x1" else 4}
   assert container["resources"]["limits"] == container["resources"]["requests"] == chips
   assert container["image"] == "gcr.io/p/mixer:1"
-  assert container["command"] == ["python", "train.py", "--distributed"]
+  assert container["command"] == ["python", "train.py", "--distributed", "--wait_for_workdir"]
   assert container["args"] == FLAGS
   assert int(cloud_tpu_cluster.coordinator_port) in [p["containerPort"] for p in container["ports"]]
   # One lost host restarts all, but for what would fail again.

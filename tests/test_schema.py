@@ -91,22 +91,24 @@ def test_a_configuration_of_today_is_left_as_it_is():
   assert schema.translated(config, models.schema) == config
 
 
-def resume(workdir):
-  new = provenance.describe(small_config(may_change=("log", "may_change")), {})
-  return provenance.resume(new, workdir, None, ())
-
-
 @pytest.mark.usefixtures("moved")
-def test_only_training_refuses_the_workdir_of_an_earlier_version(tmp_path):
-  workdir = epath.Path(tmp_path)
-  configuration.save(workdir / "config.json", earlier())
-  with pytest.raises(InputError, match=r"rate: [\s\S]*init\.weights="):
-    resume(workdir)
-  # A key that is new, and that may change, is no reason to refuse.
-  saved = today()
-  del saved["log"]["every_steps"]
-  configuration.save(workdir / "config.json", saved)
-  resume(workdir)
+def test_a_run_of_an_earlier_version_goes_on_where_its_keys_mean_the_same(tmp_path):
+  def resume(**changes):
+    new = provenance.describe(small_config(**changes), {})
+    return provenance.resume(new, epath.Path(tmp_path), None, ())
+
+  configuration.save(epath.Path(tmp_path) / "config.json", earlier())
+  resume()
+  with pytest.raises(InputError, match=r"learning_rate: 0\.001 -> 0\.5"):
+    resume(learning_rate=0.5)
+  saved = earlier() | {
+    "forgotten": 1,
+    "total_epochs": 54.0,
+  }  # which counted for nothing beside total_steps
+  del saved["ema_decay"]
+  configuration.save(epath.Path(tmp_path) / "config.json", saved)
+  with pytest.raises(InputError, match=r"ema_decay: 0\.0 -> 0\.9\n  forgotten: 1 -> '\(absent\)'"):
+    resume(ema_decay=0.9)
 
 
 @pytest.mark.usefixtures("moved")

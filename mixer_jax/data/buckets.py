@@ -50,10 +50,11 @@ def check(directory: str, timeout_secs: float = TIMEOUT_SECS) -> None:
 
 def _probe(directory: str) -> None:
   """Reads the description, and a record of the first shard that it names."""
-  import tensorflow_datasets as tfds
   from array_record.python import array_record_module
 
-  builder = tfds.builder_from_directory(directory)
+  from mixer_jax.data import builders
+
+  builder = builders.from_directory(directory)
   split = next(iter(builder.info.splits.values()))
   array_record_module.ArrayRecordReader(str(split.filepaths[0])).read([0])
 

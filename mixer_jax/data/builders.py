@@ -1,8 +1,12 @@
 """TFDS builders: found by name or directory, and run once to prepare a data set as ArrayRecord."""
 
 import contextlib
+import functools
 import io
+import os
 import pathlib
+import re
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,6 +29,39 @@ def is_directory(dataset: str) -> bool:
   return dataset.startswith(("/", ".", "~")) or "://" in dataset
 
 
+@functools.cache
+def tfds_of_own_features() -> Any:
+  """Returns TFDS, which from then on loads its own feature classes alone.
+
+  A prepared data set's description names the class of each feature. TFDS would import the module of any such name,
+  and run its code.
+  """
+  import tensorflow_datasets as tfds
+
+  find_class = tfds.features.FeatureConnector.cls_from_name
+
+  def find_own(name: str) -> Any:
+    if not re.fullmatch(r"tensorflow_datasets\.core\.features\.\w+\.\w+", name, re.ASCII):
+      raise InputError(
+        f"the data set's description names the feature class {name!r}, which is not TFDS's own: loading it would "
+        "run another's code. Prepare the data set with TFDS's features (python -m mixer_jax.tools.prepare --help)."
+      )
+    return find_class(name)
+
+  setattr(tfds.features.FeatureConnector, "cls_from_name", staticmethod(find_own))  # noqa: B010
+  return tfds
+
+
+def from_directory(directory: str) -> Any:
+  """Returns the builder of a prepared data set's directory; raises InputError if TFDS cannot load it, or must not."""
+  try:
+    return tfds_of_own_features().builder_from_directory(directory)
+  except InputError as e:
+    raise InputError(f"{directory}: {e}") from e
+  except Exception as e:  # whatever TFDS makes of a damaged description
+    raise InputError(f"{directory} is damaged: {first_line(e)}") from e
+
+
 def find(dataset: str, data_dir: str | None, **options: Any) -> Any:
   """Returns the TFDS builder of a data set, prepared or not.
 
@@ -35,25 +72,24 @@ def find(dataset: str, data_dir: str | None, **options: Any) -> Any:
   Raises:
     InputError: unknown, or not the directory of a prepared data set.
   """
-  import tensorflow_datasets as tfds
-
   if is_directory(dataset):
     buckets.check(dataset)
-    dataset = str(epath.Path(dataset).expanduser())
+    dataset = str(files.path_of(dataset, "the data set"))
     if not (epath.Path(dataset) / "dataset_info.json").exists():
       raise InputError(f"{dataset} is not the directory of a prepared TFDS data set.")
-    try:
-      return tfds.builder_from_directory(dataset)
-    except Exception as e:  # whatever TFDS makes of a damaged description
-      raise InputError(f"{dataset} is damaged: {first_line(e)}") from e
+    return from_directory(dataset)
+  data_dir = _data_dir(data_dir)
   if dataset in EMBEDDED:
     from mixer_jax.data import digits, fashion_mnist
 
     known = {**digits.BUILDERS, **fashion_mnist.BUILDERS}
-    return known[dataset](data_dir=data_dir, file_format="array_record")
+    with _without_leftovers():
+      return known[dataset](data_dir=data_dir, file_format="array_record")
+  tfds = tfds_of_own_features()
   try:
-    return tfds.builder(dataset, data_dir=data_dir, try_gcs=False, **options)
-  except AssertionError as e:
+    with _without_leftovers():
+      return tfds.builder(dataset, data_dir=data_dir, try_gcs=False, **options)
+  except (AssertionError, TypeError) as e:  # of arguments in the name
     raise InputError(f"data set {dataset!r}: {e}") from e
   except tfds.core.DatasetNotFoundError as e:
     known = [*EMBEDDED, *tfds.list_builders(with_community_datasets=False)]
@@ -62,6 +98,24 @@ def find(dataset: str, data_dir: str | None, **options: Any) -> Any:
       f"data set {dataset!r} is not known to TFDS; give the name of a TFDS data set, or the directory "
       "of a prepared one." + (hint if "Did you mean" in hint else "")
     ) from e
+
+
+def _data_dir(given: str | None) -> str | None:
+  """Returns the directory as TFDS wants it, None for its own default; raises InputError if there is none by that name."""
+  default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+  path = str(files.path_of(default if given is None else given, "data_dir"))
+  return None if given is None else path
+
+
+@contextlib.contextmanager
+def _without_leftovers() -> Iterator[None]:
+  """Removes the temporary directory that a builder makes, and leaves behind, for data that are not prepared yet."""
+  before = tempfile.tempdir
+  with tempfile.TemporaryDirectory() as tempfile.tempdir:
+    try:
+      yield
+    finally:
+      tempfile.tempdir = before
 
 
 def prepare(dataset: str, data_dir: str | None) -> str:

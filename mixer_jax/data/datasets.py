@@ -10,12 +10,13 @@ are those of google-research/task_adaptation (task_adaptation/data/*.py), the ot
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 MANY_LABELS = 64
+VALIDATION = ("validation", "val", "valid")  # what a prepared data set may call that split
 
 
 class Split(NamedTuple):
@@ -52,7 +53,7 @@ class Dataset:
   @property
   def test(self) -> str | None:
     """Name of the split that is reported, if there is one."""
-    return next((s for s in ("test", "validation") if s in self.splits), None)
+    return next((s for s in ("test", *VALIDATION) if s in self.splits), None)
 
 
 # --- labels that are computed from other features ---------------------------------------------------
@@ -221,6 +222,19 @@ DATASETS: dict[str, Dataset] = {
   ),
   **VTAB,
 }
+
+
+def splits_of(names: Collection[str]) -> dict[str, str]:
+  """Returns our names -> TFDS's splits of a data set that is not in the table, from the names of its splits.
+
+  What is searched on is "tune" and "dev", unless it has splits of these names: train and validation if there is a test
+  split too, else the first 90 % and the last 10 % of train.
+  """
+  own = {name: name for name in names}
+  validation = next((s for s in VALIDATION if s in own), "")
+  if "dev" in own or (validation and "test" in own):
+    return {"tune": "train", "dev": validation} | own if "train" in own else own
+  return {"tune": "train[:90%]", "dev": "train[90%:]"} | own if "train" in own else own
 
 
 def find(name: str) -> Dataset:

@@ -5,6 +5,7 @@ orientation, gamma and colour profiles are ignored, 16 bits become the upper 8, 
 size is checked before anything is decoded or allocated.
 """
 
+import sys
 from typing import Literal, NamedTuple
 
 import cv2
@@ -12,7 +13,7 @@ import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
 
-from mixer_jax.data import turbojpeg
+from mixer_jax.data import jpeg, turbojpeg
 from mixer_jax.errors import BadRecordError
 
 Image = UInt8[np.ndarray, "h w c"]
@@ -21,7 +22,8 @@ Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 Dct = Literal["fast", "accurate"]  # of a JPEG: TensorFlow's default, or Pillow's
 
 MAX_PIXELS = 100_000_000  # of an image: 300 MB decoded; ImageNet's largest has 60 million
-MAX_SCANS = 100  # of a progressive JPEG. Each may touch the whole image; encoders write 10.
+MAX_SCANS = 100  # of a JPEG. Each may touch the whole image; encoders write 10.
+MAX_BYTES = 700_000_000  # of memory while an image is decoded, with coefficients and copies
 
 _OTHERS = {
   b"GIF8": "a GIF", b"BM": "a BMP", b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"<": "HTML or XML",
@@ -35,6 +37,7 @@ class Header(NamedTuple):
   format: Literal["JPEG", "PNG", "WebP"]
   height: int
   width: int
+  num_bytes: int  # what decoding takes, about
   cmyk: bool = False
   adobe: bool = False  # a CMYK JPEG of Adobe's holds the complement
   alpha: bool = False
@@ -147,6 +150,11 @@ def read_header(data: bytes) -> Header:
     raise BadRecordError(
       f"{header.format} of {header.width}×{header.height} pixels; {MAX_PIXELS} at most, and not none"
     )
+  if header.num_bytes > MAX_BYTES:
+    raise BadRecordError(
+      f"{header.format} of {header.width}×{header.height} pixels that takes {header.num_bytes / 1e6:.0f} MB to decode; "
+      f"{MAX_BYTES / 1e6:.0f} MB at most: save it smaller, or as a baseline JPEG"
+    )
   return header
 
 
@@ -158,31 +166,11 @@ def _name(data: bytes) -> str:
 
 
 def _read_jpeg_header(data: bytes) -> Header:
-  frame, adobe, marker, position = b"", False, 0, 2
-  while marker not in (0xD9, 0xDA):  # the end, or the first scan
-    # As libjpeg does, stray bytes before a marker and repeated 0xFF are passed over.
-    position = data.find(b"\xff", position)
-    while 0 <= position < len(data) and data[position] == 0xFF:
-      position += 1
-    if position < 0 or position + 2 >= len(data):
-      raise BadRecordError("truncated JPEG: no picture after the header")
-    marker = data[position]
-    if marker <= 1 or 0xD0 <= marker <= 0xD8:  # no marker, or one without content
-      continue
-    if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # those are tables
-      frame = data[position : position + 9]
-    elif marker == 0xEE:
-      adobe = adobe or data[position + 3 : position + 8] == b"Adobe"
-    position += 1 + data[position + 1] * 256 + data[position + 2]
-  if len(frame) < 9:
-    raise BadRecordError("damaged JPEG: no size in the header")
-  # The source of TensorFlow's decoder, too, ends in an error where libjpeg alone would fill with grey.
-  if data[-2:] != b"\xff\xd9" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
-    raise BadRecordError("truncated JPEG: the end marker is missing")
-  if frame[0] in (0xC2, 0xCA) and data.count(b"\xff\xda") > MAX_SCANS:
-    raise BadRecordError(f"progressive JPEG of more than {MAX_SCANS} scans")
-  height, width = int.from_bytes(frame[4:6], "big"), int.from_bytes(frame[6:8], "big")
-  return Header("JPEG", height, width, cmyk=frame[8] == 4, adobe=adobe)
+  frame = jpeg.read(data, max_scans=MAX_SCANS)
+  cmyk = len(frame.sampling) == 4
+  pixel = 7 if cmyk else 3  # bytes: of CMYK too
+  num_bytes = frame.height * frame.width * pixel + frame.coefficient_bytes
+  return Header("JPEG", frame.height, frame.width, num_bytes, cmyk=cmyk, adobe=frame.adobe)
 
 
 def _read_png_header(data: bytes) -> Header:
@@ -204,7 +192,7 @@ def _read_png_header(data: bytes) -> Header:
   height, width = int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
   # By the type of colour. OpenCV does not know of transparent levels of grey.
   alpha = data[25] in (4, 6) or (data[25] in (2, 3) and b"tRNS" in kinds)
-  return Header("PNG", height, width, alpha=alpha)
+  return Header("PNG", height, width, _twice(height, width, alpha, data[24] == 16), alpha=alpha)
 
 
 def _read_webp_header(data: bytes) -> Header:
@@ -224,7 +212,12 @@ def _read_webp_header(data: bytes) -> Header:
     width, height = (int.from_bytes(body[i : i + 2], "little") & 0x3FFF for i in (6, 8))
   else:
     raise BadRecordError("damaged WebP: no size in the header")
-  return Header("WebP", height, width, alpha=alpha)
+  return Header("WebP", height, width, _twice(height, width, alpha), alpha=alpha)
+
+
+def _twice(height: int, width: int, alpha: bool, deep: bool = False) -> int:
+  """Returns the bytes of an image as it is read, and of a copy."""
+  return 2 * height * width * ((4 << deep) if alpha else 3)
 
 
 # --- pixels -----------------------------------------------------------------------------------------
@@ -235,10 +228,12 @@ def _decode_jpeg(
 ) -> UInt8[np.ndarray, "scaled_h scaled_w c"]:
   colorspace = "CMYK" if header.cmyk else {1: "GRAY", 3: "RGB"}[channels]
   height, width = (-(-n * eighths // 8) for n in (header.height, header.width))
+  # Zeros, since nothing is written behind damage that ends the decoding.
+  buffer = np.zeros((height, width, {"GRAY": 1, "RGB": 3, "CMYK": 4}[colorspace]), np.uint8)
   try:
     # The two flags as they are by default give the bytes of TensorFlow's decoder.
     pixels = simplejpeg.decode_jpeg(
-      data, colorspace, fastdct=dct == "fast", fastupsample=False, strict=False,
+      data, colorspace, fastdct=dct == "fast", fastupsample=False, strict=False, buffer=buffer,
       min_height=height if eighths < 8 else 0, min_width=width if eighths < 8 else 0,
     )  # fmt: skip
   except ValueError as e:
@@ -255,8 +250,11 @@ def _of_rgb(image: UInt8[np.ndarray, "h w 3"], channels: int) -> Image:
 
 
 def _cmyk_to_rgb(cmyk: UInt8[np.ndarray, "h w 4"], *, adobe: bool) -> UInt8[np.ndarray, "h w 3"]:
-  ink = cmyk.astype(np.uint16) if adobe else 255 - cmyk.astype(np.uint16)
-  return (ink[..., :3] * ink[..., 3:] // 255).astype(np.uint8)
+  rgb = np.empty((*cmyk.shape[:2], 3), np.uint8)
+  for y, inks in enumerate(cmyk):  # whole images of uint16 would take much memory
+    ink = inks.astype(np.uint16) if adobe else 255 - inks.astype(np.uint16)
+    rgb[y] = ink[:, :3] * ink[:, 3:] // 255
+  return rgb
 
 
 def _decode_other(data: bytes, header: Header, channels: int) -> Image:
@@ -273,7 +271,7 @@ def _decode_other(data: bytes, header: Header, channels: int) -> Image:
   if not header.alpha:
     return _of_rgb(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), channels)
   if image.dtype == np.uint16:
-    image = (image // 256).astype(np.uint8)
+    image = np.ascontiguousarray(image.view(np.uint8)[..., sys.byteorder == "little" :: 2])
   image = cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA)
   if channels == 4:
     return image

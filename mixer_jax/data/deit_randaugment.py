@@ -37,7 +37,7 @@ class Policy:
   n: Annotated[int, configuration.Range(1, 100)] = 2  # layers
   p: configuration.Fraction = 0.5  # probability that a layer is applied
   # Standard deviation of the magnitude. Above 100: the magnitude is uniform in 0 … m.
-  mstd: configuration.NonNegativeFloat = 0.0
+  mstd: Annotated[float, configuration.Range(0, 1000)] = 0.0
   mmax: Annotated[int, configuration.Range(1, 1000)] = (
     10  # larger magnitudes, drawn or given, are cut to it
   )

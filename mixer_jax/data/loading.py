@@ -1,27 +1,40 @@
 """Batches loaded ahead of the step, in threads or in worker processes."""
 
-import contextlib
+import functools
 import gc
 import multiprocessing
 import os
-import pathlib
+import re
 import signal
+import sys
 import threading
-from collections.abc import Iterator
-from multiprocessing import resource_tracker
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import cv2
 import numpy as np
 from absl import flags
 
+from mixer_jax.data import segments
 from mixer_jax.data.pipeline import Batch, EvalBatches, TrainBatches
+from mixer_jax.errors import RetryError
 
 PREFETCH = 2  # batches ready ahead of the step, in each worker or, without workers, in this process
 
 # Smaller arrays come through a pipe, larger ones in shared memory. What is in the pipe must fit into it
 # (64 KiB): closing an iterator, Grain waits for the rest of a message that was cut.
 MIN_SHARED_BYTES = 1 << 12
+
+MAX_LOST = 3  # times that workers are killed without a batch in between
+SAY_SECONDS = 30.0  # of waiting, until a line says so
+LIMIT_SECONDS = 600.0  # of waiting, until the workers count as dead
+# Signals of the parent, which a terminal or a scheduler sends to all its processes.
+_PARENTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)
+_KILLED = re.compile(r"Worker process was terminated unexpectedly with exit code (-?\d+)")
+_ADVICE = (
+  "If memory or /dev/shm is full, give more (docker run --shm-size=16g) or lower num_workers."
+)
 
 
 def iterate(
@@ -34,70 +47,127 @@ def iterate(
     flags.FLAGS.mark_as_parsed()  # Grain reads its own absl flags, which a library call never parses.
   threads = grain.ReadOptions(num_threads=PREFETCH, prefetch_buffer_size=PREFETCH)
   source: Any = batches
-  dataset = grain.MapDataset.source(source)[start:].to_iter_dataset(threads)
-  if num_workers:
-    options = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=PREFETCH)
-    small = grain.experimental.DatasetOptions(min_shm_size=MIN_SHARED_BYTES)
-    dataset = grain.experimental.WithOptionsIterDataset(dataset, small)
-    dataset = dataset.mp_prefetch(options, _init_worker)
-  return ClosingIterator(iter(dataset), copy=num_workers > 0)
+
+  def begin(first: int) -> Any:
+    dataset = grain.MapDataset.source(source)[first:].to_iter_dataset(threads)
+    if num_workers:
+      options = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=PREFETCH)
+      small = grain.experimental.DatasetOptions(min_shm_size=MIN_SHARED_BYTES)
+      dataset = grain.experimental.WithOptionsIterDataset(dataset, small)
+      dataset = dataset.mp_prefetch(options, functools.partial(_init_worker, segments.owned()))
+    return iter(dataset)
+
+  return ClosingIterator(begin, start, copy=num_workers > 0)
 
 
 class ClosingIterator:
   """An iterator that ends its worker processes when its `with` block is left.
 
+  Workers that were killed are started again, from the batch that is due. Nothing waits for ever: workers without a
+  sign of life are killed, and if that does not help, the run is asked to stop.
+
   With workers, batches arrive in shared memory that ends with the array. JAX may alias host memory for
   as long as it likes, so they are copied first.
+
+  Args:
+    begin: number of a batch -> iterator from that one on.
+    start: number of the first batch.
+    copy: whether there are workers.
+
+  Raises:
+    RetryError: workers were killed again and again.
   """
 
-  def __init__(self, iterator: Any, copy: bool):
-    self._iterator: Any = iterator
-    self._copy = copy
+  def __init__(self, begin: Callable[[int], Any], start: int, copy: bool):
+    self._begin, self._number, self._copy = begin, start, copy
+    self._lost = 0  # times that workers were killed since the last batch
+    self._iterator: Any = begin(start)
+    self._since: float | None = None  # when the wait for a batch began
+    self._closed = threading.Event()
+    threading.Thread(target=self._watch, daemon=True).start()
 
   def __iter__(self) -> Iterator[Batch]:
     return self
 
   def __next__(self) -> Batch:
-    batch = next(self._iterator)
-    return {key: np.array(value) for key, value in batch.items()} if self._copy else batch
+    while True:
+      try:
+        self._since = time.monotonic()
+        batch = next(self._iterator)
+      except RuntimeError as e:
+        if not (killed := _KILLED.search(str(e))):
+          raise
+        self._start_again(killed[1])
+        continue
+      finally:
+        self._since = None
+      self._number, self._lost = self._number + 1, 0
+      return {key: np.array(value) for key, value in batch.items()} if self._copy else batch
+
+  def _start_again(self, status: str) -> None:
+    """Starts the workers anew, from the batch that is due; raises RetryError if that has been tried in vain."""
+    self._lost += 1
+    lost = f"a loader worker was killed (exit code {status})"
+    if self._lost == MAX_LOST:
+      raise RetryError(f"{lost}, {MAX_LOST} times at batch {self._number}. {_ADVICE}")
+    print(f"{lost}: starting again from batch {self._number}. {_ADVICE}", file=sys.stderr)
+    self._close()
+    self._iterator = self._begin(self._number)
 
   def __enter__(self) -> "ClosingIterator":
     return self
 
   def __exit__(self, *exc: object) -> None:
+    self._closed.set()
+    self._close()
+
+  def _close(self) -> None:
     if hasattr(self._iterator, "close"):
       self._iterator.close()
     # Grain's iterators refer to themselves, and the last batch's shared memory ends only with them.
     self._iterator = None
     gc.collect()
 
+  def _watch(self) -> None:
+    """Says what the main thread waits for, and ends the wait when it has lasted too long."""
+    said = -1
+    while not self._closed.wait(1.0):
+      since, number = self._since, self._number
+      waited = 0.0 if since is None else time.monotonic() - since
+      if waited > SAY_SECONDS and said != number:
+        print(f"waiting for batch {number} of the data since {waited:.0f} s", file=sys.stderr)
+        said = number
+      if waited > LIMIT_SECONDS:
+        for worker in multiprocessing.active_children():
+          worker.kill()
+      if waited > 2 * LIMIT_SECONDS:
+        print(
+          f"no batch of the data in {waited:.0f} s: the storage does not answer", file=sys.stderr
+        )
+        os.kill(os.getpid(), signal.SIGTERM)
+        return
 
-def _init_worker(index: int, count: int) -> None:
+
+def _init_worker(mark: str, index: int, count: int) -> None:
   """Leaves signals to the parent, and makes the worker die with it, however that dies.
 
   Args:
+    mark: of the parent (segments.py).
     index: of the worker.
     count: of workers.
   """
   del index, count
+  segments.adopt(mark)
   cv2.setNumThreads(1)
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
-  signal.signal(signal.SIGTERM, signal.SIG_IGN)
-  threading.Thread(target=_follow_parent, daemon=True).start()
+  for number in _PARENTS:
+    signal.signal(number, signal.SIG_IGN)
+  threading.Thread(target=_follow_parent, args=(mark,), daemon=True).start()
 
 
-def _follow_parent() -> None:
-  """Ends this process after its parent, leaving every segment to Python's resource tracker.
-
-  The tracker outlives all workers and unlinks what was registered with it. A segment is registered an
-  instant after it is created; death in between would leave it behind.
-  """
+def _follow_parent(mark: str) -> None:
+  """Ends this process after its parent."""
   parent = multiprocessing.parent_process()
   assert parent is not None
   parent.join()
-  for link in pathlib.Path("/proc/self/fd").glob("*"):
-    with contextlib.suppress(OSError):
-      target = link.readlink()
-      if target.name.startswith("psm_") and target.exists():  # not "psm_… (deleted)"
-        resource_tracker.register(f"/{target.name}", "shared_memory")
+  segments.forget(mark)
   os._exit(1)

@@ -9,7 +9,7 @@ and torchvision's (deit_ops.py, deit_randaugment.py).
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -17,7 +17,15 @@ import numpy as np
 from mixer_jax import configuration
 from mixer_jax.data import deit_ops, deit_randaugment, permutations
 from mixer_jax.data import randaugment as randaugment_lib
-from mixer_jax.data.decode import MAX_PIXELS, Dct, decode_image, decode_region, read_header
+from mixer_jax.data.decode import (
+  MAX_PIXELS,
+  Box,
+  Dct,
+  Header,
+  decode_image,
+  decode_region,
+  read_header,
+)
 from mixer_jax.data.geometry import (
   resize_area,
   resize_bilinear,
@@ -32,7 +40,7 @@ Op = Callable[[Example, np.random.Generator], Example]
 
 Sides = tuple[int, int]  # height, width in pixels
 Mode = Literal["exact", "fast", "pillow"]
-Percent = Annotated[float, configuration.Range(1e-30, 100)]
+Percent = Annotated[float, configuration.Range(0.1, 100)]
 Side = Annotated[int, configuration.Range(1, 2**14)]
 
 EVAL_SCALE = 256 / 224  # the paper resizes to 256 and crops 224; other sizes keep that ratio
@@ -53,7 +61,8 @@ def decode(image_channels: int, mode: Mode = "exact") -> Op:
     image_channels: see decode_image.
     mode: "exact": a JPEG's pixels are TensorFlow's. "pillow": they are Pillow's, which PyTorch recipes decode
       with (its accurate DCT; on photos two thirds of the values differ, by one level on average and eight at most).
-      "fast" needs inception_crop right after it, and is up to it (decode_and_crop).
+      "fast" needs inception_crop right after it, and is up to it: the crop is the same, of a JPEG decoded at ½, ¼ or
+      ⅛ where it is large enough, and resized with rounding instead of truncation.
   """
   if mode == "fast":
     raise InputError("decode(mode='fast') decodes for a crop: put inception_crop right after it.")
@@ -67,14 +76,47 @@ def _dct(mode: Mode) -> Dct:
   return "accurate" if mode == "pillow" else "fast"
 
 
+class Encoded(NamedTuple):
+  """An image of which a crop decodes no more than it needs, to the pixels of the decoded whole unless "fast"."""
+
+  data: bytes
+  header: Header
+  channels: int
+  mode: Mode
+
+  @property
+  def shape(self) -> Sides:
+    return self.header.height, self.header.width
+
+
+def decode_parts(image_channels: int, mode: Mode = "exact") -> Op:
+  """What `decode` is before a crop: leaves the decoding to it."""
+  return lambda example, rng: (
+    example | {"image": Encoded(data := example["image"], read_header(data), image_channels, mode)}
+  )
+
+
+def _part(image: np.ndarray | Encoded, box: Box, at_least: Sides | None = None) -> np.ndarray:
+  """Returns the pixels inside of a box; at_least: see decode_region."""
+  if isinstance(image, Encoded):
+    data, header, channels, mode = image
+    return decode_region(data, header, box, channels, at_least=at_least, dct=_dct(mode))
+  y, x, h, w = box
+  return image[y : y + h, x : x + w]
+
+
 def inception_crop(image_size: Sides, area_min: Percent = 5.0, area_max: Percent = 100.0) -> Op:
   """Random crop of `area_min`–`area_max` per cent of the area, aspect 0.75–1.33, resized (bilinear)."""
   area = _shares(area_min, area_max)
 
   def op(example: Example, rng: np.random.Generator) -> Example:
     image = example["image"]
-    y, x, h, w = box = sample_box(rng, image.shape[0], image.shape[1], area)
-    image = resize_bilinear(image[y : y + h, x : x + w], *image_size)
+    height, width = image.shape[:2]
+    box = sample_box(rng, height, width, area)
+    if isinstance(image, Encoded) and image.mode == "fast":
+      image = resize_bilinear_fast(_part(image, box, image_size), *image_size)
+    else:
+      image = resize_bilinear(_part(image, box), *image_size)
     return _drew(example, "inception_crop", box) | {"image": image}
 
   return op
@@ -84,38 +126,6 @@ def _shares(area_min: float, area_max: float) -> tuple[float, float]:
   if area_min > area_max:
     raise InputError(f"area_min is {area_min}, above area_max, {area_max} per cent.")
   return area_min / 100, area_max / 100
-
-
-def decode_and_crop(
-  image_size: Sides,
-  image_channels: int,
-  mode: Mode = "exact",
-  area_min: Percent = 5.0,
-  area_max: Percent = 100.0,
-) -> Op:
-  """What "decode|inception_crop" does, decoding no more than the crop needs.
-
-  Args:
-    image_size, image_channels: of the result.
-    mode: "exact", "pillow": the same numbers drawn, the same pixels. "fast": the same crop, of a JPEG decoded
-      at ½, ¼ or ⅛ where the crop is large enough, and resized with rounding instead of truncation.
-    area_min, area_max: as for inception_crop.
-  """
-  area = _shares(area_min, area_max)
-
-  def op(example: Example, rng: np.random.Generator) -> Example:
-    data = example["image"]
-    header = read_header(data)
-    box = sample_box(rng, header.height, header.width, area)
-    if mode == "fast":
-      part = decode_region(data, header, box, image_channels, at_least=image_size)
-      image = resize_bilinear_fast(part, *image_size)
-    else:
-      part = decode_region(data, header, box, image_channels, dct=_dct(mode))
-      image = resize_bilinear(part, *image_size)
-    return _drew(example, "inception_crop", box) | {"image": image}
-
-  return op
 
 
 def random_resized_crop(
@@ -135,32 +145,10 @@ def random_resized_crop(
 
   def op(example: Example, rng: np.random.Generator) -> Example:
     image = example["image"]
-    y, x, h, w = box = deit_ops.sample_box(rng, image.shape[0], image.shape[1], area)
+    height, width = image.shape[:2]
+    box = deit_ops.sample_box(rng, height, width, area)
     used = deit_ops.draw_filter(rng, interpolation)
-    image = deit_ops.resize(image[y : y + h, x : x + w], image_size, used)
-    return _drew(example, "random_resized_crop", (box, used)) | {"image": image}
-
-  return op
-
-
-def decode_and_resized_crop(
-  image_size: Sides,
-  image_channels: int,
-  mode: Literal["exact", "pillow"] = "exact",
-  area_min: Percent = 8.0,
-  area_max: Percent = 100.0,
-  interpolation: deit_ops.Interpolation = "bicubic",
-) -> Op:
-  """What "decode|random_resized_crop" does, decoding no more than the crop needs."""
-  area = _shares(area_min, area_max)
-
-  def op(example: Example, rng: np.random.Generator) -> Example:
-    data = example["image"]
-    header = read_header(data)
-    box = deit_ops.sample_box(rng, header.height, header.width, area)
-    used = deit_ops.draw_filter(rng, interpolation)
-    part = decode_region(data, header, box, image_channels, dct=_dct(mode))
-    image = deit_ops.resize(part, image_size, used)
+    image = deit_ops.resize(_part(image, box), image_size, used)
     return _drew(example, "random_resized_crop", (box, used)) | {"image": image}
 
   return op
@@ -184,12 +172,18 @@ def _enlarged(image_size: Sides) -> Sides:
   return round(height * EVAL_SCALE), round(width * EVAL_SCALE)
 
 
+def _refuse_huge(size: Sides) -> None:
+  if size[0] * size[1] > MAX_PIXELS:
+    raise InputError(f"images of {size[0]}x{size[1]} pixels are asked for; {MAX_PIXELS} at most.")
+
+
 def resize_small(image_size: Sides, size_px: Side | None = None) -> Op:
   """Table 3's evaluation: the short side to `size_px`, area-averaged.
 
   Default: as small as covers image_size·256/224, the short side of a square.
   """
   size = _enlarged(image_size) if size_px is None else (size_px, size_px)
+  _refuse_huge(size)
 
   def op(example: Example, rng: np.random.Generator) -> Example:
     image = example["image"]
@@ -222,6 +216,7 @@ def resize_short(
   """
   height, width = image_size
   size = math.floor(height / crop_pct), math.floor(width / crop_pct)
+  _refuse_huge(size)
 
   def op(example: Example, rng: np.random.Generator) -> Example:
     image = example["image"]
@@ -237,7 +232,10 @@ def resize(image_size: Sides, size_px: Side | None = None, width_px: Side | None
 
   Default: a square of `size_px`; without that, image_size·256/224.
   """
-  size = _enlarged(image_size) if size_px is None else (size_px, width_px or size_px)
+  if width_px and not size_px:
+    raise InputError("width_px needs size_px, the height.")
+  size = (size_px, width_px or size_px) if size_px else _enlarged(image_size)
+  _refuse_huge(size)
   return lambda example, rng: example | {"image": resize_bilinear(example["image"], *size)}
 
 
@@ -252,7 +250,7 @@ def central_crop(image_size: Sides, rounding: Literal["down", "even"] = "down") 
   halved = {"down": lambda twice: twice // 2, "even": lambda twice: round(twice / 2)}[rounding]
 
   def op(example: Example, rng: np.random.Generator) -> Example:
-    height, width = example["image"].shape[:2]
+    height, width = _covering(example["image"], image_size)
     h, w = image_size
     y, x = halved(height - h), halved(width - w)
     return example | {"image": example["image"][y : y + h, x : x + w]}
@@ -272,15 +270,23 @@ def pad(image_size: Sides) -> Op:
   return op
 
 
+def _covering(image: np.ndarray, image_size: Sides) -> Sides:
+  """Returns the image's height and width; raises InputError if a crop of `image_size` does not fit into them."""
+  (height, width), (h, w) = image.shape[:2], image_size
+  if height < h or width < w:
+    raise InputError(
+      f"an image of {height}x{width} pixels, before its crop, is smaller than the crop, {h}x{w}: resize it before."
+    )
+  return height, width
+
+
 def random_crop(image_size: Sides) -> Op:
   """A random part of `image_size`, of the pixels as they are (fine-tuning: after a resize)."""
 
   def op(example: Example, rng: np.random.Generator) -> Example:
     image, (h, w) = example["image"], image_size
-    y, x = (
-      int(rng.integers(0, max(have - want, 0) + 1))
-      for have, want in zip(image.shape, image_size, strict=False)
-    )
+    height, width = _covering(image, image_size)
+    y, x = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
     image = image[y : y + h, x : x + w]
     return _drew(example, "random_crop", (y, x)) | {"image": image}
 
@@ -290,7 +296,7 @@ def random_crop(image_size: Sides) -> Op:
 def randaugment(
   image_channels: int,
   num_layers: Annotated[int, configuration.Range(0, 100)],
-  magnitude: configuration.NonNegativeFloat,
+  magnitude: Annotated[float, configuration.Range(0, 1000)],
 ) -> Op:
   """RandAugment as the authors used it (randaugment.py), on RGB or grey images."""
   _refuse_alpha("randaugment", image_channels)
@@ -325,7 +331,9 @@ def timm_randaugment(
   return op
 
 
-def color_jitter(image_channels: int, strength: configuration.NonNegativeFloat = 0.4) -> Op:
+def color_jitter(
+  image_channels: int, strength: Annotated[float, configuration.Range(0, 100)] = 0.4
+) -> Op:
   """Brightness, contrast and saturation changed by up to `strength`, in random order, on RGB or grey images.
 
   The DeiT recipe uses it where there is no RandAugment. Source: torchvision, ColorJitter.
@@ -370,23 +378,13 @@ def _permute(order: np.ndarray, image_size: Sides) -> Op:
 OPS: dict[str, Callable[..., Op]] = {
   f.__name__: f
   for f in (
-    decode,
-    inception_crop,
-    random_resized_crop,
-    flip,
-    resize_small,
-    resize_short,
-    resize,
-    central_crop,
-    pad,
-    random_crop,
-    randaugment,
-    timm_randaugment,
-    color_jitter,
-    permute_patches,
-    permute_pixels,
+    decode, inception_crop, random_resized_crop, flip, resize_small, resize_short, resize, central_crop, pad, random_crop,
+    randaugment, timm_randaugment, color_jitter, permute_patches, permute_pixels,
   )
-}
+}  # fmt: skip
 
-# With "decode" before them these decode no more than they need.
-FUSED = {"inception_crop": decode_and_crop, "random_resized_crop": decode_and_resized_crop}
+# Modes of `decode` in which an operation right behind it decodes what it needs.
+CROPS: dict[str, tuple[Mode, ...]] = {
+  "inception_crop": ("exact", "pillow", "fast"),
+  "random_resized_crop": ("exact", "pillow"),
+}

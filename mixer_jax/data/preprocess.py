@@ -29,22 +29,23 @@ class Preprocess:
       raise InputError(f"{where} must start with 'decode': {text!r}")
     if [name for name, _ in calls].count("decode") > 1:
       raise InputError(f"{where} has 'decode' twice: {text!r}")
-    self._ops = []
-    if len(calls) > 1 and (second := calls[1][0]) in ops.FUSED:
-      both = calls[0][1] | calls[1][1]
-      self._ops = [_bind(ops.FUSED[second], both, input_shape, f"{where}: decode|{second}")]
-      calls = calls[2:]
-    self._ops += [
-      _bind(ops.OPS[name], kwargs, input_shape, f"{where}: {name}") for name, kwargs in calls
+    followed = [name for name, _ in calls[1:]] + [""]
+    self._ops = [
+      _bind(_operation(name, kwargs, after), kwargs, input_shape, f"{where}: {name}")
+      for (name, kwargs), after in zip(calls, followed, strict=True)
     ]
     self.input_shape = input_shape
 
   def __call__(self, example: ops.Example, rng: np.random.Generator) -> ops.Example:
     """Raises BadRecordError: undecodable bytes; InputError: a result of another shape than input_shape."""
-    for op in self._ops:
-      example = op(example, rng)
+    text, _, where = self._arguments
+    try:
+      for op in self._ops:
+        example = op(example, rng)
+    except InputError as e:
+      raise InputError(f"{where} {text!r}: {e}") from e
     if example["image"].shape != self.input_shape:
-      (height, width, _), (text, _, where) = self.input_shape, self._arguments
+      height, width, _ = self.input_shape
       raise InputError(
         f"{where} {text!r} leaves {example['image'].shape[:2]} instead of {height, width} pixels; end with a "
         f"crop or resize({height}{f', {width}' * (width != height)})"
@@ -53,6 +54,12 @@ class Preprocess:
 
   def __reduce__(self) -> tuple[Any, ...]:
     return Preprocess, self._arguments  # closures do not pickle, the text does
+
+
+def _operation(name: str, kwargs: dict[str, Any], after: str) -> Callable[..., ops.Op]:
+  """Returns an operation's function, which for `decode` depends on the operation that follows it."""
+  parts = name == "decode" and kwargs.get("mode", "exact") in ops.CROPS.get(after, ())
+  return ops.decode_parts if parts else ops.OPS[name]
 
 
 def _parse_call(text: str, where: str) -> tuple[str, dict[str, Any]]:
@@ -65,14 +72,19 @@ def _parse_call(text: str, where: str) -> tuple[str, dict[str, Any]]:
     name = call.func.id
     args = [ast.literal_eval(a) for a in call.args]
     kwargs = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
-  except (SyntaxError, ValueError) as e:
-    raise InputError(f"{where}: {text!r} is not an operation such as resize_small(256).") from e
+  except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as e:
+    raise InputError(
+      f"{where}: {text[:200]!r} is not an operation such as resize_small(256)."
+    ) from e
   if name not in ops.OPS:
     raise InputError(f"{where}: unknown operation {name!r}.{configuration.nearest(name, ops.OPS)}")
   names = [p for p in inspect.signature(ops.OPS[name]).parameters if p not in _GIVEN]
   if len(args) > len(names):
     raise InputError(f"{where}: {name} takes at most {len(names)} arguments: {', '.join(names)}")
-  return name, dict(zip(names, args, strict=False)) | kwargs
+  placed = dict(zip(names, args, strict=False))
+  if twice := sorted(placed.keys() & kwargs):
+    raise InputError(f"{where}: {name} is given {twice[0]} twice.")
+  return name, placed | kwargs
 
 
 # What the run gives to operations that have these parameters.

@@ -6,6 +6,7 @@ embedded digits are prepared on first use.
 
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,7 +54,8 @@ class Source:
     """Returns {"image": bytes, "label": int32 (), or (n,) where images have several}.
 
     Raises:
-      BadRecordError: the file or the label is damaged.
+      BadRecordError: the record or its label is damaged.
+      InputError: the storage failed, which is no fault of the record.
     """
     try:
       example = self._read(index)
@@ -61,6 +63,7 @@ class Source:
         example["image"] = _rescale(example["image"], self._image_scale)
       return example | {"label": self._numbered(example["label"])}
     except _UNREADABLE as e:
+      self._raise_if_storage(e)
       raise BadRecordError(f"unreadable: {builders.first_line(e)}") from e
 
   def number_classes_as(self, names: Sequence[str]) -> None:
@@ -89,6 +92,13 @@ class Source:
     known = (label >= 0) & (label < len(self._numbers))
     return np.where(known, self._numbers[np.where(known, label, 0)], -1).astype(np.int32)
 
+  def _raise_if_storage(self, error: Exception) -> None:
+    """Raises InputError for an error of the operating system; ArrayRecord's says which call failed, and why."""
+    if isinstance(error, OSError) or re.match(r"\w+\(\) failed: ", str(error)):
+      raise InputError(
+        f"{self.name} cannot be read, for the storage fails: {error}. Mend that, and give the same command again."
+      ) from error
+
   def _read(self, index: int) -> dict[str, Any]:
     record = self._data_source[int(index)]
     compute = datasets.LABELS.get(self._label)
@@ -105,7 +115,8 @@ class Source:
     try:
       example = self._read(index)
       content = example["image"] + example["label"].astype("<i4").tobytes()
-    except _UNREADABLE:
+    except _UNREADABLE as e:
+      self._raise_if_storage(e)
       return "unreadable"
     return hashlib.sha256(content).hexdigest()[:8]
 
@@ -130,7 +141,7 @@ def open_source(*, dataset: str, data_dir: str | None, split: str, label: str | 
     dataset: name of `datasets.DATASETS`, or TFDS's ("imagenet_v2/matched-frequency:3.0.0"), or the
       directory of a prepared version, which starts with / or . or ~ or a scheme.
     data_dir: where TFDS keeps its data. Default: $TFDS_DATA_DIR or ~/tensorflow_datasets.
-    split: name of the table's split, or a split in TFDS's syntax, with sub-splits: "train[:99%]".
+    split: one of `describe`, or a split in TFDS's syntax, with sub-splits: "train[:99%]".
     label: feature of the label. Default: the table's, else "label" or "labels".
 
   Raises:
@@ -144,10 +155,10 @@ def open_source(*, dataset: str, data_dir: str | None, split: str, label: str | 
   num_classes, class_names = entry.num_classes, None
   if name not in datasets.LABELS:
     num_classes, class_names = _classes(features[name])
-  tfds_split = entry.splits[split].tfds if split in entry.splits else split
+  known = {k: s.tfds for k, s in entry.splits.items()} or datasets.splits_of(builder.info.splits)
   return Source(
     f"{dataset} {split}",
-    _data_source(builder, dataset, tfds_split),
+    _data_source(builder, dataset, known.get(split, split)),
     num_classes=num_classes,
     class_names=class_names,
     label=name,
@@ -230,10 +241,7 @@ def _data_source(builder: Any, dataset: str, split: str) -> Any:
 
 
 def describe(dataset: str, data_dir: str | None = None) -> datasets.Dataset:
-  """Returns the table's entry, or what a prepared data set's own description says.
-
-  What is searched on is then "tune" and "dev": train and validation if there is a test split too, else
-  the first 90 % and the last 10 % of train.
+  """Returns the table's entry, or what a prepared data set's own description says (datasets.splits_of).
 
   Raises:
     InputError: not in the table and not prepared.
@@ -244,12 +252,9 @@ def describe(dataset: str, data_dir: str | None = None) -> datasets.Dataset:
   features = _features(builder, dataset)
   label = _label_name(None, features, dataset)
   found = builder.info.splits
-  names = {k: k for k in found}
-  if {"train", "validation", "test"} <= set(found):
-    names |= {"tune": "train", "dev": "validation"}
-  elif "train" in found:
-    names |= {"tune": "train[:90%]", "dev": "train[90%:]"}
-  splits = {k: datasets.Split(v, found[v].num_examples) for k, v in names.items()}
+  splits = {
+    k: datasets.Split(v, found[v].num_examples) for k, v in datasets.splits_of(found).items()
+  }
   num_classes, _ = _classes(features[label])
   several = hasattr(features[label], "feature")  # a sequence
   return datasets.Dataset(

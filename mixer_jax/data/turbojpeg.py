@@ -101,7 +101,7 @@ def _decode(
   scaled = library.tj3SetScalingFactor(handle, _Fraction(1, 8 // eighths))
   if scaled < 0 or library.tj3SetCroppingRegion(handle, region) < 0:
     return None
-  pixels = np.empty((height, end - start, channels), np.uint8)
+  pixels = np.zeros((height, end - start, channels), np.uint8)  # damage may leave the rest
   failed = library.tj3Decompress8(
     handle, data, len(data), pixels.ctypes.data, channels * (end - start), _PIXELS[channels]
   )

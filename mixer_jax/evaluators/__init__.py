@@ -122,12 +122,11 @@ def measure(options: schema.Options, evaluators: Mapping[str, Evaluator]) -> str
 
   Only scores of one measure can be compared. Of the data, a few records stand for all.
   """
-  section = options.evaluators[best(options)[0]]
-  fields = dataclasses.asdict(section) | {"dataset": section.dataset or options.data.dataset}
-  how = {k: v for k, v in fields.items() if k not in _SAME_RESULT}
+  section = dataclasses.asdict(options.evaluators[best(options)[0]])
+  how = {k: v for k, v in section.items() if k not in _SAME_RESULT}
   sources = evaluators[best(options)[0]].sources
   records = {key: source.fingerprint() for key, source in sources.items()}
   return f"{options.best} {json.dumps(how | {'records': records}, sort_keys=True)}"
 
 
-_SAME_RESULT = ("type", "every_steps", "batch_size", "num_workers", "data_dir")
+_SAME_RESULT = ("type", "every_steps", "batch_size", "num_workers", "dataset", "data_dir")

@@ -1,13 +1,13 @@
 """Evaluation of a trained model by its evaluators: exact over any batch size and number of devices."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 from etils import epath
 
-from mixer_jax import configuration, inference, schema, weights
+from mixer_jax import configuration, files, inference, schema, weights
 from mixer_jax.data import sources
 from mixer_jax.errors import InputError
 from mixer_jax.evaluators import Classification, best, build, confusion
@@ -113,8 +113,8 @@ def evaluate(
     if not isinstance(one, Classification) or jax.process_index() > 0:
       continue
     if record and run is not None:
-      line = {"dataset": one.split.dataset, "split": one.split.split, "ops": sections[name].ops}
-      metrics.log(f"recorded: {_record(run, {'step': step, **line, **found[name]})}")
+      line = {"step": step, **measured(vars(sections[name])), **found[name]}
+      metrics.log(f"recorded: {_record(run, line)}")
     if written is not None:
       rows, num_classes = one.rows(trained.variables, step), trained.setup.options.num_classes
       names = one.source.class_names or inference.class_names(trained)
@@ -127,12 +127,21 @@ def evaluate(
   return found
 
 
+def measured(section: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns what an evaluator's section, or a record, says was measured: data and preprocessing."""
+  return {key: section[key] for key in ("dataset", "split", "ops")}
+
+
 def _record(directory: epath.Path, line: dict[str, Any]) -> epath.Path:
   """Adds a line to the workdir's evaluations.jsonl: what was evaluated, how, and the result."""
   path = directory / "evaluations.jsonl"
-  before = path.read_text() if path.exists() else ""
+  text = f"{json.dumps(line)}\n"
   try:
-    path.write_text(f"{before}{json.dumps(line)}\n")  # object stores cannot append
+    if "://" not in str(path):
+      with path.open("a") as file:
+        file.write(text)
+    else:  # object stores cannot append
+      path.write_text(f"{path.read_text() if path.exists() else ''}{text}")
   except OSError as e:
     raise InputError(f"--record: {path} cannot be written: {e}") from e
   return path
@@ -145,7 +154,7 @@ def _details_directory(details: str, sections: dict[str, Any]) -> epath.Path:
     raise InputError(
       "--details needs one evaluator of data with one label an image; give --evaluators=NAME."
     )
-  directory = epath.Path(details).expanduser()
+  directory = files.path_of(details, "--details")
   try:
     directory.mkdir(parents=True, exist_ok=True)
   except OSError as e:

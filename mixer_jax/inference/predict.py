@@ -15,49 +15,62 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mixer_jax import files, losses, printing
-from mixer_jax.data import decode
+from mixer_jax.data import decode, photos
 from mixer_jax.data.preprocess import Preprocess
 from mixer_jax.errors import BadRecordError, InputError
 from mixer_jax.inference import trained as trained_lib
 from mixer_jax.parallel import sharding
 from mixer_jax.training import experiment
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # what is looked for in directories
 MAX_FILE_BYTES = 1 << 28
 MAX_ASPECT = 100  # resizing the short side of a line to 256 pixels would
 
 Prediction = dict[str, Any]  # "file", and "predictions" or "error"
 
 
-def find_images(arguments: Sequence[str]) -> list[str]:
+def find_images(arguments: Sequence[str], ignored: photos.Ignored | None = None) -> list[str]:
   """Returns the paths that files, directories (with all below them) and globs stand for, each once.
 
   What stands for nothing is returned as it is, to be reported as missing.
+
+  Args:
+    arguments: files, directories and globs.
+    ignored: (path, why) of what is found beside the photos is added to it.
   """
   paths: list[str] = []
+  ignored = [] if ignored is None else ignored
   for argument in arguments:
     if os.path.isdir(argument):
-      found = sorted(p for p in pathlib.Path(argument).rglob("*") if p.suffix.lower() in SUFFIXES)
-      paths += [str(p) for p in found if p.is_file()] or [argument]
+      paths += list(photos.find(argument, ignored)) or [argument]
     elif os.path.exists(argument):
       paths.append(argument)
     else:
-      paths += sorted(glob.glob(argument, recursive=True)) or [argument]
+      found = _matches(pathlib.Path(argument))
+      foreign = [p for p in found if files.is_foreign(os.path.basename(p))]
+      ignored += [(p, "of another program, by its name") for p in foreign]
+      paths += [p for p in found if p not in foreign] or [argument]
   return list(dict.fromkeys(paths))
 
 
+def _matches(pattern: pathlib.Path) -> list[str]:
+  """Returns the paths that a glob stands for; directories that there are, are no part of the pattern."""
+  root = next((p for p in pattern.parents if p.is_dir()), pathlib.Path())
+  found = glob.glob(str(pattern.relative_to(root)), root_dir=root, recursive=True)
+  return sorted(str(root / name) for name in found)
+
+
 def load_image(path: str, pipeline: Preprocess) -> UInt8[np.ndarray, "h w c"]:
-  """Returns the pre-processed image; raises BadRecordError if it is no usable image file."""
+  """Returns the pre-processed image; raises BadRecordError if it is no usable image file, InputError if the storage fails."""
   try:
     if os.path.isdir(path):
-      raise BadRecordError(f"no image ({', '.join(SUFFIXES)}) in this directory")
+      raise BadRecordError(f"no image ({', '.join(photos.SUFFIXES)}) in this directory")
     if not os.path.isfile(path):
       raise BadRecordError("no such file")
     if os.path.getsize(path) > MAX_FILE_BYTES:
       raise BadRecordError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
     data = pathlib.Path(path).read_bytes()
   except OSError as e:
-    raise BadRecordError(e.strerror or str(e)) from e
+    raise photos.unreadable(path, e) from e
   header = decode.read_header(data)
   height, width = header.height, header.width
   if max(height, width) > MAX_ASPECT * min(height, width):
@@ -152,10 +165,11 @@ def outputs(
 def read_class_names(path: str, num_classes: int) -> list[str]:
   """Returns the lines of a file; raises InputError unless there is one for each class."""
   try:
-    if os.path.getsize(path) > MAX_FILE_BYTES:
+    file = files.path_of(path, "--class_names")
+    if file.stat().length > MAX_FILE_BYTES:
       raise InputError(f"--class_names={path} is larger than {MAX_FILE_BYTES >> 20} MiB.")
-    names = pathlib.Path(path).read_text(encoding="utf-8-sig").splitlines()
-  except (OSError, UnicodeDecodeError) as e:
+    names = files.read(file).decode("utf-8-sig").splitlines()
+  except (OSError, ValueError) as e:
     raise InputError(f"--class_names={path} cannot be read: {e}") from e
   if len(names) != num_classes:
     raise InputError(
@@ -185,7 +199,7 @@ def format_file(predictions: Sequence[Prediction], suffix: str) -> str:
 
 def check_output(path: str, suffixes: Sequence[str] = (".csv", ".json")) -> pathlib.Path:
   """Returns the path; raises InputError unless a file with one of the suffixes can be written there."""
-  output = pathlib.Path(path)
+  output = pathlib.Path(files.path_of(path, "--output"))
   if output.suffix not in suffixes:
     raise InputError(f"--output={path} must end with {' or '.join(suffixes)}.")
   if not os.access(output.parent, os.W_OK):

@@ -59,16 +59,20 @@ def load(
     InputError: no such run, checkpoint or file, or parameters that do not fit the model.
   """
   directory = None if workdir is None else workdirs.path_of(workdir)
-  if directory is not None:
-    config = _here(workdirs.load_config(directory), config)
-  elif config is None:
+  if directory is None and (config is None or weights_file is None):
     raise InputError("give --workdir, or --weights together with --config.")
-  setup = experiment.build_model(config, experiment.make_mesh(config))
+  setup = build_setup(directory, config)
   if weights_file is not None:
     return _load_weights(setup, weights_file)
+  assert directory is not None
+  return load_checkpoint(setup, directory, which)
+
+
+def build_setup(directory: epath.Path | None, config: Any) -> experiment.ModelSetup:
+  """Returns the model of a workdir, of a configuration, or of both; see `load`."""
   if directory is not None:
-    return _load_checkpoint(setup, directory, which)
-  raise InputError("give --workdir, or --weights together with --config.")
+    config = _here(workdirs.load_config(directory), config)
+  return experiment.build_model(config, experiment.make_mesh(config))
 
 
 def _here(own: dict[str, Any], config: Any | None) -> dict[str, Any]:
@@ -99,9 +103,10 @@ def _load_weights(setup: experiment.ModelSetup, path: str) -> Trained:
   return Trained(setup, variables, path, class_names=weights.class_names(path))
 
 
-def _load_checkpoint(
+def load_checkpoint(
   setup: experiment.ModelSetup, directory: epath.Path, which: str | int
 ) -> Trained:
+  """Loads a checkpoint of a workdir into its model; see `load`."""
   chosen, damaged = checkpoint.choose(directory, which)
   for line in damaged:
     metrics.log(f"WARNING: {line}; the newest intact checkpoint is step {chosen}")

@@ -57,6 +57,7 @@ class Stem(nn.Module):
         x, features, 3, stride=stride, use_bias=False, kernel_init=_HE_NORMAL, **dtypes
       )
       x = nn.relu(layers.batch_norm(x, mask, train, **dtypes))
+    # By hand, since jax2onnx knows no padding of max_pool.
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
     return cpu_max_pool.max_pool(x, train)
 

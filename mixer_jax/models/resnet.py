@@ -224,6 +224,7 @@ class Network(nn.Module):
     x = NestedConv(self.width, 7, 2, name="root_block", **dtypes)(image)
     # Padded with zeros, as the authors do it, where a maximum's own padding is −∞.
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    # Its size by name, as jax2onnx wants it.
     x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
     outputs = []
     for i, num_units in enumerate(self.num_units):

@@ -268,7 +268,11 @@ class Model(nn.Module):
       width = self.hidden_dim * 2**stage
       if stage:
         x = _patches(x, width, 2, use_bias=False, name=f"downsample_{stage}", **dtypes)
-        x = nn.GroupNorm(1, epsilon=1e-5, name=f"norm_downsample_{stage}", **dtypes)(x)
+        # Its default axes, all but the batch's, but jax2onnx writes for the default an operation that ONNX has abolished.
+        norm = nn.GroupNorm(
+          1, epsilon=1e-5, reduction_axes=(3, 2, 1), name=f"norm_downsample_{stage}", **dtypes
+        )
+        x = norm(x)
       mixings = self._mixings(stage, kinds, x.shape[1] * x.shape[2], dtypes)
       for i, kind in enumerate(kinds):
         x = block(

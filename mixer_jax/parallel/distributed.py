@@ -10,13 +10,11 @@ import logging
 import os
 import pathlib
 import re
-import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Mapping
-from types import FrameType
 from typing import Any
 
 import jax
@@ -30,6 +28,8 @@ HEARTBEAT_SECONDS = 20  # without a sign of life, after which a process counts a
 _PATIENCE_SECONDS = 2 * HEARTBEAT_SECONDS
 _POLL_SECONDS = 2
 _STOPPED = "mixer_jax/stopped/"
+_FOLLOWER = "mixer_jax-follower"
+_FOREVER_MS = 10**10
 # What JAX says where the others' names or a cloud's metadata are not there yet, as in a starting pod.
 _NOT_YET = re.compile(r"Failed to recognize coordinator address|Getting metadata")
 _stopping = threading.Event()  # this process tells its own reason
@@ -80,7 +80,7 @@ def join(
       f"--distributed: {e} This is no TPU pod, GKE or Slurm job that JAX knows: give --coordinator, "
       "--num_processes and --process_id."
     ) from e
-  threading.Thread(target=_follow, daemon=True).start()
+  threading.Thread(target=_follow, name=_FOLLOWER, daemon=True).start()
 
 
 def _say_where(record: logging.LogRecord, wait_seconds: int) -> bool:
@@ -142,6 +142,29 @@ def stop_all(status: int, reason: str) -> None:
   os._exit(status)
 
 
+def await_first(what: str) -> None:
+  """Waits until process 0 has come here, without a time limit; the others end if it stops (`stop_all`)."""
+  if jax.process_count() == 1:
+    return
+  key = f"mixer_jax/first/{what}"
+  if jax.process_index() == 0:
+    _client().key_value_set(key, "", True)
+  else:
+    _client().blocking_key_value_get(key, _FOREVER_MS)
+
+
+def leave() -> None:
+  """Ends the connection with the other processes, once all have come here.
+
+  The thread that follows them must have ended before Python does: it would be cut off inside JAX, which aborts then.
+  """
+  _stopping.set()
+  for thread in threading.enumerate():
+    if thread.name == _FOLLOWER:
+      thread.join()
+  jax.distributed.shutdown()
+
+
 def wait_for_loss() -> None:
   """Waits for JAX to notice a lost process, if there is one, and to end this one.
 
@@ -190,36 +213,3 @@ def _code_version() -> str:
   for path in sorted(root.rglob("*.py")):
     digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
   return digest.hexdigest()[:16]
-
-
-class StopSignal:
-  """Turns SIGTERM and Ctrl-C into a request to save at the next step; a second one ends at once.
-
-  In one of several processes SIGTERM belongs to JAX's preemption service, which agrees with the
-  others on the step; Ctrl-C is passed on to it.
-  """
-
-  def __init__(self):
-    self.received: int | None = None
-
-  def install(self) -> "StopSignal":
-    signal.signal(signal.SIGINT, self._handle)
-    if jax.process_count() == 1:  # alone, --distributed or not
-      signal.signal(signal.SIGTERM, self._handle)
-    return self
-
-  def asked(self, step: int) -> bool:
-    """Returns whether to stop after this step; the same in all processes. To be called at every step."""
-    if jax.process_count() == 1:
-      return self.received is not None
-    return multihost_utils.reached_preemption_sync_point(step)
-
-  def _handle(self, number: int, frame: FrameType | None) -> None:
-    del frame
-    if self.received is not None:
-      os._exit(128 + number)
-    self.received = number
-    # print is not safe here: the signal may have interrupted a print.
-    os.write(2, f"{signal.Signals(number).name}: saving, then stopping\n".encode())
-    if jax.process_count() > 1:
-      signal.raise_signal(signal.SIGTERM)

@@ -24,3 +24,13 @@ def die_with(parent: int, status: int) -> None:
 def num_cores() -> int:
   """Returns how many processors this process may use."""
   return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def stop_signals() -> list[signal.Signals]:
+  """Returns the signals that ask a run to stop: SIGTERM, Ctrl-C, and those of a closed terminal and of schedulers.
+
+  Without the last ones that the parent has ignored, as nohup does with SIGHUP.
+  """
+  more = (signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)
+  heard = [number for number in more if signal.getsignal(number) != signal.SIG_IGN]
+  return [signal.SIGTERM, signal.SIGINT, *heard]

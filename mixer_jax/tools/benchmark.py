@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
 
   results = {}
   for work in _WORK.value:
-    result = throughput.measure(_CONFIG.value, sizes, work)
+    result = throughput.measure(command.loaded(_CONFIG), sizes, work)
     results[work] = result._asdict()
     if not _JSON.value:
       _print(work, result.by_batch_size, result.batch_size)

@@ -6,19 +6,20 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from absl import flags, logging
+from ml_collections import config_flags
 
 from mixer_jax import printing
-from mixer_jax.errors import DivergedError, InputError, OutOfMemoryError, RendezvousError, SaveError
+from mixer_jax.errors import DivergedError, InputError, OutOfMemoryError, RetryError, SaveError
 from mixer_jax.tools import command_help, config_files, host_memory, supervisor
 
 _INSECURE = flags.DEFINE_bool(
   "allow_insecure", False, "Download weights over http:// without a checksum."
 )
-_KNOWN = InputError | DivergedError | OutOfMemoryError | SaveError | RendezvousError
+_KNOWN = InputError | DivergedError | OutOfMemoryError | RetryError | SaveError
 _SAVER = f"{os.sep}orbax{os.sep}"
 
 
@@ -26,6 +27,16 @@ def no_arguments(argv: list[str]) -> None:
   """Raises InputError if anything but flags was given."""
   if len(argv) > 1:
     raise InputError(f"unexpected argument {argv[1]!r}: every argument is a --flag=value.")
+
+
+def _refuse_blank(arguments: list[str]) -> None:
+  """Raises InputError for a text that was given and is blank, as from a variable that is not set."""
+  given = {f"argument {i}": text for i, text in enumerate(arguments, 1)}
+  for own in flags.FLAGS.flags_by_module_dict().values():
+    given |= {f"--{f.name}": f.value for f in own if f.present and "." not in f.name}
+  for name, value in given.items():
+    if isinstance(value, str) and not value.strip():
+      raise InputError(f"{name} is {value!r}, which names nothing; was a variable not set?")
 
 
 def run(
@@ -39,14 +50,17 @@ def run(
 
   def guarded(argv: list[str]) -> None:
     try:
+      _refuse_blank(argv[1:])
       if _INSECURE.value:
-        os.environ["MIXER_JAX_ALLOW_INSECURE"] = (
-          "1"  # as weights/download.py calls it, for workers too
-        )
+        os.environ["MIXER_JAX_ALLOW_INSECURE"] = "1"  # see weights/download.py
       main(argv)
+    except KeyboardInterrupt:
+      interrupted = InputError("interrupted")
+      _report(interrupted)
+      _exit(128 + signal.SIGINT, interrupted, at_once=False)
     except Exception as e:
       e = _explained(e)
-      if _others() and not isinstance(e, InputError | DivergedError):
+      if _others() and not isinstance(e, InputError | DivergedError | RetryError):
         _others().wait_for_loss()
       if not isinstance(e, _KNOWN):
         if not _others():
@@ -54,10 +68,10 @@ def run(
         traceback.print_exc()
       _report(e)
       # Threads of Orbax may still hold what they could not write, and would say so at their end.
-      _exit(_status(e), e, at_once=not isinstance(e, InputError | RendezvousError))
+      _exit(_status(e), e, at_once=not isinstance(e, InputError | RetryError))
     finally:
       if _others():
-        sys.modules["jax"].distributed.shutdown()
+        _others().leave()
 
   def parse(argv: list[str]) -> list[str]:
     try:
@@ -103,7 +117,7 @@ def _explained(error: Exception) -> Exception:
 
 
 def _status(error: Exception) -> int:
-  if isinstance(error, RendezvousError):
+  if isinstance(error, RetryError):
     return supervisor.EXIT_RETRY
   return 2 if isinstance(error, InputError) else 1
 
@@ -125,6 +139,23 @@ def _exit(status: int, error: Exception, at_once: bool) -> None:
   if at_once:
     os._exit(status)
   sys.exit(status)
+
+
+def loaded(flag: Any) -> Any:
+  """Returns the configuration of a flag, None if it was not given."""
+  if (config := flag.value) is not None:
+    _leave_out(config, config_flags.get_override_values(flags.FLAGS[flag.name]))
+  return config
+
+
+def _leave_out(config: Any, given: Mapping[str, Any]) -> None:
+  """Sets to None what a key of the command line is instead of (schema.EITHER)."""
+  from mixer_jax import schema
+
+  for pair in schema.EITHER:
+    for key, other in (pair, pair[::-1]):
+      if given.get(key) is not None and other not in given:
+        config.update_from_flattened_dict({other: None})
 
 
 def _report(error: Exception) -> None:

@@ -9,7 +9,7 @@ OUTPUT: a file that does not exist yet, .npz or .safetensors.
 from absl import app, flags
 from etils import epath
 
-from mixer_jax import models, schema, weights
+from mixer_jax import files, models, schema, weights
 from mixer_jax.errors import InputError
 from mixer_jax.models import resizing
 from mixer_jax.tools import command
@@ -50,7 +50,7 @@ _IMAGE_CHANNELS = flags.DEFINE_enum(
 def main(argv: list[str]) -> None:
   if len(argv) != 3:
     raise InputError("give two arguments: convert INPUT OUTPUT")
-  source, output = argv[1], epath.Path(argv[2]).expanduser()
+  source, output = argv[1], files.path_of(argv[2], "OUTPUT")
   if output.suffix not in (".npz", ".safetensors"):
     raise InputError(f"{output} must end in .npz or .safetensors: the suffix decides the format.")
   if output.exists():

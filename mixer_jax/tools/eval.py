@@ -1,7 +1,7 @@
 """Evaluates a run or a weights file: exact top-1, top-5, loss and count of images, or few-shot accuracy.
 
 python eval.py --workdir=DIR [--checkpoint=newest|best|STEP] [--weights=FILE.npz] [--evaluators=NAME,...]
-  [--details=DIR] [--record]
+  [--details=DIR] [--record] [--follow]
 python eval.py --weights=imagenet1k/Mixer-B_16 --dataset=imagenet2012_real
 python eval.py --config=configs/NAME.py --weights=FILE.npz
 
@@ -36,6 +36,11 @@ _DETAILS = flags.DEFINE_string(
 _RECORD = flags.DEFINE_bool(
   "record", False, "Add the result to WORKDIR/evaluations.jsonl, where tools.paper finds it."
 )
+_FOLLOW = flags.DEFINE_bool(
+  "follow",
+  False,
+  "Evaluate and record every checkpoint of a running --workdir as it comes, up to the run's last step.",
+)
 
 
 def main(argv: list[str]) -> None:
@@ -54,10 +59,23 @@ def main(argv: list[str]) -> None:
     model["config"] = evaluate_config.make_config(model["weights_file"])
   asked: dict[str, Any] = {f.name: f.value for f in (_EVALUATORS, _DATASET, _SPLIT, _DATA_DIR)}
   written: dict[str, Any] = {f.name: f.value for f in (_DETAILS, _RECORD)}
-  distributed.agree({**model, **asked, **written})
+  distributed.agree({**model, **asked, **written, "follow": _FOLLOW.value})
+  if _FOLLOW.value:
+    _follow(model, asked)
+    return
   trained = inference.load(**model)
   sections = evaluate.choose(trained.setup.options, **asked)
   evaluate.evaluate(trained, sections, workdir=model["workdir"], **written)
+
+
+def _follow(model: dict[str, Any], asked: dict[str, Any]) -> None:
+  from mixer_jax.inference import follow
+
+  if model["workdir"] is None or model["weights_file"] or _DETAILS.value:
+    raise InputError("--follow takes --workdir, without --weights and --details.")
+  if flags.FLAGS["checkpoint"].present:
+    raise InputError("--follow takes every checkpoint: leave --checkpoint out.")
+  follow.follow(model["workdir"], model["config"], **asked)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import pathlib
 
 from absl import app, flags
 
+from mixer_jax import files
 from mixer_jax.tools import command, model_flags
 
 _OUTPUT = flags.DEFINE_string(
@@ -30,7 +31,7 @@ _TOLERANCE = flags.DEFINE_float(
 
 def main(argv: list[str]) -> None:
   command.no_arguments(argv)
-  output = pathlib.Path(_OUTPUT.value)
+  output = pathlib.Path(files.path_of(_OUTPUT.value, "--output"))
   from mixer_jax.inference import export
 
   export.check_output(output)

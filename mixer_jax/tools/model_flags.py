@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from mixer_jax.errors import InputError
-from mixer_jax.tools import config_files
+from mixer_jax.tools import command, config_files
 
 if TYPE_CHECKING:
   from mixer_jax import inference
@@ -29,7 +29,7 @@ def chosen() -> dict[str, Any]:
     raise InputError("--checkpoint and --weights exclude each other.")
   return {
     "workdir": _WORKDIR.value,
-    "config": _CONFIG.value,
+    "config": command.loaded(_CONFIG),
     "which": _CHECKPOINT.value,
     "weights_file": _WEIGHTS.value,
   }

@@ -4,6 +4,7 @@ python -m mixer_jax.tools.paper table1                                # table1 �
 python -m mixer_jax.tools.paper table3 --results=DIR --measure_throughput
 python -m mixer_jax.tools.paper figure4 --results=DIR                 # figure2 … figure4
 python -m mixer_jax.tools.paper figure5 --weights=imagenet21k/Mixer-B_16  # figure5 … figure7
+python -m mixer_jax.tools.paper families                              # the other families' sizes and accuracies
 
 --results is the directory of your runs, of tools.transfer, and of `eval.py --record`. What has not been run is shown
 as such, with the command that runs it. The output is printed, and written below --output: tables as Markdown and CSV,
@@ -15,10 +16,11 @@ from typing import Any
 
 from absl import app, flags
 
+from mixer_jax import files
 from mixer_jax.errors import InputError
 from mixer_jax.tools import command
 
-NAMES = ("table1", "table2", "table3", "table4", "figure2", "figure3", "figure4", "figure5", "figure6", "figure7")  # fmt: skip
+NAMES = ("table1", "table2", "table3", "table4", "figure2", "figure3", "figure4", "figure5", "figure6", "figure7", "families")  # fmt: skip
 
 _RESULTS = flags.DEFINE_string(
   "results", "results", "Directory with the runs and evaluations to compare."
@@ -38,21 +40,23 @@ def main(argv: list[str]) -> None:
   if len(argv) != 2 or argv[1] not in NAMES:
     given = argv[1] if len(argv) == 2 else f"{len(argv) - 1} names"
     raise InputError(f"{given!r} is not a table or figure; give one of {', '.join(NAMES)}.")
-  name, results = argv[1], pathlib.Path(_RESULTS.value).expanduser()
+  name, results = argv[1], pathlib.Path(files.path_of(_RESULTS.value, "--results"))
   if _WEIGHTS.value and name not in ("figure5", "figure6", "figure7"):
-    raise InputError(f"--weights goes with figure5 to figure7; {name} reads --results.")
+    raise InputError(f"--weights goes with figure5 to figure7, not {name}.")
   if _MEASURE.value and name not in ("table2", "table3"):
     raise InputError(f"--measure_throughput goes with table2 and table3, not {name}.")
-  output = pathlib.Path(_OUTPUT.value or results / "paper").expanduser()
+  output = pathlib.Path(files.path_of(_OUTPUT.value or f"{results}/paper", "--output"))
   figure, table = _make(name, results)
   _show(name, table, figure, output)
 
 
 def _make(name: str, results: pathlib.Path) -> tuple[Any, Any]:
   """Returns the figure (None for a table) and the comparison table."""
-  from mixer_jax.tools.paper_tables import figures, tables, weights_figures
+  from mixer_jax.tools.paper_tables import families, figures, tables, weights_figures
   from mixer_jax.tools.paper_tables import results as results_lib
 
+  if name == "families":
+    return families.families()
   found = results_lib.scan(results)
   if _MEASURE.value:
     _measure(tables.models_of(name), results)

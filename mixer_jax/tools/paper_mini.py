@@ -14,6 +14,7 @@ import time
 
 from absl import app, flags
 
+from mixer_jax import files
 from mixer_jax.errors import DivergedError
 from mixer_jax.tools import command
 
@@ -29,7 +30,7 @@ _REPORT = flags.DEFINE_bool(
 
 def main(argv: list[str]) -> None:
   command.no_arguments(argv)
-  results = pathlib.Path(_RESULTS.value).expanduser()
+  results = pathlib.Path(files.path_of(_RESULTS.value, "--results"))
   if _DATA_DIR.value:
     os.environ["TFDS_DATA_DIR"] = _DATA_DIR.value
   from mixer_jax.tools.paper_tables import mini_report
@@ -75,7 +76,7 @@ def _run_all(setting, results: pathlib.Path) -> None:
     except DivergedError as e:
       print(f"diverged, left out: {e}", file=sys.stderr)
     if stop.received is not None:
-      sys.exit(128 + stop.received)
+      sys.exit(stop.status)
   print(f"all runs finished after {(time.monotonic() - begin) / 60:.1f} minutes")
 
 

@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
   where = topology.parse(_TOPOLOGY.value) if _TOPOLOGY.value else None
   from mixer_jax.tools.planning import planner, report
 
-  plan = planner.Planner(_CONFIG.value, where)
+  plan = planner.Planner(command.loaded(_CONFIG), where)
   result = plan.find(_FIT.value, log=lambda text: print(text, file=sys.stderr, flush=True))
   print(report.to_json(result) if _JSON.value else report.table(result))
   sys.exit(0 if result.fits else 1)

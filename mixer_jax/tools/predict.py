@@ -39,7 +39,8 @@ def main(argv: list[str]) -> None:
     if _CLASS_NAMES.value
     else inference.class_names(trained)
   )
-  predictions, paths = [], predict.find_images(argv[1:])
+  ignored: list[tuple[str, str]] = []
+  predictions, paths = [], predict.find_images(argv[1:], ignored)
   for one in predict.predict(trained, paths, names, top=_TOP.value, batch_size=_BATCH_SIZE.value):
     predictions.append(one)
     if "error" in one:
@@ -49,7 +50,8 @@ def main(argv: list[str]) -> None:
   if output is not None:
     predict.save(output, predictions)
   bad = sum("error" in one for one in predictions)
-  print(f"{len(paths) - bad} of {len(paths)} images predicted" + (f", {bad} bad" if bad else ""))
+  counts = [f"{bad} bad"] * (bad > 0) + [f"{len(ignored)} other files ignored"] * bool(ignored)
+  print(", ".join([f"{len(paths) - bad} of {len(paths)} images predicted", *counts]))
   if bad:
     sys.exit(1)
 

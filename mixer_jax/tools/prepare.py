@@ -84,7 +84,7 @@ def main(argv: list[str]) -> None:
   plan = _plan()
   total = sum(plan.num_examples.values())
   print(f"found {total:,} images of {len(plan.classes):,} classes, {plan.num_bytes / 1e6:,.0f} MB")
-  data_dir = _DATA_DIR.value or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+  data_dir = _DATA_DIR.value or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
   try:
     prepared = engine.prepare(
       plan,

@@ -60,7 +60,7 @@ def supervise(wait_seconds: int) -> None:
     del frame
     child.send_signal(number)
 
-  for number in (signal.SIGTERM, signal.SIGINT):
+  for number in processes.stop_signals():
     signal.signal(number, pass_on)
   assert child.stderr is not None
   output = _forward(child.stderr)

@@ -12,6 +12,7 @@ from typing import Any
 
 from absl import app, flags
 
+from mixer_jax import files
 from mixer_jax.errors import InputError
 from mixer_jax.tools import command, config_files
 from mixer_jax.tools.sweep import protocol, worker
@@ -58,7 +59,7 @@ _REPORT = flags.DEFINE_bool(
 def main(argv: list[str]) -> None:
   command.no_arguments(argv)
   transfers = worker.plan(_WEIGHTS.value or [], _DATASETS.value or [], _SIZE.value)
-  results = pathlib.Path(_RESULTS.value).expanduser().absolute()
+  results = pathlib.Path(files.path_of(_RESULTS.value, "--results")).absolute()
   sweep = protocol.Sweep(transfers, _learning_rates(), _SEEDS.value)
   worker.run_protocol(sweep, results, _load_get_config(_CONFIG.value), report_only=_REPORT.value)
 

@@ -273,6 +273,11 @@ def total_steps(options: schema.Options) -> int:
       f"config.data.drop_remainder leaves nothing of {_train_split(options).num_used} examples: lower "
       f"config.batch_size ({options.batch_size})."
     )
+  if options.total_steps is not None and options.total_epochs is not None:
+    raise InputError(
+      f"config.total_steps is {options.total_steps} and config.total_epochs is {options.total_epochs}; set one of "
+      "them to None."
+    )
   if options.total_steps is not None:
     steps = options.total_steps
   elif options.total_epochs is not None:

@@ -2,8 +2,8 @@
 
 import collections
 import contextlib
+import functools
 import math
-import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,14 +15,15 @@ from jax.sharding import Mesh
 
 from mixer_jax import evaluators, models, schema
 from mixer_jax.data import loading, pipeline
-from mixer_jax.errors import DivergedError, InputError, SaveError
+from mixer_jax.errors import DivergedError, InputError, RetryError, SaveError
 from mixer_jax.evaluators import Evaluator
 from mixer_jax.parallel import distributed, processes, sharding
-from mixer_jax.parallel.distributed import StopSignal
-from mixer_jax.training import experiment, init_from, profiling
+from mixer_jax.parallel.stop_signal import StopSignal
+from mixer_jax.training import experiment, headline, init_from, profiling
 from mixer_jax.training.state import TrainState
 from mixer_jax.workdir import checkpoint, metrics, provenance
 from mixer_jax.workdir import directory as workdirs
+from mixer_jax.workdir import lease as leases
 
 # Steps handed to the device ahead of the one whose loss is looked at: enough to keep it busy, few
 # enough that a signal or a NaN is met soon.
@@ -30,7 +31,13 @@ STEPS_IN_FLIGHT = 2
 
 
 def train(
-  config: Any, workdir: str, stop: StopSignal | None = None, allow_change: Sequence[str] = ()
+  config: Any,
+  workdir: str,
+  stop: StopSignal | None = None,
+  allow_change: Sequence[str] = (),
+  *,
+  wait_for_workdir: bool = False,
+  lease: leases.Lease | None = None,
 ) -> dict[str, float]:
   """Trains from the newest checkpoint in the workdir, or from the start, to the end.
 
@@ -39,30 +46,59 @@ def train(
     workdir: directory of the run, local, shared or gs://.
     stop: where signals arrive; None: none are looked for.
     allow_change: keys and sections, besides config.may_change, that may differ from the run's that is resumed.
+    wait_for_workdir: wait while another process trains there, instead of an error.
+    lease: of the workdir, if the caller has it.
 
   Returns:
     The last metrics of config.best's evaluator.
 
   Raises:
-    InputError: bad configuration, data or workdir; before any training wherever that can be known.
+    InputError: bad configuration, data or workdir, or another process trains there; before any training wherever
+      that can be known.
     DivergedError: NaN; the newest checkpoint is from before it.
-    SystemExit: with 128 + signal, after saving, when asked to stop.
+    SystemExit: with stop.status, after saving, when asked to stop.
   """
   stop = stop or StopSignal()
   config = schema.completed(config, models.schema)
   distributed.agree({"config": config, "workdir": workdir, "allow_change": allow_change})
   exp = experiment.build(config, experiment.make_mesh(config))
   directory = workdirs.path_of(workdir)
+  with contextlib.ExitStack() as held:
+    with stop.ending(lambda: _end_unstarted(held)):
+      if lease is None and jax.process_index() == 0:
+        lease = held.enter_context(leases.take(directory, wait=wait_for_workdir))
+      distributed.await_first("lease")
+      run, state = _prepare(exp, config, directory, allow_change, stop, lease)
+    return run.complete(state)
+
+
+def _end_unstarted(held: contextlib.ExitStack) -> str:
+  held.close()
+  return "stopped before the first step; the same command starts again"
+
+
+def _prepare(
+  exp: experiment.Experiment,
+  config: Any,
+  directory: epath.Path,
+  allow_change: Sequence[str],
+  stop: StopSignal,
+  lease: leases.Lease | None,
+) -> tuple["_Run", TrainState]:
+  """Opens data and workdir; returns the run with the state that it goes on from."""
   source = exp.train_split.open()
   intact = checkpoint.find_intact(directory)
   source.number_classes_as(init_from.class_names(exp, directory, intact.step))
-  _report_classes(exp, source)
+  if line := headline.lacking_classes(exp, source):
+    metrics.log(line)
   sections, names = evaluators.in_training(exp.options), source.class_names or ()
   measured = evaluators.build(exp, sections, directory, names)
   origin = provenance.describe(config, {"data.split": source, **evaluators.opened(measured)})
   origin = provenance.resume(origin, directory, intact.step, allow_change)
   state = init_from.initial_state(exp, directory, intact)
-  workdirs.create(directory, config)
+  if lease is not None:
+    lease.check()
+  workdirs.create(directory, config, origin.run)
   keep = exp.options.checkpoint
   checkpointer = checkpoint.Checkpointer(
     directory,
@@ -72,62 +108,11 @@ def train(
     provenance=origin,
   )
   start_step = int(state.step)
-  metrics.log(_headline(exp, measured, directory, start_step))
-  run = _Run(exp, directory, checkpointer, source, measured, start_step)
-  try:
-    state = run.train(state, start_step, stop)
-    checkpointer.wait()
-    if int(state.step) == exp.total_steps:
-      return run.finish(state)
-  finally:
-    run.close()
-  metrics.log(f"saved step {int(state.step)} in {directory}; the same command resumes")
-  sys.exit(128 + (stop.received or signal.SIGTERM))  # the signal may have met another process
-
-
-def _report_classes(exp: experiment.Experiment, source: Any) -> None:
-  """Logs a line if the model has classes that the data lack."""
-  there, wanted = source.num_classes, exp.options.num_classes
-  if there is not None and there < wanted:
-    metrics.log(
-      f"config.num_classes is {wanted}, but {source.name} has {there} classes: {wanted - there} outputs of the "
-      f"model have no images. Set config.num_classes={there} unless that is meant."
-    )
-
-
-def _headline(
-  exp: experiment.Experiment,
-  measured: Mapping[str, Evaluator],
-  directory: epath.Path,
-  start_step: int,
-) -> str:
-  parameters = sum(x.size for x in jax.tree.leaves(exp.abstract_state.params))
-  device = exp.mesh.devices.flat[0]
-  begin = f"resuming at step {start_step}" if start_step else "starting"
-  used = exp.train_split.num_used
-  subset = f" ({used:,} of them used)" if used < exp.options.data.num_examples else ""
-  return (
-    f"{exp.title} with {parameters:,} parameters, {exp.options.size} px\n"
-    f"data {exp.options.data.dataset} {exp.options.data.split}: {exp.options.data.num_examples:,} images{subset}\n"
-    f"evaluators: {', '.join(f'{name} {one.title}' for name, one in measured.items())};"
-    f" best by {exp.options.best}\n"
-    f"{exp.mesh.size} × {device.device_kind} in {jax.process_count()} process(es),"
-    f" batch {exp.options.batch_size}, {exp.total_steps} steps\n"
-    f"{_placement(exp)}\n"
-    f"workdir {directory}: {begin}"
+  metrics.log(headline.headline(exp, measured, directory, start_step))
+  run = _Run(
+    exp, directory, checkpointer, source, measured, start_step, origin.records, stop, lease
   )
-
-
-def _placement(exp: experiment.Experiment) -> str:
-  """Returns where the state lives: a line, or a table where the configuration shards parameters."""
-  size = sharding.bytes_per_device(exp.abstract_state, exp.shardings.state)
-  line = f"state of {size / 1e6:,.3f} MB on each device"
-  if exp.mesh.shape.get("fsdp", 1) == 1:
-    return line
-  shards = sharding.table(sharding.describe(exp.abstract_state, exp.shardings))
-  return (
-    f"{line}: {exp.mesh.shape['data']} replicas, each on {exp.mesh.shape['fsdp']} devices\n{shards}"
-  )
+  return run, state
 
 
 def _num_cores(mesh: Mesh) -> int:
@@ -146,13 +131,17 @@ class _Run:
     source: Any,
     measured: Mapping[str, Evaluator],
     start_step: int,
+    num_records: int | None,
+    stop: StopSignal,
+    lease: leases.Lease | None,
   ):
     self._exp, self._directory, self._checkpointer = exp, directory, checkpointer
+    self._start_step, self._stop, self._lease = start_step, stop, lease
     self._source, self._evaluators = source, measured
     self._best, self._metric = evaluators.best(exp.options)
     with self._reporting():
       first = jax.process_index() == 0
-      self._writer = metrics.MetricWriter(directory, start_step) if first else None
+      self._writer = metrics.MetricWriter(directory, start_step, num_records) if first else None
     self._progress = metrics.Progress(
       start_step=start_step,
       total_steps=exp.total_steps,
@@ -168,30 +157,41 @@ class _Run:
     )
     self._results: dict[int, dict[str, float]] = {}  # step -> those of the best's evaluator
 
-  def train(self, state: TrainState, start_step: int, stop: StopSignal) -> TrainState:
-    """Takes the steps from `start_step` to the end, or to the one after a signal."""
+  def complete(self, state: TrainState) -> dict[str, float]:
+    """Trains to the end and returns the results, or exits after a signal; see `train` above."""
+    try:
+      state = self._train(state)
+      self._checkpointer.wait()
+      if int(state.step) == self._exp.total_steps:
+        return self._finish(state)
+    finally:
+      self._close()
+    metrics.log(self._saved(int(state.step)))
+    sys.exit(self._stop.status)
+
+  def _train(self, state: TrainState) -> TrainState:
+    """Takes the steps from the first to the end, or to the one after a signal."""
     exp = self._exp
-    if line := self._profiler.missed(start_step):
+    if line := self._profiler.missed(self._start_step):
       metrics.log(line)
-    with self._batches(start_step) as batches:
-      for step in range(start_step + 1, exp.total_steps + 1):
-        batch = next(batches)
-        with self._profiler.step(step):
-          state, step_metrics = exp.train_step(state, self._put(batch))
-        self._pending.append((step, step_metrics))
-        self._finish_trace(step, step_metrics)
-        if step == start_step + 1:
-          self._report_compilation(step)
+    self._resume_evaluation(state)
+    with self._batches() as batches:
+      for step in range(self._start_step + 1, exp.total_steps + 1):
+        with self._wait(step - 1, state):
+          batch = next(batches)
+        if step == self._start_step + 1:
+          state = self._first_step(step, state, batch)
+        else:
+          state = self._step(step, state, batch)
         due = self._due(step)
-        stopping = stop.asked(step)
+        stopping = self._stop.asked(step)
         # What may be the best is saved, so that it can be kept.
         every = exp.options.checkpoint.every_steps
         save = self._best in due or step % every == 0 or stopping
         # What is evaluated or saved must be known to be finite.
         self._drain(0 if save or due else STEPS_IN_FLIGHT)
         if due:
-          with self._saving_on_bad_data(step, state):
-            self._evaluate(step, state, due)
+          self._evaluate(step, state, due)
         if save:
           self._save(step, state)
         self._checkpointer.check()
@@ -199,7 +199,51 @@ class _Run:
           break
     return state
 
-  def finish(self, state: TrainState) -> dict[str, float]:
+  def _resume_evaluation(self, state: TrainState) -> None:
+    """Evaluates what a signal left out at the step that the run goes on from (`_end`)."""
+    step, writer = self._start_step, self._writer
+    if jax.process_count() > 1 or writer is None or step in (0, self._exp.total_steps):
+      return
+    due = [n for n in self._due(step) if self._evaluators[n].SCORES and not writer.has(step, n)]
+    if due:
+      self._evaluate(step, state, due)
+
+  def _first_step(self, step: int, state: TrainState, batch: pipeline.Batch) -> TrainState:
+    """Takes a step and waits for it, so that its compilation does not count as speed."""
+    with self._stop.ending(functools.partial(self._end, step - 1, state)):
+      state = self._step(step, state, batch)
+      jax.block_until_ready(self._pending[-1][1])
+    seconds = self._progress.measure(step)["seconds"]
+    metrics.log(f"first step after {seconds:.1f} s (compilation included)")
+    return state
+
+  def _step(self, step: int, state: TrainState, batch: pipeline.Batch) -> TrainState:
+    with self._profiler.step(step):
+      state, step_metrics = self._exp.train_step(state, self._put(batch))
+    self._pending.append((step, step_metrics))
+    self._finish_trace(step, step_metrics)
+    return state
+
+  def _end(self, step: int, state: TrainState) -> str:
+    """Ends the run while the main thread waits; returns what to print."""
+    self._save_taken(step, state)
+    if self._lease is not None:
+      self._lease.release()
+    return (
+      self._saved(step) if step else "stopped before the first step; the same command starts again"
+    )
+
+  def _save_taken(self, step: int, state: TrainState) -> None:
+    """Saves the state after `step`, if this process took it; returns once it is committed."""
+    if step > self._start_step:
+      self._drain(0)
+      self._save(step, state)
+    self._checkpointer.wait()
+
+  def _saved(self, step: int) -> str:
+    return f"saved step {step} in {self._directory}; the same command resumes"
+
+  def _finish(self, state: TrainState) -> dict[str, float]:
     """Reports the finished run: its result, and where everything is."""
     step = int(state.step)
     if step not in self._results:
@@ -214,7 +258,7 @@ class _Run:
     metrics.log("\n".join(lines))
     return self._results[step]
 
-  def close(self) -> None:
+  def _close(self) -> None:
     """Closes files; what could not be written was raised before.
 
     After an error, one of several processes does not wait for the others, which wait for it.
@@ -227,7 +271,7 @@ class _Run:
       with contextlib.suppress(OSError):
         self._writer.close()
 
-  def _batches(self, start_step: int) -> loading.ClosingIterator:
+  def _batches(self) -> loading.ClosingIterator:
     exp = self._exp
     batches = pipeline.TrainBatches(
       exp.train_split,
@@ -237,7 +281,9 @@ class _Run:
       rows=self._rows,
       total_steps=exp.total_steps,
     )
-    return loading.iterate(batches, start=start_step, num_workers=exp.options.data.num_workers)
+    return loading.iterate(
+      batches, start=self._start_step, num_workers=exp.options.data.num_workers
+    )
 
   def _put(self, batch: pipeline.Batch) -> dict[str, jax.Array]:
     exp = self._exp
@@ -248,12 +294,6 @@ class _Run:
       line = self._profiler.finish(step, step_metrics)
     if line is not None:
       metrics.log(line)
-
-  def _report_compilation(self, step: int) -> None:
-    """Waits for the first step, so that its compilation does not count as speed."""
-    jax.block_until_ready(self._pending[-1][1])
-    seconds = self._progress.measure(step)["seconds"]
-    metrics.log(f"first step after {seconds:.1f} s (compilation included)")
 
   def _drain(self, keep: int) -> None:
     """Looks at the metrics of finished steps, all but the newest `keep`; logs those that are due."""
@@ -289,26 +329,28 @@ class _Run:
     begin = time.perf_counter()
     variables = state.eval_variables()
     for name in due:
-      values = dict(self._evaluators[name](variables, step))
+      with self._wait(step, state):
+        values = dict(self._evaluators[name](variables, step))
       metrics.log(f"step {step}/{self._exp.total_steps} {self._line(name, values)}")
       self._write(step, {f"{name}/{k}": v for k, v in values.items()})
       if name == self._best:
         self._results = {step: values}
+        self._checkpointer.rate(step, values[self._metric])
     self._progress.pause(time.perf_counter() - begin)
 
   @contextlib.contextmanager
-  def _saving_on_bad_data(self, step: int, state: TrainState) -> Iterator[None]:
-    """Saves what was trained before data that cannot be evaluated stop the run.
+  def _wait(self, step: int, state: TrainState) -> Iterator[None]:
+    """Saves what was trained where a signal, or data that cannot be read, end the block that waits for data.
 
     Of several processes one alone may have met them, and a save takes all.
     """
     try:
-      yield
-    except InputError:
-      if jax.process_count() == 1:
-        self._save(step, state)
-        self._checkpointer.wait()
-        metrics.log(f"saved step {step} in {self._directory}; the same command resumes")
+      with self._stop.ending(functools.partial(self._end, step, state)):
+        yield
+    except (InputError, RetryError):
+      if jax.process_count() == 1 and step > self._start_step:
+        self._save_taken(step, state)
+        metrics.log(self._saved(step))
       raise
 
   def _line(self, name: str, values: dict[str, float]) -> str:
@@ -329,6 +371,9 @@ class _Run:
 
   def _save(self, step: int, state: TrainState) -> None:
     begin = time.perf_counter()
+    if self._lease is not None:
+      self._lease.check()
     score = self._results[step][self._metric] if step in self._results else None
-    self._checkpointer.save(step, state, score)
+    records = len(self._writer.records) if self._writer else None
+    self._checkpointer.save(step, state, score, records)
     self._progress.pause(time.perf_counter() - begin)

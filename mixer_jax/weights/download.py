@@ -25,7 +25,9 @@ _CHUNK_BYTES = 1 << 20
 
 def cache_dir() -> Path:
   """Returns the directory of downloaded files."""
-  return Path(os.environ.get("MIXER_JAX_CACHE") or Path.home() / ".cache" / "mixer_jax")
+  return Path(
+    files.path_of(os.environ.get("MIXER_JAX_CACHE") or "~/.cache/mixer_jax", "$MIXER_JAX_CACHE")
+  )
 
 
 def fetch(url: str, *, check: Callable[[Path, str], None]) -> Path:

@@ -10,6 +10,7 @@ from etils import epath
 from flax import linen as nn
 
 from mixer_jax import configuration, models
+from mixer_jax import files as paths
 from mixer_jax.errors import InputError
 from mixer_jax.weights import download, files, named_classes, npz, pth, torch_layout
 from mixer_jax.weights.released import BUCKETS, RELEASED, STORAGE
@@ -108,7 +109,7 @@ def _locate(source: str | os.PathLike[str]) -> tuple[epath.Path, str | None]:
   if re.match(r"https?://", text):
     check = functools.partial(_check, entry=entry)
     return epath.Path(download.fetch(text, check=check)), entry
-  return epath.Path(text).expanduser(), entry
+  return paths.path_of(text, "the name of the weights"), entry
 
 
 def _check(path: os.PathLike[str], url: str, entry: str | None) -> None:

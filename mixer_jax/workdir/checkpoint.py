@@ -1,12 +1,13 @@
 """Checkpoints of the train state: Orbax, asynchronous, each with its provenance and the SHA-256 of its files.
 
 Orbax restores a flipped bit without an error, so every checkpoint carries a list of checksums, written
-before the atomic commit. A checkpoint that does not match its list is moved to `damaged_checkpoints/`
-and the one before it is used.
+before the atomic commit. A checkpoint that does not match its list, or is of another step or run than its place says,
+is moved to `damaged_checkpoints/` and the one before it is used.
 """
 
 import contextlib
 import dataclasses
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -21,15 +22,24 @@ from orbax.checkpoint import args as ocp_args
 from orbax.checkpoint.checkpoint_manager import METRIC_ITEM_NAME
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from mixer_jax import files
 from mixer_jax.errors import InputError, SaveError
-from mixer_jax.workdir import checksums
+from mixer_jax.workdir import checksums, restore
 from mixer_jax.workdir import directory as workdirs
 from mixer_jax.workdir import provenance as provenance_lib
 from mixer_jax.workdir.provenance import Provenance
 
-_METRICS = ocp.JsonCheckpointHandler(METRIC_ITEM_NAME)
+_METRICS = f"{METRIC_ITEM_NAME}/metrics"
+_READ_OF_ALL = (
+  _METRICS,
+  "_CHECKPOINT_METADATA",
+)  # what Orbax reads of each checkpoint where it saves the next one
+_DELETED = (
+  "deleted"  # where Orbax moves a checkpoint to delete, so that no kill leaves a part of one
+)
 # TensorStore's errors are ValueErrors that begin with a status: "RESOURCE_EXHAUSTED: …"
 _STATUS = re.compile(r"[A-Z]+(_[A-Z]+)*: ")
+_DATASET = re.compile(r'"dataset": "(?:[^"\\]|\\.)*", ')  # in what a score measures
 _NOT_EVALUATED = -1.0  # worse than any score
 
 
@@ -66,8 +76,9 @@ class _Restore(ocp_args.PyTreeRestore):
 
 
 def steps(workdir: epath.Path) -> list[int]:
-  """Steps of the committed checkpoints, ascending."""
-  return sorted(ocp.utils.checkpoint_steps(workdir / "checkpoints"))
+  """Steps of the committed checkpoints, ascending; of directories whose name is a number and nothing else."""
+  names = [path.name for path in ocp.utils.checkpoint_steps_paths(workdir / "checkpoints")]
+  return sorted(int(name) for name in names if name.isdecimal() and name == f"{int(name)}")
 
 
 def best_step(workdir: epath.Path) -> int | None:
@@ -77,7 +88,8 @@ def best_step(workdir: epath.Path) -> int | None:
   Orbax's manager would not open a directory in which one checkpoint's metrics are damaged, and opening it
   takes all processes.
   """
-  found = [(score, step) for step in steps(workdir) if (score := _score_of(workdir, step))]
+  placed = [step for step in steps(workdir) if not _misplaced(workdir, step)]
+  found = [(score, step) for step in placed if (score := _score_of(workdir, step))]
   evaluated = [(score, step) for score, step in found if score.value != _NOT_EVALUATED]
   comparable = [(s.value, step) for s, step in evaluated if s.compares(evaluated[-1][0].measure)]
   return max(comparable)[1] if comparable else None
@@ -86,7 +98,8 @@ def best_step(workdir: epath.Path) -> int | None:
 class _Score(NamedTuple):
   """What Orbax keeps beside a checkpoint: the score, the larger the better, and what it measures.
 
-  Earlier versions kept val's top-1, and did not say of what; their `measure` is "".
+  Earlier versions kept val's top-1, and did not say of what; their `measure` is "". Later ones named the data set,
+  too, whose records tell it wherever it is.
   """
 
   value: float
@@ -102,15 +115,52 @@ class _Score(NamedTuple):
   def of(cls, saved: Any) -> "_Score":
     if "top1" in saved:
       return cls(float(saved["top1"]), "")
-    return cls(float(saved["score"]), str(saved["measure"]))
+    return cls(float(saved["score"]), _DATASET.sub("", str(saved["measure"])))
 
 
 def _score_of(workdir: epath.Path, step: int) -> _Score | None:
   """Returns a checkpoint's score, None if it is unreadable."""
   try:
-    return _Score.of(_METRICS.restore(workdir / "checkpoints" / str(step) / METRIC_ITEM_NAME))
+    return _Score.of(json.loads(files.read(workdir / "checkpoints" / str(step) / _METRICS)))
   except (OSError, ValueError, KeyError, TypeError):
     return None
+
+
+def _misplaced(workdir: epath.Path, step: int) -> str | None:
+  """Returns of what else a checkpoint is than of this step and run, by what it carries. None if it is in its place.
+
+  Where the workdir names no run, any will do.
+  """
+  try:
+    origin = provenance_lib.read(workdir, step)
+  except InputError as e:
+    return str(e)
+  run = workdirs.find_run_id(workdir)
+  if origin and run and origin.run != run:
+    return f"it is of the run {origin.run}, and this workdir of the run {run}"
+  return None
+
+
+def _fault(workdir: epath.Path, step: int) -> str | None:
+  """Returns what is wrong with a checkpoint, None if it is what its place says.
+
+  Raises:
+    InputError: the storage does not give it.
+  """
+  path = workdirs.checkpoint_path(workdir, step)
+  try:
+    if found := checksums.find_damage(path) or _misplaced(workdir, step):
+      return found
+    # Checkpoints of earlier versions carry their step in the state alone, which all processes would have to read.
+    if jax.process_count() == 1 and provenance_lib.read(workdir, step) is None:
+      stored = restore.stored_step(path)
+      return None if stored in (step, None) else f"it is of step {stored}"
+  except OSError as e:
+    raise InputError(
+      f"checkpoint {path} cannot be read: {e}. Nothing was moved or changed. Try again; to go on from the "
+      f"checkpoint before, move {path.parent} away."
+    ) from e
+  return None
 
 
 def choose(workdir: epath.Path, which: str | int) -> tuple[int, list[str]]:
@@ -134,9 +184,8 @@ def choose(workdir: epath.Path, which: str | int) -> tuple[int, list[str]]:
     chosen = best_step(workdir) if isinstance(which, str) else which
   if chosen is None or chosen not in steps(workdir):
     raise InputError(f"{workdir} has no checkpoint {which!r}; there are steps {steps(workdir)}.")
-  path = workdirs.checkpoint_path(workdir, chosen)
-  if which != "newest" and (damage := checksums.find_damage(path)):
-    raise InputError(f"checkpoint {path.parent} is damaged: {damage}.")
+  if which != "newest" and (fault := _fault(workdir, chosen)):
+    raise InputError(f"checkpoint {workdir / 'checkpoints' / str(chosen)} is damaged: {fault}.")
   return chosen, list(damaged.values())
 
 
@@ -163,12 +212,8 @@ def find_intact(workdir: epath.Path) -> Intact:
 def _look(workdir: epath.Path) -> Intact:
   newest, damaged = None, {}
   for step in reversed(steps(workdir)):
-    # Older checkpoints are only asked for their metrics, which Orbax reads of all of them.
-    found = (
-      checksums.find_damage(workdirs.checkpoint_path(workdir, step)) if newest is None else None
-    )
-    if _score_of(workdir, step) is None:
-      found = "its metrics are unreadable"
+    # Older checkpoints are only asked for their place, and for what Orbax reads of all of them.
+    found = (_fault if newest is None else _misplaced)(workdir, step) or _unreadable(workdir, step)
     if found is not None:
       damaged[step] = f"checkpoint of step {step} is damaged ({found})"
     elif newest is None:
@@ -185,6 +230,18 @@ def quarantine(workdir: epath.Path, intact: Intact) -> None:
   for step in intact.damaged:
     aside.mkdir(parents=True, exist_ok=True)
     (workdir / "checkpoints" / str(step)).rename(aside / f"{step}-{int(time.time())}")
+
+
+def _unreadable(workdir: epath.Path, step: int) -> str | None:
+  """Returns which file Orbax's manager could not read. None if there is none."""
+  for name in _READ_OF_ALL:
+    try:
+      files.read(workdir / "checkpoints" / str(step) / name)
+    except FileNotFoundError:
+      pass
+    except (OSError, ValueError):
+      return f"{name} is no file that can be read"
+  return "its metrics are unreadable" if _score_of(workdir, step) is None else None
 
 
 class Checkpointer:
@@ -215,23 +272,41 @@ class Checkpointer:
         best_fn=self._rank,
         preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
         cleanup_tmp_directories=True,
+        todelete_subdir=_DELETED,
       ),
     )
+    self._delete()
 
-  def save(self, step: int, state: Any, score: float | None) -> None:
+  def save(
+    self, step: int, state: Any, score: float | None, num_records: int | None = None
+  ) -> None:
     """Starts to save; returns as soon as the state may be donated. Raises SaveError.
 
     Args:
       step: finished steps.
       state: the state.
       score: of the evaluation at this step, None if there was none.
+      num_records: of metrics.jsonl up to this step, if it is known.
     """
     metrics = {"score": _NOT_EVALUATED if score is None else score, "measure": self._measure}
     with self._reporting():
+      self._delete()
       if step not in self._manager.all_steps():
-        origin = self._provenance and dataclasses.replace(self._provenance, step=step)
+        origin = self._provenance and dataclasses.replace(
+          self._provenance, step=step, records=num_records
+        )
         args: Any = _Save(state, provenance=origin)
         self._manager.save(step, args=args, metrics=metrics, force=True)
+
+  def rate(self, step: int, score: float) -> None:
+    """Gives a checkpoint the score that it lacks because its evaluation was interrupted."""
+    found = _score_of(self._workdir, step)
+    if jax.process_count() > 1 or found is None or found.value != _NOT_EVALUATED:
+      return
+    path = self._workdir / "checkpoints" / str(step) / METRIC_ITEM_NAME / METRIC_ITEM_NAME
+    with self._reporting(), files.replacing(path) as partial:
+      partial.write_text(json.dumps({"score": score, "measure": self._measure}))
+    self._manager.reload()
 
   def _rank(self, saved: Any) -> float:
     score = _Score.of(saved)
@@ -254,6 +329,12 @@ class Checkpointer:
   def close(self) -> None:
     with self._reporting():
       self._manager.close()
+      self._delete()
+
+  def _delete(self) -> None:
+    """Deletes what Orbax has moved aside for that, unless it is still at it."""
+    if jax.process_index() == 0 and not self._manager.is_saving_in_progress():
+      (self._workdir / "checkpoints" / _DELETED).rmtree(missing_ok=True)
 
   @contextlib.contextmanager
   def _reporting(self) -> Iterator[None]:

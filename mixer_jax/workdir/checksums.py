@@ -1,11 +1,15 @@
 """SHA-256 of a directory's files, in the format of `sha256sum --check`."""
 
 import hashlib
+import os
 
 from etils import epath
 
+from mixer_jax import files
+
 CHECKSUMS = "SHA256SUMS"
 _COMMITTED = "commit_success.txt"  # Orbax writes it after the checksums; its text says nothing
+_NEEDED = ("_METADATA", "manifest.ocdbt")  # without these Orbax restores nothing
 _CHUNK_BYTES = 1 << 22
 
 
@@ -18,36 +22,56 @@ def _sha256(path: epath.Path) -> str:
 
 
 def _files(directory: epath.Path, prefix: str = "") -> dict[str, epath.Path]:
-  """Returns {relative name: path} of all files below the directory that the checksums cover."""
+  """Returns {relative name: path} of all below the directory that the checksums cover; directories that are links are files."""
   found = {}
   for path in sorted(directory.iterdir()):
-    if path.is_dir():
+    if path.name in (CHECKSUMS, _COMMITTED) or files.is_foreign(path.name):
+      continue
+    if path.is_dir() and not os.path.islink(path):
       found.update(_files(path, f"{prefix}{path.name}/"))
-    elif path.name not in (CHECKSUMS, _COMMITTED):
+    else:
       found[prefix + path.name] = path
   return found
 
 
 def write(directory: epath.Path) -> None:
-  lines = [f"{_sha256(path)}  {name}\n" for name, path in _files(directory).items()]
+  """Lists the checksums; raises OSError if a file without which nothing can be restored is missing."""
+  found = _files(directory)
+  for name in _NEEDED:
+    if name not in found:
+      raise OSError(f"{directory} was written without {name}")
+  lines = [f"{_sha256(path)}  {name}\n" for name, path in found.items()]
   (directory / CHECKSUMS).write_text("".join(lines))
 
 
 def find_damage(directory: epath.Path) -> str | None:
-  """Returns what is wrong with the files of a saved item. None if each matches its checksum."""
-  if not (directory / CHECKSUMS).exists():
-    return f"{CHECKSUMS} is missing: it was not written completely"
+  """Returns what is wrong with the files of a saved item. None if each matches its checksum.
+
+  Raises:
+    OSError: the storage does not give them.
+  """
+  if not directory.is_dir():
+    return f"{directory.name} is no directory"
   try:
-    lines = (directory / CHECKSUMS).read_text().splitlines()
-    wanted = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+    lines = files.read(directory / CHECKSUMS).decode().splitlines()
+    listed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+  except FileNotFoundError:
+    return f"{CHECKSUMS} is missing: it was not written completely"
   except ValueError:
     return f"{CHECKSUMS} is unreadable"
-  files = _files(directory)
-  if missing := sorted(set(wanted) - set(files)):
+  wanted = {name: digest for name, digest in listed.items() if not _is_foreign(name)}
+  found = _files(directory)
+  if missing := sorted({*wanted, *_NEEDED} - {*found}):
     return f"missing file {missing[0]}"
-  for name, path in files.items():
+  for name, path in found.items():
     if name not in wanted:
       return f"unexpected file {name}"
+    if not files.is_regular(path):
+      return f"{name} is no regular file"
     if _sha256(path) != wanted[name]:
       return f"{name} does not match its SHA-256"
   return None
+
+
+def _is_foreign(name: str) -> bool:
+  return any(map(files.is_foreign, name.split("/")))

@@ -8,18 +8,20 @@ import jax
 from etils import epath
 from jax.experimental import multihost_utils
 
-from mixer_jax import configuration, models, schema, weights
+from mixer_jax import configuration, files, models, schema, weights
 from mixer_jax.errors import InputError, SaveError
 
 _CONFIG = "config.json"
+_RUN = "run_id"
 _SHARED_SECONDS = 30  # until a shared file system shows what another host has written
 _ADDRESS = re.compile(r"https?://|.*://.*\.(npz|safetensors)$")  # of a weights file
 
 
 def path_of(workdir: str) -> epath.Path:
-  """Returns the workdir's path, there or not; raises InputError if that cannot be known."""
-  path = epath.Path(workdir).expanduser()
+  """Returns the workdir's path, there or not; raises InputError if that cannot be known, or it can hold no checkpoints."""
+  path = files.path_of(workdir, "the workdir")
   path = path if "://" in workdir else path.absolute()  # as Orbax wants local ones
+  _check_name(str(path))
   try:
     path.exists()
   except ImportError as e:
@@ -29,12 +31,27 @@ def path_of(workdir: str) -> epath.Path:
   return path
 
 
+def _check_name(path: str) -> None:
+  """Raises InputError for a character that Orbax or TensorStore does not take as it is."""
+  if "://" in path:
+    wrong = next((c for c in path if c in "[]*?\\"), None)
+  else:
+    wrong = next((c for c in path if c == "\\" or "\ud800" <= c <= "\udfff"), None)
+  if wrong:
+    raise InputError(
+      f"workdir {path!r} has the character {wrong!a}, below which no checkpoint can be read back: choose another "
+      "name. docs/runs.md says how to rescue a run that is there."
+    )
+
+
 def find_run(source: str) -> epath.Path | None:
   """Returns the workdir that `source` names. Returns None if it names released weights or a file.
 
   Every directory counts as a workdir: `load_config` raises InputError if it holds no run.
   """
   if source in weights.RELEASED or _ADDRESS.match(source):
+    return None
+  if "://" not in source and not files.path_of(source, "the name of the weights").is_dir():
     return None
   path = path_of(source)
   return path if path.is_dir() else None
@@ -51,6 +68,14 @@ def find_config(directory: epath.Path) -> dict[str, Any] | None:
   return configuration.load(path) if path.exists() else None
 
 
+def find_run_id(directory: epath.Path) -> str | None:
+  """Returns the random id of the run that the workdir belongs to. None if none is written there."""
+  try:
+    return files.read(directory / _RUN).decode("ascii").strip() or None
+  except (FileNotFoundError, ValueError):
+    return None
+
+
 def load_config(directory: epath.Path) -> dict[str, Any]:
   """Returns the configuration that a run was started with.
 
@@ -62,8 +87,8 @@ def load_config(directory: epath.Path) -> dict[str, Any]:
   return schema.translated(configuration.load(directory / _CONFIG), models.schema)
 
 
-def create(directory: epath.Path, config: Any) -> None:
-  """Creates the workdir and leaves the configuration in it; raises InputError if it cannot.
+def create(directory: epath.Path, config: Any, run: str) -> None:
+  """Creates the workdir and leaves the configuration and the run's id in it; raises InputError if it cannot.
 
   Process 0 does so; the others raise InputError if they do not see it.
   """
@@ -71,6 +96,8 @@ def create(directory: epath.Path, config: Any) -> None:
     try:
       directory.mkdir(parents=True, exist_ok=True)
       configuration.save(directory / _CONFIG, config)
+      with files.replacing(directory / _RUN) as partial:
+        partial.write_text(f"{run}\n")
     except (OSError, SaveError) as e:
       raise InputError(f"workdir {directory} is not writable: {e}") from e
   if jax.process_count() == 1:

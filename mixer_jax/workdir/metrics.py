@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from etils import epath
@@ -30,13 +30,25 @@ class MetricWriter:
   """Appends records to `workdir/metrics.jsonl` and `workdir/events`; one process of a run writes.
 
   A resumed run drops the records after the step that it resumes from, so the file reads like that of
-  an undisturbed run.
+  an undisturbed run. Lines that are unreadable are reported and stay as they are.
   """
 
-  def __init__(self, workdir: epath.Path, start_step: int):
+  def __init__(self, workdir: epath.Path, start_step: int, expected: int | None = None):
+    """Opens the files.
+
+    Args:
+      workdir: directory of the run.
+      start_step: of the checkpoint that it resumes from.
+      expected: number of records up to that step. None: it is not known.
+    """
     self._path = workdir / "metrics.jsonl"
-    self.records = [r for r in read_metrics(workdir) if r["step"] <= start_step]
-    self._rewrite()
+    lines = read_lines(self._path)
+    kept = [x for x in lines if x.record is None or x.record["step"] <= start_step]
+    self.records = [x.record for x in kept if x.record is not None]
+    _report(self._path, kept, len(self.records), expected)
+    self._unreadable = [x.text for x in kept if x.record is None]
+    with files.replacing(self._path) as partial:
+      partial.write_bytes(b"".join(x.text + b"\n" for x in kept))
     # Object stores cannot append: there the file is written anew, at the pace of the log.
     self._local = "://" not in str(workdir)
     self._file = self._path.open("a") if self._local else None
@@ -52,12 +64,19 @@ class MetricWriter:
       self._file.write(json.dumps(record) + "\n")
       self._file.flush()
     else:
-      self._rewrite()
+      with files.replacing(self._path) as partial:
+        written = [json.dumps(r).encode() for r in self.records]
+        partial.write_bytes(b"".join(x + b"\n" for x in [*self._unreadable, *written]))
     scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
     self._events.write_event(
       Event(wall_time=time.time(), step=step, summary=Summary(value=scalars))
     )
     self._events.flush()
+
+  def has(self, step: int, section: str) -> bool:
+    """Returns whether there are values of this step whose names begin with the section."""
+    names = [name for r in self.records if r["step"] == step for name in r]
+    return any(name.startswith(f"{section}/") for name in names)
 
   def last(self, name: str, default: float) -> float:
     """Returns the latest value under this name."""
@@ -67,10 +86,6 @@ class MetricWriter:
     if self._file is not None:
       self._file.close()
     self._events.close()
-
-  def _rewrite(self) -> None:
-    with files.replacing(self._path) as partial:
-      partial.write_text("".join(json.dumps(r) + "\n" for r in self.records))
 
 
 def _open_events(directory: epath.Path, purge_step: int) -> EventsWriter:
@@ -91,16 +106,47 @@ def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:
 
 
 def read_records(path: epath.Path) -> list[dict[str, Any]]:
-  """Returns the objects of a file's lines. A last line that a kill left incomplete is skipped. [] without a file."""
-  if not path.exists():
+  """Returns the records of a file; lines that are unreadable are left out. [] without a file."""
+  return [line.record for line in read_lines(path) if line.record is not None]
+
+
+class Line(NamedTuple):
+  """A line of a file of records: its number from 1, its bytes, and the record. None if it is unreadable."""
+
+  number: int
+  text: bytes
+  record: dict[str, Any] | None
+
+
+def read_lines(path: epath.Path) -> list[Line]:
+  """Returns the lines of a file, without a last one that a kill left incomplete. [] where there is no file to read."""
+  try:
+    *whole, rest = files.read(path).split(b"\n")
+  except (FileNotFoundError, ValueError):
     return []
-  records = []
-  for line in path.read_text().splitlines():
-    try:
-      records.append(json.loads(line))
-    except ValueError:
-      break
-  return records
+  lines = [Line(i, text, _record(text)) for i, text in enumerate([*whole, rest], 1)]
+  return lines if lines[-1].record else lines[:-1]
+
+
+def _record(text: bytes) -> dict[str, Any] | None:
+  """Returns the record of a line: its step, and numbers or texts by name. None if it is not one."""
+  try:
+    record = json.loads(text)
+  except (ValueError, RecursionError):
+    return None
+  if not isinstance(record, dict) or type(record.get("step")) is not int:
+    return None
+  return record if all(isinstance(v, int | float | str) for v in record.values()) else None
+
+
+def _report(path: epath.Path, lines: list[Line], found: int, expected: int | None) -> None:
+  """Says which lines are unreadable, and how many records are lost."""
+  if numbers := [f"{line.number}" for line in lines if line.record is None]:
+    log(
+      f"WARNING: {path}: {len(numbers)} unreadable line(s), which stay as they are: {', '.join(numbers[:10])}"
+    )
+  if expected is not None and found < expected:
+    log(f"WARNING: {path}: {expected - found} of the {expected} records up to here are lost")
 
 
 class Progress:

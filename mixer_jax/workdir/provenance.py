@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from etils import epath
 
-from mixer_jax import configuration, models, printing, schema
+from mixer_jax import configuration, files, models, printing, schema
 from mixer_jax.configuration import NonNegativeInt, PositiveInt
 from mixer_jax.data import sources
 from mixer_jax.errors import InputError
@@ -52,6 +52,7 @@ class Provenance:
     configuration: as in config.json.
     class_names: of the training split's label; () if it has none.
     splits: section of the configuration -> fingerprint (Split) of the data that it names.
+    records: number of those in metrics.jsonl up to this step. None if it is not known.
   """
 
   format: Literal[1] = 1
@@ -60,6 +61,7 @@ class Provenance:
   configuration: dict
   class_names: tuple[str, ...]
   splits: dict
+  records: NonNegativeInt | None = None
 
 
 def describe(config: Mapping[str, Any], opened: Mapping[str, sources.Source]) -> Provenance:
@@ -91,12 +93,12 @@ def read(workdir: epath.Path, step: int) -> Provenance | None:
     InputError: it is of another format or step, or no text that can be printed; the value at fault is named.
   """
   path = workdirs.checkpoint_path(workdir, step) / _FILE
-  if not path.exists():
-    return None
-  if path.stat().length > _MAX_BYTES:
-    raise InputError(f"{path} is larger than {_MAX_BYTES >> 20} MiB.")
   try:
-    content = json.loads(path.read_text())
+    if files.is_regular(path) and path.stat().length > _MAX_BYTES:
+      raise InputError(f"{path} is larger than {_MAX_BYTES >> 20} MiB.")
+    content = json.loads(files.read(path))
+  except (FileNotFoundError, NotADirectoryError):
+    return None
   except (ValueError, RecursionError) as e:
     raise InputError(f"{path} is not JSON: {e}") from e
   found = _made(Provenance, content, str(path))
@@ -138,16 +140,24 @@ def resume(
   _check_keys("--allow_change", allow_change, keys)
   _check_keys("config.may_change", sorted(added), keys)
   if saved is None:
+    if step is not None:
+      raise InputError(
+        f"{workdir} has checkpoints, but no config.json to tell what they were trained with: put it back, or start "
+        f"a new workdir from their weights: --config.init.weights={workdir}."
+      )
     return new
+  saved = schema.translated(saved, models.schema)
   if (
     last and "evaluators" in last
   ):  # which the last start may have changed without a new checkpoint
     saved = {**saved, "evaluators": last["evaluators"]}
+  saved = schema.completed(saved, models.schema)
   come_and_gone = _evaluators(saved) ^ _evaluators(new.configuration)
   if before:  # which may know fewer or more of them than the last start
     come_and_gone |= _evaluators(before.configuration) ^ _evaluators(new.configuration)
   may_change = [*new.configuration["may_change"], *(f"evaluators.{name}" for name in come_and_gone)]
-  _check_version(workdir, saved, may_change)
+  may_change += ["init"] if step is not None else []  # it has done its work
+  may_change += _moved(before, new) if before else []
   old = _comparable(saved) | _records(before, new)
   now = _comparable(new.configuration) | _records(before and new, new)
   changed = configuration.differences(old, now, may_change)
@@ -160,7 +170,20 @@ def resume(
     )
   if changed:
     metrics.log("changed, as --allow_change permits:\n  " + "\n  ".join(changed))
-  return dataclasses.replace(new, run=before.run) if before else new
+  return dataclasses.replace(new, run=before.run, records=before.records) if before else new
+
+
+def _moved(before: Provenance, new: Provenance) -> list[str]:
+  """Returns the keys that name data sets whose records are the same as before, wherever they are."""
+  return [
+    f"{key.rpartition('.')[0]}.dataset"
+    for key, split in new.splits.items()
+    if _contents(before.splits.get(key)) == _contents(split) and "unreadable" not in split.records
+  ]
+
+
+def _contents(split: Split | None) -> tuple[int, tuple[str, ...]] | None:
+  return split and (split.num_examples, tuple(split.records))
 
 
 def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,16 +222,3 @@ def _check_keys(where: str, patterns: Iterable[str], keys: Iterable[str]) -> Non
     if not fnmatch.filter(known, pattern):
       hint = configuration.nearest(pattern, sorted(known))
       raise InputError(f"{where}: the configuration has no key or section {pattern!r}.{hint}")
-
-
-def _check_version(
-  workdir: epath.Path, saved: Mapping[str, Any], may_change: Iterable[str]
-) -> None:
-  today = schema.translated(saved, models.schema)
-  if changed := configuration.differences(saved, today, may_change):
-    listed = "\n  ".join(changed)
-    raise InputError(
-      f"{workdir} belongs to a run of an earlier version, which had other keys:\n  {listed}\nFinish "
-      "it with that version. This one evaluates it, and starts a new workdir from its parameters with "
-      f"--config.init.weights={workdir}"
-    )

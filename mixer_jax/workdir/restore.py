@@ -75,13 +75,29 @@ def load_variables(
   wanted = jax.tree.leaves(_trained(saved) if abstract is None else abstract)
   layout = [None] * len(wanted) if shardings is None else jax.tree.leaves(shardings)
   args = dict(zip(places, map(_restore_args, wanted, layout), strict=True))
+  return _used(_restored(path, saved, args))
+
+
+def stored_step(path: epath.Path) -> int | None:
+  """Returns the step in the state of a checkpoint's files. None if the state has none."""
+  saved = _saved(path)
+  if not isinstance(saved, dict) or "step" not in saved:
+    return None
+  leaves, structure = jax.tree.flatten(saved)
+  place = structure.unflatten(range(len(leaves)))["step"]
+  return int(_restored(path, saved, {place: _restore_args(saved["step"], None)})["step"])
+
+
+def _restored(path: epath.Path, saved: Any, args: dict[int, ocp.RestoreArgs]) -> Any:
+  """Returns the tree of a checkpoint with the leaves at these places; the others are not read."""
+  leaves, structure = jax.tree.flatten(saved)
   targets = [leaf if i in args else ocp.PLACEHOLDER for i, leaf in enumerate(leaves)]
   all_args = [args.get(i, ocp.RestoreArgs()) for i in range(len(leaves))]
   request: Any = ocp.args.PyTreeRestore(
     structure.unflatten(targets), restore_args=structure.unflatten(all_args)
   )
   with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-    return _used(checkpointer.restore(path, args=request))
+    return checkpointer.restore(path, args=request)
 
 
 def _restore_args(wanted: Any, sharding: Any) -> ocp.RestoreArgs:

@@ -278,7 +278,7 @@ def test_bad_arguments_are_named(call, message):
 
 
 def test_fast_decoding_is_inception_crops_alone():
-  with pytest.raises(InputError, match="mode is 'fast'"):
+  with pytest.raises(InputError, match="put inception_crop right after it"):
     Preprocess("decode(mode='fast')|random_resized_crop", (224, 224, 3))
 
 

@@ -350,9 +350,21 @@ def test_randaugment_has_no_alpha():
     "decode|resize(0)", "decode|resize(-3)", "decode|resize(1000000000)", "decode|resize_small(100000)",
     "decode|decode", "decode|inception_crop(-5, 3)", "decode|randaugment(-1, 3)", "decode|permute_patches(0)",
     "decode|permute_pixels(-1)", "decode|timm_randaugment('rand-m9-n999999999999')",
-    "decode|random_resized_crop(50, 20)", "decode|permute_patches(3)",
+    "decode|random_resized_crop(50, 20)", "decode|permute_patches(3)", "decode|inception_crop(90, 10)", "decode|inception_crop(1e-30)",
+    "decode|resize(width_px=8)", "decode|resize(8, size_px=9)", "decode|resize(16384)", "decode|resize_small(16384)",
+    "decode|flip({[]: 1})", f"decode|resize({'-' * 5000}1)", f"decode|resize({'(' * 500}1{')' * 500})", "decode|randaugment(2, 1e30)",
+    "decode|timm_randaugment('rand-m9-mstd100000')", "decode|color_jitter(1e30)",
   ],
 )  # fmt: skip
 def test_impossible_arguments_are_named_with_their_place(text):
   with pytest.raises(InputError, match=r"^config\.data\.ops"):
     Preprocess(text, (16, 16, 3), "config.data.ops")
+
+
+@pytest.mark.parametrize("crop", ["central_crop", "random_crop"])
+def test_a_crop_of_a_smaller_image_is_refused(crop):
+  image = np.random.default_rng(0).integers(0, 256, (12, 50, 3), np.uint8)
+  with pytest.raises(
+    InputError, match=r"12x50 pixels, before its crop, is smaller than the crop, 24x40"
+  ):
+    run(f"decode|{crop}|resize(24, 40)", image, 3)

@@ -1,16 +1,22 @@
 """What a batch holds is a function of (seed, step) alone; every example once an epoch."""
 
+import errno
 import hashlib
 import json
+import multiprocessing
+import os
 import pickle
+import re
+import signal
 
 import numpy as np
 import pytest
 
 from mixer_jax.data import loading, pipeline, sources
 from mixer_jax.data.preprocess import Preprocess
-from mixer_jax.errors import InputError
+from mixer_jax.errors import InputError, RetryError
 from tests.conftest import GOLDEN
+from tests.marks import long
 from tests.tfds_sets import Numbered
 
 SIZE = 8
@@ -134,7 +140,7 @@ def test_processes_split_the_same_batches(processes):
     assert_same(together, whole[step])
 
 
-@pytest.mark.parametrize("num_workers", [0, 1, 2])
+@pytest.mark.parametrize("num_workers", [0, 2])
 def test_loading_is_the_same_with_any_number_of_workers(num_workers):
   batches = train_batches(total_steps=9)
   with loading.iterate(batches, start=4, num_workers=num_workers) as loaded:
@@ -142,6 +148,41 @@ def test_loading_is_the_same_with_any_number_of_workers(num_workers):
   assert len(got) == 5
   for step, batch in zip(range(4, 9), got, strict=True):
     assert_same(batch, batches[step])
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, long(signal.SIGBUS), long(signal.SIGSTOP)])
+def test_lost_workers_start_again_with_the_same_batches(monkeypatch, capfd, number):
+  """Killed as without memory, or with a full /dev/shm; or frozen."""
+  batches = train_batches(total_steps=20)
+  with loading.iterate(batches, num_workers=1) as loaded:
+    got = [next(loaded)]
+    monkeypatch.setattr(loading, "SAY_SECONDS", 1.0)
+    monkeypatch.setattr(loading, "LIMIT_SECONDS", 20.0)
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid or 0, number)
+    got += loaded
+  assert len(got) == 20
+  for step, batch in enumerate(got):
+    assert_same(batch, batches[step])
+  said = capfd.readouterr().err
+  assert re.search(r"exit code -\d+.* from batch \d+\..*/dev/shm.*num_workers", said), said
+  assert number != signal.SIGSTOP or "waiting for batch" in said
+
+
+@pytest.mark.campaign
+def test_workers_that_are_always_lost_end_the_run(monkeypatch):
+  batches = train_batches(total_steps=20)
+  monkeypatch.setattr(loading, "_init_worker", die)
+  with (
+    pytest.raises(RetryError, match=r"exit code 9\), 3 times at batch 0"),
+    loading.iterate(batches, num_workers=1) as loaded,
+  ):
+    next(loaded)
+
+
+def die(mark, index, count):
+  """What a worker does that the system ends at once."""
+  os._exit(9)
 
 
 def test_seeking_needs_no_state_and_no_table():
@@ -296,3 +337,24 @@ def test_synthetic_photos_decode_and_belong_to_their_index():
   assert_same(batches[3], pickle.loads(pickle.dumps(batches))[3])
   assert np.any(batches[3]["label"] != batches[4]["label"])
   assert 60_000 < np.mean([len(source[i]["image"]) for i in range(8)]) < 90_000
+
+
+@pytest.mark.parametrize(
+  "error",
+  [
+    OSError(errno.EIO, "Input/output error"), OSError(errno.ESTALE, "Stale file handle"),
+    RuntimeError("open() failed: Too many open files; opening /data/x"),
+  ],
+)  # fmt: skip
+def test_trouble_with_the_storage_is_no_bad_record(error):
+  class Failing(Numbered):
+    def __getitem__(self, i):
+      raise error
+
+  source = sources.Source("numbered train", Failing(20))
+  batches = pipeline.EvalBatches(
+    spec(20, on_bad_record="skip"), source, batch_size=20, rows=np.arange(20)
+  )
+  for read in (lambda: batches[0], source.fingerprint):
+    with pytest.raises(InputError, match="numbered train cannot be read, for the storage fails"):
+      read()

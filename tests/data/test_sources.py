@@ -1,10 +1,19 @@
 """Real TFDS data sets, opened without TensorFlow: which label, which classes, which split."""
 
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
 import numpy as np
 import pytest
 
-from mixer_jax.data import datasets, ops, sources
+from mixer_jax.data import buckets, builders, datasets, ops, sources
 from mixer_jax.errors import InputError
+from mixer_jax.tools.preparation import tfrecords
 from tests import tfds_sets
 
 
@@ -46,6 +55,27 @@ def test_splits_can_be_joined(directory):
   assert numbers(joined) == [*numbers(whole)[2:5], *numbers(whole)[9:]]
 
 
+def test_every_split_that_a_directory_is_said_to_have_can_be_opened(directory):
+  found = sources.describe(directory).splits
+  assert set(found) == {"train", "tune", "dev"}
+  for name, split in found.items():
+    assert len(open_source(directory, name)) == split.num_examples
+  assert numbers(open_source(directory, "dev")) == numbers(open_source(directory, "train[90%:]"))
+
+
+@pytest.mark.parametrize(
+  ("names", "tune", "dev"),
+  [
+    (["train", "val", "test"], "train", "val"), (["train", "dev"], "train", "dev"),
+    (["train", "valid"], "train[:90%]", "train[90%:]"), (["test"], None, None),
+  ],
+)  # fmt: skip
+def test_splits_that_are_searched_on(names, tune, dev):
+  found = datasets.splits_of(names)
+  assert (found.get("tune"), found.get("dev")) == (tune, dev)
+  assert all(found[name] == name for name in names)
+
+
 def test_entries_of_the_table_name_split_label_and_scale(directory, monkeypatch):
   entry = datasets.Dataset(
     tfds=directory, num_classes=2, label="sex", image_scale=255,
@@ -67,3 +97,76 @@ def test_computed_labels_come_from_the_whole_record(directory, monkeypatch):
     n % 3 + 3 * (n % 2) for n in numbers(source)
   ]
   assert source.class_names is None
+
+
+def test_what_is_not_prepared_leaves_no_temporary_directory(tmp_path, monkeypatch):
+  monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+  assert not builders.find("digits", str(tmp_path / "none")).info.splits
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_data_in_no_directory_are_refused(monkeypatch):
+  monkeypatch.setenv("TFDS_DATA_DIR", "~nobody-of-that-name")
+  for given in ("", None):
+    with pytest.raises(InputError, match="data_dir is "):
+      builders.find("digits", given)
+
+
+# --- code of others ---------------------------------------------------------------------------------
+
+WRITES = "import pathlib\npathlib.Path({!r}).touch()\n"
+
+
+@pytest.fixture
+def evil(directory, tmp_path, monkeypatch):
+  """A data set, evil/1.0.0, whose label is of a class in a module that is on the path; the module makes a file."""
+  copy = tmp_path / "evil" / "1.0.0"
+  shutil.copytree(directory, copy)
+  (copy / "stranger.py").write_text(WRITES.format(str(tmp_path / "ran")))
+  monkeypatch.syspath_prepend(copy)
+  monkeypatch.delitem(sys.modules, "stranger", raising=False)
+  info = json.loads((copy / "dataset_info.json").read_text()) | {"name": "evil"}
+  (copy / "dataset_info.json").write_text(json.dumps(info))
+  return copy
+
+
+def rename_class(path, description):
+  features = json.loads((path / "features.json").read_text())
+  label = {"pythonClassName": "stranger.Label"}
+  if description == "features.json":
+    features["featuresDict"]["features"]["sex"] |= label
+  elif description == "of an old TFDS":
+    features = {
+      "type": "stranger.Label",
+      "content": "{}",
+      "proto_cls": "tensorflow_datasets.TextFeature",
+    }
+  else:
+    info = json.loads((path / "dataset_info.json").read_text())
+    (path / "dataset_info.json").write_text(json.dumps(info | {"features": features | label}))
+  (path / "features.json").write_text(json.dumps(features))
+
+
+@pytest.mark.parametrize("description", ["features.json", "of an old TFDS", "dataset_info.json"])
+@pytest.mark.parametrize(
+  "opened",
+  [
+    lambda d: open_source(str(d)),
+    lambda d: builders.find("evil", str(d.parents[1])),
+    lambda d: tfrecords.plan(str(d)),
+    lambda d: buckets._probe(str(d)),
+  ],
+)
+def test_a_description_does_not_run_the_code_that_it_names(evil, tmp_path, opened, description):
+  rename_class(evil, description)
+  with pytest.raises(InputError, match=r"stranger\.Label"):
+    opened(evil)
+  assert not (tmp_path / "ran").exists()
+
+
+def test_a_command_imports_nothing_from_the_working_directory(tmp_path):
+  (tmp_path / "subprocess.py").write_text(WRITES.format(str(tmp_path / "ran")))
+  project = str(pathlib.Path(__file__).parents[2])
+  command = [sys.executable, "-m", "mixer_jax.data.buckets"]
+  subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": project}, check=False)
+  assert not (tmp_path / "ran").exists()

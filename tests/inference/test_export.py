@@ -12,7 +12,9 @@ import pytest
 
 from mixer_jax.errors import InputError, SaveError
 from mixer_jax.inference import export
+from tests import families
 from tests.inference.conftest import make_trained
+from tests.models.test_relatives import TINY
 
 ONNX = [name for name in ("jax2onnx", "onnx", "onnxruntime") if not importlib.util.find_spec(name)]
 needs_onnx = pytest.mark.skipif(
@@ -20,6 +22,7 @@ needs_onnx = pytest.mark.skipif(
 )
 
 
+FAMILIES = {**TINY, "vit": families.VIT, "resnet": families.RESNET}
 PIXELS = np.random.default_rng(100).integers(0, 256, (7, 16, 16, 3), np.uint8)
 
 
@@ -73,6 +76,20 @@ def test_files_give_the_models_logits(tmp_path, trained, wanted, name, input_typ
   assert described["input"]["preprocessing"] == "decode|resize(16)"
   assert described["output"]["probabilities"] == "softmax"
   assert described["class_names"] == [str(i) for i in range(10)]
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("suffix", [".stablehlo", pytest.param(".onnx", marks=needs_onnx)])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_exported(tmp_path, family, suffix):
+  model, variables = families.random_variables(family, 32, 32, **FAMILIES[family])
+  function = jax.jit(lambda image: model.apply(variables, image))
+  image = jax.ShapeDtypeStruct((32, 32, 3), jnp.float32)
+  with _without_shape_checks():
+    exported = export.FORMATS[suffix](tmp_path / f"model{suffix}", function, image)
+    for batch in (1, 7):
+      given = families.image(batch, 32, 32, 3)
+      np.testing.assert_allclose(exported(np.asarray(given)), function(given), rtol=1e-5, atol=1e-5)
 
 
 def test_a_bfloat16_model_is_exported_in_float32(wanted):

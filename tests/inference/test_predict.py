@@ -5,6 +5,7 @@ import io
 import json
 import os
 import struct
+import subprocess
 import zlib
 
 import cv2
@@ -18,9 +19,11 @@ from mixer_jax import inference
 from mixer_jax.data.preprocess import Preprocess
 from mixer_jax.errors import BadRecordError, InputError
 from mixer_jax.inference import predict
-from tests import tfds_sets
+from mixer_jax.tools.preparation import folders
+from tests import marks, tfds_sets
 from tests.conftest import GOLDEN
 from tests.inference.conftest import make_trained
+from tests.tools.preparation import preparation_sets as sets
 
 NAMES = [f"name {i}" for i in range(10)]
 
@@ -43,6 +46,9 @@ def test_files_directories_and_globs_are_found_once(folder):
     *every[1:3],
     every[4],
   ]
+  (folder / "below").rename(folder / "below [1]")
+  assert predict.find_images([f"{folder}/below [1]/*.JPG"]) == [f"{folder}/below [1]/LARGE.JPG"]
+  (folder / "below [1]").rename(folder / "below")
   assert predict.find_images([f"{folder}/x*.png", "nowhere.jpg"]) == [
     f"{folder}/x*.png",
     "nowhere.jpg",
@@ -122,7 +128,7 @@ def test_bad_files_are_named_and_the_others_predicted(folder, trained):
     for p in predict.predict(trained, paths, NAMES, top=5, batch_size=4)
   }
   reasons = {name: reason for name, (_, reason) in BAD.items()}
-  reasons |= {"nothing": "no image (.jpg, .jpeg, .png, .webp) in this", "gone.jpg": "no such file"}
+  reasons |= {"nothing": "no image (.jpg, .jpeg,", "gone.jpg": "no such file"}
   for name, reason in reasons.items():
     assert reason in predictions[name]["error"], name
   good = predict.find_images([f"{folder}/[0-3].png"])
@@ -143,7 +149,7 @@ def test_a_huge_file_is_not_read(tmp_path, trained):
 def test_an_image_too_small_for_the_crop_is_a_bad_image(tmp_path):
   crop = Preprocess("decode|central_crop", (16, 16, 3), "config.evaluators.val.ops")
   cv2.imwrite(str(tmp_path / "small.png"), np.zeros((8, 30, 3), np.uint8))
-  with pytest.raises(BadRecordError, match=r"config\.evaluators\.val\.ops .* leaves \(4, 16\)"):
+  with pytest.raises(BadRecordError, match=r"config\.evaluators\.val\.ops .*: an image of 8x30"):
     predict.load_image(str(tmp_path / "small.png"), crop)
 
 
@@ -204,3 +210,35 @@ def test_files_whose_channels_do_not_fit_are_named(tmp_path, channels, bad):
   for one in predict.predict(trained, paths, NAMES, top=1, batch_size=2):
     assert ("error" in one) == (os.path.basename(one["file"])[:-4] in bad)
     assert str(channels) in one.get("error", str(channels))
+
+
+@pytest.mark.parametrize("depth", [3, marks.long(1100)])
+def test_prepare_and_predict_take_the_same_photos(tmp_path, depth):
+  """What other programs leave is ignored and counted; a class may be called "train"; folders go deep."""
+  sets.folder(tmp_path, {"a": 2, "train": 1})
+  deep = tmp_path / "a"
+  for _ in range(depth):
+    deep /= "d"
+    deep.mkdir()
+  others = [
+    ".DS_Store",
+    "a/.DS_Store",
+    "a/._0.JPG",
+    "a/.hidden.png",
+    "train/Thumbs.db",
+    "train/notes.txt",
+  ]
+  others += ["@eaDir/0.jpg/SYNOPHOTO_THUMB_M.jpg", "a/@eaDir/0.JPG/SYNOPHOTO_THUMB_M.jpg"]
+  for name in (deep / "x.jpg", *others):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_bytes(b"")
+  ignored = []
+  found = predict.find_images([str(tmp_path)], ignored)
+  prepared = folders.read(str(tmp_path), "mine")
+  subprocess.run(
+    ["rm", "-r", str(tmp_path / "a")], check=True
+  )  # Python's own way goes as deep as the folders
+  train = prepared.splits["train"]
+  assert [str(tmp_path / train[i].key) for i in range(len(train))] == found
+  assert [os.path.basename(path) for path in found] == ["0.JPG", "1.png", "x.jpg", "0.JPG"]
+  assert len(ignored) == len(others) and sorted(ignored) == sorted(prepared.ignored)

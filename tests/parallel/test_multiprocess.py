@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -157,6 +158,23 @@ def test_sigterm_to_one_saves_once_and_one_device_goes_on(tmp_path):
   assert sorted(resumed) == list(range(1, stop + 21))
   undisturbed = in_this_process(tmp_path / "one", stop + 20)
   np.testing.assert_allclose(list(resumed.values()), list(undisturbed.values()), rtol=1e-4)
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("who", [(0, 1), (0,), (1,)], ids=str)
+def test_whichever_process_gets_which_signal_all_end_as_documented(tmp_path, number, who):
+  for moment in (0.0, 0.7, 1.4):  # Python's end meets JAX's threads at some of them
+    processes = start_several(command(tmp_path / str(moment)), count=2)
+    runs.wait_for(processes[0], "step      1/", timeout=150)
+    time.sleep(moment)
+    for i in who:
+      processes[i].send_signal(number)
+    ended = outputs(processes)
+    interrupted = [i in who and number == signal.SIGINT for i in range(2)]
+    assert [status for status, _ in ended] == [130 if i else 143 for i in interrupted], ended
+    assert "the same command resumes" in ended[0][1]
+    assert not any("Fatal" in output for _, output in ended)
 
 
 def test_sigterm_to_a_run_of_one_process_saves_too(tmp_path):

@@ -77,11 +77,10 @@ def test_help_has_all_flags_of_the_project_and_no_others(tmp_path, tool):
 
 @pytest.mark.campaign
 def test_a_wheel_has_the_configurations_inside_the_package(tmp_path):
-  for name in ("configs", "mixer_jax", "pyproject.toml", "README.md", "LICENSE"):
-    copy = shutil.copytree if (runs.ROOT / name).is_dir() else shutil.copy
-    copy(
-      runs.ROOT / name, tmp_path / name, **({"symlinks": True} if copy is shutil.copytree else {})
-    )
+  for name in ("configs", "mixer_jax"):
+    shutil.copytree(runs.ROOT / name, tmp_path / name, symlinks=True)
+  for name in ("pyproject.toml", "README.md", "LICENSE"):
+    shutil.copy(runs.ROOT / name, tmp_path)
   build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", "out", "."]
   subprocess.run(build, cwd=tmp_path, check=True)
   with zipfile.ZipFile(next((tmp_path / "out").glob("*.whl"))) as wheel:

@@ -3,6 +3,8 @@
 import csv
 import dataclasses
 import json
+import shutil
+import types
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from etils import epath
 
 from mixer_jax import configuration, inference
 from mixer_jax.errors import DivergedError, InputError, SaveError
+from mixer_jax.inference import follow
 from mixer_jax.training import experiment, loop
 from mixer_jax.workdir import checkpoint, checksums, provenance
 from tests import runs, tfds_sets
@@ -59,6 +62,39 @@ def test_events_hold_the_same_numbers(undisturbed):
     for name, value in record.items():
       if name != "step":
         np.testing.assert_allclose(found[record["step"], name], value, rtol=1e-6)
+
+
+def test_checkpoints_are_evaluated_as_they_come_and_nothing_else_is_touched(
+  undisturbed, tmp_path, monkeypatch, capsys
+):
+  """The last checkpoint comes while another process waits for it; one goes before it is read."""
+  run = tmp_path / "run"
+  shutil.copytree(undisturbed[0], run)
+  *kept, end = steps_of(run)
+  last = (run / "checkpoints" / str(end)).rename(tmp_path / "last")
+  before = files_of(run)
+  monkeypatch.setattr(
+    follow,
+    "time",
+    types.SimpleNamespace(
+      sleep=lambda _: last.exists() and last.rename(run / "checkpoints" / str(end))
+    ),
+  )
+  found = checkpoint.steps
+  monkeypatch.setattr(checkpoint, "steps", lambda workdir: [kept[-1] - 1, *found(workdir)])
+  follow.follow(str(run))
+  follow.follow(str(run))
+  recorded = [json.loads(x) for x in (run / "evaluations.jsonl").read_text().splitlines()]
+  assert [r["step"] for r in recorded] == [*kept, end]
+  assert recorded[-1]["top1"] == undisturbed[1]["top1"]
+  assert {k: v for k, v in files_of(run).items() if k in before} == before
+  output = capsys.readouterr().out
+  assert f"skipped step {kept[-1] - 1}" in output
+  assert f"after step {kept[-1]}; the run ends at step {end}" in output
+
+
+def files_of(directory):
+  return {p: p.read_bytes() for p in directory.rglob("*") if p.is_file()}
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,10 @@ def test_frozen_gradients_do_not_count_in_the_global_norm(golden):
     ("head/(=1", "'head/(=1' is not"),
     ("head/.*=-1", "'head/.*=-1' is not"),
     ("=1", "'=1' is not"),
+    ("(.|a)*b=1", "'(.|a)*b=1' is not"),
+    ("((a+)/)+b=1", "'((a+)/)+b=1' is not"),
+    (".*a.*a.*a.*a.*b=1", "'.*a.*a.*a.*a.*b=1' is not"),
+    (f"{'a?' * 30}{'a' * 30}=1", f"'{'a?' * 30}"),
     ("haed/.*=1", "'haed/.*=1' decides for no parameter"),
   ],
 )

@@ -90,6 +90,28 @@ def test_one_size_written_in_two_ways_is_one_configuration(tmp_path):
     provenance.resume(describe(image_size=(16, 24)), workdir, 0, ())
 
 
+def test_the_same_data_and_weights_that_have_done_their_work_may_be_elsewhere(tmp_path):
+  workdir = saved(tmp_path, describe(init={"weights": "/gone"}))
+  new = describe()
+  new.configuration["data"] = {**new.configuration["data"], "dataset": "/moved/set/1.0.0"}
+  new.configuration["evaluators"]["val"]["dataset"] = "/moved/set/1.0.0"
+  provenance.resume(new, workdir, 0, ())
+  other = describe(split(image5=b"another"))
+  other.configuration["data"] = new.configuration["data"]
+  with pytest.raises(InputError, match=r"data\.dataset: [\s\S]*data\.split\.records"):
+    provenance.resume(other, workdir, 0, ())
+
+
+def test_checkpoints_alone_say_what_they_were_trained_with(tmp_path):
+  """Where config.json was left behind; earlier checkpoints, which cannot say it, are not resumed."""
+  workdir = saved(tmp_path, describe())
+  with pytest.raises(InputError, match=r"learning_rate: [\s\S]*seed: 0 -> 1"):
+    provenance.resume(describe(seed=1, learning_rate=0.5), workdir, 0, ())
+  (workdirs.checkpoint_path(workdir, 0) / "provenance.json").unlink()
+  with pytest.raises(InputError, match=r"no config\.json"):
+    provenance.resume(describe(), workdir, 0, ())
+
+
 def test_an_evaluator_comes_or_goes_before_the_next_checkpoint(tmp_path):
   """The same command goes on although the checkpoint that it resumes from knows another set of them."""
   few, more = describe(), describe()

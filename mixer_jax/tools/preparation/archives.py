@@ -11,6 +11,7 @@ import tarfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+from mixer_jax import files
 from mixer_jax.errors import InputError
 from mixer_jax.tools.preparation import catalogue
 
@@ -106,6 +107,8 @@ def _members(
       archive.members = []  # else it keeps them all
       if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
         ignored.append((f"{where}/{member.name}", "not a file"))
+      elif files.is_foreign(member.name.rpartition("/")[2]):
+        ignored.append((f"{where}/{member.name}", "of another program, by its name"))
       elif member.size < 0 or member.offset_data + member.size > size:
         raise tarfile.ReadError(f"it ends within {member.name!r}")
       else:
@@ -115,7 +118,9 @@ def _members(
     if headers.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
       # tarfile takes a header that it cannot read for the end.
       raise tarfile.ReadError(f"no header and no end at byte {archive.offset:,}")
-  except (tarfile.TarError, OSError, ValueError, OverflowError) as e:
+  except OSError as e:
+    raise InputError(f"{where} cannot be read: {e}. Give the same command again.") from e
+  except (tarfile.TarError, ValueError, OverflowError, RecursionError) as e:
     raise InputError(f"{where} is a damaged archive ({e}); download it again.") from e
 
 

@@ -62,7 +62,9 @@ def prepare(
   """
   if "://" in data_dir:
     raise InputError(f"{data_dir} is no local directory: prepare into one, and copy the result.")
-  directory = pathlib.Path(data_dir).expanduser().absolute() / plan.name / plan.version
+  directory = (
+    pathlib.Path(files.path_of(data_dir, "--data_dir")).absolute() / plan.name / plan.version
+  )
   arguments = {"fingerprint": plan.fingerprint, "verify": verify}
   with _lock(directory):
     if directory.exists():

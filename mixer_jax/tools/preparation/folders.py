@@ -2,33 +2,29 @@
 
 import os
 import pathlib
-from collections.abc import Iterator
 
+from mixer_jax.data import datasets, photos
 from mixer_jax.errors import InputError
 from mixer_jax.tools.preparation import catalogue
 
-SPLITS = ("train", "val", "valid", "validation", "dev", "test")
-
-# A file counts as an image by its name; whether it is one is found when it is decoded. Formats that are
-# not supported are here too, so that such images are reported as bad and not passed over as other files.
-IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic",
-          ".heif", ".avif", ".jp2", ".ppm", ".pgm")  # fmt: skip
+SPLITS = ("train", *datasets.VALIDATION, "dev", "test")
+_NEARLY = ("training", "validate", "testing", "eval", "evaluation", "unlabeled", "unlabelled")
 
 
 def read(directory: str, name: str) -> catalogue.Collection:
   """Finds the images of a folder per class; classes are numbered in the bytewise order of their names.
 
   Raises:
-    InputError: no such folder, no classes, a class without images, linked folders, or a split with
-      classes that the training split lacks.
+    InputError: no such folder, no classes, a class without images, linked folders, folders that look half like
+      splits, or a split with classes that the training split lacks.
   """
   root = pathlib.Path(directory)
   if not root.is_dir():
     raise InputError(f"{directory} is not a directory.")
-  ignored: list[tuple[str, str]] = []
-  folders = _folders(root, ignored)
-  if folders and all(f in SPLITS for f in folders):
-    found = {split: _folders(root / split, ignored) for split in folders}
+  ignored: photos.Ignored = []
+  folders = photos.folders(str(root), ignored)
+  if _are_splits(root, folders):
+    found = {split: photos.folders(str(root / split), ignored) for split in folders}
   else:
     found = {"train": folders}
   for split, names in found.items():
@@ -49,71 +45,37 @@ def read(directory: str, name: str) -> catalogue.Collection:
   )
 
 
-def _folders(directory: pathlib.Path, ignored: list[tuple[str, str]]) -> list[str]:
-  """Returns the names of the folders in a directory; what else there is goes to `ignored`."""
-  names = []
-  for entry in _scan(directory):
-    if entry.name.startswith("."):
-      ignored.append((entry.path, "hidden"))
-    elif entry.is_dir(follow_symlinks=False):
-      names.append(entry.name)
-    elif entry.is_symlink() and entry.is_dir():
-      raise _linked(entry.path)
-    else:
-      ignored.append((entry.path, "not in the folder of a class"))
-  return names
+def _are_splits(root: pathlib.Path, folders: list[str]) -> bool:
+  """Returns whether the folders are splits and not classes; raises InputError if they look half like splits.
+
+  A single folder named like a split may be a class ("train"), as long as there are no folders in it.
+  """
+  if folders and all(f in SPLITS for f in folders):
+    return True
+  like = [f for f in folders if f.lower() in SPLITS + _NEARLY]
+  if len(like) > 1 or any(photos.folders(str(root / f), []) for f in like):
+    raise InputError(
+      f"{root} has the folders {', '.join(folders[:10])}{', …' * (len(folders) > 10)}: {', '.join(like)} look like splits "
+      f"and the others like classes. Splits are named {', '.join(SPLITS)}, with nothing beside them: rename the "
+      "folders, or move those that are neither elsewhere."
+    )
+  return False
 
 
 def _catalogue(
   root: pathlib.Path, base: pathlib.Path, split: str, classes: list[str], present: list[str],
-  ignored: list[tuple[str, str]],
+  ignored: photos.Ignored,
 ) -> catalogue.Catalogue:  # fmt: skip
   entries = catalogue.Catalogue(split)
   for label, name in enumerate(classes):
     if name not in present:
       continue
     before = len(entries)
-    for path in _images(base / name, ignored):
+    for path in photos.find(str(base / name), ignored):
       entries.append(catalogue.Entry(os.path.relpath(path, root), [label]))
     if len(entries) == before:
       raise InputError(
         f"class {name!r} has no images: {base / name} is empty. Remove the folder, or add images "
-        f"(files named {', '.join(IMAGES[:6])}, …)."
+        f"(files named {', '.join(photos.SUFFIXES[:6])}, …)."
       )
   return entries
-
-
-def _images(directory: pathlib.Path, ignored: list[tuple[str, str]]) -> Iterator[str]:
-  """Yields the paths of the images below a directory, however deep."""
-  for entry in _scan(directory):
-    if entry.name.startswith("."):
-      ignored.append((entry.path, "hidden"))
-    elif entry.is_dir(follow_symlinks=False):
-      yield from _images(pathlib.Path(entry.path), ignored)
-    elif entry.is_symlink() and _leads_to_directory(entry):
-      raise _linked(entry.path)
-    elif os.path.splitext(entry.name)[1].lower() in IMAGES:
-      yield entry.path
-    else:
-      ignored.append((entry.path, "not an image, by its name"))
-
-
-def _leads_to_directory(entry: os.DirEntry) -> bool:
-  try:
-    return entry.is_dir()
-  except OSError:  # a link to itself: reading it as a file says so
-    return False
-
-
-def _linked(path: str) -> InputError:
-  return InputError(
-    f"{path} is a link to a directory, which could lead in circles; put the directory itself there."
-  )
-
-
-def _scan(directory: pathlib.Path) -> list[os.DirEntry]:
-  try:
-    with os.scandir(directory) as entries:
-      return sorted(entries, key=lambda e: os.fsencode(e.name))
-  except OSError as e:
-    raise InputError(f"{directory} cannot be read: {e.strerror}") from e

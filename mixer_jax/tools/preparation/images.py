@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from mixer_jax.data import photos
 from mixer_jax.errors import BadRecordError, InputError
 from mixer_jax.tools.preparation import catalogue, metadata, shards
 
@@ -143,7 +144,7 @@ def _examples(
 
 
 def read_bytes(path: str, offset: int = 0, size: int | None = None) -> bytes:
-  """Reads a regular file or a part of it; raises BadRecordError if it is too large or not a regular file."""
+  """Reads a regular file or a part of it; raises BadRecordError if it is too large or not a regular file, InputError if the storage fails."""
   try:
     # Not to wait for the other end of a pipe.
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as f:
@@ -156,7 +157,7 @@ def read_bytes(path: str, offset: int = 0, size: int | None = None) -> bytes:
       f.seek(offset)
       data = f.read(size)
   except OSError as e:
-    raise BadRecordError(f"cannot be read: {e.strerror}") from e
+    raise photos.unreadable(path, e) from e
   if len(data) != size:
     raise BadRecordError(f"cannot be read: it ends after {len(data)} of {size} bytes")
   return data

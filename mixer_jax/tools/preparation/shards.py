@@ -149,7 +149,7 @@ def load_json(path: pathlib.Path) -> dict[str, Any]:
   """Returns what `save_json` wrote; {} if the file is absent or damaged."""
   try:
     return json.loads(path.read_text())
-  except (OSError, ValueError):
+  except (FileNotFoundError, ValueError, RecursionError):
     return {}
 
 

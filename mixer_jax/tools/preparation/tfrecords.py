@@ -15,6 +15,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
+from mixer_jax.data import builders
 from mixer_jax.errors import BadRecordError, InputError
 from mixer_jax.tools.preparation import metadata, shards
 
@@ -34,8 +35,8 @@ def plan(directory: str) -> shards.Plan:
   source = pathlib.Path(directory).absolute()
   if not (source / "dataset_info.json").is_file():
     raise InputError(f"{directory} is not the directory of a prepared TFDS data set.")
+  info: Any = builders.from_directory(str(source)).info
   try:
-    info: Any = tfds.builder_from_directory(source).info
     proto = tfds.core.dataset_info.read_from_json(source / "dataset_info.json")
   except Exception as e:  # whatever TFDS makes of a damaged description
     raise InputError(f"{directory} is damaged: {type(e).__name__}: {e}") from e
@@ -113,11 +114,19 @@ def _examples(
   path: pathlib.Path, length: int
 ) -> Iterator[tuple[str, Callable[[], shards.Example]]]:
   number = -1
-  for number, record in enumerate(records(str(path))):
+  for number, record in enumerate(_readable(path)):
     yield f"{path.name}:{number}", functools.partial(_example, record)
   if number + 1 != length:
     error = BadRecordError(f"holds {number + 1} records, dataset_info.json says {length}")
     yield path.name, functools.partial(_example, error)
+
+
+def _readable(path: pathlib.Path) -> Iterator[bytes | BadRecordError]:
+  """Yields the records of a file; raises InputError if the storage fails."""
+  try:
+    yield from records(str(path))
+  except OSError as e:
+    raise InputError(f"{path} cannot be read, for the storage fails: {e.strerror or e}.") from e
 
 
 def _example(record: bytes | BadRecordError) -> shards.Example:

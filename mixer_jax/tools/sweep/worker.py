@@ -111,7 +111,7 @@ def work(sweep: protocol.Sweep, results: pathlib.Path, make_config: MakeConfig) 
 
 def _exit_if_asked(stop: loop.StopSignal) -> None:
   if stop.received is not None:
-    sys.exit(128 + stop.received)
+    sys.exit(stop.status)
 
 
 def _take(
@@ -119,14 +119,18 @@ def _take(
 ) -> bool:
   """Returns whether the run could be had, and is finished now."""
   _exit_if_asked(stop)
-  with lease.leased(directory) as mine:
-    if not mine or (directory / "result.json").exists():
-      return mine
+  try:
+    mine = lease.take(directory)
+  except lease.HeldError:
+    return False
+  with mine:
+    if (directory / "result.json").exists():
+      return True
     print(f"== {run.name}", flush=True)
     kept: dict[str, Any] = {"lr": run.lr, "seed": run.seed}
     try:
       config = make_config(run)
-      measured = loop.train(config, str(directory), stop)
+      measured = loop.train(config, str(directory), stop, lease=mine)
       top1 = measured[config.best.rpartition("/")[2]]
       kept |= {"top1": top1, "count": measured["count"], "diverged": False}
     except DivergedError as e:

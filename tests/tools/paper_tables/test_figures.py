@@ -1,5 +1,7 @@
 """Figures: what is drawn is what the paper says and what runs left."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,9 @@ from configs import finetune, jft
 from mixer_jax import schema
 from mixer_jax.data import permutations
 from mixer_jax.tools import paper_numbers
-from mixer_jax.tools.paper_tables import figures, results, rows
+from mixer_jax.tools.paper_tables import comparison, families, figures, results, rows
+from tests.conftest import GOLDEN
+from tests.models.test_relatives import COUNTS
 from tests.tools.paper_tables import made
 from tests.tools.paper_tables.test_tables import GRID, compared
 
@@ -99,3 +103,32 @@ def test_figure4_draws_both_permutations_beside_the_original(tmp_path):
   assert len(commands) == 4
   assert sum("permute_patches(16)" in c for c in commands) == 2
   assert sum("configs/baselines.py:BiT-R50x1,data=jft" in c for c in commands) == 3
+
+
+PAGE = (GOLDEN.parents[1] / "docs/families.md").read_text()
+
+
+def test_the_page_of_families_has_the_commands_table(monkeypatch):
+  """The MACs, of which the known ones are rounded, to 0.06; the test below has them whole."""
+  known = {(f, v, ""): (n, macs or 0.0) for f, v, n, macs in COUNTS} | {
+    ("mixer", "B/16", ""): (59_880_472, 12.602), ("mixer", "B/16", "circulant"): (58_085_992, 11.569),
+    ("res_mlp", "36", "circulant"): (43_356_904, 8.913),
+  }  # fmt: skip
+  printed = paper_numbers.rows("families")
+  assert {(r["family"], r["variant"], r["mixing"]) for r in printed} == known.keys()
+  monkeypatch.setattr(families, "counted", lambda r: known[r["family"], r["variant"], r["mixing"]])
+  figure, table = families.families()
+  lines: Any = table.rows
+  shown = [line.strip("| ").split(" | ") for line in PAGE.splitlines() if line.startswith("| ")]
+  assert list(table.header) == shown[0]
+  for row, cells in zip(lines, shown[2:], strict=True):
+    assert [*row[:3], *row[4:]] == [*cells[:3], *cells[4:]]
+    assert row[3].ours == 0 or abs(float(cells[3].split(" / ")[1]) - row[3].ours) < 0.06
+  with_top1 = [row for row in lines if row[4] != comparison.NOTHING]
+  assert points(figure.axes[0], "o") == sorted((row[3].ours, float(row[4])) for row in with_top1)
+
+
+@pytest.mark.campaign
+def test_the_page_of_families_is_what_the_command_prints():
+  text = comparison.as_markdown(families.families().table)
+  assert text.partition("\n\n")[2] in PAGE

@@ -83,6 +83,7 @@ def test_archives_with_wrong_sizes_are_refused(tmp_path):
     (inner(size=1 << 60), "ends within"),
     (inner(tarfile.GNUTYPE_LONGNAME, 1 << 40), "a header of .* bytes"),
     (inner(tarfile.XHDTYPE, 1 << 40), "a header of .* bytes|damaged"),
+    (inner(tarfile.GNUTYPE_LONGNAME, 512)[:512] * 3000, "damaged"),  # names of names
   ]:
     with pytest.raises(InputError, match=message):
       archives.read(write(tmp_path, train=[(name, data), *list(train_members())[1:]]))

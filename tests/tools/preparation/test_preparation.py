@@ -1,5 +1,6 @@
 """Folders of images become TFDS data sets: the same bytes, TFDS's order, resumable, nothing silent."""
 
+import errno
 import json
 import os
 import shutil
@@ -256,6 +257,8 @@ def test_disk_that_is_too_small_is_found_before_and_while_writing(photos, tmp_pa
     (lambda root: (root / "empty").mkdir(), "class 'empty' has no images"),
     (lambda root: (root / "a" / "loop").symlink_to(root), "is a link to a directory"),
     (lambda root: (root / "linked").symlink_to(root / "a"), "is a link to a directory"),
+    (lambda root: [sets.folder(root, {"x": 1}, s) for s in ("train", "val")], "train, val look like splits"),
+    (lambda root: sets.folder(root, {"x": 1}, "Test"), "Test look like splits"),
     (lambda root: (root / " x").mkdir(), "class ' x' is empty or has blanks"),
     (lambda root: (root / "x\ny").mkdir(), "line break"),
     (lambda root: os.mkdir(os.fsencode(root) + b"/\xff"), "printable UTF-8"),
@@ -306,3 +309,23 @@ def test_nested_folders_and_any_file_name(tmp_path):
   prepared = sets.prepare(sets.plan(tmp_path / "in"), tmp_path / "out")
   assert [e["image"] for e in sets.read(prepared.directory, "train")] == [sets.jpeg(1)]
   assert folders.read(str(tmp_path / "in"), "x").splits["train"][0].key.startswith("a/images/more/")
+
+
+@pytest.mark.parametrize(
+  ("number", "bad"), [(errno.EIO, 0), (errno.EACCES, 0), (errno.ENOENT, 1), (errno.ELOOP, 1)]
+)
+def test_trouble_with_the_storage_is_no_bad_image(photos, tmp_path, monkeypatch, number, bad):
+  root, _ = photos
+  plan, opened = sets.plan(root), os.open
+
+  def fail(path, *args, **kwargs):
+    if str(path).endswith("a/3.png"):
+      raise OSError(number, os.strerror(number))
+    return opened(path, *args, **kwargs)
+
+  monkeypatch.setattr(os, "open", fail)
+  if bad:
+    assert sets.prepare(plan, tmp_path / "out", skip_bad=True).num_bad == bad
+  else:
+    with pytest.raises(InputError, match=f"a/3.png cannot be read.*{os.strerror(number)}"):
+      sets.prepare(plan, tmp_path / "out", skip_bad=True)

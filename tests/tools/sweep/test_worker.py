@@ -1,10 +1,6 @@
 """The protocol on a tiny model: its table, resuming, leases."""
 
 import json
-import os
-import socket
-import subprocess
-import time
 
 import jax
 import numpy as np
@@ -16,7 +12,6 @@ from mixer_jax import configuration, weights
 from mixer_jax.errors import DivergedError, InputError
 from mixer_jax.tools.sweep import protocol, worker
 from mixer_jax.training import experiment
-from mixer_jax.workdir import lease
 from tests.configurations import small_config
 
 
@@ -83,7 +78,7 @@ def test_it_prints_its_table_and_repeats_nothing(source, tmp_path, capsys):
 
 
 def test_a_diverged_run_counts_as_nothing_right(source, tmp_path, capsys, monkeypatch):
-  def train(config, workdir, stop):
+  def train(config, workdir, stop, lease):
     configuration.save(epath.Path(workdir) / "config.json", config)
     if config.learning_rate > 1:
       raise DivergedError("step 3: loss is not finite")
@@ -99,29 +94,6 @@ def test_a_diverged_run_counts_as_nothing_right(source, tmp_path, capsys, monkey
 def test_what_was_not_run_is_shown_as_such(source, tmp_path, capsys):
   call(source, tmp_path, report=True)
   assert "0 of 2 seeds finished" in capsys.readouterr().out
-
-
-def test_a_run_belongs_to_one_process_until_it_is_dead(tmp_path):
-  with lease.leased(tmp_path / "run") as mine:
-    assert mine
-    with lease.leased(tmp_path / "run") as second:
-      assert not second
-  with lease.leased(tmp_path / "run") as mine:
-    assert mine
-  dead = tmp_path / "run" / "lease"
-  dead.write_text("elsewhere 1 x\n")
-  with lease.leased(tmp_path / "run") as mine:
-    assert not mine
-  old = time.time() - lease.STALE_SECS - 1
-  os.utime(dead, (old, old))
-  with lease.leased(tmp_path / "run") as mine:
-    assert mine
-  gone = subprocess.Popen(["true"])
-  gone.wait()
-  dead.write_text(f"{socket.gethostname()} {gone.pid} x\n")
-  with lease.leased(tmp_path / "run") as mine:
-    assert mine
-  assert [p.name for p in (tmp_path / "run").iterdir()] == []
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
-"""Plans every pre-training row of the paper's table 4 on TPU slices, in bfloat16.
+"""Plans on TPU slices, in bfloat16: every pre-training row of the paper's table 4, or one model of each family.
 
-    python -m benchmarks.plan_table4 [--results=FILE.csv] [--only=REGEX] [--report]
+    python -m benchmarks.plans table4|families [--results=FILE.csv] [--only=REGEX] [--report]
 
 Needs pip install 'mixer-jax[tpu]' and no TPU. Each plan is a process of its own and takes a minute or more;
 what is in FILE already is not planned again, so the same command continues. --only takes the plans whose
-"CONFIG TOPOLOGY OBJECTIVE" matches, --report prints the table of what is there.
+"CONFIG TOPOLOGY OBJECTIVE" matches, --report prints the table of what is there. CONFIG may end with flags.
 """
 
 import argparse
@@ -26,12 +26,23 @@ ROWS = (  # the largest first
   "imagenet21k:B/16", "jft:L/32", "jft:B/32", "jft:S/16", "jft:S/32", "imagenet:L/32",
   "imagenet:B/32", "imagenet21k:L/32", "imagenet21k:B/32",
 )  # fmt: skip
-PLANS = [
-  ("imagenet:B/16", "v3:4x4", "cost"),
-  ("jft:H/14", "v3:4x4", "cost"),
-  ("imagenet:B/16", "v3:4x4", "memory"),
-  *((row, topology, "cost") for row in ROWS for topology in TOPOLOGIES),
-]
+MODELS = (  # the fastest to compile first
+  "res_mlp-12", "ccs-mixer-B/16", "conv_mlp-S", "s2_mlp-wide", "cycle_mlp-B1", "hire_mlp-T",
+  "smlp_net-T", "ms_mlp-T", "spach-MS-S/hybrid",
+)  # fmt: skip
+PLANS = {
+  "table4": [
+    ("imagenet:B/16", "v3:4x4", "cost"),
+    ("jft:H/14", "v3:4x4", "cost"),
+    ("imagenet:B/16", "v3:4x4", "memory"),
+    *((row, topology, "cost") for row in ROWS for topology in TOPOLOGIES),
+  ],
+  "families": [
+    (f"deit:{model} --config.batch_size=1024", topology, "cost")
+    for model in MODELS
+    for topology in ("v3:4x4", "v5e:4x4")
+  ],
+}
 COLUMNS = (
   "config", "topology", "objective", "cores", "fits", "grad_accum_steps", "remat", "fsdp",
   "arguments_gib", "temporaries_gib", "needed_gib", "limit_gib", "tflop", "gb_moved", "collectives",
@@ -42,11 +53,11 @@ COLUMNS = (
 
 def plan(config: str, topology: str, objective: str) -> dict[str, object]:
   """Returns a row of the results; raises RuntimeError if the command failed."""
-  name, _, variant = config.partition(":")
+  file, *flags = config.replace(":", ".py:").split()
   begin, cpu = time.perf_counter(), _cpu_seconds()
   done = subprocess.run(
     [
-      sys.executable, "-m", "mixer_jax.tools.plan", f"--config=configs/{name}.py:{variant}",
+      sys.executable, "-m", "mixer_jax.tools.plan", f"--config=configs/{file}", *flags,
       f"--topology={topology}", f"--fit={objective}", "--json", "--config.model.dtype=bfloat16",
     ],
     capture_output=True, text=True, check=False,
@@ -111,7 +122,7 @@ def read(path: pathlib.Path) -> list[dict[str, str]]:
 def append(path: pathlib.Path, row: dict[str, object]) -> None:
   new = not path.exists()
   with path.open("a", newline="") as f:
-    writer = csv.DictWriter(f, COLUMNS)
+    writer: csv.DictWriter[str] = csv.DictWriter(f, COLUMNS)
     if new:
       writer.writeheader()
     writer.writerow(row)
@@ -119,9 +130,7 @@ def append(path: pathlib.Path, row: dict[str, object]) -> None:
 
 def markdown(rows: list[dict[str, str]]) -> str:
   """Returns the results as a Markdown table."""
-  columns = [
-    c for c in COLUMNS if c not in ("collectives", "trials", "seconds", "cpu_seconds", "cores")
-  ]
+  columns = [c for c in COLUMNS if c not in ("trials", "seconds", "cpu_seconds", "cores")]
   return tables.as_markdown(columns, [[r[c] for c in columns] for r in rows])
 
 
@@ -129,12 +138,14 @@ def main() -> None:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawTextHelpFormatter
   )
-  parser.add_argument("--results", type=pathlib.Path, default="benchmarks/plan_table4.csv")
+  parser.add_argument("models", choices=PLANS)
+  parser.add_argument("--results", type=pathlib.Path, help="default: benchmarks/plans_MODELS.csv")
   parser.add_argument("--only", type=re.compile, default=re.compile(""))
   parser.add_argument("--report", action="store_true")
   options = parser.parse_args()
-  done = {(r["config"], r["topology"], r["objective"]) for r in read(options.results)}
-  for key in dict.fromkeys(PLANS):
+  results = options.results or pathlib.Path(f"benchmarks/plans_{options.models}.csv")
+  done = {(r["config"], r["topology"], r["objective"]) for r in read(results)}
+  for key in dict.fromkeys(PLANS[options.models]):
     if options.report or key in done or not options.only.search(" ".join(key)):
       continue
     try:
@@ -142,9 +153,9 @@ def main() -> None:
     except RuntimeError as e:
       print(*key, "failed:", e, file=sys.stderr, flush=True)
       continue
-    append(options.results, row)
+    append(results, row)
     print(*key, row, flush=True)
-  print(markdown(read(options.results)))
+  print(markdown(read(results)))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,94 @@
+"""What counts as a photo below a directory: one table, for preparation and prediction."""
+
+import errno
+import os
+from collections.abc import Iterator
+
+from mixer_jax import files
+from mixer_jax.errors import BadRecordError, InputError
+
+# A file counts as a photo by its name; whether it is one is found when it is decoded. Formats that are
+# not supported are here too, so that such images are reported as bad and not passed over as other files.
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic",
+            ".heif", ".avif", ".jp2", ".ppm", ".pgm")  # fmt: skip
+
+Ignored = list[tuple[str, str]]
+"""(path, why) of what was found and is no photo."""
+
+
+# The path is at fault: nothing is there, or no file. All other errors are the storage's.
+_OF_A_PATH = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)  # fmt: skip
+
+
+def unreadable(path: str, error: OSError) -> BadRecordError | InputError:
+  """Returns what to raise for a photo that the system does not read: a bad record, or trouble with the storage."""
+  if error.errno in _OF_A_PATH:
+    return BadRecordError(f"cannot be read: {error.strerror}")
+  return InputError(
+    f"{path} cannot be read, for the storage fails: {error.strerror or error}. Mend that, and give the same command again."
+  )
+
+
+def find(directory: str, ignored: Ignored) -> Iterator[str]:
+  """Yields the paths of the photos below a directory, however deep, each directory in the bytewise order of its names.
+
+  Args:
+    directory: where to look.
+    ignored: what else there is is added to it.
+
+  Raises:
+    InputError: a directory cannot be read, or is a link.
+  """
+  left = _entries(directory, ignored)[::-1]
+  while left:
+    entry = left.pop()
+    if _is_folder(entry):
+      left += _entries(entry.path, ignored)[::-1]
+    elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+      yield entry.path
+    else:
+      ignored.append((entry.path, "not an image, by its name"))
+
+
+def folders(directory: str, ignored: Ignored) -> list[str]:
+  """Returns the names of the folders in a directory; what else there is is added to `ignored`."""
+  names = []
+  for entry in _entries(directory, ignored):
+    if _is_folder(entry):
+      names.append(entry.name)
+    else:
+      ignored.append((entry.path, "not in the folder of a class"))
+  return names
+
+
+def _entries(directory: str, ignored: Ignored) -> list[os.DirEntry[str]]:
+  """Returns what is in a directory, without what other programs left and what is hidden."""
+  try:
+    with os.scandir(directory) as found:
+      entries = sorted(found, key=lambda e: os.fsencode(e.name))
+  except OSError as e:
+    raise InputError(f"{directory} cannot be read: {e.strerror}") from e
+  kept = []
+  for entry in entries:
+    if files.is_foreign(entry.name):
+      ignored.append((entry.path, "of another program, by its name"))
+    elif entry.name.startswith("."):
+      ignored.append((entry.path, "hidden"))
+    else:
+      kept.append(entry)
+  return kept
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+  """Returns whether an entry is a folder; raises InputError for a link to one."""
+  if entry.is_dir(follow_symlinks=False):
+    return True
+  try:
+    linked = entry.is_symlink() and entry.is_dir()
+  except OSError:  # a link to itself: reading it as a file says so
+    linked = False
+  if linked:
+    raise InputError(
+      f"{entry.path} is a link to a directory, which could lead in circles; put the directory itself there."
+    )
+  return False

@@ -1,0 +1,93 @@
+"""Names of the shared memory of a process and its loader workers, by which the next start finds what was left.
+
+Each process has a mark, a file that it keeps locked. The kernel ends the lock with the process, so what carries the
+name of an unlocked mark belongs to nobody.
+"""
+
+import atexit
+import contextlib
+import functools
+import multiprocessing
+import pathlib
+import secrets
+from multiprocessing import resource_tracker, shared_memory
+from typing import Any
+
+from mixer_jax import files
+
+_PLACE = pathlib.Path("/dev/shm")  # noqa: S108  (where Linux has shared memory)
+_PREFIX = "mixer_jax-"
+_OPEN: list[Any] = []
+
+
+@functools.cache
+def owned() -> str:
+  """Returns the name of this process's mark, and removes what dead processes left. Linux only."""
+  mark = f"{_PREFIX}{secrets.token_hex(8)}"
+  if not _PLACE.is_dir():
+    return mark
+  for name in {_mark_of(path.name) for path in _PLACE.glob(f"*{_PREFIX}*")}:
+    if _is_dead(name):
+      remove(name)
+  with contextlib.suppress(OSError):  # full: the workers will say so
+    _keep_locked(mark)
+  # Semaphores, which multiprocessing names in this process.
+  config: Any = vars(multiprocessing.current_process())["_config"]
+  config["semprefix"] = f"/{mark}"
+  return mark
+
+
+def adopt(mark: str) -> None:
+  """Gives the shared memory that this worker makes from now on the name of its parent's mark."""
+  module: Any = shared_memory
+  module._make_filename = lambda: f"/{mark}-{secrets.token_hex(8)}"
+
+
+def forget(mark: str) -> None:
+  """Leaves this worker's segments to Python's resource tracker, and removes the mark of the parent, which has ended.
+
+  The tracker outlives all workers and unlinks what was registered with it. A segment is registered an instant after
+  it is created; death in between would leave it behind.
+  """
+  for link in pathlib.Path("/proc/self/fd").glob("*"):
+    with contextlib.suppress(OSError):
+      target = link.readlink()
+      if target.name.startswith(mark) and target.exists():  # not "… (deleted)"
+        resource_tracker.register(f"/{target.name}", "shared_memory")
+  with contextlib.suppress(OSError):
+    (_PLACE / mark).unlink()
+
+
+def remove(mark: str) -> None:
+  """Removes a mark, and all shared memory of its name."""
+  for path in [*_PLACE.glob(f"*{mark}-*"), _PLACE / mark]:
+    with contextlib.suppress(
+      OSError
+    ):  # another process of the user was faster, or it is another user's
+      path.unlink()
+
+
+def _keep_locked(mark: str) -> None:
+  """Makes the mark, which is locked from the moment that it has its name."""
+  unnamed = _PLACE / f".{mark.removeprefix(_PREFIX)}"
+  file = unnamed.open("x")
+  files.try_lock(file)
+  unnamed.rename(_PLACE / mark)
+  _OPEN.append(file)
+  atexit.register((_PLACE / mark).unlink, missing_ok=True)
+
+
+def _mark_of(name: str) -> str:
+  """Returns the mark that the name of a segment or semaphore has."""
+  begin = name.index(_PREFIX)
+  return "-".join(name[begin:].split("-")[:2])
+
+
+def _is_dead(mark: str) -> bool:
+  try:
+    with files.open_regular(_PLACE / mark) as file:
+      return files.try_lock(file, shared=True) is True
+  except FileNotFoundError:
+    return True  # the mark comes first and goes last
+  except OSError:
+    return False  # another user's

@@ -1,0 +1,46 @@
+"""metrics.jsonl: a damaged line costs its own record."""
+
+import json
+import os
+
+import pytest
+from etils import epath
+
+from mixer_jax.workdir import metrics
+
+LINES = [json.dumps({"step": step, "loss": 1 / step}).encode() for step in range(1, 7)]
+KEPT = [{"step": step, "loss": 1 / step} for step in (1, 2, 4)]
+
+
+@pytest.mark.parametrize(
+  "bad",
+  [b'{"step": 3, "los\xf3": 0.3}', b'{"step": 3 "loss": 0.3}', b"\x00", b"[3]", b'{"step": "3"}', b'{"loss": 1}'],
+)  # fmt: skip
+def test_an_unreadable_line_is_reported_and_stays(tmp_path, capsys, bad):
+  path = tmp_path / "metrics.jsonl"
+  path.write_bytes(b"\n".join([*LINES[:2], bad, *LINES[3:]]) + b'\n{"step": 7, "lo')
+  for _ in range(2):
+    writer = metrics.MetricWriter(epath.Path(tmp_path), 4, 4)
+    assert writer.records == KEPT
+    assert path.read_bytes() == b"\n".join([*LINES[:2], bad, LINES[3], b""])
+    output = capsys.readouterr().out
+    assert "1 unreadable line(s), which stay as they are: 3" in output
+    assert "1 of the 4 records" in output
+    writer.close()
+  assert metrics.read_metrics(epath.Path(tmp_path)) == KEPT
+
+
+def test_what_a_kill_left_incomplete_is_no_damage(tmp_path, capsys):
+  (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(LINES[:2]) + b'\n{"step": 3, "lo')
+  metrics.MetricWriter(epath.Path(tmp_path), 2, 2).close()
+  assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to(path.name)])
+def test_a_node_that_is_no_file_loses_its_records_and_is_replaced(tmp_path, capsys, make):
+  make(tmp_path / "metrics.jsonl")
+  writer = metrics.MetricWriter(epath.Path(tmp_path), 2, 2)
+  assert "2 of the 2 records" in capsys.readouterr().out
+  writer.write(3, {"loss": 0.5})
+  writer.close()
+  assert metrics.read_metrics(epath.Path(tmp_path)) == [{"step": 3, "loss": 0.5}]
