@@ -14,6 +14,7 @@ from mixer_jax.workdir import directory, restore
 from tests import families, runs
 from tests.configurations import small_config, with_family
 from tests.marks import long
+from tests.training.test_recipe import recipe
 
 FIELDS = {
   "vit": dict(patch_size=8, num_blocks=2, hidden_dim=16, mlp_dim=24, num_heads=2, stoch_depth=0.5),
@@ -91,34 +92,37 @@ def test_batch_statistics_and_accumulation_exclude_each_other():
     grads_loss_and_statistics("conv_mlp", devices=1, parts=2)
 
 
+LAST = 11  # the recipe's last step
+
+
 @pytest.fixture(scope="module", params=[long("res_mlp"), "conv_mlp"])
 def run(request, tmp_path_factory):
-  """A family, the directories of a run of 8 steps and of one that was stopped after 3 and resumed.
+  """A family, the directories of a run under all of DeiT's recipe and of one that was stopped after 3 steps and resumed.
 
-  With all that has a state of its own or asks the family: LAMB, SAM, rates by layer, an average that warms up.
+  The resumed one reads with two loader workers, then with none.
   """
-  config = with_family(small_config(total_steps=8), request.param, quickstart.MODELS[request.param])
-  config.checkpoint.every_steps, config.model.stoch_depth = 3, 0.2
-  config.ema_decay, config.ema_warmup = 0.5, True
-  config.optimizer.update(name="lamb", sam_rho=0.05, layer_decay=0.9)
+  config = with_family(recipe(), request.param, quickstart.MODELS[request.param])
+  config.model.stoch_depth = 0.2
   undisturbed, resumed = (tmp_path_factory.mktemp(name) for name in ("undisturbed", "resumed"))
   loop.train(config, str(undisturbed))
+  config.data.num_workers = 2
   with pytest.raises(SystemExit):
     loop.train(config, str(resumed), runs.StopAfter(3))
+  config.data.num_workers = 0
   loop.train(config, str(resumed))
   return request.param, undisturbed, resumed
 
 
 def test_resume_equals_an_uninterrupted_run(run):
   _, undisturbed, resumed = run
-  runs.assert_same_state(runs.final_state(resumed, 8), runs.final_state(undisturbed, 8))
+  runs.assert_same_state(runs.final_state(resumed, LAST), runs.final_state(undisturbed, LAST))
   assert runs.records(resumed) == runs.records(undisturbed)
 
 
 def test_what_was_trained_is_put_to_use(run, tmp_path):
   """The checkpoint, its .npz and its state dictionaries evaluate alike; the export gives the same logits."""
   family, workdir, _ = run
-  variables = restore.load_variables(workdir, 8)
+  variables = restore.load_variables(workdir, LAST)
   weights.save_npz(tmp_path / "x.npz", variables)
   from_run = inference.load(workdir=str(workdir), config=None)
   config = directory.load_config(workdir)

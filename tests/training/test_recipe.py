@@ -35,7 +35,7 @@ def undisturbed(tmp_path_factory):
   return runs.final_state(workdir, step), step
 
 
-@pytest.mark.parametrize("num_workers", [long(0), long(1), 2])
+@pytest.mark.parametrize("num_workers", [long(0), long(1), long(2)])
 def test_resume_equals_an_uninterrupted_run(undisturbed, tmp_path, num_workers):
   wanted, last = undisturbed
   config = recipe(**{"data.num_workers": num_workers})
