@@ -95,7 +95,7 @@ def test_a_configuration_of_today_is_left_as_it_is():
 def test_a_run_of_an_earlier_version_goes_on_where_its_keys_mean_the_same(tmp_path):
   def resume(**changes):
     new = provenance.describe(small_config(**changes), {})
-    return provenance.resume(new, epath.Path(tmp_path), None, ())
+    return provenance.resume(new, epath.Path(tmp_path), 0, ())
 
   configuration.save(epath.Path(tmp_path) / "config.json", earlier())
   resume()
