@@ -56,7 +56,9 @@ def get_config(arg: str = "mixer"):
   given = common.parse_arg(arg, variant="mixer", recipe="none", epochs="2")
   for name, known in (("variant", MODELS), ("recipe", ("none", "deit"))):
     if given[name] not in known:
-      raise InputError(f"fashion_mnist.py:{given[name]} is unknown; known: {', '.join(known)}.")
+      raise InputError(
+        f"fashion_mnist.py: {name} {given[name]!r} is unknown; known: {', '.join(known)}."
+      )
   family, fields = MODELS[given["variant"]]
   config = deit.recipe(family)
   config.model.update(fields)

@@ -15,7 +15,7 @@ A family is one file, entered in `FAMILIES`. It has:
   arrays that returns them; `TORCH_FORM`, only if torch cuts its parameters otherwise; and `RELEASED_RENAMES`, expressions
   for the authors' older .npz layouts; empty if there are none;
 - `RESIZE_METHODS`, and if there are any `resize` and `resize_fields`: parameters and fields for another grid of
-  tokens by one of them. A family without any takes every image size. If only some of its models do, it is a function of
+  tokens by one of them. A family without any is not tied to a number of tokens. If only some of its models do, it is a function of
   the fields.
 """
 

@@ -1,4 +1,4 @@
-"""What the model families share: the MLP, drop path and dropout whose draws belong to the image, the head.
+"""What the model families share: MLP, drop path and dropout whose draws belong to the image, convolutions, BatchNorm, head.
 
 All draws come from a key per image, `fold_in(key, index)`, with `index` the image's position in the global
 batch. So an image meets the same masks whether the batch is taken at once, sharded over devices or
@@ -16,7 +16,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from mixer_jax.errors import InputError
-from mixer_jax.models.kernels import cpu_dense, cpu_depthwise
+from mixer_jax.models.kernels import cpu_dense, cpu_depthwise, cpu_max_pool
 
 Gelu = Literal["tanh", "erf"]
 GELU: dict[str, Callable[[Array], Array]] = {
@@ -165,9 +165,14 @@ def conv(
 
 
 def depthwise(x: Float[Array, "b h w c"], size: int, **fields: Any) -> Float[Array, "b h w c"]:
-  """Convolves each channel with a kernel of its own, padded as `conv` pads, in the form that is fast on this platform.
+  """Convolves each channel with a kernel of its own, with stride 1, in the form that is fast on this platform.
 
-  Arguments are those of `conv`.
+  It has no forward-mode derivatives.
+
+  Args:
+    x: maps, padded as `conv` pads them.
+    size: side of the kernel, odd.
+    fields: of nn.Conv, but for strides and groups.
   """
   fields |= dict(feature_group_count=x.shape[-1], conv_general_dilated=_depthwise)
   return conv(x, x.shape[-1], size, **fields)
@@ -177,6 +182,9 @@ def _depthwise(x: Array, kernel: Array, *unused: Any, **also_unused: Any) -> Arr
   """Is nn.Conv's `conv_general_dilated`; what it leaves out are the stride, the padding and the groups of `depthwise`."""
   del unused, also_unused
   return cpu_depthwise.depthwise(x, kernel)
+
+
+max_pool = cpu_max_pool.max_pool
 
 
 def batch_norm(

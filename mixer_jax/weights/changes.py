@@ -34,9 +34,13 @@ def replace_head(
     bias: start of the new head's bias.
 
   Raises:
-    InputError: they are of no known family.
+    InputError: they are of no known family, or the wanted model has a hidden layer before its head.
   """
-  head = tuple(f"{module}/" for module in models.FAMILIES[family_of(variables)].HEAD)
+  modules = models.FAMILIES[family_of(variables)].HEAD
+  head = tuple(f"{module}/" for module in modules)
+  for module, field in modules.items():
+    if field != "num_classes" and module in wanted["params"]:
+      raise InputError(f"a new head of zeros cannot train behind {module}: set {field} to 0.")
   body = {k: v for k, v in flatten(variables).items() if not k.startswith(head)}
   dtype = next(iter(body.values())).dtype
   new = {
@@ -119,7 +123,7 @@ def resize(
   family = models.FAMILIES[spec.family]
   if not spec.resize_methods:
     raise InputError(
-      f"a {family.TITLE}'s parameters are those for every image size; there is nothing to do."
+      f"a {family.TITLE}'s parameters are those for every image size that it takes; there is nothing to do."
     )
   rows, columns = resizing.token_grid(spec.input_shape[:2], spec.fields["patch_size"])
   if rows * columns != old_grid[0] * old_grid[1]:

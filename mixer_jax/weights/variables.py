@@ -39,6 +39,12 @@ class ModelSpec(NamedTuple):
     return models.abstract_variables(models.build(self.family, **fields), self.input_shape)
 
   @property
+  def halvings(self) -> int:
+    """How often the stages halve the grid of tokens."""
+    stages = self.fields.get("stages", self.fields.get("num_blocks"))
+    return len(stages) - 1 if isinstance(stages, tuple) else 0
+
+  @property
   def knows_sides(self) -> bool:
     """False for a column of patches, the `input_shape` of a number of tokens that is no square."""
     height, width, _ = self.input_shape
