@@ -26,7 +26,7 @@ Data, and what differs from DeiT's code: docs/pretrain.md. Other lengths, before
 from collections.abc import Callable
 from typing import Any
 
-from configs import common
+from mixer_jax.configs import common
 from mixer_jax.errors import InputError
 
 

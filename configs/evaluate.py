@@ -11,8 +11,8 @@ Paper, top-1 of imagenet1k/Mixer-B_16: ImageNet 76.44 %, ReaL 82.36 %.
 
 from typing import Any
 
-from configs import common
 from mixer_jax import schema
+from mixer_jax.configs import common
 
 
 def get_config(arg: str = "weights=imagenet1k/Mixer-B_16"):

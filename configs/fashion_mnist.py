@@ -14,7 +14,7 @@ Images come from Debian's package (apt install dataset-fashion-mnist) and are pr
 
 from typing import Any
 
-from configs import common, deit
+from mixer_jax.configs import common, deit
 from mixer_jax.errors import InputError
 
 _ISOTROPIC: dict[str, Any] = dict(patch_size=4, hidden_dim=40)

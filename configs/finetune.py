@@ -25,7 +25,7 @@ the same way. The paper reports for Mixer-B/16 of ImageNet-21k at 224 px: ImageN
 92.50 % (table 3).
 """
 
-from configs import common
+from mixer_jax.configs import common
 from mixer_jax.errors import InputError
 
 DEFAULTS = {

@@ -77,7 +77,8 @@ HOW_TRAINED = frozenset(
 def schema(name: str) -> dict[str, configuration.Field]:
   """Returns the fields of config.model for a family: `name`, `variant` and those of its module.
 
-  Sizes that the module demands may be None here, where a variant says them.
+  Sizes that the module demands, and other fields that a variant says, are None here: the variant's, else the
+  module's default.
 
   Raises:
     InputError: unknown family.
@@ -86,10 +87,11 @@ def schema(name: str) -> dict[str, configuration.Field]:
     "name": configuration.Field(str, None, name),
     "variant": configuration.Field(str | None, None, None),
   }
+  said = {key for variant in _family(name).VARIANTS.values() for key in variant}
   for key, field in configuration.fields(_family(name).Model).items():
     if key not in ("parent", "name", "num_classes"):
-      size = field.default is configuration.MISSING
-      fields[key] = field._replace(hint=field.hint | None, default=None) if size else field
+      left = key in said or field.default is configuration.MISSING
+      fields[key] = field._replace(hint=field.hint | None, default=None) if left else field
   return fields
 
 
@@ -110,7 +112,8 @@ def build(name: str, *, variant: str | None = None, **fields: Any) -> nn.Module:
     fields: the module's fields; those that are None are left to the variant.
 
   Raises:
-    InputError: unknown family, variant or field, a value of another type, or a size left open.
+    InputError: unknown family, variant or field, a value of another type, a size left open, or a variant beside
+      all sizes.
   """
   family = _family(name)
   sizes: dict[str, Any] = {}
@@ -119,8 +122,22 @@ def build(name: str, *, variant: str | None = None, **fields: Any) -> nn.Module:
       hint = configuration.nearest(str(variant), family.VARIANTS)
       raise InputError(f"model.variant {variant!r} is not one of {name}'s.{hint}")
     sizes = dict(family.VARIANTS[variant])
+    _check_effect(family, variant, fields)
   sizes.update({k: v for k, v in fields.items() if v is not None or k == "num_classes"})
   return configuration.call(family.Model, sizes, "config.model")
+
+
+def _check_effect(family: Any, variant: str, fields: Mapping[str, Any]) -> None:
+  """Raises InputError if the fields leave no size to the variant, and are not its own."""
+  own, given = configuration.flatten(family.VARIANTS[variant]), configuration.flatten(fields)
+  known = configuration.fields(family.Model)
+  sizes = [key for key in own if known[key].default is configuration.MISSING]
+  others = [f"{k} {given.get(k)} ({variant}: {own[k]})" for k in sizes if given.get(k) != own[k]]
+  if others and all(given.get(key) is not None for key in sizes):
+    raise InputError(
+      f"model.variant {variant!r} has no effect, because every size is given besides: {', '.join(others)}. "
+      "Change the sizes and leave variant None, or set them to None."
+    )
 
 
 def family_of(names: Iterable[str]) -> str | None:

@@ -171,6 +171,7 @@ class Model(nn.Module):
     Raises:
       InputError: num_blocks, widths and mlp_ratios are not three numbers from 1 each.
     """
+    layers.check_image(image)
     self._check_stages()
     index = jnp.arange(image.shape[0]) if index is None else index
     dtypes: dict[str, Any] = dict(

@@ -237,6 +237,7 @@ class Model(nn.Module):
       InputError: num_blocks, widths and mlp_ratios are not four numbers from 1 each, or a width is too small.
     """
     del mask
+    layers.check_image(image)
     self._check_stages()
     x = layers.run_stages(self, self.num_blocks, image, index, train)
     x = nn.LayerNorm(epsilon=1e-5, name="pre_head_layer_norm", **self._dtypes())(x)

@@ -322,6 +322,7 @@ class Model(nn.Module):
     Raises:
       InputError: a field of the stages is not four numbers, or one of them is too small; an image below 3 pixels.
     """
+    layers.check_image(image)
     self._check_stages()
     if min(image.shape[1:3]) < 3:
       raise InputError(

@@ -30,6 +30,15 @@ def num_blocks(names: Iterable[str], prefix: str) -> int:
   return len({m[0] for name in names if (m := re.match(rf"{re.escape(prefix)}\d+/", name))})
 
 
+def check_image(image: Array) -> None:
+  """Raises InputError for pixels that are not normalised yet."""
+  if not jnp.issubdtype(image.dtype, jnp.floating):
+    raise InputError(
+      f"image is of type {image.dtype}; expected float values as config.normalize makes them of pixels. With its "
+      "default: image / 127.5 - 1."
+    )
+
+
 def per_image_keys(key: Array, index: Int[Array, " b"]) -> Array:
   """Returns a key for each image."""
   return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)

@@ -149,6 +149,7 @@ class Model(nn.Module):
         token mixing do not go together.
     """
     del mask
+    layers.check_image(image)
     _, height, width, _ = image.shape
     resizing.token_grid((height, width), self.patch_size)
     check_token_mixing(

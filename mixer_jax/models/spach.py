@@ -245,6 +245,7 @@ class Model(nn.Module):
       InputError: `stages` cannot be read, heads that do not divide the channels, an odd patch after a stem, an image
         smaller than a patch of the last stage, or with an MLP over tokens a side that the patches of the last stage do not divide.
     """
+    layers.check_image(image)
     stages = _kinds(self.stages)
     self._check(stages, image.shape[1], image.shape[2])
     index = jnp.arange(image.shape[0]) if index is None else index

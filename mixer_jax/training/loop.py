@@ -90,6 +90,8 @@ def _prepare(
   source = exp.train_split.open()
   intact = checkpoint.find_intact(directory)
   source.number_classes_as(init_from.class_names(exp, directory, intact.step))
+  if line := headline.lacking_classes(exp, source):
+    metrics.log(line)
   sections, names = evaluators.in_training(exp.options), source.class_names or ()
   measured = evaluators.build(exp, sections, directory, names)
   origin = provenance.describe(config, {"data.split": source, **evaluators.opened(measured)})

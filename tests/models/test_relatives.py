@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -104,6 +105,15 @@ def test_published_sizes_have_the_published_number_of_parameters(family, variant
   spec = weights.describe(abstract)
   assert spec.variant == variant
   assert functions(models.build(family, **spec.fields)) == functions(model)
+
+
+def test_pixels_that_are_not_normalised_are_refused(monkeypatch):
+  monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as outside of tests
+  for family, module in models.FAMILIES.items():
+    model = models.build(family, variant=next(iter(module.VARIANTS)))
+    image = jax.ShapeDtypeStruct((1, 224, 224, 3), "uint8")
+    with pytest.raises(InputError, match="image is of type uint8"):
+      jax.eval_shape(model.init, jax.random.key(0), image)
 
 
 def functions(model):
