@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from configs import common, deit
+from mixer_jax.configs import common, deit
 from mixer_jax.tools import host_memory, throughput
 from mixer_jax.training import experiment
 

@@ -97,7 +97,7 @@ def main() -> None:
 def compare(args: argparse.Namespace, family: str) -> list[dict[str, Any]]:
   """Returns a row for each contestant and work; those that did not run say why in "not_run"."""
   case, absent = make_case(args, family)
-  names = ["ours"] if absent else args.contestant
+  names = [name for name in args.contestant if name == "ours" or not absent]
   reasons = dict.fromkeys([name for name in args.contestant if name not in names], absent)
   with ExitStack() as stack:
     children = {name: stack.enter_context(step.start(args, name, case)) for name in names}
@@ -111,7 +111,7 @@ def compare(args: argparse.Namespace, family: str) -> list[dict[str, Any]]:
 
 
 def failure(args: argparse.Namespace, child: turns.Contestant) -> str | None:
-  """Warms a contestant up; returns how it ended, if it did."""
+  """Warms a contestant up. Returns the error that ended it, or None."""
   try:
     for work in args.work:
       for batch_size in args.batch_sizes:

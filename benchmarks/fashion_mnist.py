@@ -15,8 +15,8 @@ from typing import Any
 
 import jax
 
-from configs import fashion_mnist
 from mixer_jax import models, tables
+from mixer_jax.configs import fashion_mnist
 from mixer_jax.tools.planning import flops
 from mixer_jax.training import loop
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import published, turns
-from configs import common
+from mixer_jax.configs import common
 from mixer_jax.models import mixer
 from mixer_jax.tools import host_memory, throughput
 from mixer_jax.training import experiment

@@ -14,7 +14,7 @@ import pathlib
 import statistics
 from typing import Any
 
-from configs import finetune, quickstart
+from mixer_jax.configs import finetune, quickstart
 from mixer_jax.training import loop
 
 PRETRAIN_SIZE = 16

@@ -18,7 +18,7 @@ R152x4, which take R152x2's. On ImageNet and ImageNet-21k they are those of the 
 extra regularisation included; for a ResNet those of Mixer-B (R50) or Mixer-L, without stochastic depth.
 """
 
-from configs import common, imagenet, imagenet21k, jft
+from mixer_jax.configs import common, imagenet, imagenet21k, jft
 from mixer_jax.errors import InputError
 
 # On JFT-300M: epochs of the paper's table 3, learning rate of arXiv:2010.11929, table 3.

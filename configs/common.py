@@ -44,7 +44,8 @@ def _default(field: configuration.Field) -> Any:
     return FieldReference(field.default, field_type=object)
   if field.default is not None:
     return field.default
-  return placeholder(typing.get_origin(kinds[0]) or kinds[0])
+  origin = typing.get_origin(kinds[0])
+  return placeholder(str if origin is typing.Literal else origin or kinds[0])
 
 
 def parse_arg(arg: str | None, **defaults: str) -> dict[str, str]:

@@ -19,15 +19,14 @@ The argument is FAMILY-VARIANT. Published top-1 at 224 px, without distillation;
   ms_mlp-T, S, B       82.1 83.4 83.8  JegZheng/MS-MLP, README
 
 A setting that a source leaves open is DeiT's (facebookresearch/deit, main.py); what was open is said below. DeiT's code
-keeps an average of the parameters, but its numbers are those of the parameters themselves: here none is kept. What differs
-from the code of DeiT: docs/pretrain.md. Other lengths, before cooldown: configs/deit.py:res_mlp-12,epochs=100. Data:
-docs/pretrain.md.
+keeps an average of the parameters, but its numbers are those of the parameters themselves: here only ConvMLP keeps one.
+Data, and what differs from DeiT's code: docs/pretrain.md. Other lengths, before cooldown: configs/deit.py:res_mlp-12,epochs=100.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-from configs import common
+from mixer_jax.configs import common
 from mixer_jax.errors import InputError
 
 

@@ -11,8 +11,8 @@ Paper, top-1 of imagenet1k/Mixer-B_16: ImageNet 76.44 %, ReaL 82.36 %.
 
 from typing import Any
 
-from configs import common
 from mixer_jax import schema
+from mixer_jax.configs import common
 
 
 def get_config(arg: str = "weights=imagenet1k/Mixer-B_16"):
@@ -27,7 +27,7 @@ def make_config(source: str) -> Any:
   origin = init_from.describe(source)
   config = common.get_config(origin.family)
   config.image_size = schema.joined(*origin.sides())
-  config.image_channels = origin.input_shape[2]
+  config.image_channels = origin.input_shape[-1]
   config.num_classes = origin.fields["num_classes"]
   config.loss = "softmax_xent"
   config.model.update({k: v for k, v in origin.fields.items() if k != "num_classes"})

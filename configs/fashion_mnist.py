@@ -14,7 +14,7 @@ Images come from Debian's package (apt install dataset-fashion-mnist) and are pr
 
 from typing import Any
 
-from configs import common, deit
+from mixer_jax.configs import common, deit
 from mixer_jax.errors import InputError
 
 _ISOTROPIC: dict[str, Any] = dict(patch_size=4, hidden_dim=40)
@@ -56,7 +56,9 @@ def get_config(arg: str = "mixer"):
   given = common.parse_arg(arg, variant="mixer", recipe="none", epochs="2")
   for name, known in (("variant", MODELS), ("recipe", ("none", "deit"))):
     if given[name] not in known:
-      raise InputError(f"fashion_mnist.py:{given[name]} is unknown; known: {', '.join(known)}.")
+      raise InputError(
+        f"fashion_mnist.py: {name} {given[name]!r} is unknown; known: {', '.join(known)}."
+      )
   family, fields = MODELS[given["variant"]]
   config = deit.recipe(family)
   config.model.update(fields)

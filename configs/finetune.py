@@ -25,7 +25,7 @@ the same way. The paper reports for Mixer-B/16 of ImageNet-21k at 224 px: ImageN
 92.50 % (table 3).
 """
 
-from configs import common
+from mixer_jax.configs import common
 from mixer_jax.errors import InputError
 
 DEFAULTS = {
@@ -61,7 +61,7 @@ def get_config(arg: str = ""):
   config = common.get_config(spec.family)
   height, width = schema.sides(given["size"]) if given["size"] else spec.sides()
   config.image_size = schema.joined(height, width)
-  config.image_channels = spec.input_shape[2]
+  config.image_channels = spec.input_shape[-1]
 
   config.batch_size = 512
   config.learning_rate = common.number("lr", given["lr"])

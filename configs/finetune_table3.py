@@ -6,7 +6,7 @@ python -m mixer_jax.tools.transfer --config=configs/finetune_table3.py --weights
   --datasets=five --results=DIR
 """
 
-from configs import finetune
+from mixer_jax.configs import finetune
 
 
 def get_config(arg: str = ""):

@@ -10,7 +10,7 @@ Data: python -m mixer_jax.tools.prepare imagenet2012. Training takes train[:99%]
 development set. Shorter or other sizes: configs/imagenet.py:S/16,epochs=90.
 """
 
-from configs import common
+from mixer_jax.configs import common
 
 
 def get_config(arg: str = "B/16"):

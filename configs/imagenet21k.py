@@ -8,10 +8,11 @@ python train.py --config=configs/imagenet21k.py:L/16 --workdir=gs://BUCKET/image
 
 TFDS has no builder for ImageNet-21k (14 197 122 images, 21 843 classes): give the directory of a prepared TFDS
 data set with the features "image" and "label" and the splits "full[51200:]" and "full[:51200]":
---config.data.dataset=DIR. Without data the configuration can be built and planned.
+--config.data.dataset=DIR. Without data the configuration can be built and planned. Shorter:
+configs/imagenet21k.py:L/16,epochs=90.
 """
 
-from configs import common
+from mixer_jax.configs import common
 
 # Table 4's rows: mixup and magnitude of RandAugment, by the letter of the size.
 ROWS = {"B": {"mixup_p": 0.2, "magnitude": 10}, "L": {"mixup_p": 0.5, "magnitude": 20}}

@@ -22,7 +22,7 @@ sequence of classes) takes its place: --config.data.dataset=NAME_OR_DIRECTORY wi
 num_classes and the most labels that an image has.
 """
 
-from configs import common
+from mixer_jax.configs import common
 
 # Table 4's rows, by the letter of the size.
 ROWS = {

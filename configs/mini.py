@@ -14,7 +14,7 @@ python train.py --config=configs/mini.py:L,model=vit,percent=10 --workdir=DIR
 
 from typing import Any
 
-from configs import common
+from mixer_jax.configs import common
 from mixer_jax.errors import InputError
 
 IMAGE_SIZE, PATCH_SIZE = 28, 4

@@ -4,7 +4,7 @@ python train.py --config=configs/quickstart.py --workdir=/tmp/mixer-quickstart
 python train.py --config=configs/quickstart.py:conv_mlp --workdir=/tmp/conv-mlp-quickstart
 """
 
-from configs import common
+from mixer_jax.configs import common
 from mixer_jax.errors import InputError
 
 MODELS = {

@@ -1,6 +1,6 @@
 """The configuration: every key but those of config.model with its type, range, default and meaning.
 
-A comment stands above its key or behind it; `python train.py --help` prints them. The keys of
+A comment stands above its key or behind it; `--config=NAME --help` prints them. The keys of
 config.model are the fields of the family's module (models.schema). Defaults are those of Mixer-B/16 on
 ImageNet where the paper gives them.
 """

@@ -24,7 +24,7 @@ def random_params(family, height, width, seed=0, /, **fields):
 def random_variables(family, height, width, seed=0, /, **fields):
   """Returns (module, variables) for images of this size; activations stay of order 1."""
   model = models.build(family, **fields)
-  shapes = models.abstract_variables(model, (height, width, 3))
+  shapes = models.abstract_variables(model, shape(family, height, width, 3))
   rng = np.random.default_rng(seed)
 
   def draw(path, x):
@@ -38,6 +38,11 @@ def random_variables(family, height, width, seed=0, /, **fields):
     return value.astype(np.float32)
 
   return model, jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def shape(family, height, width, channels):
+  """Returns the shape of an image, or of the shortest clip that every arrangement in time goes with."""
+  return (*(16,) * (family == "mlp3d"), height, width, channels)
 
 
 def image(*shape, seed=1):

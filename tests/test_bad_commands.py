@@ -11,9 +11,9 @@ from tests.marks import long
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    (["--config=configs/quickstart.py", "--workdir=W", "--config.lerning_rate=1"], "learning_rate"),
+    long(["--config=configs/quickstart.py", "--workdir=W", "--config.lerning_rate=1"], "learning_rate"),
     (["--config=configs/quickstart.py", "--workdir=W", "--config.batch_size=many"], "batch_size=many"),
-    long(["--config=configs/quickstart.py", "--workdir=W", "--confg=1"], "confg"),
+    (["--config=configs/quickstart.py", "--workdir=W", "--batch_size=32"], "--config.batch_size=32"),
     long(["--config=configs/quickstart.py", "--workdir=W", "stray"], "unexpected argument 'stray'"),
     long(["--config=configs/nowhere.py", "--workdir=W"], "configs/nowhere.py"),
     (["--config=configs/jft.py:B/16,epoch=3", "--workdir=W"], "epoch=3"),

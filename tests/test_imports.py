@@ -23,6 +23,7 @@ LAYERS = [
   {"evaluators"},
   {"training"},
   {"inference"},
+  {"configs"},
   {"tools"},
 ]  # lowest first: rooms of mixer_jax, by docs/code.md
 TOOLS = [

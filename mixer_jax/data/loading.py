@@ -133,7 +133,7 @@ class ClosingIterator:
       since, number = self._since, self._number
       waited = 0.0 if since is None else time.monotonic() - since
       if waited > SAY_SECONDS and said != number:
-        print(f"waiting for batch {number} of the data since {waited:.0f} s", file=sys.stderr)
+        print(f"waiting for batch {number} of the data for {waited:.0f} s", file=sys.stderr)
         said = number
       if waited > LIMIT_SECONDS:
         for worker in multiprocessing.active_children():

@@ -70,7 +70,7 @@ class SplitSpec:
     return self.num_used - (self.num_used % batch_size if self.drop_remainder else 0)
 
   def open(self) -> sources.Source:
-    """Opens the source; raises InputError if it is absent or not what the configuration says."""
+    """Opens the source; raises InputError if it is absent, not what the configuration says, or `ops` do not fit it."""
     if self.dataset == "synthetic":
       return synthetic.open_source(self.num_examples, self.num_classes, self.labels_per_image)
     source = sources.open_source(
@@ -86,13 +86,13 @@ class SplitSpec:
         f"{self.where}split: {source.name} has {source.num_classes} classes, more than num_classes "
         f"{self.num_classes}."
       )
+    self.check_ops(source)
     return source
 
   def check_ops(self, source: sources.Source) -> None:
     """Processes the first record; raises InputError if `ops` cannot make the model's images of it.
 
-    For splits that are read long after they are opened. A bad record stops the run, or is skipped, where it is
-    loaded.
+    A bad record stops the run, or is skipped, where it is loaded.
     """
     with contextlib.suppress(BadRecordError):
       self.ops(source[0], example_rng(0, 0, 0))

@@ -74,9 +74,8 @@ def forget(mark: str) -> None:
 def remove(mark: str) -> None:
   """Removes a mark, and all shared memory of its name."""
   for path in [*_PLACE.glob(f"*{mark}-*"), _PLACE / mark]:
-    with contextlib.suppress(
-      OSError
-    ):  # another process of the user was faster, or it is another user's
+    # Another process of the user was faster, or it is another user's.
+    with contextlib.suppress(OSError):
       path.unlink()
 
 

@@ -19,7 +19,6 @@ class Classification:
     self._setup, self._section = setup, section
     self.split = splits.make(setup.options, section, where)
     self.source = self.split.open()
-    self.split.check_ops(self.source)
     self.sources = {"split": self.source}
     self.every_steps = section.every_steps
     self.title = f"on {self.split.dataset} {self.split.split}"

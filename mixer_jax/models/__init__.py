@@ -1,21 +1,22 @@
 """Model families by name. `build("mixer", variant="B/16", num_classes=1000)` returns a Flax module.
 
 A family is one file, entered in `FAMILIES`. It has:
-- `Model`, a Linen module: (image, train, index, mask) -> logits; `num_classes` defaults to 1000. It sows
+- `Model`, a Linen module: (image, train, index, mask) -> logits; `num_classes` defaults to 1000. An image is (h, w, c),
+  a family of clips takes (t, h, w, c) in its place. It sows
   `pre_logits`, every block's output (`block_<i>`) and every stage's map (`stage_<i>`, from 1);
 - `TITLE`, what messages call it; `VARIANTS`, published size -> fields;
-- `PREFIX`, an expression that only its parameters' names begin with; `STEM`, one for the kernel (h, w, channels, out)
+- `PREFIX`, an expression that only its parameters' names begin with; `STEM`, one for the kernel (…, channels, out)
   that the image meets first; and `HEAD`, the modules that a new head replaces -> the field that each follows from;
 - `fields_of(shapes)`, the fields that parameter shapes tell, the inverse of `init`; `UNTOLD`, the others but gelu, each
   with a value that goes with all shapes; and `input_shape(shapes)`, an
-  image (height, width, channels) that they are for; shapes are {"block/kernel": (…)};
+  image (height, width, channels), or a clip with its frames before that, that they are for; shapes are {"block/kernel": (…)};
 - `LAYERS`, expressions that the parameters' names below the head begin with, from the image on; numbers in their groups
   order what one of them matches (`layer_numbers`);
 - `TORCH_NAMES`, layout -> pairs of names, torch's and ours (weights/torch_layout.py), or a function of a state's names and
   arrays that returns them; `TORCH_FORM`, only if torch cuts its parameters otherwise; and `RELEASED_RENAMES`, expressions
   for the authors' older .npz layouts; empty if there are none;
 - `RESIZE_METHODS`, and if there are any `resize` and `resize_fields`: parameters and fields for another grid of
-  tokens by one of them. A family without any takes every image size. If only some of its models do, it is a function of
+  tokens by one of them. A family without any is not tied to a number of tokens. If only some of its models do, it is a function of
   the fields.
 """
 
@@ -34,6 +35,7 @@ from mixer_jax.models import (
   cycle_mlp,
   hire_mlp,
   mixer,
+  mlp_3d,
   ms_mlp,
   res_mlp,
   resnet,
@@ -55,6 +57,7 @@ FAMILIES: dict[str, Any] = {
   "resnet": resnet,
   "smlp_net": smlp_net,
   "spach": spach,
+  "mlp3d": mlp_3d,
 }
 HOW_TRAINED = frozenset(
   {
@@ -74,7 +77,8 @@ HOW_TRAINED = frozenset(
 def schema(name: str) -> dict[str, configuration.Field]:
   """Returns the fields of config.model for a family: `name`, `variant` and those of its module.
 
-  Sizes that the module demands may be None here, where a variant says them.
+  Sizes that the module demands, and other fields that a variant says, are None here: the variant's, else the
+  module's default.
 
   Raises:
     InputError: unknown family.
@@ -83,10 +87,11 @@ def schema(name: str) -> dict[str, configuration.Field]:
     "name": configuration.Field(str, None, name),
     "variant": configuration.Field(str | None, None, None),
   }
+  said = {key for variant in _family(name).VARIANTS.values() for key in variant}
   for key, field in configuration.fields(_family(name).Model).items():
     if key not in ("parent", "name", "num_classes"):
-      size = field.default is configuration.MISSING
-      fields[key] = field._replace(hint=field.hint | None, default=None) if size else field
+      left = key in said or field.default is configuration.MISSING
+      fields[key] = field._replace(hint=field.hint | None, default=None) if left else field
   return fields
 
 
@@ -107,7 +112,8 @@ def build(name: str, *, variant: str | None = None, **fields: Any) -> nn.Module:
     fields: the module's fields; those that are None are left to the variant.
 
   Raises:
-    InputError: unknown family, variant or field, a value of another type, or a size left open.
+    InputError: unknown family, variant or field, a value of another type, a size left open, or a variant beside
+      all sizes.
   """
   family = _family(name)
   sizes: dict[str, Any] = {}
@@ -116,8 +122,22 @@ def build(name: str, *, variant: str | None = None, **fields: Any) -> nn.Module:
       hint = configuration.nearest(str(variant), family.VARIANTS)
       raise InputError(f"model.variant {variant!r} is not one of {name}'s.{hint}")
     sizes = dict(family.VARIANTS[variant])
+    _check_effect(family, variant, fields)
   sizes.update({k: v for k, v in fields.items() if v is not None or k == "num_classes"})
   return configuration.call(family.Model, sizes, "config.model")
+
+
+def _check_effect(family: Any, variant: str, fields: Mapping[str, Any]) -> None:
+  """Raises InputError if the fields leave no size to the variant, and are not its own."""
+  own, given = configuration.flatten(family.VARIANTS[variant]), configuration.flatten(fields)
+  known = configuration.fields(family.Model)
+  sizes = [key for key in own if known[key].default is configuration.MISSING]
+  others = [f"{k} {given.get(k)} ({variant}: {own[k]})" for k in sizes if given.get(k) != own[k]]
+  if others and all(given.get(key) is not None for key in sizes):
+    raise InputError(
+      f"model.variant {variant!r} has no effect, because every size is given besides: {', '.join(others)}. "
+      "Change the sizes and leave variant None, or set them to None."
+    )
 
 
 def family_of(names: Iterable[str]) -> str | None:
@@ -134,7 +154,7 @@ def abstract_variables(model: nn.Module, input_shape: tuple[int, ...]) -> dict[s
 
   Args:
     model: of any family.
-    input_shape: of one image, (h, w, c).
+    input_shape: of one image, (h, w, c), or clip, (t, h, w, c).
 
   Returns:
     {"params": …} and, for a model with batch statistics, "batch_stats", of jax.ShapeDtypeStruct.
@@ -148,7 +168,7 @@ def abstract_variables(model: nn.Module, input_shape: tuple[int, ...]) -> dict[s
 def features(
   model: nn.Module, variables: Mapping[str, Any], image: jax.Array
 ) -> dict[str, jax.Array]:
-  """Returns what a model sows by name: `pre_logits` (b, c), `stage_<i>` (b, h, w, c), `block_<i>`."""
+  """Returns what a model sows by name: `pre_logits` (b, c), `stage_<i>` (b, [t,] h, w, c), `block_<i>`."""
   _, sown = model.apply(variables, image, mutable=["intermediates"])
   return sown_by_name(sown["intermediates"])
 

@@ -15,7 +15,6 @@ from jaxtyping import Array, Bool, Float, Int
 from mixer_jax.configuration import NonNegativeInt, PositiveInt, Rate
 from mixer_jax.errors import InputError
 from mixer_jax.models import layers
-from mixer_jax.models.kernels import cpu_max_pool
 
 TITLE = "ConvMLP"
 _TRUNCATED_NORMAL = nn.initializers.truncated_normal(0.02)
@@ -59,7 +58,7 @@ class Stem(nn.Module):
       x = nn.relu(layers.batch_norm(x, mask, train, **dtypes))
     # By hand, since jax2onnx knows no padding of max_pool.
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
-    return cpu_max_pool.max_pool(x, train)
+    return layers.max_pool(x, train)
 
 
 class ConvBlock(nn.Module):
@@ -172,6 +171,7 @@ class Model(nn.Module):
     Raises:
       InputError: num_blocks, widths and mlp_ratios are not three numbers from 1 each.
     """
+    layers.check_image(image)
     self._check_stages()
     index = jnp.arange(image.shape[0]) if index is None else index
     dtypes: dict[str, Any] = dict(
@@ -222,6 +222,10 @@ class Model(nn.Module):
     return layers.classify(self, pre_logits, _TRUNCATED_NORMAL)
 
   def _check_stages(self) -> None:
+    if self.stem_channels < 2:
+      raise InputError(
+        f"stem_channels is {self.stem_channels}; the stem begins with half of them, so at least 2."
+      )
     for name in ("num_blocks", "widths", "mlp_ratios"):
       value = getattr(self, name)
       if len(value) != 3 or min(value) < 1:

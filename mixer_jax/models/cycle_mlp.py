@@ -22,8 +22,8 @@ from mixer_jax.models import layers
 
 TITLE = "CycleMLP"
 Fusion = Literal["reweight", "sum"]
-_TRUNCATED_NORMAL = nn.initializers.truncated_normal(0.02)
-_CONV_KERNEL = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+TRUNCATED_NORMAL = nn.initializers.truncated_normal(0.02)
+CONV_KERNEL = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def _variant(
@@ -52,7 +52,7 @@ VARIANTS = {
 """Published size -> fields of the model."""
 
 
-def displace(x: Float[Array, "b h w c"], step: int, axis: int) -> Float[Array, "b h w c"]:
+def displace(x: Float[Array, "b *n c"], step: int, axis: int) -> Float[Array, "b *n c"]:
   """Returns maps whose channel c is read d(c) positions further along an axis; zeros beyond the edge.
 
   d runs through 0, 1, …, −1 in turn: d(c) = (c + ⌊step/2⌋) mod step − ⌊step/2⌋, as in the authors' code. The paper's
@@ -73,7 +73,7 @@ class CycleMixing(nn.Module):
   """proj(Σ_i w_i·branch_i): linear maps of x displaced along the width, along the height, and of x itself.
 
   With "reweight" w is, for each image and channel, the softmax over the branches of an MLP of the mean over positions
-  of their sum; with "sum" it is 1.
+  of their sum; with "sum" it is 1. The last three axes of x are height, width and channels.
   """
 
   step: int
@@ -84,24 +84,28 @@ class CycleMixing(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "b h w c"], index: Int[Array, " b"], train: bool = False
-  ) -> Float[Array, "b h w c"]:
-    channels = x.shape[-1]
+    self, x: Float[Array, "b *n h w c"], index: Int[Array, " b"], train: bool = False
+  ) -> Float[Array, "b *n h w c"]:
+    channels, rank = x.shape[-1], x.ndim
     dtypes: dict[str, Any] = dict(
-      kernel_init=_TRUNCATED_NORMAL, dtype=self.dtype, param_dtype=self.param_dtype
+      kernel_init=TRUNCATED_NORMAL, dtype=self.dtype, param_dtype=self.param_dtype
     )
-    dense = functools.partial(nn.Dense, channels, dot_general=layers.dot_general(train), **dtypes)
-    width = dense(name="width")(displace(x, self.step, 2))
-    height = dense(name="height")(displace(x, self.step, 1))
-    channel = dense(use_bias=False, name="channel")(x)
-    total = width + height + channel
+    dense = functools.partial(nn.Dense, dot_general=layers.dot_general(train), **dtypes)
+    width = dense(channels, name="width")(displace(x, self.step, rank - 2))
+    height = dense(channels, name="height")(displace(x, self.step, rank - 3))
+    third = self._third(x, dense)
+    total = width + height + third
     if self.fusion == "reweight":
       mlp = layers.MlpBlock(channels // 4, 3 * channels, gelu=self.gelu, name="reweight", **dtypes)
-      mean = jnp.mean(total, axis=(1, 2), dtype=jnp.float32)
-      weights = mlp(mean, index, train=train).reshape(-1, 1, 1, channels, 3)
+      mean = jnp.mean(total, axis=tuple(range(1, rank - 1)), dtype=jnp.float32)
+      weights = mlp(mean, index, train=train).reshape(-1, *[1] * (rank - 2), channels, 3)
       weights = jax.nn.softmax(weights.astype(jnp.float32)).astype(self.dtype)
-      total = width * weights[..., 0] + height * weights[..., 1] + channel * weights[..., 2]
-    return dense(name="projection")(total)
+      total = width * weights[..., 0] + height * weights[..., 1] + third * weights[..., 2]
+    return dense(channels, name="projection")(total)
+
+  def _third(self, x: Array, dense: Any) -> Array:
+    """Returns the branch beside those along the width and the height."""
+    return dense(x.shape[-1], use_bias=False, name="channel")(x)
 
 
 class CycleBlock(nn.Module):
@@ -122,19 +126,22 @@ class CycleBlock(nn.Module):
   @nn.compact
   def __call__(
     self,
-    x: Float[Array, "b h w c"],
+    x: Float[Array, "b *n c"],
     index: Int[Array, " b"],
     kept: Bool[Array, "b 2"] | None = None,
     train: bool = False,
-  ) -> Float[Array, "b h w c"]:
+  ) -> Float[Array, "b *n c"]:
     kept_positions, kept_channels = (None, None) if kept is None else (kept[:, 0], kept[:, 1])
     dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     drop_path = functools.partial(layers.drop_path, rate=self.drop_path_rate, rescale=self.rescale)
     norm = functools.partial(nn.LayerNorm, epsilon=1e-5, **dtypes)
-    mixing = CycleMixing(self.step, self.fusion, gelu=self.gelu, name="mixing", **dtypes)
+    mixing = self._mixing(gelu=self.gelu, name="mixing", **dtypes)
     x = x + drop_path(mixing(norm()(x), index, train), kept_positions)
-    mlp = layers.MlpBlock(self.mlp_dim, gelu=self.gelu, kernel_init=_TRUNCATED_NORMAL, **dtypes)
+    mlp = layers.MlpBlock(self.mlp_dim, gelu=self.gelu, kernel_init=TRUNCATED_NORMAL, **dtypes)
     return x + drop_path(mlp(norm()(x), index, train=train), kept_channels)
+
+  def _mixing(self, **fields: Any) -> Any:
+    return CycleMixing(self.step, self.fusion, **fields)
 
 
 class PatchMerging(nn.Module):
@@ -157,7 +164,7 @@ class PatchMerging(nn.Module):
     dense = nn.Dense(
       self.features,
       use_bias=False,
-      kernel_init=_TRUNCATED_NORMAL,
+      kernel_init=TRUNCATED_NORMAL,
       dot_general=layers.dot_general(train),
       **dtypes,
     )
@@ -230,27 +237,14 @@ class Model(nn.Module):
       InputError: num_blocks, widths and mlp_ratios are not four numbers from 1 each, or a width is too small.
     """
     del mask
+    layers.check_image(image)
     self._check_stages()
-    index = jnp.arange(image.shape[0]) if index is None else index
-    rates = layers.linear_rates(self.stoch_depth, sum(self.num_blocks))
-    kept = None
-    if train and self.stoch_depth:
-      kept = layers.draw_kept(self.make_rng("dropout"), index, rates)
-    x, number = image, 0
-    for stage, depth in enumerate(self.num_blocks):
-      x = self._narrow(x, stage, train)
-      for i in range(depth):
-        x = self._block(stage, i, number)(
-          x, index, None if kept is None else kept[:, number], train
-        )
-        self.sow("intermediates", f"block_{number}", x)
-        number += 1
-      self.sow("intermediates", f"stage_{stage + 1}", x)
+    x = layers.run_stages(self, self.num_blocks, image, index, train)
     x = nn.LayerNorm(epsilon=1e-5, name="pre_head_layer_norm", **self._dtypes())(x)
     pre_logits = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
-    return layers.classify(self, pre_logits, _TRUNCATED_NORMAL)
+    return layers.classify(self, pre_logits, TRUNCATED_NORMAL)
 
-  def _narrow(self, x: Array, stage: int, train: bool) -> Array:
+  def narrow(self, x: Array, stage: int, train: bool) -> Array:
     """Returns the stage's input: the stem's output, or the last stage's at half the resolution."""
     width = self.widths[stage]
     if stage and not self.overlapping:
@@ -262,7 +256,7 @@ class Model(nn.Module):
       (size, size),
       (stride, stride),
       padding=((pad, pad), (pad, pad)),
-      kernel_init=_CONV_KERNEL,
+      kernel_init=CONV_KERNEL,
       bias_init=layers.uniform_bias(size**2 * x.shape[-1]),
       name=f"downsample_{stage}" if stage else "stem",
       **self._dtypes(),
@@ -271,7 +265,7 @@ class Model(nn.Module):
       return x
     return nn.LayerNorm(epsilon=1e-5, name="stem_layer_norm", **self._dtypes())(x)
 
-  def _block(self, stage: int, i: int, number: int) -> Any:
+  def block(self, stage: int, i: int, number: int) -> Any:
     block = nn.remat(CycleBlock, static_argnums=(4,)) if self.remat == "block" else CycleBlock
     return block(
       self.widths[stage] * self.mlp_ratios[stage],
@@ -309,7 +303,7 @@ LAYERS = (r"stem", r"(?:downsample|Cycle(?:Swin)?Block)_(\d+)(?:_(\d+))?/")
 RELEASED_RENAMES = ()
 
 
-def _block_names(theirs: str, ours: str) -> Any:
+def block_names(theirs: str, ours: str) -> Any:
   """Returns the names of a stage's blocks; `offset`, the displacements, are constants."""
   return (
     (f"{theirs}.norm1", f"{ours}/LayerNorm_0"),
@@ -336,10 +330,10 @@ TORCH_NAMES = {
     *(
       entry
       for stage in range(4)
-      for entry in _block_names(f"network.{2 * stage}.{{}}", f"CycleBlock_{stage}_{{}}")
+      for entry in block_names(f"network.{2 * stage}.{{}}", f"CycleBlock_{stage}_{{}}")
     ),
     *((f"network.{2 * stage - 1}.proj", f"downsample_{stage}") for stage in (1, 2, 3)),
-    *_block_names("layers.{}.blocks.{}", "CycleSwinBlock_{}_{}"),
+    *block_names("layers.{}.blocks.{}", "CycleSwinBlock_{}_{}"),
     *(
       (f"layers.{stage - 1}.downsample.{theirs}", f"downsample_{stage}/{ours}")
       for stage in (1, 2, 3)

@@ -1,4 +1,4 @@
-"""Hire-MLP (Guo et al., 2021, arXiv:2108.13341): regions of rows and of columns, mixed like channels and then moved.
+"""Hire-MLP (Guo et al., 2021, arXiv:2108.13341): rows and columns are shifted, joined to regions, and mixed as channels.
 
 Axis letters: b images, h w pixels or positions, c channels, k classes. Any image size will do.
 The defaults are what the authors trained. Version 1 of the paper differs from that code: it adds the three branches
@@ -320,9 +320,14 @@ class Model(nn.Module):
       mask: 0 for images that are padding, which do not enter the statistics; default: none are.
 
     Raises:
-      InputError: a field of the stages is not four numbers, or one of them is too small.
+      InputError: a field of the stages is not four numbers, or one of them is too small; an image below 3 pixels.
     """
+    layers.check_image(image)
     self._check_stages()
+    if min(image.shape[1:3]) < 3:
+      raise InputError(
+        f"image_size {image.shape[1]}x{image.shape[2]} leaves nothing behind the stem: at least 3x3."
+      )
     index = jnp.arange(image.shape[0]) if index is None else index
     dtypes: dict[str, Any] = dict(
       dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype)

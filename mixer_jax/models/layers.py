@@ -1,4 +1,4 @@
-"""What the model families share: the MLP, drop path and dropout whose draws belong to the image, the head.
+"""What the model families share: MLP, drop path and dropout whose draws belong to the image, convolutions, BatchNorm, head.
 
 All draws come from a key per image, `fold_in(key, index)`, with `index` the image's position in the global
 batch. So an image meets the same masks whether the batch is taken at once, sharded over devices or
@@ -7,7 +7,7 @@ accumulated in parts.
 
 import functools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -16,7 +16,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from mixer_jax.errors import InputError
-from mixer_jax.models.kernels import cpu_dense, cpu_depthwise
+from mixer_jax.models.kernels import cpu_dense, cpu_depthwise, cpu_max_pool
 
 Gelu = Literal["tanh", "erf"]
 GELU: dict[str, Callable[[Array], Array]] = {
@@ -28,6 +28,15 @@ GELU: dict[str, Callable[[Array], Array]] = {
 def num_blocks(names: Iterable[str], prefix: str) -> int:
   """Returns how many blocks `prefix`0, `prefix`1, … the parameters' names begin with."""
   return len({m[0] for name in names if (m := re.match(rf"{re.escape(prefix)}\d+/", name))})
+
+
+def check_image(image: Array) -> None:
+  """Raises InputError for pixels that are not normalised yet."""
+  if not jnp.issubdtype(image.dtype, jnp.floating):
+    raise InputError(
+      f"image is of type {image.dtype}; expected float values as config.normalize makes them of pixels. With its "
+      "default: image / 127.5 - 1."
+    )
 
 
 def per_image_keys(key: Array, index: Int[Array, " b"]) -> Array:
@@ -156,9 +165,14 @@ def conv(
 
 
 def depthwise(x: Float[Array, "b h w c"], size: int, **fields: Any) -> Float[Array, "b h w c"]:
-  """Convolves each channel with a kernel of its own, padded as `conv` pads, in the form that is fast on this platform.
+  """Convolves each channel with a kernel of its own, with stride 1, in the form that is fast on this platform.
 
-  Arguments are those of `conv`.
+  It has no forward-mode derivatives.
+
+  Args:
+    x: maps, padded as `conv` pads them.
+    size: side of the kernel, odd.
+    fields: of nn.Conv, but for strides and groups.
   """
   fields |= dict(feature_group_count=x.shape[-1], conv_general_dilated=_depthwise)
   return conv(x, x.shape[-1], size, **fields)
@@ -168,6 +182,9 @@ def _depthwise(x: Array, kernel: Array, *unused: Any, **also_unused: Any) -> Arr
   """Is nn.Conv's `conv_general_dilated`; what it leaves out are the stride, the padding and the groups of `depthwise`."""
   del unused, also_unused
   return cpu_depthwise.depthwise(x, kernel)
+
+
+max_pool = cpu_max_pool.max_pool
 
 
 def batch_norm(
@@ -267,6 +284,40 @@ def sow_map(
   """Sows tokens in raster order as a map (b, height, width, c); nothing if they are another number."""
   if x.shape[1] == height * width:
     module.sow("intermediates", name, x.reshape(x.shape[0], height, width, -1))
+
+
+def run_stages(
+  model: Any,
+  depths: Sequence[int],
+  x: Float[Array, "b ..."],
+  index: Int[Array, " b"] | None,
+  train: bool,
+) -> Float[Array, "b ..."]:
+  """Returns the last stage's output of a model, and sows every block's and stage's.
+
+  Called in its compact method.
+
+  Args:
+    model: `narrow(x, stage, train)` makes a stage's input and `block(stage, i, number)` a block, `number` counted over
+      the network; drop path grows linearly to its `stoch_depth`.
+    depths: blocks of each stage.
+    x: the model's input.
+    index: the images' positions in the global batch; default 0 … b−1.
+    train: draw drop path.
+  """
+  index = jnp.arange(x.shape[0]) if index is None else index
+  rates = linear_rates(model.stoch_depth, sum(depths))
+  kept, number = None, 0
+  if train and model.stoch_depth:
+    kept = draw_kept(model.make_rng("dropout"), index, rates)
+  for stage, depth in enumerate(depths):
+    x = model.narrow(x, stage, train)
+    for i in range(depth):
+      x = model.block(stage, i, number)(x, index, None if kept is None else kept[:, number], train)
+      model.sow("intermediates", f"block_{number}", x)
+      number += 1
+    model.sow("intermediates", f"stage_{stage + 1}", x)
+  return x
 
 
 def classify(

@@ -149,6 +149,7 @@ class Model(nn.Module):
         token mixing do not go together.
     """
     del mask
+    layers.check_image(image)
     _, height, width, _ = image.shape
     resizing.token_grid((height, width), self.patch_size)
     check_token_mixing(
@@ -229,6 +230,10 @@ RESIZE_METHODS = ("paper", "interpolate")
 
 def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
   """Returns the model's fields that parameter shapes tell; only of the paper's own token mixing and of "circulant"."""
+  if "MixerBlock_0/token_mixing/mlp/Dense_0/kernel" in shapes:
+    raise InputError(
+      "token mixing of appendix A (untied, grouped, views) is known only by its run's workdir."
+    )
   patch_size, _, _, hidden_dim = shapes[STEM]
   mixing: dict[str, Any]
   if ring := shapes.get(_RING):  # which tells no tokens_mlp_dim: table 1's
@@ -264,7 +269,7 @@ def resize_fields(
   resizing.check_no_ring(fields, old_grid, new_grid)
   if new_grid != old_grid and (fields.get("token_mixing", "mlp") != "mlp" or fields.get("pyramid")):
     raise InputError(
-      f"token_mixing {fields['token_mixing']!r} with pyramid {fields['pyramid']} (appendix A) stays at "
+      f"token_mixing {fields.get('token_mixing', 'mlp')!r} with pyramid {fields.get('pyramid', ())} (appendix A) stays at "
       f"{old_grid[0]}x{old_grid[1]} tokens: set the image size that it was trained at."
     )
   if method == "interpolate":

@@ -199,6 +199,7 @@ class Model(nn.Module):
       InputError: a field of the stages does not fit, or the image has too few patches.
     """
     del mask
+    layers.check_image(image)
     self._check(image.shape)
     index = jnp.arange(image.shape[0]) if index is None else index
     dtypes: dict[str, Any] = dict(

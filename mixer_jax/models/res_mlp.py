@@ -154,6 +154,7 @@ class Model(nn.Module):
       InputError: the patch does not divide the image, or the options of token mixing do not go together.
     """
     del mask
+    layers.check_image(image)
     _, height, width, channels = image.shape
     resizing.token_grid((height, width), self.patch_size)
     if self.token_mixing == "linear" and self.channel_groups > 1:

@@ -292,6 +292,7 @@ class Model(nn.Module):
       InputError: the groups do not divide the width, or a stage has no unit.
     """
     del train, index, mask
+    layers.check_image(image)
     if self.width % self.num_groups:
       raise InputError(f"num_groups {self.num_groups} does not divide width {self.width}.")
     if min(self.num_units, default=0) < 1:

@@ -141,6 +141,7 @@ class Model(nn.Module):
       InputError: the patch does not divide the image, or 4 does not divide hidden_dim.
     """
     del mask
+    layers.check_image(image)
     if self.hidden_dim % 4:
       raise InputError(
         f"hidden_dim is {self.hidden_dim}; expected a multiple of 4, for the four directions."

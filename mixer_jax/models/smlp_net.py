@@ -197,6 +197,7 @@ class Model(nn.Module):
     Raises:
       InputError: a stage without a block, or a side that the patches of the last stage do not divide.
     """
+    layers.check_image(image)
     if not self.num_blocks or min(self.num_blocks) < 1:
       raise InputError(f"num_blocks is {self.num_blocks}; expected a number from 1 for each stage.")
     _, height, columns, _ = image.shape

@@ -245,6 +245,7 @@ class Model(nn.Module):
       InputError: `stages` cannot be read, heads that do not divide the channels, an odd patch after a stem, an image
         smaller than a patch of the last stage, or with an MLP over tokens a side that the patches of the last stage do not divide.
     """
+    layers.check_image(image)
     stages = _kinds(self.stages)
     self._check(stages, image.shape[1], image.shape[2])
     index = jnp.arange(image.shape[0]) if index is None else index
@@ -435,15 +436,19 @@ def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
   stages, mlps = _stages(shapes), _token_mlps(shapes)
   widths = tuple(mlps.get(stage, (0, 0))[1] for stage in range(len(stages)))
   told = any(width != _half(num_tokens) for num_tokens, width in mlps.values())
-  return dict(
-    patch_size=patch_size * (1 + has_stem),
-    hidden_dim=hidden_dim,
-    stages=stages,
-    mlp_ratio=shapes["SpachBlock_0_0/channel_mixing/Dense_0/kernel"][1] // hidden_dim,
-    num_classes=shapes["head/kernel"][1] if "head/kernel" in shapes else None,
-    shared_mixing=any(name.startswith("SharedMixing_") for name in shapes),
-    stem_channels=stem_channels if has_stem else 0,
-  ) | (dict(token_mlp_dims=widths) if told else {})
+  return (
+    dict(
+      patch_size=patch_size * (1 + has_stem),
+      hidden_dim=hidden_dim,
+      stages=stages,
+      mlp_ratio=shapes["SpachBlock_0_0/channel_mixing/Dense_0/kernel"][1] // hidden_dim,
+      num_classes=shapes["head/kernel"][1] if "head/kernel" in shapes else None,
+      shared_mixing=any(name.startswith("SharedMixing_") for name in shapes),
+      stem_channels=stem_channels if has_stem else 0,
+    )
+    | (dict(token_mlp_dims=widths) if told else {})
+    | ({} if any("attn" in stage for stage in stages) else dict(num_heads=None))
+  )
 
 
 def _stages(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:

@@ -166,14 +166,16 @@ def check_token_mixing(
 ) -> None:
   """Raises InputError for a model's options that do not go together."""
   joined, ring = name in ("grouped", "views"), name == "circulant"
-  if (
-    channel_groups < 1
-    or channels % channel_groups
-    or (not ring and (channel_groups == 1) == joined)
+  if ring and (channel_groups < 1 or channels % channel_groups):
+    raise InputError(
+      f"channel_groups {channel_groups} with token_mixing 'circulant' must divide hidden_dim {channels}."
+    )
+  if not ring and (
+    channel_groups < 1 or channels % channel_groups or (channel_groups == 1) == joined
   ):
     raise InputError(
       f"channel_groups {channel_groups} with token_mixing {name!r}: it must be 1, and for 'grouped' "
-      f"and 'views' more than 1 and a divisor of hidden_dim {channels}, for 'circulant' any divisor."
+      f"and 'views' more than 1 and a divisor of hidden_dim {channels}."
     )
   if ring and pyramid:
     raise InputError(

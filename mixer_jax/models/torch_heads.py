@@ -1,4 +1,4 @@
-"""Attention's parameters as torch's libraries hold them: one matrix for query, key and value, and none by heads.
+"""Attention's parameters as torch's libraries hold them: one matrix for query, key and value, with the heads joined.
 
 Below `<attention>`, ours are query, key and value, kernels (c, n, d) and biases (n, d), and out, kernel (n, d, c); n
 heads of d channels. Joined they are qkv, kernel (c, 3·n·d) and bias (3·n·d,), and out, kernel (n·d, c).

@@ -225,6 +225,7 @@ class Model(nn.Module):
       InputError: the patch does not divide the image, or the heads the hidden channels.
     """
     del mask
+    layers.check_image(image)
     _, height, width, _ = image.shape
     resizing.token_grid((height, width), self.patch_size)
     if self.hidden_dim % self.num_heads:

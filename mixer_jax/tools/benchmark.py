@@ -9,14 +9,11 @@ where memory does, or after two batch sizes that were slower than the best.
 import json
 
 from absl import app, flags
-from ml_collections import config_flags
 
 from mixer_jax.errors import InputError
-from mixer_jax.tools import command
+from mixer_jax.tools import command, config_files
 
-_CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "Configuration file.", lock_config=False, accept_new_attributes=True
-)
+_CONFIG = config_files.define()
 _BATCH_SIZES = flags.DEFINE_list(
   "batch_sizes", None, "Batch sizes of one device. Default: 8, 16, … 4096."
 )
@@ -28,9 +25,6 @@ _JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of a tab
 
 def main(argv: list[str]) -> None:
   command.no_arguments(argv)
-  config = command.loaded(_CONFIG)
-  if config is None:
-    raise InputError("--config=FILE is missing: it says what to measure. Files are in configs/.")
   if unknown := set(_WORK.value) - {"training", "inference"}:
     raise InputError(f"--work={unknown.pop()} is neither training nor inference.")
   sizes = _batch_sizes(_BATCH_SIZES.value)
@@ -38,7 +32,7 @@ def main(argv: list[str]) -> None:
 
   results = {}
   for work in _WORK.value:
-    result = throughput.measure(config, sizes, work)
+    result = throughput.measure(command.loaded(_CONFIG), sizes, work)
     results[work] = result._asdict()
     if not _JSON.value:
       _print(work, result.by_batch_size, result.batch_size)
@@ -63,4 +57,5 @@ def _print(work: str, speeds: dict[int, float], best: int) -> None:
 
 
 if __name__ == "__main__":
+  flags.mark_flag_as_required("config")
   command.run(app.run, main)

@@ -14,7 +14,7 @@ from ml_collections import config_flags
 
 from mixer_jax import printing
 from mixer_jax.errors import DivergedError, InputError, OutOfMemoryError, RetryError, SaveError
-from mixer_jax.tools import host_memory, supervisor
+from mixer_jax.tools import command_help, config_files, host_memory, supervisor
 
 _INSECURE = flags.DEFINE_bool(
   "allow_insecure", False, "Download weights over http:// without a checksum."
@@ -42,9 +42,8 @@ def _refuse_blank(arguments: list[str]) -> None:
 def run(
   app_run: Callable[..., Any],
   main: Callable[[list[str]], Any],
-  explain_more: Callable[[], str] | None = None,
 ) -> None:
-  """Runs `main` under absl. With --help it also prints the text that `explain_more` returns.
+  """Runs `main` under absl.
 
   Exits with 2 on bad input, 1 if a run diverged or could not save, 75 if its processes did not meet.
   """
@@ -75,14 +74,15 @@ def run(
         _others().leave()
 
   def parse(argv: list[str]) -> list[str]:
-    if explain_more and {"--help", "-help", "--helpfull", "-helpfull"} & set(argv):
-      sys.modules["__main__"].__doc__ = f"{sys.modules['__main__'].__doc__}{explain_more()}"
     try:
+      if command_help.asked(argv):
+        print(command_help.text(argv))
+        sys.exit(0)
       return flags.FLAGS(argv)
     except Exception as e:
       # A file that fails, a key that does not exist, a value of another type: ml_collections has a
-      # different exception for each.
-      _report(e)
+      # different exception for each. absl wraps ours.
+      _report(e.__context__ if isinstance(e.__context__, InputError) else e)
       sys.exit(2)
 
   for stream in (sys.stdout, sys.stderr):  # what cannot show a character shows its number
@@ -142,14 +142,8 @@ def _exit(status: int, error: Exception, at_once: bool) -> None:
 
 
 def loaded(flag: Any) -> Any:
-  """Returns the configuration of a flag. None if it was not given; raises InputError if loading it failed."""
-  config = flag.value
-  try:
-    if config is not None:
-      config.items()
-  except OSError as e:  # ml_collections keeps a failed load until the first use
-    raise InputError(str(e)) from e
-  if config is not None:
+  """Returns the configuration of a flag, None if it was not given."""
+  if (config := flag.value) is not None:
     _leave_out(config, config_flags.get_override_values(flags.FLAGS[flag.name]))
   return config
 
@@ -169,28 +163,11 @@ def _report(error: Exception) -> None:
 
 
 def _text(error: Exception) -> str:
+  if isinstance(error, flags.UnrecognizedFlagError):
+    return command_help.unknown_flag(error.flagname, error.flagvalue)
   text = str(error.args[0]) if error.args else repr(error)
-  # ml_collections turns what a configuration file raises into the text of a traceback.
-  if "Traceback (most recent call last)" in text:
-    text = text.strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.InputError: ")
+  if missing := re.match(r"flag --(\w+)=None: Flag --\w+ must have a value", text):
+    return f"--{missing[1]} is missing. {flags.FLAGS[missing[1]].help}"
   if isinstance(error, KeyError | AttributeError):
-    text = _unknown_key(text)
+    text = config_files.unknown_key(text)
   return text.strip()
-
-
-def _unknown_key(text: str) -> str:
-  """Returns ml_collections' message about an unknown key as a sentence, with the key that replaced it."""
-  m = re.match(r'\W*(?:Key ")?(\w+)\W*(?:$|does not exist|n?Did you mean "(\w+)")', text)
-  if not m:
-    return text
-  from mixer_jax import schema
-
-  meant = m[2] or next(iter(re.findall(r'Did you mean "(\w+)"', text)), None)
-  hints = [
-    f" Set config.{new}."
-    for old, (new, _) in schema.RENAMED.items()
-    if f".{old}".endswith(f".{m[1]}")
-  ]
-  if meant and not hints:
-    hints = [f" Did you mean {meant!r}?"]
-  return f"the configuration has no key {m[1]!r}.{''.join(hints)}"

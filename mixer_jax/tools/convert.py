@@ -110,16 +110,17 @@ def _resized(variables: weights.Variables, source: str) -> weights.Variables:
   family = models.FAMILIES[spec.family]
   if not spec.resize_methods:
     raise InputError(
-      f"{source} is a {family.TITLE}, whose parameters are those for every image size."
+      f"{source} is a {family.TITLE}, whose parameters are those for every image size that it takes."
     )
   given = _size(_FROM_IMAGE_SIZE) if _FROM_IMAGE_SIZE.value else None
   if given is None and not spec.knows_sides:
     raise InputError(f"{source} is for no square: give --from_image_size=HEIGHTxWIDTH.")
   old_grid = weights.grid_of(spec, given)
-  new_grid = resizing.token_grid(_size(_IMAGE_SIZE), spec.fields["patch_size"])
+  new_grid = resizing.token_grid(_size(_IMAGE_SIZE), spec.fields["patch_size"], spec.halvings)
   method = resizing.choose_method(old_grid, new_grid, _METHOD.value, spec.resize_methods)
+  resized = weights.resize(variables, old_grid, new_grid, method)
   print(weights.resize_line(old_grid, new_grid, method))
-  return weights.resize(variables, old_grid, new_grid, method)
+  return resized
 
 
 def _with_new_head(

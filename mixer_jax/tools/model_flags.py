@@ -6,21 +6,14 @@ A module apart, because importing it defines the flags.
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
-from ml_collections import config_flags
 
 from mixer_jax.errors import InputError
-from mixer_jax.tools import command
+from mixer_jax.tools import command, config_files
 
 if TYPE_CHECKING:
   from mixer_jax import inference
 
-_CONFIG = config_flags.DEFINE_config_file(
-  "config",
-  None,
-  "Configuration file. Default: the workdir's own configuration.",
-  lock_config=False,
-  accept_new_attributes=True,
-)
+_CONFIG = config_files.define(" Default: the workdir's own configuration.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a run.")
 _CHECKPOINT = flags.DEFINE_string(
   "checkpoint", "newest", "Checkpoint of --workdir: newest, best, or a step."

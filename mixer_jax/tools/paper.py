@@ -8,7 +8,7 @@ python -m mixer_jax.tools.paper families                              # the othe
 
 --results is the directory of your runs, of tools.transfer, and of `eval.py --record`. What has not been run is shown
 as such, with the command that runs it. The output is printed, and written below --output: tables as Markdown and CSV,
-figures also as PNG and SVG. Run it in the project's root: it reads configs/.
+figures also as PNG and SVG.
 """
 
 import pathlib

@@ -11,18 +11,11 @@ import re
 import sys
 
 from absl import app, flags
-from ml_collections import config_flags
 
-from mixer_jax.tools import command
+from mixer_jax.tools import command, config_files
 from mixer_jax.tools.planning import topology
 
-_CONFIG = config_flags.DEFINE_config_file(
-  "config",
-  None,
-  "Configuration file, FILE or FILE:ARGUMENT.",
-  lock_config=False,
-  accept_new_attributes=True,
-)
+_CONFIG = config_files.define()
 _TOPOLOGY = flags.DEFINE_string(
   "topology", None, "TPU slice to plan for, such as v3:16x16. Default: the devices of this machine."
 )

@@ -48,7 +48,7 @@ _STEPS = flags.DEFINE_integer(
 )
 _BATCH = flags.DEFINE_integer("batch_size", None, "Batch size. Default: the paper's 512.")
 _CONFIG = flags.DEFINE_string(
-  "config", "configs/finetune.py", "File whose get_config(arg) makes a run's configuration."
+  "config", "finetune", "Name or file of the configuration whose get_config(arg) makes a run's."
 )
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Directory where TFDS keeps its data.")
 _REPORT = flags.DEFINE_bool(

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import jax
 from etils import epath
 
+from mixer_jax.data import sources
 from mixer_jax.evaluators import Evaluator
 from mixer_jax.parallel import sharding
 from mixer_jax.training import experiment
@@ -31,6 +32,17 @@ def headline(
     f" batch {exp.options.batch_size}, {exp.total_steps} steps\n"
     f"{_placement(exp)}\n"
     f"workdir {directory}: {begin}"
+  )
+
+
+def lacking_classes(exp: experiment.Experiment, source: sources.Source) -> str:
+  """Returns a line about classes of the model that the data lack; "" if there are none."""
+  there, wanted = source.num_classes, exp.options.num_classes
+  if there is None or there >= wanted:
+    return ""
+  return (
+    f"config.num_classes is {wanted}, but {source.name} has {there} classes: {wanted - there} outputs of the "
+    f"model have no images. Set config.num_classes={there} unless that is meant."
   )
 
 

@@ -69,7 +69,7 @@ def _grids(
 ) -> tuple[resizing.Grid, resizing.Grid]:
   """Returns the old and the new grid of tokens; of equally many and no square, the old one is the new one."""
   patch_size = spec.fields["patch_size"]
-  new = resizing.token_grid(image_size, patch_size)
+  new = resizing.token_grid(image_size, patch_size, spec.halvings)
   height, width, _ = spec.input_shape
   as_many = height * width == new[0] * new[1] * patch_size**2
   return new if as_many and not spec.knows_sides else weights.grid_of(spec), new
@@ -118,11 +118,11 @@ def initial_variables(exp: experiment.Experiment) -> tuple[weights.Variables, st
   directory = workdirs.find_run(source)
   spec = _spec_of_run(directory) if directory else weights.describe(variables, source)
   line, channels = f"parameters of {source}", exp.options.image_channels
-  if spec.input_shape[2] != channels:
+  if spec.input_shape[-1] != channels:
     variables = weights.replace_channels(variables, channels)
     line += f", {weights.channels_line(channels)}"
   variables, resized = _resized(variables, spec, exp)
-  line += resized
+  line += resized + _other_function(spec, exp, known=directory is not None or bool(spec.variant))
   wanted = exp.abstract_variables
   if exp.options.init.new_head:
     model: Any = exp.model
@@ -130,6 +130,24 @@ def initial_variables(exp: experiment.Experiment) -> tuple[weights.Variables, st
     line += ", with a new head"
   variables = weights.check_match(variables, wanted, f"{source} for {exp.options.size} px")
   return jax.device_put(variables, exp.shardings.variables), line
+
+
+def _other_function(spec: weights.ModelSpec, exp: experiment.Experiment, *, known: bool) -> str:
+  """Returns what is to be said of the fields that shapes do not tell, as the end of a line.
+
+  Args:
+    spec: the model that the weights belong to.
+    exp: what they shall be trained as.
+    known: `spec` has these fields from a run or a published size.
+  """
+  names = [n for n in (*models.FAMILIES[spec.family].UNTOLD, "gelu") if hasattr(exp.model, n)]
+  now = {name: getattr(exp.model, name) for name in names}
+  if not known:
+    told = " ".join(f"{name}={value!r}" for name, value in now.items() if name not in spec.fields)
+    return f", taken as trained with {told}" if told else ""
+  other = [n for n in names if n in spec.fields and spec.fields[n] != now[n]]
+  listed = " ".join(f"{n}={spec.fields[n]!r}, now {now[n]!r}" for n in other)
+  return f", WARNING: trained with {listed}" if other else ""
 
 
 def _resized(

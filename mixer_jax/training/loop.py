@@ -28,6 +28,7 @@ from mixer_jax.workdir import lease as leases
 # Steps handed to the device ahead of the one whose loss is looked at: enough to keep it busy, few
 # enough that a signal or a NaN is met soon.
 STEPS_IN_FLIGHT = 2
+_UNSTARTED = "stopped before the first step; the same command starts again"
 
 
 def train(
@@ -74,7 +75,7 @@ def train(
 
 def _end_unstarted(held: contextlib.ExitStack) -> str:
   held.close()
-  return "stopped before the first step; the same command starts again"
+  return _UNSTARTED
 
 
 def _prepare(
@@ -89,6 +90,8 @@ def _prepare(
   source = exp.train_split.open()
   intact = checkpoint.find_intact(directory)
   source.number_classes_as(init_from.class_names(exp, directory, intact.step))
+  if line := headline.lacking_classes(exp, source):
+    metrics.log(line)
   sections, names = evaluators.in_training(exp.options), source.class_names or ()
   measured = evaluators.build(exp, sections, directory, names)
   origin = provenance.describe(config, {"data.split": source, **evaluators.opened(measured)})
@@ -227,9 +230,7 @@ class _Run:
     self._save_taken(step, state)
     if self._lease is not None:
       self._lease.release()
-    return (
-      self._saved(step) if step else "stopped before the first step; the same command starts again"
-    )
+    return self._saved(step) if step else _UNSTARTED
 
   def _save_taken(self, step: int, state: TrainState) -> None:
     """Saves the state after `step`, if this process took it; returns once it is committed."""

@@ -75,7 +75,7 @@ def first_state(
 
 
 def init_variables(model: nn.Module, input_shape: tuple[int, ...], seed: int) -> Variables:
-  """Returns the model's random variables for images of `input_shape`, (h, w, c), a pure function of `seed`."""
+  """Returns the model's random variables for inputs of `input_shape`, a pure function of `seed`."""
   variables = model.init(_keys(seed)[0], jnp.zeros((1, *input_shape)))
   return {k: v for k, v in variables.items() if k in ("params", "batch_stats")}
 

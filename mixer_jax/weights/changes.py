@@ -34,9 +34,13 @@ def replace_head(
     bias: start of the new head's bias.
 
   Raises:
-    InputError: they are of no known family.
+    InputError: they are of no known family, or the wanted model has a hidden layer before its head.
   """
-  head = tuple(f"{module}/" for module in models.FAMILIES[family_of(variables)].HEAD)
+  modules = models.FAMILIES[family_of(variables)].HEAD
+  head = tuple(f"{module}/" for module in modules)
+  for module, field in modules.items():
+    if field != "num_classes" and module in wanted["params"]:
+      raise InputError(f"a new head of zeros cannot train behind {module}: set {field} to 0.")
   body = {k: v for k, v in flatten(variables).items() if not k.startswith(head)}
   dtype = next(iter(body.values())).dtype
   new = {
@@ -65,16 +69,16 @@ def replace_channels(variables: Mapping[str, Any], channels: int) -> Variables:
   stem = models.FAMILIES[family_of(variables)].STEM
   name = next(name for name in flat if re.fullmatch(stem, name))
   kernel = np.asarray(flat[name])
-  if kernel.shape[2] != 3:
+  if kernel.shape[-2] != 3:
     raise InputError(
-      f"the parameters are for images of {kernel.shape[2]} channels, not {channels}; only those for 3 can be changed. "
-      f"Set image_channels to {kernel.shape[2]}."
+      f"the parameters are for images of {kernel.shape[-2]} channels, not {channels}; only those for 3 can be changed. "
+      f"Set image_channels to {kernel.shape[-2]}."
     )
   wide = kernel.astype(np.float32)
   if channels == 1:
-    new = wide.sum(axis=2, keepdims=True)
+    new = wide.sum(axis=-2, keepdims=True)
   else:
-    new = wide[:, :, np.arange(channels) % 3] * np.float32(3 / channels)
+    new = wide[..., np.arange(channels) % 3, :] * np.float32(3 / channels)
   with np.errstate(over="ignore"):  # `check_match` and `check_values` refuse what comes of it
     return unflatten({**flat, name: new.astype(kernel.dtype)})
 
@@ -119,9 +123,10 @@ def resize(
   family = models.FAMILIES[spec.family]
   if not spec.resize_methods:
     raise InputError(
-      f"a {family.TITLE}'s parameters are those for every image size; there is nothing to do."
+      f"a {family.TITLE}'s parameters are those for every image size that it takes; there is nothing to do."
     )
-  rows, columns = resizing.token_grid(spec.input_shape[:2], spec.fields["patch_size"])
+  height, width, _ = spec.input_shape
+  rows, columns = resizing.token_grid((height, width), spec.fields["patch_size"])
   if rows * columns != old_grid[0] * old_grid[1]:
     raise InputError(
       f"the parameters are for {rows * columns} tokens, not for a grid of {old_grid[0]}x{old_grid[1]}."

@@ -32,7 +32,7 @@ def read(path: epath.Path, *, in_header: bool) -> tuple[str, ...]:
 
   Args:
     path: the weights file.
-    in_header: it is a .safetensors file, which the library has read before.
+    in_header: it is a .safetensors file.
 
   Raises:
     InputError: they are no list of names that can be printed.
@@ -58,7 +58,9 @@ def _beside(path: epath.Path) -> epath.Path:
 def _header(path: epath.Path) -> dict[str, Any]:
   with path.open("rb") as f:
     size = int.from_bytes(f.read(8), "little")
-    return json.loads(f.read(size)).get("__metadata__", {})
+    if size > path.stat().length:
+      raise ValueError("its header is longer than the file")
+    return json.loads(f.read(size)).get("__metadata__") or {}
 
 
 def _beside_it(path: epath.Path) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class Released:
     pretraining: data set it was trained on.
     fields: of the family's module, num_classes included.
     family: key of `models.FAMILIES`.
-    image_size: that they were last trained at, in pixels.
+    image_size: side of the images that it was last trained on, in pixels.
     top1: of ImageNet's 50 000 validation images in per cent; None if not published for this very file,
       or no publication at hand.
     crop: operations (mixer_jax/data/ops.py) that `top1` was measured with; None: unknown.

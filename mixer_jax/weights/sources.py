@@ -46,7 +46,7 @@ def load(
     taken, state = _state(path, str(source), entry)
     if taken is not None:
       print(f"{source}: the weights of its entry {taken}", file=sys.stderr, flush=True)
-    if wanted is not None:
+    if wanted is not None and num_heads is None:
       num_heads = describe(wanted).fields.get("num_heads")
     variables = torch_layout.from_torch(state, str(source), num_heads)
   if wanted is not None:
@@ -79,7 +79,7 @@ def load_model(source: str | os.PathLike[str], **fields: Any) -> tuple[nn.Module
   spec = describe(variables, str(source))
   known = RELEASED[str(source)].fields if str(source) in RELEASED else {}
   model = models.build(spec.family, **{**spec.fields, **known, **fields})
-  guessed = {*models.FAMILIES[spec.family].UNTOLD, "gelu"} - {*known, *fields}
+  guessed = {*models.FAMILIES[spec.family].UNTOLD, "gelu"} - {*spec.fields, *known, *fields}
   taken = [f"{k}={getattr(model, k)!r}" for k in sorted(guessed) if hasattr(model, k)]
   if taken and not spec.variant:
     print(
@@ -135,6 +135,7 @@ def _kind(path: epath.Path, source: str, entry: str | None) -> files.Kind:
     raise InputError(f"{source}: {e}. Install it with pip install 'mixer-jax[gcs]'") from e
   except OSError as e:
     hint = configuration.nearest(source, RELEASED)
+    hint = hint if "Did you mean" in hint else " Released names: docs/weights.md."
     raise InputError(
       f"{source} is neither a file that can be read ({e.strerror or e}) nor a released model.{hint}"
     ) from e

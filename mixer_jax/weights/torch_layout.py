@@ -1,14 +1,13 @@
 """Foreign state dictionaries: torch's names and axes to and from ours, bit for bit, in safetensors files.
 
 A family's `TORCH_NAMES` has a table for each layout. An entry is a torch name and ours, of a module or of one parameter,
-with {} for each block's number: ("blocks.{}.norm1", "MixerBlock_{}/LayerNorm_0"). {1} is one more than {}, and {01}
-the same in two digits. A third item names the axes
-of length 1 that torch has besides, (2, 3) of a 1×1 convolution that is a Dense here; None: the axes are ours. An entry with
-"" for our name
-is a constant that torch's module makes itself: it is dropped in reading and not written. A table may be a
-function of the state, theirs or ours: name -> array. One of our names may have several of theirs, which all hold the
-same values. Where torch cuts parameters otherwise, the family has `TORCH_FORM`: a function that joins ours as torch
-has them, which the table then names, and one that splits them again.
+with {} for each block's number: ("blocks.{}.norm1", "MixerBlock_{}/LayerNorm_0"). {1} is one more than {}, and {01} the
+same in two digits. A third item names the axes of length 1 that torch has besides, such as (2, 3) of a 1×1 convolution
+that is a Dense here. If it is None, the axes are ours. An entry with "" for our name is a constant that torch's module
+makes itself: it is dropped in reading and not written. A table may be a function of the state, theirs or ours: name ->
+array. One of our names may have several of theirs, which all hold the same values. Where torch cuts parameters otherwise,
+the family has `TORCH_FORM`: a function that joins ours as torch has them, which the table then names, and one that splits
+them.
 
 torch keeps a Linear's weight as (out, in) and a convolution's as (out, in, h, w); ours are (in, out) and
 (h, w, in, out). A module's weight is our kernel, or scale if it has one axis; running statistics are ours of
@@ -86,7 +85,9 @@ def from_torch(
   except InputError as e:
     raise InputError(f"{where}: {e}") from e
   except (ValueError, TypeError) as e:  # names below names, axes that are not of length 1
-    raise InputError(f"{where} is not of {layout.title}: {e}.") from e
+    raise InputError(
+      f"{where} has the names of {layout.title}, but other shapes or axes: {e}."
+    ) from e
   variables.describe(tree, where)
   return tree
 

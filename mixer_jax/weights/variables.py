@@ -25,13 +25,13 @@ class ModelSpec(NamedTuple):
   Attributes:
     family: key of models.FAMILIES.
     fields: of the family's module, with num_classes (None if there is no head).
-    input_shape: an image (height, width, channels) that the model takes. If only the number of tokens is known
-      and it is not a square, this is one column of patches.
+    input_shape: an image (height, width, channels), or a clip (frames, height, width, channels), that the model takes.
+      If only the number of tokens is known and it is not a square, this is one column of patches.
   """
 
   family: str
   fields: dict[str, Any]
-  input_shape: tuple[int, int, int]
+  input_shape: tuple[int, ...]
 
   def abstract_variables(self) -> Variables:
     """Returns the shapes of the model's variables (jax.ShapeDtypeStruct)."""
@@ -39,9 +39,15 @@ class ModelSpec(NamedTuple):
     return models.abstract_variables(models.build(self.family, **fields), self.input_shape)
 
   @property
+  def halvings(self) -> int:
+    """How often the stages halve the grid of tokens."""
+    stages = self.fields.get("stages", self.fields.get("num_blocks"))
+    return len(stages) - 1 if isinstance(stages, tuple) else 0
+
+  @property
   def knows_sides(self) -> bool:
     """False for a column of patches, the `input_shape` of a number of tokens that is no square."""
-    height, width, _ = self.input_shape
+    *_, height, width, _ = self.input_shape
     halvings = len(self.fields.get("stages", (None,))) - 1
     return not height > width == self.fields.get("patch_size", 0) * 2**halvings
 
@@ -64,7 +70,7 @@ class ModelSpec(NamedTuple):
 
   def sides(self) -> tuple[int, int]:
     """Returns the images' (height, width); raises InputError if only their number of tokens is known."""
-    height, width, _ = self.input_shape
+    *_, height, width, _ = self.input_shape
     if not self.knows_sides:
       raise InputError(f"{height // width} tokens are no square: say for which height and width.")
     return height, width

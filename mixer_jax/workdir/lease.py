@@ -41,6 +41,11 @@ class _Found(NamedTuple):
   age: float
   lives: bool | None
 
+  @property
+  def dead(self) -> bool:
+    """Whether the owner is known, or taken, to be dead."""
+    return self.lives is False or (self.lives is None and self.age > STALE_SECS)
+
 
 class _Place(Protocol):
   """Where a lease is."""
@@ -123,7 +128,7 @@ def take(directory: epath.Path | pathlib.Path | str, *, wait: bool = False) -> L
         continue
       if found.text == mine:  # a bucket's answer was lost, and the request repeated
         break
-      if found.lives is False or (found.lives is None and found.age > STALE_SECS):
+      if found.dead:
         place.remove(found.text)
       elif not wait:
         raise HeldError(
@@ -142,7 +147,7 @@ def _wait(url: str, place: _Place, found: _Found) -> None:
   limit = "" if found.lives else f", or {STALE_SECS:.0f} s after its last sign of life"
   metrics.log(f"waiting for workdir {url}, in use by {_owner(found)}, until that run ends{limit}")
   while (now := place.find()) and now.text == found.text:
-    if now.lives is False or (now.lives is None and now.age > STALE_SECS):
+    if now.dead:
       return
     time.sleep(POLL_SECS)
 

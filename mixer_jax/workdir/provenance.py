@@ -128,6 +128,8 @@ def resume(
     step: of the checkpoint to resume from, None if there is none.
     allow_change: further keys or sections that may differ.
 
+  A workdir without a checkpoint takes every configuration.
+
   Raises:
     InputError: configuration or data are others, or `allow_change` names no key.
   """
@@ -139,13 +141,15 @@ def resume(
   added = {*new.configuration["may_change"]} - {*schema.Options.may_change}
   _check_keys("--allow_change", allow_change, keys)
   _check_keys("config.may_change", sorted(added), keys)
-  if saved is None:
-    if step is not None:
-      raise InputError(
-        f"{workdir} has checkpoints, but no config.json to tell what they were trained with: put it back, or start "
-        f"a new workdir from their weights: --config.init.weights={workdir}."
-      )
+  if step is None:  # nothing is lost
+    if changed := configuration.differences(last or new.configuration, new.configuration, ()):
+      metrics.log(f"{workdir} has no checkpoint yet, starts anew with:\n  " + "\n  ".join(changed))
     return new
+  if saved is None:
+    raise InputError(
+      f"{workdir} has checkpoints, but no config.json to tell what they were trained with: put it back, or start "
+      f"a new workdir from their weights: --config.init.weights={workdir}."
+    )
   saved = schema.translated(saved, models.schema)
   if (
     last and "evaluators" in last
@@ -156,7 +160,7 @@ def resume(
   if before:  # which may know fewer or more of them than the last start
     come_and_gone |= _evaluators(before.configuration) ^ _evaluators(new.configuration)
   may_change = [*new.configuration["may_change"], *(f"evaluators.{name}" for name in come_and_gone)]
-  may_change += ["init"] if step is not None else []  # it has done its work
+  may_change += ["init"]  # it has done its work
   may_change += _moved(before, new) if before else []
   old = _comparable(saved) | _records(before, new)
   now = _comparable(new.configuration) | _records(before and new, new)

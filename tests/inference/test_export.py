@@ -84,11 +84,11 @@ def test_files_give_the_models_logits(tmp_path, trained, wanted, name, input_typ
 def test_every_family_is_exported(tmp_path, family, suffix):
   model, variables = families.random_variables(family, 32, 32, **FAMILIES[family])
   function = jax.jit(lambda image: model.apply(variables, image))
-  image = jax.ShapeDtypeStruct((32, 32, 3), jnp.float32)
+  image = jax.ShapeDtypeStruct(families.shape(family, 32, 32, 3), jnp.float32)
   with _without_shape_checks():
     exported = export.FORMATS[suffix](tmp_path / f"model{suffix}", function, image)
     for batch in (1, 7):
-      given = families.image(batch, 32, 32, 3)
+      given = families.image(batch, *image.shape)
       np.testing.assert_allclose(exported(np.asarray(given)), function(given), rtol=1e-5, atol=1e-5)
 
 

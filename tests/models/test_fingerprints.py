@@ -58,7 +58,7 @@ def _cases():
       families.add(family)
 
 
-def _sines(number, flat):
+def sines(number, flat):
   """Returns sin(((k + 1)·(k + 3q + 7)) mod 65521) of entry q at the flat positions k."""
   return np.sin((flat + 1) * (flat + 3 * number + 7) % 65521)
 
@@ -67,7 +67,7 @@ def fill(recorded):
   """Returns torch's state by the rule. What blocks share is listed below each, and has the values of the last name."""
   gain, filled, last = FINGERPRINTS[recorded]["weight_gain"], {}, {}
   for number, (name, shape, _) in enumerate(TABLES[recorded]["state"]):
-    z = _sines(number, np.arange(np.prod(shape, dtype=np.int64))).reshape(shape)
+    z = sines(number, np.arange(np.prod(shape, dtype=np.int64))).reshape(shape)
     filled[name] = _values(name, z, gain).astype(np.float32)
     last[_whose(name, recorded)] = filled[name]
   whole = {name: last[_whose(name, recorded)] for name in filled}
@@ -97,7 +97,7 @@ def image():
   """Returns the rule's image (1, 224, 224, 3)."""
   c, h, w = np.arange(3), np.arange(224)[:, None, None], np.arange(224)[:, None]
   waves = np.sin(0.5 + 0.03 * h + 0.07 * w + 1.1 * c)
-  return jnp.asarray((waves + 0.5 * _sines(-1, (c * 224 + h) * 224 + w))[None], jnp.float32)
+  return jnp.asarray((waves + 0.5 * sines(-1, (c * 224 + h) * 224 + w))[None], jnp.float32)
 
 
 @pytest.mark.parametrize(("recorded", "family", "fields"), [*_cases()])

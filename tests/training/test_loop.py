@@ -405,17 +405,25 @@ def test_weights_that_do_not_fit_are_listed(undisturbed, tmp_path):
     ("evaluators.val", "num_examples", 100, r"val\.num_examples is 100, .* has 360"),
   ],
 )
-def test_bad_data_is_named_before_training(tmp_path, capsys, section, key, value, message):
+def test_bad_data_is_named_before_anything_is_written(tmp_path, section, key, value, message):
   config = small_config()
   config.update_from_flattened_dict({f"{section}.{key}": value})
   with pytest.raises(InputError, match=message):
     loop.train(config, str(tmp_path / "run"))
-  assert "first step" not in capsys.readouterr().out
+  assert not (tmp_path / "run").exists()
 
 
 def test_too_few_classes_are_named(tmp_path):
   with pytest.raises(InputError, match=r"10 classes.* num_classes 7"):
     loop.train(small_config(num_classes=7), str(tmp_path))
+
+
+def test_classes_that_the_data_lack_are_reported(tmp_path, capsys):
+  config = small_config(num_classes=13)
+  config.evaluators.val.num_examples = 100
+  with pytest.raises(InputError, match="num_examples is 100"):  # which is looked at next
+    loop.train(config, str(tmp_path))
+  assert "config.num_classes is 13" in capsys.readouterr().out
 
 
 def test_damaged_records_stop_or_are_counted(tmp_path, capsys):

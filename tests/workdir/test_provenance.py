@@ -83,6 +83,13 @@ def test_permitted_changes_are_named_by_keys_that_there_are(tmp_path, capsys):
     provenance.resume(misspelled, workdir, 0, ())
 
 
+def test_a_workdir_without_a_checkpoint_takes_a_corrected_configuration(tmp_path, capsys):
+  (tmp_path / "config.json").write_text(json.dumps(describe().configuration))
+  corrected = describe(split(image0=b"another"), seed=1)
+  assert provenance.resume(corrected, epath.Path(tmp_path), None, ()) == corrected
+  assert "seed: 0 -> 1" in capsys.readouterr().out
+
+
 def test_one_size_written_in_two_ways_is_one_configuration(tmp_path):
   workdir = saved(tmp_path, describe(image_size=16))
   provenance.resume(describe(image_size=(16, 16)), workdir, 0, ())

@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from mixer_jax import models
 from mixer_jax.tools.planning import chips, estimate, fit, flops, published
 from mixer_jax.tools.planning.program import Program
 from mixer_jax.training.experiment import Experiment
@@ -93,11 +95,21 @@ def make(
     published=published.find(
       exp.options.data.dataset,
       exp.options.model["name"],
-      exp.options.model.get("variant"),
+      _published_variant(exp.options.model),
       exp.options.total_epochs,
       exp.options.input_shape,
     ),
   )
+
+
+def _published_variant(fields: Mapping[str, Any]) -> str | None:
+  """Returns the variant of a model that is no other in what its function depends on."""
+  sizes = models.FAMILIES[fields["name"]].VARIANTS.get(fields.get("variant"), {})
+  ours = models.build(**fields)
+  theirs = models.build(fields["name"], **sizes) if sizes else None
+  keys = set(ours.__dataclass_fields__) - models.HOW_TRAINED - {"parent", "name", "num_classes"}
+  same = theirs is not None and all(getattr(ours, k) == getattr(theirs, k) for k in keys)
+  return fields["variant"] if same else None
 
 
 def forward_flops(exp: Experiment) -> int:
