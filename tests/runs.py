@@ -1,5 +1,6 @@
 """Runs of train.py as a user starts them, and what they leave behind."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -137,16 +138,16 @@ def group(pgid):
 
 
 def _segments():
-  """Shared-memory segments, their marks and semaphores, that no living process maps."""
-  shm = pathlib.Path("/dev/shm")
+  """Shared-memory segments, their marks and semaphores, that no living process maps, and whose mark none has open."""
+  shm, mapped, open_marks = pathlib.Path("/dev/shm"), "", set()
   names = [p.name for p in shm.iterdir()] if shm.exists() else []
-  mapped = ""
-  for maps in pathlib.Path("/proc").glob("[0-9]*/maps"):
-    try:
-      mapped += maps.read_text()
-    except OSError:
-      continue
-  return [n for n in names if n.startswith(("psm_", "sem.", "mixer_jax-")) and n not in mapped]
+  for process in pathlib.Path("/proc").glob("[0-9]*"):
+    with contextlib.suppress(OSError):
+      mapped += (process / "maps").read_text()
+      links = [os.readlink(p) for p in (process / "fd").iterdir()]
+      open_marks |= {x.split("-")[1] for x in links if x.startswith("/dev/shm/mixer_jax-")}
+  ours = [n for n in names if n.startswith(("psm_", "sem.", "mixer_jax-")) and n not in mapped]
+  return [n for n in ours if not any(f"mixer_jax-{mark}" in n for mark in open_marks)]
 
 
 def final_state(workdir, step):
