@@ -24,7 +24,7 @@ from mixer_jax.training import loop
 def main() -> None:
   parser = argparse.ArgumentParser(description="all families on Fashion-MNIST")
   parser.add_argument("--workdir", type=pathlib.Path, default="workdir/fashion_mnist")
-  parser.add_argument("--epochs", type=float, default=2.0)
+  parser.add_argument("--epochs", type=float, default=1.0)
   parser.add_argument("--models", nargs="*", default=[*fashion_mnist.MODELS])
   args = parser.parse_args()
   rows = []

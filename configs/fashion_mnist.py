@@ -53,7 +53,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def get_config(arg: str = "mixer"):
-  given = common.parse_arg(arg, variant="mixer", recipe="none", epochs="2")
+  given = common.parse_arg(arg, variant="mixer", recipe="none", epochs="1")
   for name, known in (("variant", MODELS), ("recipe", ("none", "deit"))):
     if given[name] not in known:
       raise InputError(

@@ -122,12 +122,13 @@ def initial_variables(exp: experiment.Experiment) -> tuple[weights.Variables, st
     variables = weights.replace_channels(variables, channels)
     line += f", {weights.channels_line(channels)}"
   variables, resized = _resized(variables, spec, exp)
-  line += resized + _other_function(spec, exp, known=directory is not None or bool(spec.variant))
+  line += resized
   wanted = exp.abstract_variables
   if exp.options.init.new_head:
     model: Any = exp.model
     variables = weights.replace_head(variables, wanted, model.head_bias_init)
     line += ", with a new head"
+  line += _other_function(spec, exp, known=directory is not None or bool(spec.variant))
   variables = weights.check_match(variables, wanted, f"{source} for {exp.options.size} px")
   return jax.device_put(variables, exp.shardings.variables), line
 
