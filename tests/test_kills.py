@@ -18,7 +18,14 @@ LIVES = ((1, 1, 1, 1), (2, 2, 2, 2), (2, 1, 2, 1))  # processes
 CASES = [(lives, workers) for workers in (0, 1, 2) for lives in LIVES]
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 SHARDED = {"mesh.fsdp": 2, "mesh.rules": "('head/bias=replicate', 'stem/kernel=3', '.*=0')"}
-STOPPED = (0, 75, 130, 143)
+STOPPED = (
+  0,
+  75,
+  130,
+  143,
+  128 + signal.SIGHUP,
+  128 + signal.SIGKILL,
+)  # the last ones from a supervisor
 
 
 def start(workdir, number, count, flags):
