@@ -1,5 +1,6 @@
 """Runs of train.py as a user starts them, and what they leave behind."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -41,7 +42,7 @@ class StopAfter(StopSignal):
     return self._steps < 0
 
 
-def command(workdir, script="train.py", config="configs/quickstart.py", **flags):
+def command(workdir, script: Any = "train.py", config: Any = "configs/quickstart.py", **flags):
   """Returns the command line of a small run; keys with dots are configuration keys."""
   values = {**SMALL, **flags}
   overrides = [f"--config.{k}={v}" for k, v in values.items()]
@@ -103,7 +104,7 @@ def evaluated(*, workdir, config, which="newest", weights_file=None, record=Fals
   ]
 
 
-def left_behind(process, patience=10):
+def left_behind(process, patience=10.0):
   """Returns the processes of the group and the shared-memory segments that do not go within seconds.
 
   Segments are looked for when the group has gone, which might still make some. Only what is there at
@@ -137,22 +138,22 @@ def group(pgid):
 
 
 def _segments():
-  """Shared-memory segments, their marks and semaphores, that no living process maps."""
-  shm = pathlib.Path("/dev/shm")
+  """Shared-memory segments, their marks and semaphores, that no living process maps, and whose mark none has open."""
+  shm, mapped, open_marks = pathlib.Path("/dev/shm"), "", set()
   names = [p.name for p in shm.iterdir()] if shm.exists() else []
-  mapped = ""
-  for maps in pathlib.Path("/proc").glob("[0-9]*/maps"):
-    try:
-      mapped += maps.read_text()
-    except OSError:
-      continue
-  return [n for n in names if n.startswith(("psm_", "sem.", "mixer_jax-")) and n not in mapped]
+  for process in pathlib.Path("/proc").glob("[0-9]*"):
+    with contextlib.suppress(OSError):
+      mapped += (process / "maps").read_text()
+      links = [os.readlink(p) for p in (process / "fd").iterdir()]
+      open_marks |= {x.split("-")[1] for x in links if x.startswith("/dev/shm/mixer_jax-")}
+  ours = [n for n in names if n.startswith(("psm_", "sem.", "mixer_jax-")) and n not in mapped]
+  return [n for n in ours if not any(f"mixer_jax-{mark}" in n for mark in open_marks)]
 
 
 def final_state(workdir, step):
   """Returns the state of a checkpoint as arrays by name, read without the project's own code."""
   path = pathlib.Path(workdir) / "checkpoints" / str(step) / "default"
-  checkpointer = ocp.PyTreeCheckpointer()
+  checkpointer: Any = ocp.PyTreeCheckpointer()
   # As NumPy arrays, which need none of the devices that wrote them.
   as_numpy = jax.tree.map(
     lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
@@ -178,8 +179,8 @@ def records(workdir):
 
 
 def kill(process, number):
-  """Signals a run: SIGKILL and SIGTERM the one process, Ctrl-C the whole group, as a terminal does."""
-  if number == signal.SIGINT:
+  """Signals a run: the one process, but with SIGINT and SIGHUP the whole group, as a terminal does."""
+  if number in (signal.SIGINT, signal.SIGHUP):
     os.killpg(process.pid, number)
   else:
     process.send_signal(number)

@@ -29,8 +29,6 @@ MIN_SHARED_BYTES = 1 << 12
 MAX_LOST = 3  # times that workers are killed without a batch in between
 SAY_SECONDS = 30.0  # of waiting, until a line says so
 LIMIT_SECONDS = 600.0  # of waiting, until the workers count as dead
-# Signals of the parent, which a terminal or a scheduler sends to all its processes.
-_PARENTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)
 _KILLED = re.compile(r"Worker process was terminated unexpectedly with exit code (-?\d+)")
 _ADVICE = (
   "If memory or /dev/shm is full, give more (docker run --shm-size=16g) or lower num_workers."
@@ -159,7 +157,7 @@ def _init_worker(mark: str, index: int, count: int) -> None:
   del index, count
   segments.adopt(mark)
   cv2.setNumThreads(1)
-  for number in _PARENTS:
+  for number in segments.SIGNALS:
     signal.signal(number, signal.SIG_IGN)
   threading.Thread(target=_follow_parent, args=(mark,), daemon=True).start()
 

@@ -10,6 +10,7 @@ import functools
 import multiprocessing
 import pathlib
 import secrets
+import signal
 from multiprocessing import resource_tracker, shared_memory
 from typing import Any
 
@@ -18,6 +19,8 @@ from mixer_jax import files
 _PLACE = pathlib.Path("/dev/shm")  # noqa: S108  (where Linux has shared memory)
 _PREFIX = "mixer_jax-"
 _OPEN: list[Any] = []
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)
+"""What a terminal or a scheduler sends to a whole group of processes: for the run itself, not for its helpers."""
 
 
 @functools.cache
@@ -34,7 +37,17 @@ def owned() -> str:
   # Semaphores, which multiprocessing names in this process.
   config: Any = vars(multiprocessing.current_process())["_config"]
   config["semprefix"] = f"/{mark}"
+  _start_tracker()
   return mark
+
+
+def _start_tracker() -> None:
+  """Starts Python's resource tracker deaf to these signals: it ignores only the first two by itself."""
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+  try:
+    resource_tracker.ensure_running()
+  finally:
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def adopt(mark: str) -> None:

@@ -72,7 +72,7 @@ def transfer(url: str, partial: Partial) -> str | None:
     except InputError:
       partial.delete()
       raise
-    except UnicodeError as e:
+    except ValueError as e:  # of a redirect to what is no address
       raise InputError(f"{url} could not be downloaded: {e}.") from e
     except (_BrokenError, *_NETWORK) as e:
       reason = getattr(e, "reason", None) or str(e) or type(e).__name__
@@ -166,6 +166,7 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
     known = ("https://", "http://")[: 2 if req.full_url.startswith("http://") else 1]
     if not newurl.startswith(known):
       raise InputError(f"{req.full_url} redirects to {newurl}, which is not https. Refused.")
+    fp.close()  # or urllib reads what comes with a redirect, of whatever size, into memory
     return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
