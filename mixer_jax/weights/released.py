@@ -253,4 +253,17 @@ RELEASED = {
     source="ggjy/Hire-Wave-MLP.pytorch, README.md",
     licence="MIT (a badge, no file)",
   ),
+  **{
+    name: file
+    for size, variant, top1 in (("tiny", "T", 82.1), ("small", "S", 83.4), ("base", "B", 83.8))
+    for name, file in _pth(
+      "msmlp",
+      f"https://tsciencescu.blob.core.windows.net/projectshzheng/MSMLP/released_model/msmlp_{size}_patch4/",
+      "ms_mlp",
+      {f"msmlp_{size}_patch4_ckpt_epoch299": (variant, top1)},
+      crop_pct=0.875,
+      source="JegZheng/MS-MLP, README.md",
+      licence="not stated",
+    ).items()
+  },
 }

@@ -353,7 +353,7 @@ def test_the_table_of_pth_files_is_whole():
     assert (entry.top1 is None) == (entry.source is None)
     Preprocess(entry.crop, (224, 224, 3))
     assert entry.normalize == "imagenet"
-  assert len(entries) == 27
+  assert len(entries) == 30
 
 
 def test_an_entry_of_a_downloaded_file_is_taken_by_name(server):
