@@ -1,7 +1,7 @@
 """Evaluation of a trained model by its evaluators: exact over any batch size and number of devices."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -113,7 +113,7 @@ def evaluate(
     if not isinstance(one, Classification) or jax.process_index() > 0:
       continue
     if record and run is not None:
-      line = {"step": step, **measured(vars(sections[name])), **found[name]}
+      line = {"step": step, **measured(trained.setup.options, sections[name]), **found[name]}
       metrics.log(f"recorded: {_record(run, line)}")
     if written is not None:
       rows, num_classes = one.rows(trained.variables, step), trained.setup.options.num_classes
@@ -127,9 +127,10 @@ def evaluate(
   return found
 
 
-def measured(section: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns what an evaluator's section, or a record, says was measured: data and preprocessing."""
-  return {key: section[key] for key in ("dataset", "split", "ops")}
+def measured(options: schema.Options, section: schema.Classification) -> dict[str, str]:
+  """Returns what an evaluator measures, as its records say: data and preprocessing."""
+  dataset = section.dataset or options.data.dataset
+  return {"dataset": dataset, "split": section.split, "ops": section.ops}
 
 
 def _record(directory: epath.Path, line: dict[str, Any]) -> epath.Path:

@@ -39,10 +39,9 @@ def follow(workdir: str, config: Any | None = None, **asked: Any) -> None:
   setup = trained.build_setup(directory, config)
   sections = evaluate.choose(setup.options, **asked)
   recorded = metrics.read_records(directory / "evaluations.jsonl")
-  known = [(r["step"], evaluate.measured(r)) for r in recorded]
-  wanted = [evaluate.measured(vars(section)) for section in sections.values()]
+  wanted = [evaluate.measured(setup.options, section) for section in sections.values()]
   for step in _arriving(directory):
-    if all((step, one) in known for one in wanted):
+    if all(any({"step": step, **one}.items() <= r.items() for r in recorded) for one in wanted):
       continue
     try:
       found = trained.load_checkpoint(setup, directory, step)
