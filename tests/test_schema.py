@@ -137,13 +137,13 @@ def test_an_old_key_in_a_file_or_a_flag_names_the_new_one(tmp_path, line, argume
 
 
 def test_help_has_every_key_with_its_default():
-  text = ""
   for family in models.FAMILIES:
     config = common.get_config(family)
     text = configuration_help.text(config)
     for key, value in configuration.flatten(config).items():
       value = tuple(value) if isinstance(value, list) else value
       assert f"\n  config.{key}={value!r}  (" in text or key.endswith(".type"), key
+  text = configuration_help.text(common.get_config("spach"))
   assert "global norm" in next(x for x in text.splitlines() if "optimizer.clip_norm" in x)
   assert "channels of the first stage" in next(x for x in text.splitlines() if "hidden_dim" in x)
 

@@ -185,6 +185,7 @@ class Model(nn.Module):
         a number of frames that the groups do not divide.
     """
     del mask
+    layers.check_image(image)
     self._check(image.shape)
     depths = [len(times) for times in _times(self.arrangement)]
     x = layers.run_stages(self, depths, image, index, train)

@@ -111,7 +111,7 @@ def test_pixels_that_are_not_normalised_are_refused(monkeypatch):
   monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as outside of tests
   for family, module in models.FAMILIES.items():
     model = models.build(family, variant=next(iter(module.VARIANTS)))
-    image = jax.ShapeDtypeStruct((1, 224, 224, 3), "uint8")
+    image = jax.ShapeDtypeStruct((1, *families.shape(family, 224, 224, 3)), "uint8")
     with pytest.raises(InputError, match="image is of type uint8"):
       jax.eval_shape(model.init, jax.random.key(0), image)
 

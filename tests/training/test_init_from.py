@@ -171,7 +171,7 @@ def test_a_resnet_is_tuned_at_any_size(tmp_path):
     build(config)  # the file does not tell
   config.model.num_groups = 4
   got, line = initial_params(build(config))
-  assert line == f"parameters of {file}, with a new head"
+  assert line == f"parameters of {file}, with a new head, taken as trained with num_groups=4"
   jax.tree.map(np.testing.assert_array_equal, got["resnet"]["block1"], params["resnet"]["block1"])
 
 

@@ -81,7 +81,7 @@ def test_what_is_timed_in_training_is_the_experiments_step():
 
 def test_the_command_names_what_is_wrong():
   for flags, message in [
-    ((), "--config=FILE"),
+    ((), "--config is missing"),
     (("--config=configs/quickstart.py", "--batch_sizes=8,x"), "--batch_sizes=8,x must be numbers"),
     (("--config=configs/quickstart.py", "--work=sleep"), "--work=sleep is neither"),
   ]:
