@@ -103,6 +103,8 @@ def run(
 
 def _explained(error: Exception) -> Exception:
   """Returns what the runtime means by an error of its own, in the words of the configuration."""
+  if isinstance(error, _KNOWN):
+    return error
   first = str(error).partition("\n")[0]
   if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in first:
     return OutOfMemoryError(

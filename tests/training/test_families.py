@@ -67,7 +67,7 @@ def grads_loss_and_statistics(family, *, devices, parts, masked=0):
 
 
 # One of each kind; the others take longer than they tell.
-SHORT = ("res_mlp", "conv_mlp", "cycle_mlp", "spach")
+SHORT = ("res_mlp", "conv_mlp")
 
 
 @pytest.mark.parametrize("family", [f if f in SHORT else long(f) for f in FIELDS])
