@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from absl import flags
 
 from mixer_jax import printing
 from mixer_jax.evaluators import confusion
@@ -24,6 +25,7 @@ def run(main):
     del flags_parser
     guarded([])
 
+  flags.FLAGS.mark_as_parsed()
   command.run(app_run, main)
 
 
