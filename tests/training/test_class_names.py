@@ -100,6 +100,7 @@ def test_other_classes_are_refused_with_both_lists(run, sets, tmp_path):
     loop.train(config, str(tmp_path))
 
 
+@pytest.mark.campaign
 def test_a_kept_head_keeps_its_numbers(run, sets, tmp_path):
   """Trained on the same pictures in another order of the classes, the parameters are the same."""
   for name in ("Fruits", "Turned"):

@@ -91,6 +91,7 @@ def test_it_is_the_weights_that_have_to_be_permuted(mixer, tmp_path):
   assert np.abs(losses(config_of("mixer"), params, tmp_path, permuted=True) - plain).max() > 1e-2
 
 
+@pytest.mark.campaign
 def test_a_resnet_does_not(tmp_path):
   params = initial_params(config_of("resnet"))
   (tmp_path / "a").mkdir()

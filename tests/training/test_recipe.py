@@ -63,7 +63,7 @@ def after_a_step(devices, parts):
   return jax.device_get(state.params), norms
 
 
-@pytest.mark.parametrize(("devices", "parts"), [long(1, 4), long(2, 1), (4, 4)])
+@pytest.mark.parametrize(("devices", "parts"), [long(1, 4), long(2, 1), long(4, 4)])
 def test_devices_and_parts_change_nothing(devices, parts):
   (wanted, norms), (got, other_norms) = after_a_step(1, 1), after_a_step(devices, parts)
   np.testing.assert_allclose(other_norms, norms, rtol=1e-5)
