@@ -8,7 +8,6 @@ runs are kept, an interrupted one goes on.
 
 import argparse
 import json
-import math
 import pathlib
 import time
 from typing import Any
@@ -55,7 +54,7 @@ def _size(name: str, config: Any) -> tuple[str, str]:
   model = models.build(family, num_classes=config.num_classes, **fields)
   shape = (config.image_size, config.image_size, config.image_channels)
   variables = models.abstract_variables(model, shape)
-  parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(variables["params"]))
+  parameters = sum(x.size for x in jax.tree.leaves(variables["params"]))
   image = jax.ShapeDtypeStruct((1, *shape), jax.numpy.float32)
   return f"{parameters:,}", f"{flops.forward_flops(model, variables, image) / 2e6:.1f}"
 

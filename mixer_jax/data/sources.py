@@ -43,9 +43,8 @@ class Source:
   ):
     self.name, self.num_classes, self.class_names = name, num_classes, class_names
     self._data_source, self._label, self._image_scale = data_source, label, image_scale
-    self._numbers: Int[np.ndarray, " k"] | None = (
-      None  # the data's number of a class -> the model's
-    )
+    # The data's number of a class -> the model's.
+    self._numbers: Int[np.ndarray, " k"] | None = None
 
   def __len__(self) -> int:
     return len(self._data_source)
