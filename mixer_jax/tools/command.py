@@ -7,6 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from types import FrameType
 from typing import Any
 
 from absl import flags, logging
@@ -21,6 +22,7 @@ _INSECURE = flags.DEFINE_bool(
 )
 _KNOWN = InputError | DivergedError | OutOfMemoryError | RetryError | SaveError
 _SAVER = f"{os.sep}orbax{os.sep}"
+_IMPORT = "<frozen importlib._bootstrap>"  # where Python's frames of an import are
 
 
 def no_arguments(argv: list[str]) -> None:
@@ -85,20 +87,47 @@ def run(
       _report(e.__context__ if isinstance(e.__context__, InputError) else e)
       sys.exit(2)
 
+  try:
+    _handle_interrupts()
+    _set_up_output()
+    host_memory.keep_on_cpu()
+    app_run(guarded, flags_parser=parse)
+  except KeyboardInterrupt:
+    _leave_interrupted()
+
+
+def _set_up_output() -> None:
   for stream in (sys.stdout, sys.stderr):  # what cannot show a character shows its number
     with contextlib.suppress(AttributeError):  # a notebook's shows all
       stream.reconfigure(errors="backslashreplace")
-  host_memory.keep_on_cpu()
   logging.set_verbosity(logging.WARNING)  # JAX and Orbax log a lot at INFO; --verbosity=0 shows it
   # Orbax logs tracebacks of failed writes in all its threads; the run reports them in one line.
   logging.get_absl_handler().addFilter(
     lambda record: record.name != "asyncio" and not (record.exc_info and _SAVER in record.pathname)
   )
-  try:
-    app_run(guarded, flags_parser=parse)
-  except KeyboardInterrupt:
-    print("interrupted", file=sys.stderr, flush=True)
-    os._exit(128 + signal.SIGINT)
+
+
+def _handle_interrupts() -> None:
+  if (
+    signal.getsignal(signal.SIGINT) is signal.default_int_handler
+  ):  # else a shell has it ignored, say
+    signal.signal(signal.SIGINT, _interrupt)
+  signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # from a supervisor
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+  """Raises KeyboardInterrupt, but within an import ends at once: C++ modules abort of the exception, or others swallow it."""
+  del number
+  while frame is not None:
+    if frame.f_code.co_filename == _IMPORT:
+      _leave_interrupted()
+    frame = frame.f_back
+  raise KeyboardInterrupt
+
+
+def _leave_interrupted() -> None:
+  os.write(2, b"interrupted\n")
+  os._exit(128 + signal.SIGINT)
 
 
 def _explained(error: Exception) -> Exception:
