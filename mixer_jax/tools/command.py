@@ -141,10 +141,25 @@ def _explained(error: Exception) -> Exception:
       "config.model.remat=block, or spread the parameters (config.mesh.fsdp); python -m mixer_jax.tools.plan "
       "--fit=memory finds what fits. Host memory: lower data.num_workers."
     )
-  if "Unable to initialize backend" in first or "Unknown backend" in first:
-    platforms = os.environ.get("JAX_PLATFORMS", "")
-    return InputError(f"JAX finds no device for JAX_PLATFORMS={platforms!r}: {first}")
+  if (
+    "Unable to initialize backend" in first or "Unknown backend" in first or _without_device(error)
+  ):
+    platforms, reason = os.environ.get("JAX_PLATFORMS", ""), first or "its plugin is not installed."
+    return InputError(
+      f"JAX finds no device for JAX_PLATFORMS={platforms!r}: {reason} JAX_PLATFORMS=cpu works everywhere."
+    )
   return error
+
+
+def _without_device(error: Exception) -> bool:
+  """Returns whether JAX stumbled over having no backend, which it only asserts, at whatever comes first."""
+  jax = sys.modules.get("jax")
+  if jax is None or not isinstance(error, AssertionError):
+    return False
+  try:
+    return not jax.devices()
+  except Exception:
+    return True
 
 
 def _status(error: Exception) -> int:
