@@ -36,8 +36,7 @@ class StopAfter(StopSignal):
     super().__init__()
     self._steps = steps
 
-  def asked(self, step):
-    del step
+  def asked(self):
     self._steps -= 1
     return self._steps < 0
 

@@ -32,6 +32,7 @@ def device_batches(
   batches = pipeline.EvalBatches(spec, source, batch_size=section.batch_size, rows=rows)
   with loading.iterate(batches, num_workers=section.num_workers) as local:
     for batch in local:
+      setup.serve()
       yield sharding.put_batch(batch, sharded, rows, size)
 
 

@@ -159,6 +159,13 @@ def await_first(what: str) -> None:
     _client().blocking_key_value_get(key, _FOREVER_MS)
 
 
+def of_first(values: np.ndarray) -> np.ndarray:
+  """Returns process 0's values, which all processes have in the same shape."""
+  if jax.process_count() == 1 or values.size == 0:
+    return values
+  return np.asarray(multihost_utils.broadcast_one_to_all(values))
+
+
 def leave() -> None:
   """Ends the connection with the other processes, once all have come here.
 

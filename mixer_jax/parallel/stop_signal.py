@@ -20,6 +20,10 @@ GRACE_SECONDS = 2.0  # for the step to end; then a long wait ends at once
 _POLL_SECONDS = 0.5
 
 
+class StoppedError(Exception):
+  """All processes have agreed to stop in what would take long."""
+
+
 class StopSignal:
   """Turns signals into a request to save at the next step; a second one ends at once.
 
@@ -32,6 +36,7 @@ class StopSignal:
     self._end: Callable[[], str] | None = None
     self._ending = False
     self._lock = threading.Lock()
+    self._asked, self._agreed = 0, False
 
   def install(self) -> "StopSignal":
     """Handles the signals (processes.py) from now on."""
@@ -49,18 +54,25 @@ class StopSignal:
     """The exit status after saving: 130 after Ctrl-C, else 143; another process may have met the signal."""
     return 128 + (signal.SIGINT if self.received == signal.SIGINT else signal.SIGTERM)
 
-  def asked(self, step: int) -> bool:
-    """Returns whether to stop after this step; the same in all processes. To be called at every step."""
+  def asked(self) -> bool:
+    """Returns whether to stop now; the same in all processes, which must call it equally often."""
     if jax.process_count() == 1:
       return self.received is not None
-    return multihost_utils.reached_preemption_sync_point(step)
+    self._asked += 1
+    self._agreed |= multihost_utils.reached_preemption_sync_point(self._asked)
+    return self._agreed
+
+  def serve(self) -> None:
+    """Raises StoppedError if several processes are asked to stop; to be called as `asked`. One ends by `ending`."""
+    if jax.process_count() > 1 and self.asked():
+      raise StoppedError
 
   @contextlib.contextmanager
   def ending(self, end: Callable[[], str]) -> Iterator[None]:
     """Lets a signal end what may take long: a compilation, an evaluation, a wait.
 
     If the block still runs some seconds after a signal, `end` is called in another thread and the process exits
-    with the line that it returns. One of several processes goes on instead, as saving takes all.
+    with the line that it returns. One of several processes goes on instead, as saving takes all (`serve`).
     """
     if jax.process_count() == 1:
       self._end = end

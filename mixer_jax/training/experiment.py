@@ -35,6 +35,7 @@ class ModelSetup:
     shardings: of variables, batch and small results on the mesh.
     init_variables: jitted () -> the model's random variables.
     eval_step: jitted (variables, batch) -> rows of results, replicated.
+    serve: called before each batch of an evaluation; may raise to end it.
   """
 
   options: schema.Options
@@ -45,6 +46,7 @@ class ModelSetup:
   shardings: sharding.Shardings
   init_variables: Callable[[], state.Variables]
   eval_step: Any
+  serve: Callable[[], None] = lambda: None
 
   @property
   def title(self) -> str:

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import dataclasses
 import functools
 import math
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
@@ -18,7 +20,7 @@ from mixer_jax.data import loading, pipeline
 from mixer_jax.errors import DivergedError, InputError, RetryError, SaveError
 from mixer_jax.evaluators import Evaluator
 from mixer_jax.parallel import distributed, processes, sharding
-from mixer_jax.parallel.stop_signal import StopSignal
+from mixer_jax.parallel.stop_signal import StoppedError, StopSignal
 from mixer_jax.training import experiment, headline, init_from, profiling
 from mixer_jax.training.state import TrainState
 from mixer_jax.workdir import checkpoint, metrics, provenance
@@ -93,7 +95,9 @@ def _prepare(
   if line := headline.lacking_classes(exp, source):
     metrics.log(line)
   sections, names = evaluators.in_training(exp.options), source.class_names or ()
-  measured = evaluators.build(exp, sections, directory, names)
+  measured = evaluators.build(
+    dataclasses.replace(exp, serve=stop.serve), sections, directory, names
+  )
   origin = provenance.describe(config, {"data.split": source, **evaluators.opened(measured)})
   origin = provenance.resume(origin, directory, intact.step, allow_change)
   state = init_from.initial_state(exp, directory, intact)
@@ -163,7 +167,8 @@ class _Run:
       state = self._train(state)
       self._checkpointer.wait()
       if int(state.step) == self._exp.total_steps:
-        return self._finish(state)
+        with contextlib.suppress(StoppedError):
+          return self._finish(state)
     finally:
       self._close()
     metrics.log(self._saved(int(state.step)))
@@ -174,7 +179,10 @@ class _Run:
     exp = self._exp
     if line := self._profiler.missed(self._start_step):
       metrics.log(line)
-    self._resume_evaluation(state)
+    try:
+      self._resume_evaluation(state)
+    except StoppedError:
+      return state
     with self._batches() as batches:
       for step in range(self._start_step + 1, exp.total_steps + 1):
         with self._wait(step - 1, state):
@@ -184,15 +192,17 @@ class _Run:
         else:
           state = self._step(step, state, batch)
         due = self._due(step)
-        stopping = self._stop.asked(step)
+        stopping = self._stop.asked()
         # What may be the best is saved, so that it can be kept.
         every = exp.options.checkpoint.every_steps
-        save = self._best in due or step % every == 0 or stopping
+        save = self._best in due or step % every == 0
         # What is evaluated or saved must be known to be finite.
-        self._drain(0 if save or due else STEPS_IN_FLIGHT)
-        if due:
+        self._drain(0 if save or due or stopping else STEPS_IN_FLIGHT)
+        try:
           self._evaluate(step, state, due)
-        if save:
+        except StoppedError:
+          stopping = True
+        if save or stopping:
           self._save(step, state)
         self._checkpointer.check()
         if stopping:
@@ -200,13 +210,14 @@ class _Run:
     return state
 
   def _resume_evaluation(self, state: TrainState) -> None:
-    """Evaluates what a signal left out at the step that the run goes on from (`_end`)."""
+    """Evaluates what a signal left out at the step that the run goes on from (`_end`, `StoppedError`)."""
     step, writer = self._start_step, self._writer
-    if jax.process_count() > 1 or writer is None or step in (0, self._exp.total_steps):
+    if step in (0, self._exp.total_steps):
       return
-    due = [n for n in self._due(step) if self._evaluators[n].SCORES and not writer.has(step, n)]
-    if due:
-      self._evaluate(step, state, due)
+    due = [n for n in self._due(step) if self._evaluators[n].SCORES]
+    lacking = [writer is not None and not writer.has(step, n) for n in due]
+    lacking = distributed.of_first(np.array(lacking, np.int32))
+    self._evaluate(step, state, [n for n, lacks in zip(due, lacking, strict=True) if lacks])
 
   def _first_step(self, step: int, state: TrainState, batch: pipeline.Batch) -> TrainState:
     """Takes a step and waits for it, so that its compilation does not count as speed."""
@@ -324,6 +335,9 @@ class _Run:
     return [n for n, one in self._evaluators.items() if last or step % one.every_steps == 0]
 
   def _evaluate(self, step: int, state: TrainState, due: list[str]) -> None:
+    """Evaluates what is due; raises StoppedError if several processes are asked to stop."""
+    if not due:
+      return
     begin = time.perf_counter()
     variables = state.eval_variables()
     for name in due:

@@ -245,6 +245,13 @@ def _unreadable(workdir: epath.Path, step: int) -> str | None:
   return "its metrics are unreadable" if _score_of(workdir, step) is None else None
 
 
+class _Manager(ocp.CheckpointManager):
+  def reached_preemption(self, step: int) -> bool:
+    """Leaves the question to the loop: Orbax would ask JAX at another count than its (parallel/stop_signal.py)."""
+    del step
+    return False
+
+
 class Checkpointer:
   """Saves train states to `workdir/checkpoints/<step>` in the background.
 
@@ -266,7 +273,7 @@ class Checkpointer:
       preservation_policy.LatestN(keep_newest),
       preservation_policy.BestN(get_metric_fn=self._rank, n=keep_best),
     ]
-    self._manager = ocp.CheckpointManager(
+    self._manager = _Manager(
       workdir / "checkpoints",
       item_handlers=_Handler(),
       options=ocp.CheckpointManagerOptions(
@@ -308,12 +315,15 @@ class Checkpointer:
 
   def rate(self, step: int, score: float) -> None:
     """Gives a checkpoint the score that it lacks because its evaluation was interrupted."""
-    found = _score_of(self._workdir, step)
-    if jax.process_count() > 1 or found is None or found.value != _NOT_EVALUATED:
+    if step not in self._manager.all_steps():
       return
-    path = self._workdir / "checkpoints" / str(step) / METRIC_ITEM_NAME / METRIC_ITEM_NAME
-    with self._reporting(), files.replacing(path) as partial:
-      partial.write_text(json.dumps({"score": score, "measure": self._measure}))
+    found = _score_of(self._workdir, step)
+    if jax.process_index() == 0 and found and found.value == _NOT_EVALUATED:
+      path = self._workdir / "checkpoints" / str(step) / METRIC_ITEM_NAME / METRIC_ITEM_NAME
+      with self._reporting(), files.replacing(path) as partial:
+        partial.write_text(json.dumps({"score": score, "measure": self._measure}))
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices("the score is there")
     self._manager.reload()
 
   def _rank(self, saved: Any) -> float:

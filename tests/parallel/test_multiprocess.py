@@ -160,6 +160,50 @@ def test_sigterm_to_one_saves_once_and_one_device_goes_on(tmp_path):
   np.testing.assert_allclose(list(resumed.values()), list(undisturbed.values()), rtol=1e-4)
 
 
+SLOW_EVALUATION = """
+import runpy, sys, time
+from mixer_jax.evaluators import rows
+
+fast = rows.device_batches
+
+def slow(*args):
+  for batch in fast(*args):
+    print("evaluating", flush=True)
+    yield batch
+    time.sleep(2)
+
+rows.device_batches = slow
+sys.argv = sys.argv[1:]
+runpy.run_path("train.py", run_name="__main__")
+"""
+
+
+@pytest.mark.campaign
+def test_two_processes_stop_in_an_evaluation_and_do_it_later(tmp_path):
+  def few_steps(name):
+    return command(
+      tmp_path / name,
+      total_steps=4,
+      **{"evaluators.val.every_steps": 2, "evaluators.val.batch_size": 20},
+    )
+
+  python, *args = few_steps("run")
+  processes = start_several([python, "-c", SLOW_EVALUATION, *args], count=2)
+  runs.wait_for(processes[1], "evaluating")
+  processes[1].send_signal(signal.SIGTERM)
+  stopped = outputs(processes)
+  assert [status for status, _ in stopped] == [143, 143], stopped
+  assert "saved step 2 in" in stopped[0][1] and "top-1" not in stopped[0][1], stopped
+  for name in ("run", "undisturbed"):
+    ended = outputs(start_several(few_steps(name), count=2))
+    assert [status for status, _ in ended] == [0, 0], ended
+  workdirs = tmp_path / "run", tmp_path / "undisturbed"
+  assert runs.records(workdirs[0]) == runs.records(workdirs[1])
+  runs.assert_same_state(*(runs.final_state(workdir, 4) for workdir in workdirs))
+  scores = [(d / "checkpoints" / "2" / "metrics" / "metrics").read_text() for d in workdirs]
+  assert scores[0] == scores[1]
+
+
 @pytest.mark.campaign
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 @pytest.mark.parametrize("who", [(0, 1), (0,), (1,)], ids=str)

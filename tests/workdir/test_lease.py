@@ -76,9 +76,9 @@ class LosesItsLease(runs.StopAfter):
     super().__init__(2)
     self._path = pathlib.Path(workdir) / "lease"
 
-  def asked(self, step):
+  def asked(self):
     change(self._path, host="elsewhere", id="another")
-    return super().asked(step)
+    return super().asked()
 
 
 def test_a_run_is_alone_in_its_workdir_and_ends_when_it_is_not(tmp_path):
