@@ -37,7 +37,7 @@ lock: $(VENV)/dev  ## compile the lock files from pyproject.toml
 	$(BIN)/uv pip compile $(LOCK) --extra tpu --extra gcs --constraint requirements.txt pyproject.toml \
 		-o launch/requirements.txt
 
-LOCK := --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --no-annotate \
+LOCK := --universal --python-version 3.11 --fork-strategy requires-python --generate-hashes --no-annotate \
 	--quiet --custom-compile-command "make lock"
 
 $(VENV)/core: requirements.txt pyproject.toml
