@@ -60,6 +60,10 @@ def _explained(image: Array) -> Iterator[None]:
   """Raises InputError in place of what JAX and Flax say about images of another shape."""
   try:
     yield
+  except flax_errors.InvalidRngError as e:
+    raise InputError(
+      'train=True draws drop path and dropout: give rngs={"dropout": jax.random.key(…)}.'
+    ) from e
   except (TypeError, ValueError, flax_errors.ScopeParamShapeError) as e:
     shape = f"image has the shape {image.shape}"
     if image.ndim < 4:

@@ -34,7 +34,7 @@ def headline(
     f" best by {exp.options.best}\n"
     f"{exp.mesh.size} × {device.device_kind} in {jax.process_count()} process(es),"
     f" batch {exp.options.batch_size}, {exp.total_steps} steps\n"
-    f"{unused_gpu(device.platform)}"
+    f"{unused_gpu(device.platform, jax.config.jax_platforms)}"
     f"{_placement(exp)}\n"
     f"workdir {directory}: {begin}"
   )
@@ -51,10 +51,10 @@ def lacking_classes(exp: experiment.Experiment, source: sources.Source) -> str:
   )
 
 
-def unused_gpu(platform: str, devices: str = "/dev") -> str:
-  """Returns a line if a run computes on the CPU of a machine with an NVIDIA GPU, unless that was asked for; else ""."""
+def unused_gpu(platform: str, asked: str | None, devices: str = "/dev") -> str:
+  """Returns a line if a run computes on the CPU of a machine with an NVIDIA GPU and JAX_PLATFORMS asks for nothing."""
   there = any(pathlib.Path(devices).glob("nvidia[0-9]*")) or shutil.which("nvidia-smi")
-  if platform != "cpu" or jax.config.jax_platforms or not there:
+  if platform != "cpu" or asked or not there:
     return ""
   if importlib.metadata.entry_points(group="jax_plugins"):
     advice = "JAX's warning above says why; nvidia-smi must list the GPU, with the driver of docs/install.md"
