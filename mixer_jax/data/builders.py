@@ -26,7 +26,12 @@ def first_line(error: Exception) -> str:
 
 
 def is_directory(dataset: str) -> bool:
-  return dataset.startswith(("/", ".", "~")) or "://" in dataset
+  """Returns whether a data set is given by its directory: "mine/1.0.0" is one if a prepared data set is there."""
+  return (
+    dataset.startswith(("/", ".", "~"))
+    or "://" in dataset
+    or ("/" in dataset and pathlib.Path(dataset, "dataset_info.json").is_file())
+  )
 
 
 @functools.cache

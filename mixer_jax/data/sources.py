@@ -7,6 +7,7 @@ embedded digits are prepared on first use.
 import hashlib
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -183,7 +184,7 @@ def _open_builder(dataset: str, data_dir: str | None) -> Any:
     raise InputError(
       f"data set {dataset!r} is not prepared in {where}. Prepare it with\n"
       f"  python -m mixer_jax.tools.prepare {dataset}"
-      + (f" --data_dir={data_dir}" if data_dir else "")
+      + (f" {shlex.quote(f'--data_dir={data_dir}')}" if data_dir else "")
     )
   return builder
 

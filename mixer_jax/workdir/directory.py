@@ -9,7 +9,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from mixer_jax import configuration, files, models, schema, weights
-from mixer_jax.errors import InputError, SaveError
+from mixer_jax.errors import InputError, SaveError, installing
 
 _CONFIG = "config.json"
 _RUN = "run_id"
@@ -25,7 +25,7 @@ def path_of(workdir: str) -> epath.Path:
   try:
     path.exists()
   except ImportError as e:
-    raise InputError(f"workdir {path}: {e}. Install it with pip install 'mixer-jax[gcs]'") from e
+    raise InputError(f"workdir {path}: {e}. Install it with {installing('gcs')}") from e
   except OSError as e:
     raise InputError(f"workdir {path} cannot be read: {e}") from e
   return path

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,13 @@ from tests import tfds_sets
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
   return tfds_sets.varied(tmp_path_factory.mktemp("tfds"))
+
+
+def test_a_printed_command_can_be_pasted(tmp_path):
+  data_dir = f"{tmp_path}/my data"
+  with pytest.raises(InputError) as e:
+    sources.open_source(dataset="mnist", data_dir=data_dir, split="train", label=None)
+  assert shlex.split(str(e.value).splitlines()[-1])[-1] == f"--data_dir={data_dir}"
 
 
 def open_source(directory, split="train", label=None):
