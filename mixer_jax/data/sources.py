@@ -17,7 +17,7 @@ from absl import logging
 from jaxtyping import Int
 
 from mixer_jax import configuration
-from mixer_jax.data import builders, datasets
+from mixer_jax.data import builders, datasets, decode
 from mixer_jax.errors import BadRecordError, InputError
 
 _UNREADABLE = (OSError, RuntimeError, ValueError, TypeError, IndexError, KeyError)
@@ -128,7 +128,8 @@ def _listed(names: Sequence[str]) -> str:
 
 def _rescale(png: bytes, factor: int) -> bytes:
   """Returns the PNG with its pixels multiplied, for data sets whose white is not 255."""
-  pixels = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED) if png else None
+  plain = np.frombuffer(decode.essential_png(png), np.uint8)
+  pixels = cv2.imdecode(plain, cv2.IMREAD_UNCHANGED)
   if pixels is None:
     raise ValueError("damaged PNG")
   return cv2.imencode(".png", pixels * np.uint8(factor))[1].tobytes()
