@@ -18,7 +18,7 @@ p { max-width: 45rem; overflow-wrap: anywhere; }
 img { max-width: 100%; height: auto; }
 figure { margin: 0; }
 .scroll { overflow-x: auto; }
-.scroll img { min-width: 60rem; }
+.scroll img { max-width: max(100%, 60rem); }
 .panels { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); }
 .tiles { display: grid; gap: .75rem; grid-template-columns: repeat(auto-fill, minmax(6rem, 1fr)); }
 .tiles img { width: 100%; }

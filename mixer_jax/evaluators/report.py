@@ -39,7 +39,7 @@ def facts(setup: Any, records: list[dict[str, Any]]) -> Parts:
     ("model", f"{setup.title} with {parameters:,} parameters, {options.size} px"),
     ("data", f"{data.dataset} {data.split}, {data.num_examples:,} images in batches of {options.batch_size}"),
     *([("throughput", f"{statistics.median(speed):,.0f} images/s (median)")] if speed else []),
-    *([("waiting for data", f"{statistics.mean(wait):.1%} of the time")] if wait else []),
+    *([("waiting for data", f"{100 * statistics.mean(wait):.1f} % of the time")] if wait else []),
     *([("core-hours", f"{hours[-1]:.4f}")] if hours else []),
   ]  # fmt: skip
   return [page.table((), lines)]
@@ -98,7 +98,7 @@ def origin(directory: epath.Path) -> Parts:
   command = environment.pop("command", None)
   config = json.dumps(workdirs.find_config(directory), indent=2, sort_keys=True)
   return [
-    page.heading("How it was started"),
+    page.heading("How it was last started"),
     *([page.code(str(command))] if command else []),
     page.table((), [("workdir", directory), *environment.items()]),
     page.folded("Configuration", page.code(config)),

@@ -101,17 +101,18 @@ def find_environment(directory: epath.Path) -> dict[str, Any]:
     return {}
 
 
-def _environment() -> dict[str, Any]:
+def _environment() -> dict[str, str]:
   """Returns the command of this process, its devices and its software."""
   found = [package for name in _PACKAGES for package in metadata.distributions(name=name)]
+  software = [
+    f"Python {platform.python_version()}",
+    *(f"{one.name} {one.version}" for one in found),
+  ]
   return {
     "command": shlex.join(sys.orig_argv),
     "devices": f"{jax.device_count()} × {jax.devices()[0].device_kind} in {jax.process_count()} process(es)",
+    "software": ", ".join(software),
     "system": platform.platform(),
-    "Python": platform.python_version(),
-    **{
-      name: package.version for name in _PACKAGES for package in metadata.distributions(name=name)
-    },
   }
 
 
