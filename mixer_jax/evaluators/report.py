@@ -31,10 +31,11 @@ def facts(setup: Any, records: list[dict[str, Any]]) -> Parts:
   """
   options, data = setup.options, setup.options.data
   parameters = sum(x.size for x in jax.tree.leaves(setup.abstract_variables["params"]))
-  speed, wait, hours = (
-    [r[name] for r in records if name in r]
-    for name in ("images_per_sec", "data_wait", "core_hours")
+  speed, wait = (
+    [r[name] for r in curves.timed(records) if name in r]
+    for name in ("images_per_sec", "data_wait")
   )
+  hours = [r["core_hours"] for r in records if "core_hours" in r]
   lines = [
     ("model", f"{setup.title} with {parameters:,} parameters, {options.size} px"),
     ("data", f"{data.dataset} {data.split}, {data.num_examples:,} images in batches of {options.batch_size}"),

@@ -47,22 +47,29 @@ def panels(
     evaluator: a classification.
     log_loss: whether the axis of the loss is logarithmic.
   """
-
-  def points(name: str, factor: float = 1.0) -> Points:
-    return [(r["step"], factor * r[name]) for r in records if name in r]
-
-  loss = {"training": points("loss"), evaluator: points(f"{evaluator}/loss")}
-  rate = [_first_rate(options), *points("lr")]
+  top1 = _points(records, f"{evaluator}/top1", 100)
+  loss = {"training": _points(records, "loss"), evaluator: _points(records, f"{evaluator}/loss")}
+  rate, fast = _points(records, "lr"), timed(records)
+  if rate and rate[0][0] > 1:
+    rate.insert(0, _first_rate(options))
+  speed, wait = _points(fast, "images_per_sec"), _points(fast, "data_wait", 100)
   every = [
     Panel("loss", f"{options.loss}, mean of the images", loss, log_loss),
-    Panel(
-      f"top-1 of {evaluator}", "% of the images", {evaluator: points(f"{evaluator}/top1", 100)}
-    ),
-    Panel("learning rate", "learning rate", {"": rate if len(rate) > 1 else []}),
-    Panel("throughput", "images/s of all devices", {"": points("images_per_sec")}, from_zero=True),
-    Panel("waiting for data", "% of the time", {"": points("data_wait", 100)}, from_zero=True),
+    Panel(f"top-1 of {evaluator}", "% of the images", {evaluator: top1}),
+    Panel("learning rate", "learning rate", {"": rate}),
+    Panel("throughput", "images/s of all devices", {"": speed}, from_zero=True),
+    Panel("waiting for data", "% of the time", {"": wait}, from_zero=True),
   ]
   return [panel for panel in every if any(panel.lines.values())]
+
+
+def _points(records: list[dict[str, Any]], name: str, factor: float = 1.0) -> Points:
+  return [(r["step"], factor * r[name]) for r in records if name in r]
+
+
+def timed(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+  """Returns the records without that of a first step, whose time is compilation."""
+  return [r for r in records if r.get("images_per_sec") != 0]
 
 
 def _first_rate(options: schema.Options) -> tuple[int, float]:

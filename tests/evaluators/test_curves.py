@@ -27,6 +27,16 @@ def test_the_learning_rate_begins_with_the_first_step(schedule):
   np.testing.assert_allclose(rates, [(1, wanted), (5, 0.0005)], rtol=1e-6)
 
 
+def test_a_run_of_one_step_has_no_speed():
+  options, _ = options_of()
+  records = [{"step": 1, "lr": 0.0, "images_per_sec": 0.0, "data_wait": 0.0, "loss": 2.0}]
+  drawn = curves.panels(records, options, "val")
+  assert [(p.title, *p.lines.values()) for p in drawn] == [
+    ("loss", [(1, 2.0)], []),
+    ("learning rate", [(1, 0.0)]),
+  ]
+
+
 def test_a_run_of_one_evaluation_is_drawn():
   records = [{"step": 4, "loss": 1.5}, {"step": 4, "val/loss": 1.25, "val/top1": 0.5}]
   options, _ = options_of()
