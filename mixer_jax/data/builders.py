@@ -6,6 +6,7 @@ import io
 import os
 import pathlib
 import re
+import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -143,6 +144,11 @@ def prepare_once(builder: Any, *, quiet: bool) -> str:
     directory.parent.mkdir(parents=True, exist_ok=True)
     with files.locked(directory.parent / f".{directory.name}.lock"):
       if not directory.exists():
+        if quiet:
+          print(
+            f"preparing {builder.name} in {directory} (elsewhere: data_dir or $TFDS_DATA_DIR)",
+            file=sys.stderr,
+          )
         with _quiet() if quiet else contextlib.nullcontext():
           builder.download_and_prepare()
   return str(directory)

@@ -4,7 +4,7 @@ python -m mixer_jax.tools.prepare --from_folder=DIR [--held_out=10%]   # DIR/CLA
 python -m mixer_jax.tools.prepare --from_tsv=FILE [--names=FILE]       # lines of path<TAB>label[,label…]
 python -m mixer_jax.tools.prepare --from_tfds=DIR                      # stored as TFRecord
 python -m mixer_jax.tools.prepare --from_imagenet=DIR                  # with ILSVRC2012_img_{train,val}.tar
-python -m mixer_jax.tools.prepare NAME                                 # by TFDS's own builder
+python -m mixer_jax.tools.prepare NAME                                 # by TFDS's builder; cifar10, vtab/dmlab
 
 The same command resumes after an interruption. Exit status: 0 prepared, 2 bad input or bad images, 130
 stopped by Ctrl-C. Most of TFDS's own builders need TensorFlow: pip install '.[prepare]'.
@@ -18,7 +18,7 @@ import sys
 
 from absl import app, flags
 
-from mixer_jax.data import builders
+from mixer_jax.data import builders, datasets
 from mixer_jax.errors import InputError, installing
 from mixer_jax.parallel import processes
 from mixer_jax.tools import command
@@ -103,7 +103,7 @@ def main(argv: list[str]) -> None:
 
 def _prepare_by_builder(name: str) -> None:
   try:
-    print(f"{name} is prepared in {builders.prepare(name, _DATA_DIR.value)}")
+    print(f"{name} is prepared in {builders.prepare(datasets.find(name).tfds, _DATA_DIR.value)}")
   except ImportError as e:
     raise InputError(f"{name} needs {e.name}: {installing('prepare')}") from e
 
