@@ -172,13 +172,19 @@ def _place_labels(figure: Any, *drawn: Any) -> None:
     taken = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in points]
     taken.append(axes.get_legend().get_window_extent())
     for label in axes.texts:
-      for x, y, align in _PLACES:
-        label.set(position=(x, y), ha=align)
-        box = label.get_window_extent()
-        inside = axes.bbox.x0 < box.x0 and box.x1 < axes.bbox.x1 and box.y1 < axes.bbox.y1
-        if inside and not box.count_overlaps(taken):
-          break
-      taken.append(box)
+      taken.append(_move_to_free_place(label, axes.bbox, taken))
+
+
+def _move_to_free_place(label: Any, inside: Any, taken: Sequence[Any]) -> Any:
+  """Moves the label, to the last place if none is free; returns the box that it covers."""
+  box = None
+  for x, y, align in _PLACES:
+    label.set(position=(x, y), ha=align)
+    box = label.get_window_extent()
+    fits = inside.x0 < box.x0 and box.x1 < inside.x1 and box.y1 < inside.y1
+    if fits and not box.count_overlaps(taken):
+      break
+  return box
 
 
 # --- figure 4: permutations -------------------------------------------------------------------------
