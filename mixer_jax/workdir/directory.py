@@ -76,10 +76,15 @@ def find_config(directory: epath.Path) -> dict[str, Any] | None:
 
 def find_run_id(directory: epath.Path) -> str | None:
   """Returns the random id of the run that the workdir belongs to. None if none is written there."""
+  path = directory / _RUN
   try:
-    return files.read(directory / _RUN).decode("ascii").strip() or None
-  except (FileNotFoundError, ValueError):
+    return files.read_listed(path).decode("ascii").strip() or None
+  except FileNotFoundError:
     return None
+  except ValueError as e:
+    raise InputError(
+      f"{path} is damaged: {e}. Delete it: the checkpoints carry the id, too."
+    ) from e
 
 
 def load_config(directory: epath.Path) -> dict[str, Any]:
@@ -124,10 +129,12 @@ def create(directory: epath.Path, config: Any, run: str) -> None:
   if jax.process_index() == 0:
     try:
       directory.mkdir(parents=True, exist_ok=True)
+      (directory / files.CHECKSUMS).unlink(missing_ok=True)  # until all that it lists is there
       configuration.save(directory / _CONFIG, config)
       configuration.save(directory / _ENVIRONMENT, _environment())
       with files.replacing(directory / _RUN) as partial:
         partial.write_text(f"{run}\n")
+      files.list_checksums(directory, (_CONFIG, _RUN))
     except (OSError, SaveError) as e:
       raise InputError(f"workdir {directory} is not writable: {e}") from e
   if jax.process_count() == 1:
