@@ -6,6 +6,7 @@ import io
 import os
 import pathlib
 import re
+import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -27,7 +28,12 @@ def first_line(error: Exception) -> str:
 
 
 def is_directory(dataset: str) -> bool:
-  return dataset.startswith(("/", ".", "~")) or "://" in dataset
+  """Returns whether a data set is given by its directory: "mine/1.0.0" is one if a prepared data set is there."""
+  return (
+    dataset.startswith(("/", ".", "~"))
+    or "://" in dataset
+    or ("/" in dataset and pathlib.Path(dataset, "dataset_info.json").is_file())
+  )
 
 
 @functools.cache
@@ -163,6 +169,11 @@ def prepare_once(builder: Any, *, quiet: bool) -> str:
     directory.parent.mkdir(parents=True, exist_ok=True)
     with files.locked(directory.parent / f".{directory.name}.lock"):
       if not directory.exists():
+        if quiet:
+          print(
+            f"preparing {builder.name} in {directory} (elsewhere: data_dir or $TFDS_DATA_DIR)",
+            file=sys.stderr,
+          )
         with _quiet() if quiet else contextlib.nullcontext():
           builder.download_and_prepare()
         list_checksums(directory)

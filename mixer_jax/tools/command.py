@@ -31,6 +31,11 @@ def no_arguments(argv: list[str]) -> None:
     raise InputError(f"unexpected argument {argv[1]!r}: every argument is a --flag=value.")
 
 
+def end_with_reader() -> None:
+  """Ends the process silently where nobody reads its output further, as `head` does: for commands that only print."""
+  signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+
+
 def _refuse_blank(arguments: list[str]) -> None:
   """Raises InputError for a text that was given and is blank, as from a variable that is not set."""
   given = {f"argument {i}": text for i, text in enumerate(arguments, 1)}
@@ -78,6 +83,7 @@ def run(
   def parse(argv: list[str]) -> list[str]:
     try:
       if command_help.asked(argv):
+        end_with_reader()
         print(command_help.text(argv))
         sys.exit(0)
       return flags.FLAGS(argv)

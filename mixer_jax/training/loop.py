@@ -186,7 +186,7 @@ class _Run:
     with self._batches() as batches:
       for step in range(self._start_step + 1, exp.total_steps + 1):
         with self._wait(step - 1, state):
-          batch = next(batches)
+          batch = self._next(batches)
         if step == self._start_step + 1:
           state = self._first_step(step, state, batch)
         else:
@@ -293,6 +293,12 @@ class _Run:
     return loading.iterate(
       batches, start=self._start_step, num_workers=exp.options.data.num_workers
     )
+
+  def _next(self, batches: loading.ClosingIterator) -> pipeline.Batch:
+    begin = time.perf_counter()
+    batch = next(batches)
+    self._progress.wait(time.perf_counter() - begin)
+    return batch
 
   def _put(self, batch: pipeline.Batch) -> dict[str, jax.Array]:
     exp = self._exp

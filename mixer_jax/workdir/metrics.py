@@ -172,7 +172,7 @@ def _report(path: epath.Path, lines: list[Line], found: int, expected: int | Non
 
 
 class Progress:
-  """Speed, time left and core-hours; core-hours add up over interruptions."""
+  """Speed, waiting, time left and core-hours; core-hours add up over interruptions."""
 
   def __init__(
     self, *, start_step: int, total_steps: int, batch_size: int, num_cores: int, core_hours: float
@@ -181,21 +181,26 @@ class Progress:
     self._core_hours = core_hours
     self._begin = self._last_time = time.perf_counter()
     self._last_step = start_step
-    self._paused = 0.0
+    self._paused = self._waited = 0.0
+
+  def wait(self, seconds: float) -> None:
+    """Counts time for which the step had no batch yet."""
+    self._waited += seconds
 
   def pause(self, seconds: float) -> None:
     """Leaves time (of an evaluation, a checkpoint) out of the next speed; core-hours keep it."""
     self._paused += seconds
 
   def measure(self, step: int) -> dict[str, float]:
-    """Returns seconds and images/s since the last call, seconds left, core-hours."""
+    """Returns seconds, images/s and the share of waiting for data since the last call, seconds left, core-hours."""
     now = time.perf_counter()
     seconds = max(now - self._last_time - self._paused, 1e-9)
-    steps = step - self._last_step
-    self._last_time, self._last_step, self._paused = now, step, 0.0
+    steps, waited = step - self._last_step, self._waited
+    self._last_time, self._last_step, self._paused, self._waited = now, step, 0.0, 0.0
     return {
       "seconds": seconds,
       "images_per_sec": steps * self._batch_size / seconds,
+      "data_wait": min(waited / seconds, 1.0),
       "seconds_left": (self._total_steps - step) * seconds / max(steps, 1),
       "core_hours": self._core_hours + (now - self._begin) * self._num_cores / 3600,
     }

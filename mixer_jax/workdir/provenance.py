@@ -9,6 +9,7 @@ import dataclasses
 import fnmatch
 import json
 import secrets
+import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
@@ -150,7 +151,7 @@ def resume(
   if saved is None:
     raise InputError(
       f"{workdir} has checkpoints, but no config.json to tell what they were trained with: put it back, or start "
-      f"a new workdir from their weights: --config.init.weights={workdir}."
+      f"a new workdir from their weights: {shlex.quote(f'--config.init.weights={workdir}')}."
     )
   saved = schema.translated(saved, models.schema)
   if (
