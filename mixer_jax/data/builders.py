@@ -17,7 +17,7 @@ from mixer_jax import configuration, files
 from mixer_jax.data import buckets
 from mixer_jax.errors import InputError
 
-_DESCRIBES = (".json", ".txt")  # files of TFDS's
+_DESCRIBES = ("dataset_info.json", "features.json", ".labels.txt")  # ends of names of TFDS's files
 EMBEDDED = ("digits", "digits_0_4", "digits_5_9", "fashion_mnist_debian")
 """Data sets that need no network: they are prepared where they are first opened."""
 
@@ -62,7 +62,7 @@ def tfds_of_own_features() -> Any:
 def list_checksums(directory: pathlib.Path) -> None:
   """Lists the checksums of what describes a prepared data set: names of classes, features, splits."""
   files.list_checksums(
-    directory, (p.name for p in sorted(directory.iterdir()) if p.suffix in _DESCRIBES)
+    directory, (p.name for p in sorted(directory.iterdir()) if p.name.endswith(_DESCRIBES))
   )
 
 
@@ -71,7 +71,7 @@ def _check_description(directory: epath.Path) -> None:
   path = directory / files.CHECKSUMS
   try:
     for name in files.listed_checksums(directory):
-      if pathlib.Path(name).suffix in _DESCRIBES:  # a user may have listed the records, too
+      if name.endswith(_DESCRIBES):  # a user may have listed the records, too
         path = directory / name
         files.read_listed(path)
   except (OSError, ValueError) as e:

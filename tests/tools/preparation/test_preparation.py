@@ -45,9 +45,10 @@ def test_holds_each_image_once_with_its_label(photos, tmp_path):
 @pytest.mark.parametrize("name", ["label.labels.txt", "features.json", "dataset_info.json"])
 def test_a_description_that_changed_is_named(photos, tmp_path, name):
   directory = sets.prepare(sets.plan(photos[0]), tmp_path / "out").directory
+  opened = {"dataset": str(directory), "data_dir": None, "split": "train", "label": None}
+  assert len(sources.open_source(**opened)) == 24
   text = (directory / name).read_text()
   (directory / name).write_text(text.replace("a", "i", 1))
-  opened = {"dataset": str(directory), "data_dir": None, "split": "train", "label": None}
   with pytest.raises(InputError, match=f"{name} is damaged: it does not match its SHA-256"):
     sources.open_source(**opened)
   (directory / name).write_text(text)
