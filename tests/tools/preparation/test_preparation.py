@@ -194,7 +194,7 @@ def test_resumes_after_a_kill_before_any_file(photos, tmp_path, monkeypatch):
       assert (again.directory / path.name).read_bytes() == path.read_bytes(), path.name
     assert {p.name for p in again.directory.iterdir()} == {p.name for p in whole.iterdir()}
     survives += 1
-  assert survives == 9  # the plan, three shards, their summaries, the facts, the directory
+  assert survives == 10  # the plan, three shards, their summaries, facts, checksums, the directory
 
 
 def test_a_shard_that_was_damaged_meanwhile_is_written_again(photos, tmp_path):
