@@ -1,6 +1,6 @@
 """The input of clips beside PyAV alone, on one core, and the memory that preparing a long video takes.
 
-    python -m benchmarks.clips                    # some three minutes, prints tables; needs mixer-jax[video]
+    python -m benchmarks.clips                    # some three minutes, prints tables; needs the extra video
 
 It makes its videos of the two photos that scikit-learn ships: a camera pans and zooms over them, with some noise, for
 10 seconds at 30 frames a second, 340×256 pixels. Contestants take turns, and medians of CPU milliseconds a clip are

@@ -15,7 +15,7 @@ from etils import epath
 
 from mixer_jax import configuration, files
 from mixer_jax.data import buckets, datasets
-from mixer_jax.errors import InputError
+from mixer_jax.errors import InputError, installing
 
 _DESCRIBES = (".json", ".txt")  # files of TFDS's
 EMBEDDED = ("digits", "digits_0_4", "digits_5_9", "fashion_mnist_debian")
@@ -87,7 +87,7 @@ def from_directory(directory: str) -> Any:
     raise InputError(f"{directory}: {e}") from e
   except ImportError as e:  # TFDS's Video needs TensorFlow
     raise InputError(
-      f"{directory} has features that TFDS needs {e.name} for: pip install 'mixer-jax[prepare]'"
+      f"{directory} has features that TFDS needs {e.name} for: {installing('prepare')}"
     ) from e
   except Exception as e:  # whatever TFDS makes of a damaged description
     raise InputError(f"{directory} is damaged: {first_line(e)}") from e

@@ -156,7 +156,7 @@ def test_what_is_no_video_is_named(files, tmp_path, capfd, monkeypatch):
 
 def test_without_pyav_the_way_out_is_named(monkeypatch):
   monkeypatch.setitem(sys.modules, "av", None)
-  with pytest.raises(InputError, match=r"pip install 'mixer-jax\[video\]'"):
+  with pytest.raises(InputError, match=r"pip install '(av>=|\.\[video\])"):
     videos.check_installed()
 
 
