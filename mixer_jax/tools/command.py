@@ -13,7 +13,14 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from mixer_jax import printing
-from mixer_jax.errors import DivergedError, InputError, OutOfMemoryError, RetryError, SaveError
+from mixer_jax.errors import (
+  DivergedError,
+  InputError,
+  OutOfMemoryError,
+  RetryError,
+  SaveError,
+  installing,
+)
 from mixer_jax.tools import command_help, config_files, host_memory, supervisor
 
 _INSECURE = flags.DEFINE_bool(
@@ -96,9 +103,12 @@ def run(
       stream.reconfigure(errors="backslashreplace")
   host_memory.keep_on_cpu()
   logging.set_verbosity(logging.WARNING)  # JAX and Orbax log a lot at INFO; --verbosity=0 shows it
-  # Orbax logs tracebacks of failed writes in all its threads; the run reports them in one line.
+  # Orbax logs tracebacks of failed writes in all its threads, and urllib3 each retry; the run reports them in one line.
   logging.get_absl_handler().addFilter(
-    lambda record: record.name != "asyncio" and not (record.exc_info and _SAVER in record.pathname)
+    lambda record: (
+      record.name not in ("asyncio", "urllib3.connectionpool")
+      and not (record.exc_info and _SAVER in record.pathname)
+    )
   )
   try:
     app_run(guarded, flags_parser=parse)
@@ -118,9 +128,14 @@ def _explained(error: Exception) -> Exception:
       "config.model.remat=block, or spread the parameters (config.mesh.fsdp); python -m mixer_jax.tools.plan "
       "--fit=memory finds what fits. Host memory: lower data.num_workers."
     )
-  if "Unable to initialize backend" in first or "Unknown backend" in first:
-    platforms = os.environ.get("JAX_PLATFORMS", "")
-    return InputError(f"JAX finds no device for JAX_PLATFORMS={platforms!r}: {first}")
+  platforms = os.environ.get("JAX_PLATFORMS", "")
+  last = traceback.extract_tb(error.__traceback__)[-1].filename
+  unnamed = isinstance(error, AssertionError) and last.endswith("xla_bridge.py")  # of JAX 0.10
+  if "Unable to initialize backend" in first or "Unknown backend" in first or unnamed:
+    return InputError(
+      f"JAX finds no device for JAX_PLATFORMS={platforms!r}: {first or 'it has no such platform'}. Unset JAX_PLATFORMS to "
+      f"use what there is. NVIDIA GPUs need {installing('cuda')}, TPUs {installing('tpu')}."
+    )
   return error
 
 
@@ -176,6 +191,10 @@ def _text(error: Exception) -> str:
   text = str(error.args[0]) if error.args else repr(error)
   if missing := re.match(r"flag --(\w+)=None: Flag --\w+ must have a value", text):
     return f"--{missing[1]} is missing. {flags.FLAGS[missing[1]].help}"
+  if wrong := re.match(
+    r"flag (--[\w.]+=.*): (invalid literal for int|could not convert string)", text
+  ):
+    return f"{wrong[1]}: expected a {'whole ' * wrong[2].endswith('int')}number."
   if isinstance(error, KeyError | AttributeError):
     text = config_files.unknown_key(text)
   return text.strip()
