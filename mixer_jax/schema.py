@@ -110,11 +110,12 @@ class Fewshot:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pictures:
-  """Pictures of a run: learning curves, images with their predictions, a Mixer's weights."""
+  """Pictures of a run, and a page of them: learning curves, images with their predictions, a Mixer's weights."""
 
   type: Literal["pictures"] = "pictures"
   of: str = "val"  # the classification evaluator whose predictions are drawn
   every_steps: NonNegativeInt | None = None  # default: as often as that one; 0 turns them off
+  log_loss: bool = False  # whether the axis of the loss is logarithmic
 
 
 EVALUATORS = {section.type: section for section in (Classification, Fewshot, Pictures)}
@@ -242,6 +243,7 @@ class Options:
     "evaluators.*.batch_size",
     "evaluators.*.num_workers",
     "evaluators.*.data_dir",
+    "evaluators.*.log_loss",
     "checkpoint",
     "log",
     "mesh",

@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = [
   {"errors"},
   {"files", "printing", "rules", "tables"},
-  {"losses"},
+  {"losses", "page"},
   {"labels", "configuration"},
   {"schema"},
   {"models"},

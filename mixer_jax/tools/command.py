@@ -7,6 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from types import FrameType
 from typing import Any
 
 from absl import flags, logging
@@ -28,6 +29,7 @@ _INSECURE = flags.DEFINE_bool(
 )
 _KNOWN = InputError | DivergedError | OutOfMemoryError | RetryError | SaveError
 _SAVER = f"{os.sep}orbax{os.sep}"
+_IMPORT = "<frozen importlib._bootstrap>"  # where Python's frames of an import are
 
 
 def no_arguments(argv: list[str]) -> None:
@@ -98,10 +100,19 @@ def run(
       _report(e.__context__ if isinstance(e.__context__, InputError) else e)
       sys.exit(2)
 
+  try:
+    _handle_interrupts()
+    _set_up_output()
+    host_memory.keep_on_cpu()
+    app_run(guarded, flags_parser=parse)
+  except KeyboardInterrupt:
+    _leave_interrupted()
+
+
+def _set_up_output() -> None:
   for stream in (sys.stdout, sys.stderr):  # what cannot show a character shows its number
     with contextlib.suppress(AttributeError):  # a notebook's shows all
       stream.reconfigure(errors="backslashreplace")
-  host_memory.keep_on_cpu()
   logging.set_verbosity(logging.WARNING)  # JAX and Orbax log a lot at INFO; --verbosity=0 shows it
   # Orbax logs tracebacks of failed writes in all its threads, and urllib3 each retry; the run reports them in one line.
   logging.get_absl_handler().addFilter(
@@ -110,11 +121,29 @@ def run(
       and not (record.exc_info and _SAVER in record.pathname)
     )
   )
-  try:
-    app_run(guarded, flags_parser=parse)
-  except KeyboardInterrupt:
-    print("interrupted", file=sys.stderr, flush=True)
-    os._exit(128 + signal.SIGINT)
+
+
+def _handle_interrupts() -> None:
+  if (
+    signal.getsignal(signal.SIGINT) is signal.default_int_handler
+  ):  # else a shell has it ignored, say
+    signal.signal(signal.SIGINT, _interrupt)
+  signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # from a supervisor
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+  """Raises KeyboardInterrupt, but within an import ends at once: C++ modules abort of the exception, or others swallow it."""
+  del number
+  while frame is not None:
+    if frame.f_code.co_filename == _IMPORT:
+      _leave_interrupted()
+    frame = frame.f_back
+  raise KeyboardInterrupt
+
+
+def _leave_interrupted() -> None:
+  os.write(2, b"interrupted\n")
+  os._exit(128 + signal.SIGINT)
 
 
 def _explained(error: Exception) -> Exception:
@@ -128,15 +157,26 @@ def _explained(error: Exception) -> Exception:
       "config.model.remat=block, or spread the parameters (config.mesh.fsdp); python -m mixer_jax.tools.plan "
       "--fit=memory finds what fits. Host memory: lower data.num_workers."
     )
-  platforms = os.environ.get("JAX_PLATFORMS", "")
-  last = traceback.extract_tb(error.__traceback__)[-1].filename
-  unnamed = isinstance(error, AssertionError) and last.endswith("xla_bridge.py")  # of JAX 0.10
-  if "Unable to initialize backend" in first or "Unknown backend" in first or unnamed:
+  if (
+    "Unable to initialize backend" in first or "Unknown backend" in first or _without_device(error)
+  ):
+    platforms, reason = os.environ.get("JAX_PLATFORMS", ""), first or "its plugin is not installed."
     return InputError(
-      f"JAX finds no device for JAX_PLATFORMS={platforms!r}: {first or 'it has no such platform'}. Unset JAX_PLATFORMS to "
-      f"use what there is. NVIDIA GPUs need {installing('cuda')}, TPUs {installing('tpu')}."
+      f"JAX finds no device for JAX_PLATFORMS={platforms!r}: {reason} JAX_PLATFORMS=cpu works everywhere. "
+      f"NVIDIA GPUs need {installing('cuda')}, TPUs {installing('tpu')}."
     )
   return error
+
+
+def _without_device(error: Exception) -> bool:
+  """Returns whether JAX stumbled over having no backend, which it only asserts, at whatever comes first."""
+  jax = sys.modules.get("jax")
+  if jax is None or not isinstance(error, AssertionError):
+    return False
+  try:
+    return not jax.devices()
+  except Exception:
+    return True
 
 
 def _status(error: Exception) -> int:

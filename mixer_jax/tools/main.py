@@ -5,7 +5,8 @@ import pathlib
 import runpy
 import sys
 
-from mixer_jax import __version__, configuration
+import mixer_jax
+from mixer_jax import configuration
 
 COMMANDS = (
   "train", "eval", "predict", "prepare", "plan", "convert", "export", "fewshot", "transfer", "paper", "paper-mini",
@@ -16,7 +17,7 @@ COMMANDS = (
 def main() -> None:
   name = sys.argv[1] if sys.argv[1:] else "--help"
   if name == "--version":
-    print(f"mixer-jax {__version__}")
+    print(f"mixer-jax {mixer_jax.__version__}")
     return
   if name in ("--help", "-help", "-h"):
     print("\n".join(["mixer-jax COMMAND …, one of", *map(_line, COMMANDS)]))

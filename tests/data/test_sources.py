@@ -113,6 +113,12 @@ def test_what_is_not_prepared_leaves_no_temporary_directory(tmp_path, monkeypatc
   assert list(tmp_path.iterdir()) == []
 
 
+def test_data_that_are_prepared_unasked_say_where(tmp_path, capsys):
+  for said in (True, False):
+    builders.prepare("digits_0_4", str(tmp_path))
+    assert (str(tmp_path / "digits_0_4") in capsys.readouterr().err) == said
+
+
 def test_data_in_no_directory_are_refused(monkeypatch):
   monkeypatch.setenv("TFDS_DATA_DIR", "~nobody-of-that-name")
   for given in ("", None):
