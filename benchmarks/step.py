@@ -138,9 +138,13 @@ def compare_case(
     absent: why PyTorch cannot run it; None: it can.
   """
   reasons = {name: absent for name in args.contestant if absent and name not in IN_JAX}
-  names = [name for name in args.contestant if name not in reasons]
+  children = {}
   with ExitStack() as stack:
-    children = {name: stack.enter_context(start(args, name, case)) for name in names}
+    for name in (name for name in args.contestant if name not in reasons):
+      try:
+        children[name] = stack.enter_context(start(args, name, case))
+      except OSError as e:
+        reasons[name] = str(e)
     for name in [*children]:
       if problem := failure(args, children[name]):
         del children[name]

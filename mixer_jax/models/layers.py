@@ -8,7 +8,7 @@ accumulated in parts.
 import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,9 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from mixer_jax.errors import InputError
-from mixer_jax.models.kernels import cpu_dense, cpu_depthwise, cpu_max_pool
+from mixer_jax.models.kernels import cpu_dense, cpu_depthwise, cpu_max_pool, gpu_mlp
 
-Gelu = Literal["tanh", "erf"]
+Gelu = gpu_mlp.Gelu
 GELU: dict[str, Callable[[Array], Array]] = {
   "tanh": nn.gelu,
   "erf": functools.partial(nn.gelu, approximate=False),
@@ -111,6 +111,33 @@ def dot_general(train: bool) -> Any:
   """Returns the product for nn.Dense: while training, the one whose gradients are fast on this platform."""
   # Only where it pays: with a custom gradient, forward-mode differentiation is an error.
   return cpu_dense.dense_dot if train else None
+
+
+def gelu(name: Gelu, x: Array, bias: Array, train: bool) -> Array:
+  """Returns gelu(x + bias), while training in the form that is fast on this platform."""
+
+  def plain(x: Array, bias: Array) -> Array:
+    return GELU[name](x + bias)
+
+  if not train:
+    return plain(x, bias)
+  lean = functools.partial(gpu_mlp.lean_gelu, name)
+  return jax.lax.platform_dependent(x, bias, cuda=lean, default=plain)
+
+
+def patch_convolution(x: Array, kernel: Array, *unused: Any, **also_unused: Any) -> Array:
+  """Is nn.Conv's `conv_general_dilated` where patches do not overlap, in the form that is fast on this platform."""
+  del unused, also_unused
+  size = kernel.shape[:2]
+
+  def convolution(x: Array, kernel: Array) -> Array:
+    return jax.lax.conv_general_dilated(
+      x, kernel, size, "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+  return jax.lax.platform_dependent(
+    x, kernel, cuda=gpu_mlp.patches_product, default=convolution
+  )
 
 
 class Affine(nn.Module):
@@ -214,6 +241,26 @@ def batch_norm(
   return norm(x, mask=present | ~jnp.any(present))  # of a batch of padding alone, finite numbers
 
 
+class UnbiasedDense(nn.Module):
+  """nn.Dense that returns its product and its bias, of which `gelu` takes the sum."""
+
+  features: int
+  kernel_init: Callable[..., Array]
+  bias_init: Callable[..., Array]
+  dtype: Any
+  param_dtype: Any
+  dot_general: Any
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "*n d"]) -> tuple[Float[Array, "*n o"], Float[Array, "*m o"]]:
+    kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), self.param_dtype)
+    bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
+    x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+    dot = self.dot_general or jax.lax.dot_general
+    product = dot(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), None)
+    return product, bias.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
 class MlpBlock(nn.Module):
   """Dense -> GELU -> Dense, on the last axis.
 
@@ -240,9 +287,10 @@ class MlpBlock(nn.Module):
       param_dtype=self.param_dtype,
       dot_general=dot_general(train),
     )
-    y = GELU[self.gelu](nn.Dense(self.mlp_dim, **dense)(x))
+    y, bias = UnbiasedDense(self.mlp_dim, name="Dense_0", **dense)(x)
+    y = gelu(self.gelu, y, bias, train)
     y = train_dropout(self, y, index, self.dropout_rate, train)
-    y = nn.Dense(self.out_dim or x.shape[-1], **dense)(y)
+    y = nn.Dense(self.out_dim or x.shape[-1], name="Dense_1", **dense)(y)
     return train_dropout(self, y, index, self.dropout_rate, train)
 
 

@@ -160,9 +160,8 @@ class Model(nn.Module):
       dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype)
     )
     patch = (self.patch_size, self.patch_size)
-    x = nn.Conv(self.hidden_dim, patch, strides=patch, padding="VALID", name="stem", **dtypes)(
-      image
-    )
+    stem = dict(padding="VALID", conv_general_dilated=layers.patch_convolution, name="stem")
+    x = nn.Conv(self.hidden_dim, patch, strides=patch, **stem, **dtypes)(image)
     x = x.reshape(x.shape[0], -1, x.shape[-1])
     kept = self._draw_kept(index) if train and self.stoch_depth else None
     block = nn.remat(MixerBlock, static_argnums=(4,)) if self.remat == "block" else MixerBlock

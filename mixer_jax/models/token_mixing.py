@@ -12,15 +12,18 @@ In the paper's table X (tokens × channels), token mixing maps each of the c col
 Pyramids need nothing of their own: the MLPs put out fewer tokens than they take.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from mixer_jax.errors import InputError
 from mixer_jax.models import layers
+from mixer_jax.models.kernels import gpu_mlp
 
 Name = Literal["mlp", "untied", "grouped", "views", "circulant"]
 
@@ -58,7 +61,20 @@ class Mlp(TokenMixing):
   def __call__(
     self, x: Float[Array, "b s c"], index: Int[Array, " b"], *, train: bool = False
   ) -> Float[Array, "b t c"]:
-    return jnp.swapaxes(self.mlp(jnp.swapaxes(x, 1, 2), index, train=train), 1, 2)
+    if self.is_initializing() or (train and self.dropout_rate):
+      return self._on_columns(self.mlp, x, index, train)
+    mlp, variables = self.mlp.unbind()
+
+    def plain(params: Any, x: Array) -> Array:
+      return self._on_columns(functools.partial(mlp.apply, {"params": params}), x, index, train)
+
+    def in_place(params: Any, x: Array) -> Array:
+      return gpu_mlp.mix_in_place(params, x.astype(self.dtype), self.gelu, train)
+
+    return jax.lax.platform_dependent(variables["params"], x, cuda=in_place, default=plain)
+
+  def _on_columns(self, mlp: Any, x: Array, index: Array, train: bool) -> Array:
+    return jnp.swapaxes(mlp(jnp.swapaxes(x, 1, 2), index, train=train), 1, 2)
 
 
 class UntiedMlp(nn.Module):
