@@ -135,9 +135,7 @@ def patch_convolution(x: Array, kernel: Array, *unused: Any, **also_unused: Any)
       x, kernel, size, "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
-  return jax.lax.platform_dependent(
-    x, kernel, cuda=gpu_mlp.patches_product, default=convolution
-  )
+  return jax.lax.platform_dependent(x, kernel, cuda=gpu_mlp.patches_product, default=convolution)
 
 
 class Affine(nn.Module):

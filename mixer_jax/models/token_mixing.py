@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 
 from mixer_jax.errors import InputError
 from mixer_jax.models import layers
-from mixer_jax.models.kernels import gpu_mlp
+from mixer_jax.models.kernels import Kernels, gpu_mlp, gpu_token_mixing
 
 Name = Literal["mlp", "untied", "grouped", "views", "circulant"]
 
@@ -35,6 +35,7 @@ class TokenMixing(nn.Module):
     mlp_dim: hidden width of the MLPs.
     num_tokens: tokens t that come out. Default: as many as go in.
     channel_groups: G.
+    kernels: "pallas" takes one kernel for the whole of "mlp" on NVIDIA GPUs.
   """
 
   mlp_dim: int
@@ -42,6 +43,7 @@ class TokenMixing(nn.Module):
   channel_groups: int = 1
   gelu: layers.Gelu = "tanh"
   dropout_rate: float = 0.0
+  kernels: Kernels = "xla"
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
@@ -68,10 +70,13 @@ class Mlp(TokenMixing):
     def plain(params: Any, x: Array) -> Array:
       return self._on_columns(functools.partial(mlp.apply, {"params": params}), x, index, train)
 
-    def in_place(params: Any, x: Array) -> Array:
-      return gpu_mlp.mix_in_place(params, x.astype(self.dtype), self.gelu, train)
+    def on_gpu(params: Any, x: Array) -> Array:
+      x = x.astype(self.dtype)
+      if self.kernels == "pallas":
+        return gpu_token_mixing.mix(params, x, self.gelu)
+      return gpu_mlp.mix_in_place(params, x, self.gelu, train)
 
-    return jax.lax.platform_dependent(variables["params"], x, cuda=in_place, default=plain)
+    return jax.lax.platform_dependent(variables["params"], x, cuda=on_gpu, default=plain)
 
   def _on_columns(self, mlp: Any, x: Array, index: Array, train: bool) -> Array:
     return jnp.swapaxes(mlp(jnp.swapaxes(x, 1, 2), index, train=train), 1, 2)

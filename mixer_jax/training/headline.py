@@ -31,8 +31,17 @@ def headline(
     f"{exp.mesh.size} × {device.device_kind} in {jax.process_count()} process(es),"
     f" batch {exp.options.batch_size}, {exp.total_steps} steps\n"
     f"{_placement(exp)}\n"
+    f"{_kernels(exp)}"
     f"workdir {directory}: {begin}"
   )
+
+
+def _kernels(exp: experiment.Experiment) -> str:
+  """Returns the line that says what mixes tokens, where there is a choice; "" on a CPU or TPU."""
+  asked, used = exp.options.kernels, getattr(exp.model, "kernels", "xla")
+  if asked != "pallas" and exp.mesh.devices.flat[0].platform not in ("gpu", "cuda"):
+    return ""
+  return f"token mixing by {used} (config.kernels={asked})\n"
 
 
 def lacking_classes(exp: experiment.Experiment, source: sources.Source) -> str:
