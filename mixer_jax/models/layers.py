@@ -5,7 +5,6 @@ batch. So an image meets the same masks whether the batch is taken at once, shar
 accumulated in parts.
 """
 
-import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -16,13 +15,10 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from mixer_jax.errors import InputError
-from mixer_jax.models.kernels import cpu_dense, cpu_depthwise, cpu_max_pool, gpu_mlp
+from mixer_jax.models.kernels import cpu_dense, cpu_depthwise, cpu_max_pool, gpu_mlp, gpu_patches
 
 Gelu = gpu_mlp.Gelu
-GELU: dict[str, Callable[[Array], Array]] = {
-  "tanh": nn.gelu,
-  "erf": functools.partial(nn.gelu, approximate=False),
-}
+GELU = gpu_mlp.GELU
 
 
 def num_blocks(names: Iterable[str], prefix: str) -> int:
@@ -113,31 +109,6 @@ def dot_general(train: bool) -> Any:
   return cpu_dense.dense_dot if train else None
 
 
-def gelu(name: Gelu, x: Array, bias: Array, train: bool) -> Array:
-  """Returns gelu(x + bias), while training in the form that is fast on this platform."""
-
-  def plain(x: Array, bias: Array) -> Array:
-    return GELU[name](x + bias)
-
-  if not train:
-    return plain(x, bias)
-  lean = functools.partial(gpu_mlp.lean_gelu, name)
-  return jax.lax.platform_dependent(x, bias, cuda=lean, default=plain)
-
-
-def patch_convolution(x: Array, kernel: Array, *unused: Any, **also_unused: Any) -> Array:
-  """Is nn.Conv's `conv_general_dilated` where patches do not overlap, in the form that is fast on this platform."""
-  del unused, also_unused
-  size = kernel.shape[:2]
-
-  def convolution(x: Array, kernel: Array) -> Array:
-    return jax.lax.conv_general_dilated(
-      x, kernel, size, "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-
-  return jax.lax.platform_dependent(x, kernel, cuda=gpu_mlp.patches_product, default=convolution)
-
-
 class Affine(nn.Module):
   """alpha·x + beta for each channel; no statistics (ResMLP, arXiv:2105.03404, section 2)."""
 
@@ -210,6 +181,7 @@ def _depthwise(x: Array, kernel: Array, *unused: Any, **also_unused: Any) -> Arr
 
 
 max_pool = cpu_max_pool.max_pool
+patch_convolution = gpu_patches.patch_convolution
 
 
 def batch_norm(
@@ -240,7 +212,7 @@ def batch_norm(
 
 
 class UnbiasedDense(nn.Module):
-  """nn.Dense that returns its product and its bias, of which `gelu` takes the sum."""
+  """nn.Dense that returns its product and its bias, whose sum `gpu_mlp.gelu` takes."""
 
   features: int
   kernel_init: Callable[..., Array]
@@ -286,7 +258,7 @@ class MlpBlock(nn.Module):
       dot_general=dot_general(train),
     )
     y, bias = UnbiasedDense(self.mlp_dim, name="Dense_0", **dense)(x)
-    y = gelu(self.gelu, y, bias, train)
+    y = gpu_mlp.gelu(self.gelu, y, bias, train)
     y = train_dropout(self, y, index, self.dropout_rate, train)
     y = nn.Dense(self.out_dim or x.shape[-1], name="Dense_1", **dense)(y)
     return train_dropout(self, y, index, self.dropout_rate, train)

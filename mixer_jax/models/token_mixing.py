@@ -16,14 +16,13 @@ import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from mixer_jax.errors import InputError
 from mixer_jax.models import layers
-from mixer_jax.models.kernels import Kernels, gpu_mlp, gpu_token_mixing
+from mixer_jax.models.kernels import Kernels, gpu_token_mixing
 
 Name = Literal["mlp", "untied", "grouped", "views", "circulant"]
 
@@ -70,13 +69,8 @@ class Mlp(TokenMixing):
     def plain(params: Any, x: Array) -> Array:
       return self._on_columns(functools.partial(mlp.apply, {"params": params}), x, index, train)
 
-    def on_gpu(params: Any, x: Array) -> Array:
-      x = x.astype(self.dtype)
-      if self.kernels == "pallas":
-        return gpu_token_mixing.mix(params, x, self.gelu)
-      return gpu_mlp.mix_in_place(params, x, self.gelu, train)
-
-    return jax.lax.platform_dependent(variables["params"], x, cuda=on_gpu, default=plain)
+    how: dict[str, Any] = dict(gelu=self.gelu, kernels=self.kernels, train=train, dtype=self.dtype)
+    return gpu_token_mixing.on_this_platform(plain, variables["params"], x, **how)
 
   def _on_columns(self, mlp: Any, x: Array, index: Array, train: bool) -> Array:
     return jnp.swapaxes(mlp(jnp.swapaxes(x, 1, 2), index, train=train), 1, 2)

@@ -1,7 +1,7 @@
 """The MLP's parts in the form that XLA for GPUs compiles to less memory traffic."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
@@ -10,6 +10,22 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 Gelu = Literal["tanh", "erf"]
+GELU: dict[str, Callable[[Array], Array]] = {
+  "tanh": nn.gelu,
+  "erf": functools.partial(nn.gelu, approximate=False),
+}
+
+
+def gelu(name: Gelu, x: Array, bias: Array, train: bool) -> Array:
+  """Returns gelu(x + bias), while training on a GPU in the form of which less is kept."""
+
+  def plain(x: Array, bias: Array) -> Array:
+    return GELU[name](x + bias)
+
+  if not train:
+    return plain(x, bias)
+  lean = functools.partial(lean_gelu, name)
+  return jax.lax.platform_dependent(x, bias, cuda=lean, default=plain)
 
 
 def biased_gelu(name: Gelu, x: Array, bias: Array) -> Array:
@@ -32,9 +48,8 @@ def _gelu_backward(name: Gelu, residuals: tuple[Array, Array], g: Array) -> Any:
   x, bias = jax.lax.optimization_barrier(residuals)
   (x_grad,) = jax.vjp(lambda x: biased_gelu(name, x, bias), x)[1](g)
   summed = [axis for axis, size in enumerate(bias.shape) if size == 1]
-  # Of the rounded gradient: then one pass writes it and takes the sum.
-  dtype = jnp.promote_types(bias.dtype, jnp.float32)
-  return x_grad, jnp.sum(x_grad, summed, dtype, keepdims=True).astype(bias.dtype)
+  # In the gradient's own type: with float32, XLA writes the gradient in it, too, and adds up in a pass of its own.
+  return x_grad, jnp.sum(x_grad, summed, bias.dtype, keepdims=True)
 
 
 lean_gelu.defvjp(
@@ -57,24 +72,13 @@ def mix_in_place(
     name: of the GELU.
     train: it has no forward-mode derivatives.
   """
-  gelu = lean_gelu if train else biased_gelu
+  activate: Any = lean_gelu if train else biased_gelu
   first, second = (jax.tree.map(lambda p: p.astype(x.dtype), params[f"Dense_{i}"]) for i in (0, 1))
   rows = jnp.swapaxes(x, 0, 1).reshape(x.shape[1], -1)
-  hidden = gelu(name, rows_product(first["kernel"], rows), first["bias"][:, None])
+  hidden = activate(name, rows_product(first["kernel"], rows), first["bias"][:, None])
   mixed = rows_product(second["kernel"], hidden) + second["bias"][:, None]
   return jnp.swapaxes(mixed.reshape(-1, x.shape[0], x.shape[2]), 0, 1)
 
 
 def rows_product(kernel: Float[Array, "s d"], rows: Float[Array, "s n"]) -> Float[Array, "d n"]:
   return kernel.T @ rows
-
-
-def patches_product(
-  image: Float[Array, "b h w p"], kernel: Float[Array, "n m p c"]
-) -> Float[Array, "b y x c"]:
-  """Returns the convolution whose stride is its kernel's size, as one product of all patches."""
-  n, m = kernel.shape[:2]
-  b, h, w, p = image.shape
-  patches = image[:, : h // n * n, : w // m * m].reshape(b, h // n, n, w // m, m, p)
-  patches = jnp.swapaxes(patches, 2, 3).reshape(b, h // n, w // m, n * m * p)
-  return patches @ kernel.reshape(n * m * p, -1)

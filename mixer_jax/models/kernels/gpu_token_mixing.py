@@ -30,6 +30,36 @@ def fits(*num_tokens: int) -> bool:
   return max(num_tokens) <= MAX_TOKENS
 
 
+def on_this_platform(
+  plain: Callable[[Any, Array], Array],
+  params: Mapping[str, Any],
+  x: Float[Array, "b s c"],
+  *,
+  gelu: gpu_mlp.Gelu,
+  kernels: str,
+  train: bool,
+  dtype: Any,
+) -> Float[Array, "b t c"]:
+  """Returns plain(params, x), on a GPU computed in the form that is fast there.
+
+  Args:
+    plain: the MLP on columns.
+    params: kernel and bias of "Dense_0" and "Dense_1".
+    x: tokens.
+    gelu: its name.
+    kernels: "pallas": by `mix`; "xla": by `gpu_mlp.mix_in_place`.
+    train: need not have forward-mode derivatives.
+    dtype: that is computed in.
+  """
+
+  def on_gpu(params: Any, x: Array) -> Array:
+    if kernels == "pallas":
+      return mix(params, x.astype(dtype), gelu)
+    return gpu_mlp.mix_in_place(params, x.astype(dtype), gelu, train)
+
+  return jax.lax.platform_dependent(params, x, cuda=on_gpu, default=plain)
+
+
 def mix(
   params: Mapping[str, Any], x: Float[Array, "b s c"], name: gpu_mlp.Gelu
 ) -> Float[Array, "b t c"]:
