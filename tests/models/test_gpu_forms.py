@@ -1,6 +1,7 @@
 """What GPUs compile instead of the plain layers: the same results, and what it is for, as far as a program tells without a GPU."""
 
 import re
+import types
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mixer_jax import models
-from mixer_jax.models import layers, token_mixing
+from mixer_jax.models import kernels, layers, token_mixing
 from mixer_jax.models.kernels import gpu_mlp, gpu_token_mixing
 from tests.marks import long
 
@@ -151,3 +152,17 @@ def test_the_kernel_lowers_for_gpus_and_no_other_platform_sees_it():
   assert "convolution" not in fused
   assert not re.search("triton|barrier", lowered("tpu", "pallas"))
   assert "convolution" in lowered("tpu", "pallas")
+
+
+def test_auto_takes_the_kernel_only_where_it_was_measured_to_be_faster(monkeypatch):
+  fast, slow, cpu = (
+    types.SimpleNamespace(platform=platform, device_kind=kind)
+    for platform, kind in (("gpu", "fast"), ("gpu", "slow"), ("cpu", "fast"))
+  )
+  monkeypatch.setattr(kernels, "MEASURED", frozenset({"fast"}))
+  chosen = [[kernels.choose(asked, d) for d in (fast, slow, cpu)] for asked in ("auto", "pallas")]
+  assert chosen == [["pallas", "xla", "xla"], ["pallas", "pallas", "xla"]]
+  assert kernels.choose("xla", fast) == "xla"
+  model = models.build("mixer", **SIZES)
+  assert model.takes_kernel((64, 64, 3)) and not model.takes_kernel((68, 64, 3))
+  assert not model.clone(dropout_rate=0.1).takes_kernel((64, 64, 3))
