@@ -62,15 +62,18 @@ class Mlp(TokenMixing):
   def __call__(
     self, x: Float[Array, "b s c"], index: Int[Array, " b"], *, train: bool = False
   ) -> Float[Array, "b t c"]:
-    if self.is_initializing() or (train and self.dropout_rate):
+    params = self.variables.get("params", {})
+    kernel = params["Dense_0"]["kernel"] if "Dense_0" in params else None
+    # Flax makes the parameters, or says what is wrong with them.
+    if kernel is None or kernel.shape[0] != x.shape[1] or (train and self.dropout_rate):
       return self._on_columns(self.mlp, x, index, train)
-    mlp, variables = self.mlp.unbind()
+    mlp, _ = self.mlp.unbind()
 
     def plain(params: Any, x: Array) -> Array:
       return self._on_columns(functools.partial(mlp.apply, {"params": params}), x, index, train)
 
     how: dict[str, Any] = dict(gelu=self.gelu, kernels=self.kernels, train=train, dtype=self.dtype)
-    return gpu_token_mixing.on_this_platform(plain, variables["params"], x, **how)
+    return gpu_token_mixing.on_this_platform(plain, params, x, **how)
 
   def _on_columns(self, mlp: Any, x: Array, index: Array, train: bool) -> Array:
     return jnp.swapaxes(mlp(jnp.swapaxes(x, 1, 2), index, train=train), 1, 2)
