@@ -17,8 +17,10 @@ NUM_CLASSES, LEARNING_RATE, WEIGHT_DECAY = 1000, 1e-3, 0.1
 
 
 def import_timm() -> Any:
-  """Returns timm; torchvision from the registry is built for CUDA and does not find its operators on CPU."""
-  if torch.version.cuda is None:
+  """Returns timm; torchvision from the registry is built for CUDA and may not find its operators on CPU."""
+  try:
+    importlib.import_module("torchvision")
+  except RuntimeError:  # without operators
     operators = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
       operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

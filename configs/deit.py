@@ -159,6 +159,8 @@ def _s2_mlp(config: Any) -> None:
 def _smlp_net(config: Any) -> None:
   """The authors' code, whose variants fix the drop path. Open: the number of devices, with 128 images each.
 
+  Theirs: python -m torch.distributed.launch --nproc_per_node DEVICES --use_env main.py --model smlpnet_tiny --dist-eval
+
   The paper says batches of 1024 and names no erasing, which the code does by default. T*, which the code lacks, is as T.
   """
   config.model.stoch_depth = {"S": 0.2, "B": 0.3}.get(config.model.variant, 0.0)
@@ -168,6 +170,8 @@ def _smlp_net(config: Any) -> None:
 def _spach(config: Any) -> None:
   """The authors' code. Open: the number of devices, with 128 images each.
 
+  Theirs: as `_smlp_net`'s with another --model, spach_ms_s_patch4_224_hybrid and the like.
+
   There gamma decays, too, which has three axes there and one here.
   """
   config.schedule.warmup_epochs = 20.0
@@ -175,6 +179,9 @@ def _spach(config: Any) -> None:
 
 def _hire_mlp(config: Any) -> None:
   """The authors' README and code: T in batches of 2048 without drop path, B in batches of 1024 with 0.2; no average.
+
+  Theirs: python -m torch.distributed.launch --nproc_per_node=8 train.py --model hire_mlp_tiny --batch-size 256 --apex-amp
+  --drop-path 0.0 --epochs 300 --warmup-epochs 20 --warmup-lr 1e-6 --no-model-ema (B: --batch-size 128 --drop-path 0.2)
 
   Open: S and L, which are trained as B here, with T's drop path for S.
   """
