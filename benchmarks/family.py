@@ -12,13 +12,11 @@ DIR under their repositories' names. What cannot run is a row that says why. FIL
 import argparse
 import json
 import pathlib
-from contextlib import ExitStack
 from typing import Any, NamedTuple
 
-from benchmarks import step, turns
+from benchmarks import step
 
 CONTESTANTS = ("ours", "eager", "compiled")
-TINY_SIZE = 64
 
 
 class Checkout(NamedTuple):
@@ -80,11 +78,7 @@ def main() -> None:
   parser = step.make_parser("each family beside PyTorch's models", CONTESTANTS)
   parser.add_argument("--families", nargs="+", choices=[*FAMILIES], default=[*FAMILIES])
   parser.add_argument("--authors", type=pathlib.Path, help="folder of the authors' checkouts")
-  parser.add_argument("--rival_python", type=pathlib.Path, help="Python that has PyTorch and timm")
-  parser.add_argument("--tiny", action="store_true", help="see that it works; no measurement")
-  args = parser.parse_args()
-  if args.tiny:
-    args.batch_sizes, args.repeats, args.min_secs = [2], 1, 0.0
+  args = step.parse(parser)
   step.keep_cores(args)
   rows = [row for family in args.families for row in compare(args, family)]
   table = markdown(rows)
@@ -95,45 +89,21 @@ def main() -> None:
 
 
 def compare(args: argparse.Namespace, family: str) -> list[dict[str, Any]]:
-  """Returns a row for each contestant and work; those that did not run say why in "not_run"."""
-  case, absent = make_case(args, family)
-  names = [name for name in args.contestant if name == "ours" or not absent]
-  reasons = dict.fromkeys([name for name in args.contestant if name not in names], absent)
-  with ExitStack() as stack:
-    children = {name: stack.enter_context(step.start(args, name, case)) for name in names}
-    for name in [*children]:
-      if problem := failure(args, children[name]):
-        del children[name]
-        reasons[name] = problem
-    rows = step.compare_all(args, children, case) if children else []
-  not_run = [{"contestant": name, "not_run": reason} for name, reason in reasons.items()]
-  return [{"family": family, "model": step.label(case), **row} for row in rows + not_run]
-
-
-def failure(args: argparse.Namespace, child: turns.Contestant) -> str | None:
-  """Warms a contestant up. Returns the error that ended it, or None."""
-  try:
-    for work in args.work:
-      for batch_size in args.batch_sizes:
-        child.measure(work, batch_size, 0.0)
-  except RuntimeError as e:
-    return str(e)
-  return None
+  """Returns a row for each contestant and work."""
+  return [{"family": family, **row} for row in step.compare_case(args, *make_case(args, family))]
 
 
 def make_case(args: argparse.Namespace, family: str) -> tuple[step.Case, str | None]:
   """Returns what is timed, and why PyTorch cannot run it: None if it can."""
   model, rival = FAMILIES[family]
-  size = TINY_SIZE if args.tiny else step.IMAGE_SIZE
+  size = step.TINY_SIZE if args.tiny else step.IMAGE_SIZE
   case = step.Case(model, size, None)
   if rival is None:
     return case, "neither timm nor the authors have code"
   if args.rival_python is None:
     return case, "no --rival_python"
   if isinstance(rival, str):
-    spec = step.of_timm(rival)
-    spec["arguments"]["img_size"] = size
-    return case._replace(rival=spec), None
+    return case._replace(rival=step.of_timm(rival, size)), None
   if args.authors is None or not (args.authors / rival.folder).is_dir():
     return case, f"no {rival.folder} in --authors={args.authors}"
   arguments = (rival.arguments or {}) | ({rival.size: size} if rival.size else {})

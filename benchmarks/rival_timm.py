@@ -1,6 +1,6 @@
 """The contestants of step.py and family.py that run in PyTorch, eager or through torch.compile: timm's or the authors' models.
 
-Runs in an environment of its own, as a child: `python rival_timm.py eager|compiled CASE`, a step.Case and the type as JSON.
+Runs in an environment of its own, as a child: `python rival_timm.py eager|compiled|tuned CASE`, a step.Case and the type as JSON.
 The training step is timm's: sigmoid cross-entropy, clipping by the global norm, torch's AdamW.
 """
 
@@ -53,10 +53,13 @@ def make_prepare(mode: str, case_json: str) -> Any:
     if work == "matmul":
       x = torch.randn(batch_size, batch_size, device=device)  # its side, here
       return repeated(lambda: x @ x)
-    model = make_model(case["rival"]).to(device)
-    forward = torch.compile(model) if mode == "compiled" else model
+    layout = torch.channels_last if mode == "tuned" else torch.contiguous_format
+    model = make_model(case["rival"]).to(device, memory_format=layout)
+    how = {"compiled": {}, "tuned": {"mode": "max-autotune"}}
+    forward = torch.compile(model, **how[mode]) if mode in how else model
     shape = (batch_size, 3, case["image_size"], case["image_size"])
     image = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+    image = image.contiguous(memory_format=layout)
     label = torch.arange(batch_size, device=device) % NUM_CLASSES
 
     def inference() -> None:
@@ -67,7 +70,9 @@ def make_prepare(mode: str, case_json: str) -> Any:
       model.eval()
       return repeated(inference)
     model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    optimizer = torch.optim.AdamW(
+      model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=mode == "tuned" or None
+    )
 
     def training() -> None:
       optimizer.zero_grad()
@@ -95,7 +100,12 @@ def make_prepare(mode: str, case_json: str) -> Any:
   return prepare
 
 
+def peak_bytes() -> int | None:
+  """Returns the most memory of the device that was in use; None on CPU."""
+  return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+
+
 if __name__ == "__main__":
   if hasattr(os, "sched_getaffinity"):
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-  turns.serve(lambda: make_prepare(*sys.argv[1:]))
+  turns.serve(lambda: make_prepare(*sys.argv[1:]), peak_bytes)

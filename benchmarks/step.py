@@ -3,11 +3,14 @@
     python -m benchmarks.step                                  # S/16, batch 8, one core, float32
     python -m benchmarks.step --model=B/16 --batch_sizes 8 32 --cores=2 --json=FILE
     python -m benchmarks.step --device=gpu --model=B/16 --dtype=bfloat16 --batch_sizes 128 256 512
+    python -m benchmarks.step --tiny --rival_python=PYTHON     # small images, one turn each: to see that it works
 
-Contestants: this project's steps as experiment.build makes them ("ours"), the paper's listing
-(published.py, always float32), timm's Mixer eager and through torch.compile. Each is a child process on the cores that
---cores says; they take turns, and medians are compared. The work is the same: images as uint8 on the device;
-forward; sigmoid cross-entropy, backward, clipping by the global norm, AdamW. The first run makes timm's environment below --workdir.
+Contestants: this project's steps as experiment.build makes them ("ours"; "pallas" with config.kernels="pallas"), the paper's
+listing (published.py, always float32), timm's model eager, through torch.compile, and "tuned": compiled with
+max-autotune, channels last, fused AdamW. Each is a child process on the cores that --cores says; they take turns, and medians
+are compared. The work is the same: images as uint8 on the device; forward; sigmoid cross-entropy, backward, clipping by the
+global norm, AdamW. Without --rival_python, the first run makes timm's environment below --workdir. A contestant that ends
+is a row that says why.
 
 On a machine that others use, too, compare CPU seconds (`--by=cpu`): wall time tells how much they got in the way.
 """
@@ -20,7 +23,7 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -35,8 +38,12 @@ from mixer_jax.tools.planning import chips, flops
 RIVAL_PACKAGES = ("torch==2.13.0", "torchvision==0.28.0", "timm==1.0.31", "einops==0.8.1")
 ROOT = pathlib.Path(__file__).parents[1]
 CONTESTANTS = ("ours", "published", "eager", "compiled")
+MORE = ("pallas", "tuned")
+IN_JAX = ("ours", "pallas", "published")
 WORKS = ("inference", "training")
 IMAGE_SIZE, NUM_CLASSES = 224, 1000
+TINY_SIZE = 64
+MODELS = [*mixer.VARIANTS, "vit-B/16"]
 MATMUL = 2048  # side of the matrices whose product measures the peak of a CPU
 
 
@@ -55,28 +62,40 @@ class Case(NamedTuple):
 
 
 def main() -> None:
-  parser = make_parser("train step and inference beside others'", CONTESTANTS)
-  parser.add_argument("--model", choices=[*mixer.VARIANTS], default="S/16")
-  args = parser.parse_args()
-  args.rival_python = None
-  if {"eager", "compiled"} & {*args.contestant}:
+  parser = make_parser("train step and inference beside others'", CONTESTANTS, MORE)
+  parser.add_argument("--model", choices=MODELS, default="S/16")
+  args = parse(parser)
+  if not args.rival_python and {*args.contestant} - {*IN_JAX}:
     args.rival_python = turns.make_environment(args.workdir / "timm-env", RIVAL_PACKAGES)
-  name = f"mixer_{args.model.replace('/', '').lower()}_{IMAGE_SIZE}"
-  case = Case({"name": "mixer", "variant": args.model}, IMAGE_SIZE, of_timm(name))
   cores = keep_cores(args)
-  with ExitStack() as stack:
-    children = {name: stack.enter_context(start(args, name, case)) for name in args.contestant}
-    rows = compare_all(args, children, case)
-  if args.json:
-    args.json.write_text(json.dumps({"cores": len(cores), "rows": rows}, indent=1) + "\n")
+  rows = []
+  for row in compare_case(args, make_case(args)):
+    rows.append(row)
+    if args.json:
+      args.json.write_text(json.dumps({"cores": len(cores), "rows": rows}, indent=1) + "\n")
 
 
-def make_parser(description: str, contestants: tuple[str, ...]) -> argparse.ArgumentParser:
-  """Returns a parser of the flags that say how contestants are compared."""
+def make_case(args: argparse.Namespace) -> Case:
+  """Returns the case of --model; with --tiny of one block and small images."""
+  vit = args.model.startswith("vit")
+  model: dict[str, Any] = {"name": "vit" if vit else "mixer", "variant": args.model.split("-")[-1]}
+  short = args.model.replace("/", "").lower()
+  name = "vit_base_patch16_224" if vit else f"mixer_{short}_{IMAGE_SIZE}"
+  if not args.tiny:
+    return Case(model, IMAGE_SIZE, of_timm(name, IMAGE_SIZE))
+  size = 2 * mixer.VARIANTS[model["variant"]]["patch_size"]
+  rival = of_timm(name, size, **{"depth" if vit else "num_blocks": 1})
+  return Case({**model, "num_blocks": 1}, size, rival)
+
+
+def make_parser(
+  description: str, contestants: tuple[str, ...], more: tuple[str, ...] = ()
+) -> argparse.ArgumentParser:
+  """Returns a parser of the flags that say how contestants are compared; `more` take part only where they are named."""
   parser = argparse.ArgumentParser(description=description)
   parser.add_argument("--batch_sizes", type=int, nargs="+", default=[8])
   parser.add_argument("--work", choices=WORKS, nargs="+", default=WORKS)
-  parser.add_argument("--contestant", choices=contestants, nargs="+", default=contestants)
+  parser.add_argument("--contestant", choices=contestants + more, nargs="+", default=contestants)
   parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
   parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
   parser.add_argument("--cores", type=int, default=1)
@@ -85,7 +104,17 @@ def make_parser(description: str, contestants: tuple[str, ...]) -> argparse.Argu
   parser.add_argument("--by", choices=("wall", "cpu"), default="wall", help="seconds compared")
   parser.add_argument("--workdir", type=pathlib.Path, default="workdir/benchmark")
   parser.add_argument("--json", type=pathlib.Path, help="write the table to this file too")
+  parser.add_argument("--rival_python", type=pathlib.Path, help="Python that has PyTorch and timm")
+  parser.add_argument("--tiny", action="store_true", help="see that it works; no measurement")
   return parser
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+  """Returns the flags, with --tiny's sizes."""
+  args = parser.parse_args()
+  if args.tiny:
+    args.batch_sizes, args.repeats, args.min_secs = [2], 1, 0.0
+  return args
 
 
 def keep_cores(args: argparse.Namespace) -> list[int]:
@@ -98,19 +127,56 @@ def keep_cores(args: argparse.Namespace) -> list[int]:
   return cores
 
 
+def compare_case(
+  args: argparse.Namespace, case: Case, absent: str | None = None
+) -> Iterator[dict[str, Any]]:
+  """Yields a row for each contestant and work; those that did not run say why in "not_run".
+
+  Args:
+    args: of `make_parser`.
+    case: what is timed.
+    absent: why PyTorch cannot run it; None: it can.
+  """
+  reasons = {name: absent for name in args.contestant if absent and name not in IN_JAX}
+  children = {}
+  with ExitStack() as stack:
+    for name in (name for name in args.contestant if name not in reasons):
+      try:
+        children[name] = stack.enter_context(start(args, name, case))
+      except OSError as e:
+        reasons[name] = str(e)
+    for name in [*children]:
+      if problem := failure(args, children[name]):
+        del children[name]
+        reasons[name] = problem
+    rows = compare_all(args, children, case) if children else ()
+    yield from ({"model": label(case), **row} for row in rows)
+  for name, reason in reasons.items():
+    print(f"{label(case)} {name} not run: {reason}", flush=True)
+    yield {"model": label(case), "contestant": name, "not_run": reason}
+
+
+def failure(args: argparse.Namespace, child: turns.Contestant) -> str | None:
+  """Warms a contestant up. Returns the error that ended it, or None."""
+  try:
+    for work in args.work:
+      for batch_size in args.batch_sizes:
+        child.measure(work, batch_size, 0.0)
+  except RuntimeError as e:
+    return str(e)
+  return None
+
+
 def compare_all(
   args: argparse.Namespace, children: Mapping[str, turns.Contestant], case: Case
-) -> list[dict[str, Any]]:
-  """Lets the contestants take turns at all work; prints and returns a row for each."""
+) -> Iterator[dict[str, Any]]:
+  """Lets the contestants take turns at all work; prints and yields a row for each."""
   peak, source = peak_flops(args, children)
   print(f"{label(case)} {args.dtype} on {args.device}, {args.cores} cores", flush=True)
   print(f"peak {peak / 1e9:.0f} GFLOP/s ({source}); seconds: {args.by}", flush=True)
-  return [
-    row
-    for work in args.work
-    for batch_size in args.batch_sizes
-    for row in compare(args, children, case, work, batch_size, peak)
-  ]
+  for work in args.work:
+    for batch_size in args.batch_sizes:
+      yield from compare(args, children, case, work, batch_size, peak)
 
 
 def label(case: Case) -> str:
@@ -139,8 +205,9 @@ def compare(
   for name, seconds in middle.items():
     images_per_sec = batch_size / seconds[args.by]
     row = {
-      "model": label(case), "dtype": args.dtype, "work": work, "batch_size": batch_size,
+      "dtype": args.dtype, "work": work, "batch_size": batch_size,
       "contestant": name, "wall_s": seconds["wall"], "cpu_s": seconds["cpu"],
+      "start_s": taken[name][-1]["start_s"], "peak_bytes": taken[name][-1]["peak_bytes"],
       "images_per_sec": images_per_sec, "peak_flops": peak,
       "mfu": images_per_sec * model_flops(case, work) / peak,
       "ours_ratio": seconds[args.by] / middle["ours"][args.by] if "ours" in middle else None,
@@ -171,9 +238,10 @@ def model_flops(case: Case, work: str) -> int:
 # --- contestants ------------------------------------------------------------------------------------
 
 
-def of_timm(name: str) -> dict[str, Any]:
-  """Returns the `rival` that timm makes by this name."""
-  return {"module": "timm", "factory": "create_model", "arguments": {"model_name": name}}
+def of_timm(name: str, size: int, **fields: Any) -> dict[str, Any]:
+  """Returns the `rival` that timm makes by this name, for images of this side."""
+  arguments = {"model_name": name, "img_size": size, **fields}
+  return {"module": "timm", "factory": "create_model", "arguments": arguments}
 
 
 def start(args: argparse.Namespace, name: str, case: Case) -> turns.Contestant:
@@ -185,7 +253,7 @@ def start(args: argparse.Namespace, name: str, case: Case) -> turns.Contestant:
   else:
     # Not the CPU, where JAX finds no GPU; and the others need memory, too.
     env |= {"JAX_PLATFORMS": "cuda", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-  if name in ("ours", "published"):
+  if name in IN_JAX:
     command = [sys.executable, "-m", "benchmarks.step_jax"]
     env["PYTHONPATH"] = str(ROOT)
   else:

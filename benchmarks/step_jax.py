@@ -1,8 +1,9 @@
 """The contestants of step.py that run in JAX: this project's steps, and the published model's.
 
-Run by step.py as a child: `python -m benchmarks.step_jax ours|published CASE`, a step.Case and the type as JSON.
+Run by step.py as a child: `python -m benchmarks.step_jax ours|pallas|published CASE`, a step.Case and the type as JSON.
 """
 
+import functools
 import json
 import sys
 from typing import Any
@@ -19,19 +20,20 @@ from mixer_jax.training import experiment
 NUM_CLASSES, LEARNING_RATE, WEIGHT_DECAY = 1000, 1e-3, 0.1
 
 
-def make_config(case: dict[str, Any]) -> Any:
+def make_config(case: dict[str, Any], kernels: str = "auto") -> Any:
   """Returns the configuration of one device that is measured."""
   config = common.get_config(case["model"]["name"])
   with config.unlocked():
     config.model.update(case["model"], dtype=case["dtype"])
     config.batch_size, config.total_steps, config.mesh.data = 1, 100_000, 1
+    config.kernels = kernels
     config.num_classes, config.image_size = NUM_CLASSES, case["image_size"]
     config.learning_rate, config.optimizer.weight_decay = LEARNING_RATE, WEIGHT_DECAY
   return config
 
 
-def ours(case: dict[str, Any]) -> Any:
-  config = make_config(case)
+def ours(case: dict[str, Any], kernels: str = "auto") -> Any:
+  config = make_config(case, kernels)
   exp = experiment.build(config, experiment.make_mesh(config))
 
   def prepare(work: str, batch_size: int) -> turns.Run:
@@ -45,7 +47,9 @@ def ours(case: dict[str, Any]) -> Any:
 
 
 def published_model(case: dict[str, Any]) -> Any:
-  sizes: dict[str, Any] = mixer.VARIANTS[case["model"]["variant"]]
+  fields = dict(case["model"])
+  del fields["name"]
+  sizes: dict[str, Any] = {**mixer.VARIANTS[fields.pop("variant")], **fields}
   model = published.MlpMixer(num_classes=NUM_CLASSES, **sizes)
 
   def prepare(work: str, batch_size: int) -> turns.Run:
@@ -82,12 +86,24 @@ def matmul(side: int) -> turns.Run:
   return repeated(jax.jit(lambda x: x @ x), x)
 
 
+def peak_bytes() -> int | None:
+  """Returns the most memory of the device that was in use; None on CPU."""
+  return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+
+CONTESTANTS = {
+  "ours": ours,
+  "pallas": functools.partial(ours, kernels="pallas"),
+  "published": published_model,
+}
+
+
 def make_prepare(name: str, case: str) -> Any:
-  prepare = {"ours": ours, "published": published_model}[name](json.loads(case))
+  prepare = CONTESTANTS[name](json.loads(case))
   return lambda work, size: matmul(size) if work == "matmul" else prepare(work, size)
 
 
 if __name__ == "__main__":
-  if sys.argv[1] == "ours":
+  if sys.argv[1] != "published":
     host_memory.keep_on_cpu()  # as train.py does
-  turns.serve(lambda: make_prepare(*sys.argv[1:]))
+  turns.serve(lambda: make_prepare(*sys.argv[1:]), peak_bytes)

@@ -15,22 +15,29 @@ Run = Callable[[int], None]
 """Makes so many calls and waits for the last."""
 
 
-def serve(make: Callable[[], Callable[[str, int], Run]]) -> None:
+def serve(
+  make: Callable[[], Callable[[str, int], Run]], peak_bytes: Callable[[], int | None] = lambda: None
+) -> None:
   """Answers jobs {"work", "batch_size", "min_secs"} until the input ends.
 
   Args:
     make: returns (work, batch size) -> what runs it, which is called once for each; two calls warm it up.
+    peak_bytes: the most memory that the device has held so far; None: not known.
   """
   answers, sys.stdout = sys.stdout, sys.stderr  # a library's message is no answer
   prepare = make()
   ready: dict[tuple[str, int], Run] = {}
+  facts: dict[tuple[str, int], dict[str, Any]] = {}
   for line in sys.stdin:
     job = json.loads(line)
     key = job["work"], job["batch_size"]
     if key not in ready:
+      begin = time.perf_counter()
       ready[key] = prepare(*key)
       ready[key](2)
-    print(json.dumps(_timed(ready[key], job["min_secs"])), file=answers, flush=True)
+      facts[key] = {"start_s": time.perf_counter() - begin, "peak_bytes": peak_bytes()}
+    answer = {**facts[key], **_timed(ready[key], job["min_secs"])}
+    print(json.dumps(answer), file=answers, flush=True)
 
 
 def _timed(run: Run, min_secs: float) -> dict[str, float]:
@@ -82,6 +89,9 @@ class Contestant:
 
   def measure(self, work: str, batch_size: int, min_secs: float) -> dict[str, float]:
     """Returns {"cpu_s", "wall_s", "calls"} of one turn, in seconds a call.
+
+    "start_s" are the seconds up to the end of the second call, compilation among them, and "peak_bytes" is what `serve` was
+    told.
 
     Raises:
       RuntimeError: the child ended instead.

@@ -233,6 +233,9 @@ class Options:
   checkpoint: Checkpoint = Checkpoint()  # what is kept in the workdir
   log: Log = Log()  # what is printed
   mesh: Mesh = Mesh()  # how the devices are used (docs/scale.md)
+  # How Mixer mixes tokens on an NVIDIA GPU: "pallas" in one fused kernel, "xla" as XLA compiles it, "auto" in the way that
+  # was measured to be faster on that GPU (docs/speed.md). Elsewhere XLA does it.
+  kernels: Literal["auto", "xla", "pallas"] = "auto"
   profile: Profile = Profile()  # a trace of some steps, in the workdir (docs/scale.md)
   # Keys and sections that may differ when a run is resumed; whole evaluators may come and go.
   may_change: tuple[str, ...] = (
@@ -245,6 +248,7 @@ class Options:
     "evaluators.*.data_dir",
     "evaluators.*.log_loss",
     "checkpoint",
+    "kernels",
     "log",
     "mesh",
     "profile",

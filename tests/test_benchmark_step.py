@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import family, published, step, turns
+from benchmarks import family, gpu, published, step, step_profile, turns
 from mixer_jax import models
 from mixer_jax.losses import sigmoid_xent
 from mixer_jax.training import normalization
@@ -126,3 +126,68 @@ def test_a_family_is_timed_beside_a_rival_that_ends(tmp_path, monkeypatch):
   assert all(0 < row["mfu"] < 1.5 for row in rows if "mfu" in row)
   assert "eager ended at" in rows[-1]["not_run"] and ".log" in rows[-1]["not_run"]
   assert output.with_suffix(".md").read_text().count("not run") == 1
+
+
+ROW = '{"rows": [{"contestant": "ours", "not_run": "no memory"}]}'
+
+
+def test_the_clock_ends_a_part_and_its_children_and_the_report_lists_it(tmp_path, monkeypatch):
+  sleep = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {CHILD_OF_PART!r}])"
+
+  def command_of(args, part):
+    write = f"open({str(gpu.json_of(args, part))!r}, 'w').write({ROW!r})"
+    more = {"slow": f"; {sleep}", "bad": "; raise SystemExit(3)"}.get(part.name, "")
+    return [sys.executable, "-c", write + more]
+
+  parts = [gpu.Part(name, "step", "") for name in ("good", "bad", "slow", "late")]
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(gpu, "PARTS", parts)
+  monkeypatch.setattr(gpu, "LEAST", 0.5)
+  monkeypatch.setattr(gpu, "ROOT", tmp_path)
+  monkeypatch.setattr(gpu, "command_of", command_of)
+  monkeypatch.setattr(sys, "argv", ["gpu", "--tiny", "--minutes=0.05", f"--workdir={tmp_path}"])
+  gpu.main()
+  report = json.loads((tmp_path / "gpu.json").read_text())
+  assert {*report["left_out"]} == {"bad", "slow", "late"}
+  assert "status 3" in report["left_out"]["bad"] and report["left_out"]["late"] == "no time"
+  assert [len(report["parts"][name]) for name in ("good", "slow", "late")] == [1, 1, 0]
+  assert "no memory" in (tmp_path / "gpu.md").read_text()
+  child = int((tmp_path / "child").read_text())
+  assert not pathlib.Path(f"/proc/{child}").exists() or "Z" in status_of(child)
+
+
+CHILD_OF_PART = "import os, time; open('child', 'w').write(str(os.getpid())); time.sleep(100)"
+
+
+def status_of(process):
+  return pathlib.Path(f"/proc/{process}/stat").read_text().split()[2]
+
+
+def test_operations_are_grouped_by_the_layer_that_the_program_names():
+  path = "jit(train_step)/jvp(Model)"
+  hlo = f"""
+  %dot.1 = f32[2,3]{{1,0}} dot(%a, %b), metadata={{op_name="{path}/MixerBlock_0/token_mixing/Dense_0/dot_general" stack_frame_id=1}}
+  ROOT %fusion.2 = f32[] fusion(%dot.1), calls=%f, metadata={{op_name="{path}/MixerBlock_0/LayerNorm_1/add"}}
+  gelu = f32[] fusion(%dot.1), metadata={{op_name="{path}/MixerBlock_0/token_mixing/tanh"}}
+  """
+  names = step_profile.op_names(hlo)
+  times = {"dot.1": 3.0, "fusion.2": 2.0, "gelu": 1.0, "memset": 0.5}
+  assert step_profile.grouped(times, names)["groups_ms"] == {
+    "token mixing: products": 3.0,
+    "norms and residuals": 2.0,
+    "token mixing": 1.0,
+    step_profile.REST: 0.5,
+  }
+
+
+@pytest.mark.campaign
+def test_all_that_is_measured_on_a_gpu_runs_on_a_cpu(tmp_path, monkeypatch):
+  flags = ["--tiny", "--minutes=60", f"--workdir={tmp_path}", f"--rival_python={sys.executable}"]
+  monkeypatch.setattr(sys, "argv", ["gpu", *flags])
+  gpu.main()
+  report = json.loads((tmp_path / "gpu.json").read_text())
+  assert not report["left_out"]
+  for rows in report["parts"].values():  # all but PyTorch's, which this Python does not have
+    assert {row["contestant"] for row in rows if "not_run" in row} <= {"eager", "compiled", "tuned"}
+  (resumed,) = report["parts"]["resumed"]
+  assert resumed["losses_identical"] and resumed["weights_identical"]

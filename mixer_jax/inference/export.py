@@ -40,7 +40,7 @@ def make_function(trained: trained_lib.Trained, input_type: str) -> Callable[[An
     trained: the model; a bfloat16 one is computed in float32.
     input_type: "uint8": pixels 0…255; "float32": values as config.normalize makes them.
   """
-  fields: dict[str, Any] = {"dtype": "float32", "remat": "none"}
+  fields: dict[str, Any] = {"dtype": "float32", "remat": "none", "kernels": "xla"}
   model = trained.setup.model
   model = model.clone(**{k: v for k, v in fields.items() if hasattr(model, k)})
   variables = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), trained.variables)

@@ -89,7 +89,7 @@ def schema(name: str) -> dict[str, configuration.Field]:
   }
   said = {key for variant in _family(name).VARIANTS.values() for key in variant}
   for key, field in configuration.fields(_family(name).Model).items():
-    if key not in ("parent", "name", "num_classes"):
+    if key not in ("parent", "name", "num_classes", "kernels"):  # the last two are config's own
       left = key in said or field.default is configuration.MISSING
       fields[key] = field._replace(hint=field.hint | None, default=None) if left else field
   return fields

@@ -6,10 +6,9 @@ accumulated in parts.
 """
 
 import contextlib
-import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +17,10 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from mixer_jax.errors import InputError
-from mixer_jax.models.kernels import cpu_dense, cpu_depthwise, cpu_max_pool
+from mixer_jax.models.kernels import cpu_dense, cpu_depthwise, cpu_max_pool, gpu_mlp, gpu_patches
 
-Gelu = Literal["tanh", "erf"]
-GELU: dict[str, Callable[[Array], Array]] = {
-  "tanh": nn.gelu,
-  "erf": functools.partial(nn.gelu, approximate=False),
-}
+Gelu = gpu_mlp.Gelu
+GELU = gpu_mlp.GELU
 
 
 def num_blocks(names: Iterable[str], prefix: str) -> int:
@@ -226,6 +222,7 @@ def _depthwise(x: Array, kernel: Array, *unused: Any, **also_unused: Any) -> Arr
 
 
 max_pool = cpu_max_pool.max_pool
+patch_convolution = gpu_patches.patch_convolution
 
 
 def batch_norm(
@@ -255,6 +252,26 @@ def batch_norm(
   return norm(x, mask=present | ~jnp.any(present))  # of a batch of padding alone, finite numbers
 
 
+class UnbiasedDense(nn.Module):
+  """nn.Dense that returns its product and its bias, whose sum `gpu_mlp.gelu` takes."""
+
+  features: int
+  kernel_init: Callable[..., Array]
+  bias_init: Callable[..., Array]
+  dtype: Any
+  param_dtype: Any
+  dot_general: Any
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "*n d"]) -> tuple[Float[Array, "*n o"], Float[Array, "*m o"]]:
+    kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), self.param_dtype)
+    bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
+    x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+    dot = self.dot_general or jax.lax.dot_general
+    product = dot(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), None)
+    return product, bias.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
 class MlpBlock(nn.Module):
   """Dense -> GELU -> Dense, on the last axis.
 
@@ -281,9 +298,10 @@ class MlpBlock(nn.Module):
       param_dtype=self.param_dtype,
       dot_general=dot_general(train),
     )
-    y = GELU[self.gelu](nn.Dense(self.mlp_dim, **dense)(x))
+    y, bias = UnbiasedDense(self.mlp_dim, name="Dense_0", **dense)(x)
+    y = gpu_mlp.gelu(self.gelu, y, bias, train)
     y = train_dropout(self, y, index, self.dropout_rate, train)
-    y = nn.Dense(self.out_dim or x.shape[-1], **dense)(y)
+    y = nn.Dense(self.out_dim or x.shape[-1], name="Dense_1", **dense)(y)
     return train_dropout(self, y, index, self.dropout_rate, train)
 
 

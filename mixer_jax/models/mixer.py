@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mixer_jax.configuration import Fraction, PositiveInt, Rate
 from mixer_jax.errors import InputError
 from mixer_jax.models import layers, resizing
+from mixer_jax.models.kernels import Kernels, gpu_token_mixing
 from mixer_jax.models.resizing import Grid
 from mixer_jax.models.token_mixing import TOKEN_MIXING, Name, TokenMixing, check_token_mixing
 
@@ -107,6 +108,7 @@ class Model(layers.ImageModel):
     dtype: compute type; statistics of LayerNorm, the mean over tokens and the head stay float32.
     param_dtype: type of the parameters.
     remat: "block" keeps only the blocks' inputs for the backward pass and recomputes the rest.
+    kernels: how tokens are mixed on NVIDIA GPUs, from config.kernels.
   """
 
   patch_size: PositiveInt
@@ -126,6 +128,13 @@ class Model(layers.ImageModel):
   dtype: Literal["float32", "bfloat16"] = "float32"
   param_dtype: Literal["float32", "bfloat16"] = "float32"
   remat: Literal["none", "block"] = "none"
+  kernels: Kernels = "xla"
+
+  def takes_kernel(self, input_shape: tuple[int, ...]) -> bool:
+    """Returns whether the fused kernel can mix the tokens of such images."""
+    tokens = input_shape[0] * input_shape[1] // self.patch_size**2
+    fits = gpu_token_mixing.fits(tokens, *self.pyramid)
+    return self.token_mixing == "mlp" and fits and not self.dropout_rate
 
   @nn.compact
   def __call__(
@@ -160,9 +169,8 @@ class Model(layers.ImageModel):
       dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype)
     )
     patch = (self.patch_size, self.patch_size)
-    x = nn.Conv(self.hidden_dim, patch, strides=patch, padding="VALID", name="stem", **dtypes)(
-      image
-    )
+    stem = dict(padding="VALID", conv_general_dilated=layers.patch_convolution, name="stem")
+    x = nn.Conv(self.hidden_dim, patch, strides=patch, **stem, **dtypes)(image)
     x = x.reshape(x.shape[0], -1, x.shape[-1])
     kept = self._draw_kept(index) if train and self.stoch_depth else None
     block = nn.remat(MixerBlock, static_argnums=(4,)) if self.remat == "block" else MixerBlock
@@ -188,6 +196,7 @@ class Model(layers.ImageModel):
       self.tokens_mlp_dim,
       num_tokens=self.pyramid[block] if self.pyramid else None,
       channel_groups=self.channel_groups,
+      kernels=self.kernels,
     )
 
   def _draw_kept(self, index: Array) -> Array:

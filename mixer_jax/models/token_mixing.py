@@ -12,6 +12,7 @@ In the paper's table X (tokens × channels), token mixing maps each of the c col
 Pyramids need nothing of their own: the MLPs put out fewer tokens than they take.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from jaxtyping import Array, Float, Int
 
 from mixer_jax.errors import InputError
 from mixer_jax.models import layers
+from mixer_jax.models.kernels import Kernels, gpu_token_mixing
 
 Name = Literal["mlp", "untied", "grouped", "views", "circulant"]
 
@@ -32,6 +34,7 @@ class TokenMixing(nn.Module):
     mlp_dim: hidden width of the MLPs.
     num_tokens: tokens t that come out. Default: as many as go in.
     channel_groups: G.
+    kernels: "pallas" takes one kernel for the whole of "mlp" on NVIDIA GPUs.
   """
 
   mlp_dim: int
@@ -39,6 +42,7 @@ class TokenMixing(nn.Module):
   channel_groups: int = 1
   gelu: layers.Gelu = "tanh"
   dropout_rate: float = 0.0
+  kernels: Kernels = "xla"
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
@@ -58,7 +62,21 @@ class Mlp(TokenMixing):
   def __call__(
     self, x: Float[Array, "b s c"], index: Int[Array, " b"], *, train: bool = False
   ) -> Float[Array, "b t c"]:
-    return jnp.swapaxes(self.mlp(jnp.swapaxes(x, 1, 2), index, train=train), 1, 2)
+    params = self.variables.get("params", {})
+    kernel = params["Dense_0"]["kernel"] if "Dense_0" in params else None
+    # Flax makes the parameters, or says what is wrong with them.
+    if kernel is None or kernel.shape[0] != x.shape[1] or (train and self.dropout_rate):
+      return self._on_columns(self.mlp, x, index, train)
+    mlp, _ = self.mlp.unbind()
+
+    def plain(params: Any, x: Array) -> Array:
+      return self._on_columns(functools.partial(mlp.apply, {"params": params}), x, index, train)
+
+    how: dict[str, Any] = dict(gelu=self.gelu, kernels=self.kernels, train=train, dtype=self.dtype)
+    return gpu_token_mixing.on_this_platform(plain, params, x, **how)
+
+  def _on_columns(self, mlp: Any, x: Array, index: Array, train: bool) -> Array:
+    return jnp.swapaxes(mlp(jnp.swapaxes(x, 1, 2), index, train=train), 1, 2)
 
 
 class UntiedMlp(nn.Module):

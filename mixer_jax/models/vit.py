@@ -234,9 +234,8 @@ class Model(layers.ImageModel):
     dtype, param_dtype = jnp.dtype(self.dtype), jnp.dtype(self.param_dtype)
     dtypes: dict[str, Any] = dict(dtype=dtype, param_dtype=param_dtype)
     patch = (self.patch_size, self.patch_size)
-    x = nn.Conv(self.hidden_dim, patch, strides=patch, padding="VALID", name="embedding", **dtypes)(
-      image
-    )
+    stem = dict(padding="VALID", conv_general_dilated=layers.patch_convolution, name="embedding")
+    x = nn.Conv(self.hidden_dim, patch, strides=patch, **stem, **dtypes)(image)
     x = x.reshape(x.shape[0], -1, x.shape[-1])
     cls = self.param("cls", nn.initializers.zeros, (1, 1, self.hidden_dim), param_dtype)
     x = jnp.concatenate([jnp.tile(cls.astype(dtype), (x.shape[0], 1, 1)), x], axis=1)

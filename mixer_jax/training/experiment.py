@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from mixer_jax import configuration, evaluators, losses, models, schema
 from mixer_jax.data import pipeline, splits
 from mixer_jax.errors import InputError
+from mixer_jax.models import kernels
 from mixer_jax.parallel import sharding
 from mixer_jax.training import augment, normalization, optimizer, state, step
 from mixer_jax.training import schedule as schedules
@@ -138,7 +139,9 @@ _SECTIONS = ("model", "optimizer", "schedule", "mesh")  # whose keys leaves name
 def _build_model(options: schema.Options, mesh: Mesh) -> ModelSetup:
   # With automatic axes, whatever kind the given mesh has: XLA propagates the shardings.
   mesh = Mesh(mesh.devices, mesh.axis_names)
-  model = models.build(**options.model, num_classes=options.num_classes)
+  model: Any = models.build(**options.model, num_classes=options.num_classes)
+  if hasattr(model, "takes_kernel") and model.takes_kernel(options.input_shape):
+    model = model.clone(kernels=kernels.choose(options.kernels, mesh.devices.flat[0]))
   normalize = normalization.make_normalize(options.normalize, options.image_channels)
   init_variables = functools.partial(state.init_variables, model, options.input_shape, options.seed)
   abstract_variables = models.abstract_variables(model, options.input_shape)

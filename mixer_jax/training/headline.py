@@ -36,8 +36,17 @@ def headline(
     f" batch {exp.options.batch_size}, {exp.total_steps} steps\n"
     f"{unused_gpu(device.platform, jax.config.jax_platforms)}"
     f"{_placement(exp)}\n"
+    f"{_kernels(exp)}"
     f"workdir {directory}: {begin}"
   )
+
+
+def _kernels(exp: experiment.Experiment) -> str:
+  """Returns the line that says what mixes tokens, where there is a choice; "" on a CPU or TPU."""
+  asked, used = exp.options.kernels, getattr(exp.model, "kernels", "xla")
+  if asked != "pallas" and exp.mesh.devices.flat[0].platform not in ("gpu", "cuda"):
+    return ""
+  return f"token mixing by {used} (config.kernels={asked})\n"
 
 
 def lacking_classes(exp: experiment.Experiment, source: sources.Source) -> str:
