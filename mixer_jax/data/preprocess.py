@@ -37,10 +37,13 @@ class Preprocess:
     self.input_shape = input_shape
 
   def __call__(self, example: ops.Example, rng: np.random.Generator) -> ops.Example:
-    """Raises BadRecordError: undecodable bytes; InputError: a result of another shape than input_shape."""
+    """Returns the processed example; an image that comes as pixels, uint8 (h, w, c), is not decoded.
+
+    Raises BadRecordError: undecodable bytes; InputError: a result of another shape than input_shape.
+    """
     text, _, where = self._arguments
     try:
-      for op in self._ops:
+      for op in self._ops[isinstance(example["image"], np.ndarray) :]:
         example = op(example, rng)
     except InputError as e:
       raise InputError(f"{where} {text!r}: {e}") from e

@@ -1,5 +1,6 @@
 """Figures of a run: learning curves, and evaluation images with their predictions."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,21 +32,30 @@ def learning_curves(records: list[dict[str, Any]], evaluator: str) -> Any:
 
 def predictions(source: Any, rows: dict[str, np.ndarray], image_channels: int) -> Any:
   """Returns a figure of images with the predicted class; the wrong ones first, in red."""
-  columns, lines = 12, 4
   wrong = rows["top1"] == 0
-  order = np.argsort(~wrong, kind="stable")[: columns * lines]
-  figure = figures.empty(columns * 0.9, lines * 1.15 + 0.5)
-  figure.suptitle(f"{int(wrong.sum())} of {len(wrong)} wrong (red: predicted, true)", fontsize=10)
-  grid = figure.subplots(lines, columns, squeeze=False).ravel()
-  for axes in grid:
-    axes.set_axis_off()
-  for axes, i in zip(grid, order, strict=False):
+  cells = []
+  for i in np.argsort(~wrong, kind="stable")[: 12 * 4]:
     image = ops.decode_image(source[int(rows["index"][i])]["image"], max(image_channels, 3))
-    axes.imshow(image, interpolation="nearest")
     text = _names(source, rows["prediction"][i])
     if wrong[i]:
       text += f", is {_names(source, rows['label'][i])}"
-    axes.set_title(figures.label(text), fontsize=8, color="tab:red" if wrong[i] else "black", pad=2)
+    cells.append((image, text, "tab:red" if wrong[i] else "black"))
+  figure = grid(cells, 12, 4, 0.9)
+  figure.suptitle(f"{int(wrong.sum())} of {len(wrong)} wrong (red: predicted, true)", fontsize=10)
+  return figure
+
+
+def grid(
+  cells: Sequence[tuple[np.ndarray, str, str]], columns: int, lines: int, width: float
+) -> Any:
+  """Returns a figure of images (h, w, c) with their text in its colour; `width` of each in inches."""
+  figure = figures.empty(columns * width, lines * (width + 0.25) + 0.5)
+  places = figure.subplots(lines, columns, squeeze=False).ravel()
+  for axes in places:
+    axes.set_axis_off()
+  for axes, (image, text, color) in zip(places, cells, strict=False):
+    axes.imshow(image, interpolation="nearest")
+    axes.set_title(figures.label(text), fontsize=8, color=color, pad=2)
   return figure
 
 

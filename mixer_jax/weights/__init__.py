@@ -13,7 +13,7 @@ from mixer_jax.weights.changes import (
 )
 from mixer_jax.weights.npz import load_npz, save_npz
 from mixer_jax.weights.released import RELEASED
-from mixer_jax.weights.sources import class_names, load, load_model
+from mixer_jax.weights.sources import class_names, load
 from mixer_jax.weights.variables import (
   ModelSpec,
   Variables,
@@ -37,7 +37,6 @@ __all__ = [
   "family_of",
   "grid_of",
   "load",
-  "load_model",
   "load_npz",
   "replace_channels",
   "replace_head",

@@ -9,6 +9,7 @@ README.md). No checksum of theirs has been published.
 
 The other MLPs' authors released torch's `.pth` files. Their names here are PLACE/FILE, as the authors' READMEs and code
 call the file (facebookresearch/deit, README_resmlp.md and resmlp_models.py; SHI-Labs/Convolutional-MLPs, README.md).
+Those of timm/ are timm's (timm 1.0.31, models/mlp_mixer.py, which also has their preprocessing).
 """
 
 import dataclasses
@@ -119,6 +120,20 @@ _TABLE3: dict[str, Any] = dict(
   crop="decode|resize_small(256)|central_crop(224)", source="arXiv:2105.01601, table 3"
 )
 
+_MIIL: dict[str, Any] = dict(
+  normalize="zero_one",
+  crop="decode(mode='pillow')|resize_short(crop_pct=0.875, interpolation='bilinear')|central_crop(rounding='even')",
+  licence="MIT",  # Alibaba-MIIL/ImageNet21K
+)
+
+
+def _miil(file: str, num_classes: int, pretraining: str, **known: Any) -> Released:
+  """Of "ImageNet-21K Pretraining for the Masses" (arXiv:2104.10972), in timm's layout and with its GELU."""
+  url = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-tresnet/"
+  fields = {**mixer.VARIANTS["B/16"], "num_classes": num_classes, "gelu": "erf"}
+  return Released(f"{url}mixer_b16_224_{file}.pth", pretraining, fields, **_MIIL, **known)
+
+
 _VIT_README = "vision_transformer, README.md of November 2020"
 
 RELEASED = {
@@ -135,6 +150,10 @@ RELEASED = {
   "gsam/Mixer-S_32": _released("gsam", "S", 32),
   "gsam/Mixer-B_16": _released("gsam", "B", 16),
   "gsam/Mixer-B_32": _released("gsam", "B", 32),
+  "timm/mixer_b16_224.miil_in21k": _miil("miil_in21k-2a558a71", 11221, "imagenet21k"),
+  "timm/mixer_b16_224.miil_in21k_ft_in1k": _miil(
+    "miil-9229a591", 1000, "imagenet21k", top1=82.31, source="timm, results-imagenet.csv"
+  ),
   **{
     f"{directory}/ViT-{size}_{patch_size}": _vit(directory, size, patch_size)
     for directory, size, patch_size in (

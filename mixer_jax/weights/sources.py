@@ -7,7 +7,6 @@ import sys
 from typing import Any
 
 from etils import epath
-from flax import linen as nn
 
 from mixer_jax import configuration, models
 from mixer_jax import files as paths
@@ -62,32 +61,6 @@ def load(
       f"{released.url}, to take it as it is."
     )
   return variables
-
-
-def load_model(source: str | os.PathLike[str], **fields: Any) -> tuple[nn.Module, Variables]:
-  """Returns the Flax module and the variables of a released model, an address or a file, see `load`.
-
-  Args:
-    source: see `load`.
-    fields: of the module, instead of what the shapes tell or the defaults: gelu="erf" for weights that timm
-      trained, dtype="bfloat16".
-
-  Raises:
-    InputError: see `load`; or fields that the module does not have.
-  """
-  variables = load(source, num_heads=fields.get("num_heads"))
-  spec = describe(variables, str(source))
-  known = RELEASED[str(source)].fields if str(source) in RELEASED else {}
-  model = models.build(spec.family, **{**spec.fields, **known, **fields})
-  guessed = {*models.FAMILIES[spec.family].UNTOLD, "gelu"} - {*spec.fields, *known, *fields}
-  taken = [f"{k}={getattr(model, k)!r}" for k in sorted(guessed) if hasattr(model, k)]
-  if taken and not spec.variant:
-    print(
-      f"{source}: parameters do not tell {' '.join(taken)}; give load what they were trained with",
-      file=sys.stderr,
-      flush=True,
-    )
-  return model, variables
 
 
 def class_names(source: str | os.PathLike[str]) -> tuple[str, ...]:
