@@ -24,15 +24,15 @@ class Preprocess:
       where: the text's key, for messages.
     """
     self._arguments = (text, input_shape, where)
-    calls = [_parse_call(part.strip(), where) for part in text.split("|")]
-    if calls[0][0] != "decode":
+    parts = calls(text, where)
+    if parts[0][0] != "decode":
       raise InputError(f"{where} must start with 'decode': {text!r}")
-    if [name for name, _ in calls].count("decode") > 1:
+    if [name for name, _ in parts].count("decode") > 1:
       raise InputError(f"{where} has 'decode' twice: {text!r}")
-    followed = [name for name, _ in calls[1:]] + [""]
+    followed = [name for name, _ in parts[1:]] + [""]
     self._ops = [
       _bind(_operation(name, kwargs, after), kwargs, input_shape, f"{where}: {name}")
-      for (name, kwargs), after in zip(calls, followed, strict=True)
+      for (name, kwargs), after in zip(parts, followed, strict=True)
     ]
     self.input_shape = input_shape
 
@@ -57,6 +57,11 @@ class Preprocess:
 
   def __reduce__(self) -> tuple[Any, ...]:
     return Preprocess, self._arguments  # closures do not pickle, the text does
+
+
+def calls(text: str, where: str) -> list[tuple[str, dict[str, Any]]]:
+  """Returns the name and the arguments that are given of each operation; raises InputError if it is none."""
+  return [_parse_call(part.strip(), where) for part in text.split("|")]
 
 
 def _operation(name: str, kwargs: dict[str, Any], after: str) -> Callable[..., ops.Op]:

@@ -147,10 +147,10 @@ def load_model(
     return load(workdir=source, config=None)
   variables = weights.load(source, num_heads=fields.get("num_heads"))
   spec = weights.describe(variables, source)
-  known = weights.RELEASED[source].fields if source in weights.RELEASED else {}
-  given = {**spec.fields, **known, **fields}
+  known = weights.known(source)
+  given = {**spec.fields, **(known.fields if known else {}), **fields}
   config = config_of_weights(source, spec._replace(fields=given), image_size)
-  config["loss"] = _loss_of(variables, spec.family)
+  config["loss"] = (known and known.loss) or _loss_of(variables, spec.family)
   setup = build_setup(None, schema.translated(config, models.schema))
   if guessed := sorted({*models.FAMILIES[spec.family].UNTOLD, "gelu"} - {*given}):
     _say_guesses(source, spec, setup.model, guessed)
@@ -171,13 +171,14 @@ def config_of_weights(
     spec: the model that they belong to.
     image_size: instead of the weights' own.
   """
-  released = weights.RELEASED.get(source)
+  released = weights.known(source)
+  size = released.image_size if released else image_size or schema.joined(*spec.sides())
   fields = {"name": spec.family, **spec.fields}
   crop = (released and released.crop) or "decode|resize_small|central_crop"
   clip = {"frames": spec.input_shape[0]} if len(spec.input_shape) == 4 else {}
   return {
     **clip,
-    "image_size": image_size or schema.joined(*spec.sides()),
+    "image_size": image_size or size,
     "image_channels": spec.input_shape[-1],
     "normalize": released.normalize if released else "unit",
     "num_classes": fields.pop("num_classes"),

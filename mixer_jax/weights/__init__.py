@@ -11,6 +11,7 @@ from mixer_jax.weights.changes import (
   resize,
   resize_line,
 )
+from mixer_jax.weights.hub import known
 from mixer_jax.weights.npz import load_npz, save_npz
 from mixer_jax.weights.released import RELEASED
 from mixer_jax.weights.sources import class_names, load
@@ -36,6 +37,7 @@ __all__ = [
   "describe",
   "family_of",
   "grid_of",
+  "known",
   "load",
   "load_npz",
   "replace_channels",

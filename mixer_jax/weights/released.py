@@ -31,12 +31,13 @@ class Released:
     pretraining: data set it was trained on.
     fields: of the family's module, num_classes included.
     family: key of `models.FAMILIES`.
-    image_size: side of the images that it was last trained on, in pixels.
+    image_size: side of the images that it was last trained on, in pixels, or "HEIGHTxWIDTH".
     top1: of ImageNet's 50 000 validation images in per cent; None if not published for this very file,
       or no publication at hand.
     crop: operations (mixer_jax/data/ops.py) that `top1` was measured with; None: unknown.
     source: of `top1`.
     normalize: of the images, as in the configuration's key of this name.
+    loss: that its head was trained with; None: its biases tell it.
     licence: that the authors' repository names.
   """
 
@@ -44,11 +45,12 @@ class Released:
   pretraining: str
   fields: dict[str, Any]
   family: str = "mixer"
-  image_size: int = 224
+  image_size: int | str = 224
   top1: float | None = None
   crop: str | None = None
   source: str | None = None
-  normalize: str = "unit"
+  normalize: str | tuple[float, ...] = "unit"
+  loss: str | None = None
   licence: str = "Apache-2.0"
 
 

@@ -11,7 +11,7 @@ from etils import epath
 from mixer_jax import configuration, models
 from mixer_jax import files as paths
 from mixer_jax.errors import InputError
-from mixer_jax.weights import download, files, named_classes, npz, pth, torch_layout
+from mixer_jax.weights import download, files, hub, named_classes, npz, pth, torch_layout
 from mixer_jax.weights.released import BUCKETS, RELEASED, STORAGE
 from mixer_jax.weights.variables import Variables, check_match, check_values, describe
 
@@ -75,6 +75,8 @@ def _locate(source: str | os.PathLike[str]) -> tuple[epath.Path, str | None]:
   text, entry = str(source), None
   if text in RELEASED:
     text = RELEASED[text].url
+  elif found := hub.find(text):
+    return found, None
   if m := _ENTRY.fullmatch(text):
     text, entry = m.groups()
   if text.startswith(_PUBLIC):  # readable without a login

@@ -369,7 +369,7 @@ def test_a_photo_is_classified_by_a_released_name(server, tmp_path, monkeypatch)
   variables["params"]["head"]["bias"] -= 7
   weights.save_npz(tmp_path / "x.npz", variables)
   behaviour.content = (tmp_path / "x.npz").read_bytes()
-  entry = released.Released(url, "imagenet2012", weights.describe(variables).fields)
+  entry = released.Released(url, "imagenet2012", weights.describe(variables).fields, image_size=8)
   monkeypatch.setitem(weights.RELEASED, "imagenet1k/Mixer-B_16", entry)
   model = mixer_jax.load("imagenet1k/Mixer-B_16")
   photo = str(GOLDEN / "photo_coffee.jpg")
