@@ -110,14 +110,14 @@ def architecture(
   """
   height, width = sides
   arguments = {"img_size": height if height == width else [height, width], "in_chans": channels}
-  size = [fields.get(k) for k in ("patch_size", "num_blocks", "hidden_dim")]
+  size: Any = tuple(fields.get(k) for k in ("patch_size", "num_blocks", "hidden_dim"))
   if family == "mixer":
-    name = _MIXERS.get(tuple(size))
+    name = _MIXERS.get(size)
     ratios = [fields[k] / fields["hidden_dim"] for k in ("tokens_mlp_dim", "channels_mlp_dim")]
     plain = fields.get("token_mixing", "mlp") == "mlp"
     return (name, {**arguments, "mlp_ratio": ratios}) if name and plain else None
   if family == "res_mlp":
-    name = _RES_MLPS.get(tuple(size))
+    name = _RES_MLPS.get(size)
     plain = fields.get("token_mixing", "linear") == "linear"
     return (name, arguments) if name and plain else None
   if family == "vit" and not fields.get("representation_size"):
