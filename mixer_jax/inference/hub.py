@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from mixer_jax import files, models
+from mixer_jax import files, models, weights
 from mixer_jax.data import preprocess
 from mixer_jax.errors import InputError
 from mixer_jax.evaluators import best
@@ -131,7 +131,10 @@ def card(
     f"{described['pretrained_cfg']['mean']} and std {described['pretrained_cfg']['std']}",
     f"probabilities: {'sigmoids' if options.loss == 'sigmoid_xent' else 'a softmax'} of the logits",
   ]
-  if step is not None:
+  if step is None:
+    known = weights.RELEASED.get(trained.name)
+    facts.append(f"parameters of {trained.name}" + (f", licence {known.licence}" if known else ""))
+  else:
     facts.append(
       f"trained on {options.data.dataset} ({options.data.split}), {step} steps of {options.batch_size} images, "
       f"loss {options.loss}, optimizer {options.optimizer.name}, peak learning rate {options.learning_rate:g}"

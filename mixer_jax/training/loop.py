@@ -21,7 +21,7 @@ from mixer_jax.parallel import distributed, processes, sharding
 from mixer_jax.parallel.stop_signal import StopSignal
 from mixer_jax.training import experiment, headline, init_from, profiling
 from mixer_jax.training.state import TrainState
-from mixer_jax.workdir import checkpoint, metrics, provenance
+from mixer_jax.workdir import checkpoint, metrics, provenance, trackers
 from mixer_jax.workdir import directory as workdirs
 from mixer_jax.workdir import lease as leases
 
@@ -87,6 +87,7 @@ def _prepare(
   lease: leases.Lease | None,
 ) -> tuple["_Run", TrainState]:
   """Opens data and workdir; returns the run with the state that it goes on from."""
+  trackers.check(exp.options.log.wandb)
   source = exp.train_split.open()
   intact = checkpoint.find_intact(directory)
   source.number_classes_as(init_from.class_names(exp, directory, intact.step))
@@ -110,9 +111,7 @@ def _prepare(
   )
   start_step = int(state.step)
   metrics.log(headline.headline(exp, measured, directory, start_step))
-  run = _Run(
-    exp, directory, checkpointer, source, measured, start_step, origin.records, stop, lease
-  )
+  run = _Run(exp, directory, checkpointer, source, measured, start_step, origin, stop, lease)
   return run, state
 
 
@@ -132,7 +131,7 @@ class _Run:
     source: Any,
     measured: Mapping[str, Evaluator],
     start_step: int,
-    num_records: int | None,
+    origin: provenance.Provenance,
     stop: StopSignal,
     lease: leases.Lease | None,
   ):
@@ -142,7 +141,10 @@ class _Run:
     self._best, self._metric = evaluators.best(exp.options)
     with self._reporting():
       first = jax.process_index() == 0
-      self._writer = metrics.MetricWriter(directory, start_step, num_records) if first else None
+      also = trackers.begin(exp.options.log.wandb, directory, origin) if first else []
+      self._writer = (
+        metrics.MetricWriter(directory, start_step, origin.records, also) if first else None
+      )
     self._progress = metrics.Progress(
       start_step=start_step,
       total_steps=exp.total_steps,

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
 from mixer_jax import files, printing
+from mixer_jax.workdir.trackers import Tracker
 
 
 def format_duration(seconds: float) -> str:
@@ -33,14 +35,22 @@ class MetricWriter:
   an undisturbed run. Lines that are unreadable are reported and stay as they are.
   """
 
-  def __init__(self, workdir: epath.Path, start_step: int, expected: int | None = None):
+  def __init__(
+    self,
+    workdir: epath.Path,
+    start_step: int,
+    expected: int | None = None,
+    trackers: Sequence[Tracker] = (),
+  ):
     """Opens the files.
 
     Args:
       workdir: directory of the run.
       start_step: of the checkpoint that it resumes from.
       expected: number of records up to that step. None: it is not known.
+      trackers: where every record goes besides; they are closed with the files.
     """
+    self._trackers = trackers
     self._path = workdir / "metrics.jsonl"
     lines = read_lines(self._path)
     kept = [x for x in lines if x.record is None or x.record["step"] <= start_step]
@@ -72,6 +82,8 @@ class MetricWriter:
       Event(wall_time=time.time(), step=step, summary=Summary(value=scalars))
     )
     self._events.flush()
+    for tracker in self._trackers:
+      tracker.write(step, values)
 
   def has(self, step: int, section: str) -> bool:
     """Returns whether there are values of this step whose names begin with the section."""
@@ -86,6 +98,8 @@ class MetricWriter:
     if self._file is not None:
       self._file.close()
     self._events.close()
+    for tracker in self._trackers:
+      tracker.close()
 
 
 def _open_events(directory: epath.Path, purge_step: int) -> EventsWriter:
