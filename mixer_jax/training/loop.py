@@ -141,7 +141,8 @@ class _Run:
     self._best, self._metric = evaluators.best(exp.options)
     with self._reporting():
       first = jax.process_index() == 0
-      also = trackers.begin(exp.options.log.wandb, directory, origin) if first else []
+      project = exp.options.log.wandb if first else None
+      also = trackers.begin(project, directory, origin.run, origin.configuration)
       self._writer = (
         metrics.MetricWriter(directory, start_step, origin.records, also) if first else None
       )

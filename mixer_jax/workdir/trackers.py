@@ -7,7 +7,6 @@ from typing import Any, Protocol
 from etils import epath
 
 from mixer_jax.errors import InputError
-from mixer_jax.workdir import provenance
 
 
 class Tracker(Protocol):
@@ -43,9 +42,11 @@ class Wandb:
     self._run.finish()
 
 
-def begin(project: str | None, workdir: epath.Path, origin: provenance.Provenance) -> list[Tracker]:
-  """Returns the trackers of a run, of Weights & Biases if there is a project."""
-  return [Wandb(project, workdir, origin.run, origin.configuration)] if project else []
+def begin(
+  project: str | None, workdir: epath.Path, run: str, config: Mapping[str, Any]
+) -> list[Tracker]:
+  """Returns the trackers of a run, of Weights & Biases if there is a project; see `Wandb`."""
+  return [Wandb(project, workdir, run, config)] if project else []
 
 
 def check(project: str | None) -> None:
