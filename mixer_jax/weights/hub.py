@@ -85,10 +85,10 @@ def _of_own(source: str, own: Mapping[str, Any]) -> Released:
   )
 
 
-def _of_timm(source: str, config: Mapping[str, Any]) -> Released:
+def _of_timm(source: str, written: Mapping[str, Any]) -> Released:
   """Of a model that timm wrote; its MLPs and transformers have the exact GELU."""
-  cfg = config.get("pretrained_cfg", config)
-  fields = {"gelu": "erf"} if re.match("mixer|resmlp|vit|deit", config["architecture"]) else {}
+  cfg = written.get("pretrained_cfg", written)
+  fields = {"gelu": "erf"} if re.match("mixer|resmlp|vit|deit", written["architecture"]) else {}
   height, width = cfg.get("input_size", (3, 224, 224))[1:]
   return Released(
     source,
