@@ -286,15 +286,15 @@ def draw(paths: Sequence[str], predictions: Sequence[Prediction]) -> bytes:
     for p, one in zip(paths, predictions, strict=True)
     if "error" not in one
   ]
-  cells = []
+  shown = []
   for path, best in good[:_MAX_DRAWN]:
     data = _read(path)
     image = decode.decode_image(data, 4 if decode.read_header(data).alpha else 3)
     small = image[:: -(-image.shape[0] // 256), :: -(-image.shape[1] // 256)]
-    cells.append((small, f"{best['name'].partition(' (')[0]} {best['probability']:.2f}", "black"))
-  columns = min(6, max(1, len(cells)))
+    text = f"{best['name'].partition(' (')[0]} {best['probability']:.2f}"
+    shown.append(curves.Sample(small, text, wrong=False))
   picture = io.BytesIO()
-  figure = curves.grid(cells, columns, max(1, -(-len(cells) // columns)), 2.0)
+  figure = curves.predictions(shown, "likeliest classes", columns=6, width=2.0)
   figure.savefig(picture, format="png", dpi=100)
   return picture.getvalue()
 

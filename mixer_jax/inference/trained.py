@@ -174,8 +174,11 @@ def config_of_weights(
   released = weights.known(source)
   size = released.image_size if released else image_size or schema.joined(*spec.sides())
   fields = {"name": spec.family, **spec.fields}
-  crop = (released and released.crop) or "decode|resize_small|central_crop"
   clip = {"frames": spec.input_shape[0]} if len(spec.input_shape) == 4 else {}
+  whole = (
+    "segments(1)|decode|resize_small|central_crop" if clip else "decode|resize_small|central_crop"
+  )
+  crop = (released and released.crop) or whole
   return {
     **clip,
     "image_size": image_size or size,

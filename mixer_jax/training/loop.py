@@ -143,9 +143,8 @@ class _Run:
       first = jax.process_index() == 0
       project = exp.options.log.wandb if first else None
       also = trackers.begin(project, directory, origin.run, origin.configuration)
-      self._writer = (
-        metrics.MetricWriter(directory, start_step, origin.records, also) if first else None
-      )
+      known = (origin.records, origin.records_sha256, also)
+      self._writer = metrics.MetricWriter(directory, start_step, *known) if first else None
     self._progress = metrics.Progress(
       start_step=start_step,
       total_steps=exp.total_steps,
@@ -182,7 +181,7 @@ class _Run:
     with self._batches() as batches:
       for step in range(self._start_step + 1, exp.total_steps + 1):
         with self._wait(step - 1, state):
-          batch = next(batches)
+          batch = self._next(batches)
         if step == self._start_step + 1:
           state = self._first_step(step, state, batch)
         else:
@@ -287,6 +286,12 @@ class _Run:
       batches, start=self._start_step, num_workers=exp.options.data.num_workers
     )
 
+  def _next(self, batches: loading.ClosingIterator) -> pipeline.Batch:
+    begin = time.perf_counter()
+    batch = next(batches)
+    self._progress.wait(time.perf_counter() - begin)
+    return batch
+
   def _put(self, batch: pipeline.Batch) -> dict[str, jax.Array]:
     exp = self._exp
     return sharding.put_batch(batch, exp.shardings.batch, self._rows, exp.options.batch_size)
@@ -376,6 +381,6 @@ class _Run:
     if self._lease is not None:
       self._lease.check()
     score = self._results[step][self._metric] if step in self._results else None
-    records = len(self._writer.records) if self._writer else None
+    records = self._writer.records if self._writer else None
     self._checkpointer.save(step, state, score, records)
     self._progress.pause(time.perf_counter() - begin)

@@ -79,6 +79,12 @@ def call(*args, **values):
     prepare.main(["prepare", *args])
 
 
+def test_the_table_s_names_are_prepared_by_their_builders(monkeypatch, capsys):
+  monkeypatch.setattr(prepare.builders, "prepare", lambda name, data_dir: f"{data_dir}/{name}")
+  call("vtab/dmlab", data_dir="/data")
+  assert "/data/dmlab" in capsys.readouterr().out
+
+
 def test_prints_the_flags_that_train_on_it(tmp_path, capsys):
   sets.folder(tmp_path / "My photos!", {"cat": 20, "dog": 30})
   (tmp_path / "My photos!" / "cat" / "notes.txt").write_text("x")
@@ -126,6 +132,11 @@ def test_many_classes_are_summed_up(tmp_path, capsys):
     ((), {"from_tfds": "x"}, "is not the directory of a prepared TFDS data set"),
     ((), {"from_imagenet": "x", "name": "y"}, "no --name"),
     ((), {"from_imagenet": "x"}, "ILSVRC2012_img_train.tar is missing"),
+    ((), {"from_folder": "x", "fps": 5.0}, "--fps goes with --from_videos"),
+    ((), {"from_videos": "x", "from_folder": "x"}, "give one of --from_folder"),
+    ((), {"from_videos": "x", "names": "y"}, "--names goes with"),
+    ((), {"from_videos": "x", "verify": False}, "--noverify is for images"),
+    ((), {"from_videos": "x"}, "x is not a directory|need PyAV"),
     (("imagenet2013",), {}, "Did you mean 'imagenet2012'"),
   ],
 )
@@ -140,3 +151,20 @@ def test_bad_shares(tmp_path, share):
   sets.folder(tmp_path / "in", {"a": 2})
   with pytest.raises(InputError, match="--held_out="):
     call(from_folder=str(tmp_path / "in"), held_out=share, data_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+  ("name", "error", "named"),
+  [
+    ("imagenet2012", AssertionError("Manual directory d is empty, see:\nlines"), "--from_imagenet=DIR"),
+    ("imagenet2012", ModuleNotFoundError("x", name="tensorflow"), "--from_imagenet=DIR.* pip install"),
+    ("mnist", ConnectionError("no such host"), "no such host. Two ways out: .*--from_folder"),
+  ],
+)  # fmt: skip
+def test_a_builder_that_lacks_something_ends_with_the_ways_out(monkeypatch, name, error, named):
+  def fail(*_):
+    raise error
+
+  monkeypatch.setattr(prepare.builders, "prepare", fail)
+  with pytest.raises(InputError, match=named):
+    call(name)
