@@ -68,8 +68,8 @@ def get_config(arg: str = ""):
   config.loss = "softmax_xent"
   config.init.weights = source
   config.init.resize = given["resize"]
-  if source in weights.RELEASED:
-    config.normalize = weights.RELEASED[source].normalize
+  if known := weights.known(source):
+    config.normalize = known.normalize
   config.model.update(init_from.fields_at(spec, (height, width), given["resize"]))
 
   config.data.data_dir = given["data_dir"] or None

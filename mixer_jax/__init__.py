@@ -1,7 +1,8 @@
 """MLP vision models in JAX, starting from MLP-Mixer (arXiv:2105.01601).
 
 - `build("mixer", variant="B/16", num_classes=10)` returns a Flax module.
-- `load("imagenet1k/Mixer-B_16")` returns a module and its variables, from a name, an address or a file.
+- `load("imagenet1k/Mixer-B_16")` returns a trained model by name, address, file or workdir: `predict(images)`,
+  `features(images)`, `module`, `variables`.
 - `features(model, variables, image)` returns what the model computes inside, by name.
 """
 
@@ -17,12 +18,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+  from mixer_jax.inference import load_model as load
   from mixer_jax.models import build, features
-  from mixer_jax.weights import load_model as load
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "build", "features", "load"]
-_PLACES = {"build": "models.build", "features": "models.features", "load": "weights.load_model"}
+_PLACES = {"build": "models.build", "features": "models.features", "load": "inference.load_model"}
 
 
 def __getattr__(name: str) -> Any:

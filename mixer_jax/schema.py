@@ -177,6 +177,7 @@ class Checkpoint:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Log:
   every_steps: PositiveInt = 50
+  wandb: str | None = None  # project at Weights & Biases that gets the metrics, too (docs/runs.md)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

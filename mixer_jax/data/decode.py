@@ -1,10 +1,11 @@
 """Encoded images to pixels: the bytes that the authors' TensorFlow decodes, from untrusted files.
 
-JPEG (grey, RGB, CMYK, YCCK; baseline and progressive), PNG and WebP, told apart by their content. EXIF
+JPEG (grey, RGB, CMYK, YCCK; baseline and progressive; chroma of any sampling), PNG and WebP, told apart by their content. EXIF
 orientation, gamma and colour profiles are ignored, 16 bits become the upper 8, as in tf.io. The header's
 size is checked before anything is decoded or allocated.
 """
 
+import io
 import sys
 import zlib
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
+import PIL.Image
 import simplejpeg
 from jaxtyping import UInt8
 
@@ -37,6 +39,9 @@ _OTHERS = {
 }  # fmt: skip
 
 
+_SMOOTH = ((2, 1), (1, 2), (2, 2))  # what libjpeg enlarges smoothly; others are repeated
+
+
 class Header(NamedTuple):
   """What is known of an image before it is decoded; sizes in pixels."""
 
@@ -47,6 +52,7 @@ class Header(NamedTuple):
   cmyk: bool = False
   adobe: bool = False  # a CMYK JPEG of Adobe's holds the complement
   alpha: bool = False
+  smooth: bool = False  # components of a JPEG with half the rows or columns, which are interpolated
 
 
 def decode_image(data: bytes, channels: int = 3, *, dct: Dct = "fast") -> Image:
@@ -176,7 +182,11 @@ def _read_jpeg_header(data: bytes) -> Header:
   cmyk = len(frame.sampling) == 4
   pixel = 7 if cmyk else 3  # bytes: of CMYK too
   num_bytes = frame.height * frame.width * pixel + frame.coefficient_bytes
-  return Header("JPEG", frame.height, frame.width, num_bytes, cmyk=cmyk, adobe=frame.adobe)
+  across, down = (max(factors) for factors in zip(*frame.sampling, strict=True))
+  smooth = any((across / h, down / v) in _SMOOTH for h, v in frame.sampling)
+  return Header(
+    "JPEG", frame.height, frame.width, num_bytes, cmyk=cmyk, adobe=frame.adobe, smooth=smooth
+  )
 
 
 def _read_png_header(data: bytes) -> Header:
@@ -263,10 +273,36 @@ def _decode_jpeg(
       min_height=height if eighths < 8 else 0, min_width=width if eighths < 8 else 0,
     )  # fmt: skip
   except ValueError as e:
-    raise BadRecordError(f"damaged JPEG: {e}") from e
+    if "subsampling" not in str(e):
+      raise BadRecordError(f"damaged JPEG: {e}") from e
+    pixels = cv2.resize(
+      _decode_by_pillow(data, header, colorspace, dct),
+      (width, height),
+      interpolation=cv2.INTER_AREA,
+    ).reshape(buffer.shape)
   if pixels.shape[:2] != (height, width):
     raise BadRecordError(f"damaged JPEG: {pixels.shape[:2]} pixels instead of {(height, width)}")
   return _of_rgb(_cmyk_to_rgb(pixels, adobe=header.adobe), channels) if header.cmyk else pixels
+
+
+def _decode_by_pillow(
+  data: bytes, header: Header, colorspace: str, dct: Dct
+) -> UInt8[np.ndarray, "h w *c"]:
+  """Decodes a JPEG whose sampling simplejpeg does not know (1x3, 2x4, Cb and Cr that differ).
+
+  Pillow's draft mode has the fast DCT and repeats components instead of interpolating, and then gives TensorFlow's bytes. Where
+  TensorFlow interpolates, the pixels are those of Pillow's accurate DCT, for "fast", too.
+  """
+  try:
+    with PIL.Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+      if colorspace == "GRAY":
+        image.draft("L", image.size)
+      if dct == "fast" and not header.smooth:
+        image.decoderconfig = (1, 1)  # pyright: ignore[reportAttributeAccessIssue]
+      pixels = np.asarray(image)
+  except (OSError, SyntaxError, ValueError) as e:
+    raise BadRecordError(f"damaged JPEG: {e}") from e
+  return 255 - pixels if header.cmyk else pixels  # Pillow takes all of CMYK for the complement
 
 
 def _of_rgb(image: UInt8[np.ndarray, "h w 3"], channels: int) -> Image:

@@ -32,25 +32,26 @@ class Preprocess:
       where: the text's key, for messages.
     """
     self._arguments = (text, input_shape, where)
-    calls = [_parse_call(part.strip(), where) for part in text.split("|")]
-    _check_order([name for name, _ in calls], text, where, clip=len(input_shape) == 4)
-    followed = [name for name, _ in calls[1:]] + [""]
+    parts = calls(text, where)
+    _check_order([name for name, _ in parts], text, where, clip=len(input_shape) == 4)
+    followed = [name for name, _ in parts[1:]] + [""]
     bound = [
       _bind(_operation(name, kwargs, after), kwargs, input_shape, f"{where}: {name}")
-      for (name, kwargs), after in zip(calls, followed, strict=True)
+      for (name, kwargs), after in zip(parts, followed, strict=True)
     ]
     self.input_shape = input_shape
     self._sample, self._ops = (bound[0], bound[1:]) if len(input_shape) == 4 else (None, bound)
-    times = calls[0][1].get("views")
+    times = parts[0][1].get("views")
     self.draws_frames = self._sample is not None and times is None
-    self._crops = clips.CROPS if "three_crops" in dict(calls) else 1
+    self._crops = clips.CROPS if "three_crops" in dict(parts) else 1
     self.views = (times or 1) * self._crops
 
   def __call__(self, example: ops.Example, rng: np.random.Generator, view: int = 0) -> ops.Example:
     """Returns the example with its pixels, {"image": uint8 of `input_shape`, …}.
 
     Args:
-      example: {"image": the encoded image, or the encoded frames of a video, …}.
+      example: {"image": the encoded image, the encoded frames of a video, or an image's pixels, uint8 (h, w, c), which
+        are not decoded, …}.
       rng: what is random is drawn from it, of a clip once for all of its frames.
       view: which of the views; those of a place in time follow one another.
 
@@ -84,7 +85,7 @@ class Preprocess:
     return done | {"image": clip}
 
   def _image(self, example: ops.Example, rng: np.random.Generator) -> ops.Example:
-    for op in self._ops:
+    for op in self._ops[isinstance(example["image"], np.ndarray) :]:
       example = op(example, rng)
     height, width, _ = shape = self.input_shape[-3:]
     if example["image"].shape != shape:
@@ -112,6 +113,11 @@ class Preprocess:
     return Preprocess, self._arguments  # closures do not pickle, the text does
 
 
+def calls(text: str, where: str) -> list[tuple[str, dict[str, Any]]]:
+  """Returns the name and the arguments that are given of each operation; raises InputError if it is none."""
+  return [_parse_call(part.strip(), where) for part in text.split("|")]
+
+
 def _check_order(names: list[str], text: str, where: str, *, clip: bool) -> None:
   """Raises InputError unless `decode` is first, of clips after a sampling, and each of these is there once."""
   known = " or ".join(clips.SAMPLINGS)
@@ -132,7 +138,7 @@ def _check_order(names: list[str], text: str, where: str, *, clip: bool) -> None
 
 def _check_kind(encoded: Any, *, clip: bool) -> None:
   """Raises InputError if an example is a video and not an image, or the other way round."""
-  if clip == isinstance(encoded, bytes):
+  if clip == isinstance(encoded, bytes | np.ndarray):
     raise InputError(
       "the data are images, and the model takes clips; give videos, or a model of images (frames=None)"
       if clip

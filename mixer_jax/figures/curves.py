@@ -147,12 +147,14 @@ def samples(source: Any, rows: dict[str, np.ndarray], image_channels: int) -> li
   return found
 
 
-def predictions(shown: Sequence[Sample], title: str) -> Any:
-  """Returns a figure of images with the predicted class, in red where it is wrong."""
-  lines = max(1, -(-len(shown) // _COLUMNS))
-  figure = figures.empty(_COLUMNS * 0.9, lines * 1.15 + 0.5)
+def predictions(
+  shown: Sequence[Sample], title: str, columns: int = _COLUMNS, width: float = 0.9
+) -> Any:
+  """Returns a figure of images with the predicted class, in red where it is wrong; `width` of each in inches."""
+  lines = max(1, -(-len(shown) // columns))
+  figure = figures.empty(columns * width, lines * (width + 0.25) + 0.5)
   figure.suptitle(figures.label(title), fontsize=10)
-  grid = figure.subplots(lines, _COLUMNS, squeeze=False).ravel()
+  grid = figure.subplots(lines, columns, squeeze=False).ravel()
   for axes in grid:
     axes.set_axis_off()
   for axes, (image, text, wrong) in zip(grid, shown, strict=False):

@@ -11,12 +11,17 @@ from mixer_jax import files
 from mixer_jax.training import experiment
 
 
-def make_map_step(setup: experiment.ModelSetup) -> Any:
-  """Returns the jitted (variables, batch) -> {"stage_<i>": float32 (b, h, w, c)}."""
+def make_features_step(setup: experiment.ModelSetup, prefix: str) -> Any:
+  """Returns the jitted (variables, batch) -> {name: float32 (b, …)} of what the model computes inside.
+
+  Args:
+    setup: the model.
+    prefix: of the names; "stage_" for the maps (b, h, w, c), "" for all.
+  """
 
   def output(batch: Any, outputs: Any) -> Any:
     del batch
-    return {k: v.astype(jnp.float32) for k, v in outputs.items() if k.startswith("stage_")}
+    return {k: v.astype(jnp.float32) for k, v in outputs.items() if k.startswith(prefix)}
 
   return experiment.make_predict_step(setup, output)
 

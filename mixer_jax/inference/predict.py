@@ -18,11 +18,14 @@ from mixer_jax import files, losses, printing
 from mixer_jax.data import decode, photos
 from mixer_jax.data.preprocess import Preprocess
 from mixer_jax.errors import BadRecordError, InputError
+from mixer_jax.figures import curves
+from mixer_jax.inference import features
 from mixer_jax.inference import trained as trained_lib
 from mixer_jax.parallel import sharding
 from mixer_jax.training import experiment
 
 MAX_FILE_BYTES = 1 << 28
+_MAX_DRAWN = 48
 MAX_ASPECT = 100  # resizing the short side of a line to 256 pixels would
 
 Prediction = dict[str, Any]  # "file", and "predictions" or "error"
@@ -59,8 +62,46 @@ def _matches(pattern: pathlib.Path) -> list[str]:
   return sorted(str(root / name) for name in found)
 
 
-def load_image(path: str, pipeline: Preprocess) -> UInt8[np.ndarray, "h w c"]:
-  """Returns the pre-processed image; raises BadRecordError if it is no usable image file, InputError if the storage fails."""
+def load_image(image: str | np.ndarray, pipeline: Preprocess) -> UInt8[np.ndarray, "h w c"]:
+  """Returns the pre-processed image.
+
+  Args:
+    image: path of a file, or pixels, uint8 (height, width, channels), grey (height, width).
+    pipeline: the pre-processing.
+
+  Raises:
+    BadRecordError: it is no usable image.
+    InputError: the storage fails.
+  """
+  if isinstance(image, np.ndarray):
+    data, shape = (pixels := _pixels(image, pipeline.input_shape[-1])), pixels.shape
+  else:
+    data = _read(image)
+    shape = (header := decode.read_header(data)).height, header.width
+  height, width = shape[:2]
+  if max(height, width) > MAX_ASPECT * min(height, width):
+    raise BadRecordError(f"{height}x{width} pixels: sides differ by more than {MAX_ASPECT} times")
+  try:
+    return pipeline({"image": data, "label": 0}, np.random.default_rng(0))["image"]
+  except InputError as e:  # too small for the configuration's crop
+    raise BadRecordError(str(e)) from e
+
+
+def _pixels(image: np.ndarray, channels: int) -> UInt8[np.ndarray, "h w c"]:
+  """Returns the image with its channels as the last axis, grey as three if the model takes these; raises BadRecordError."""
+  pixels = image[..., None] if image.ndim == 2 else image
+  if pixels.shape[-1] == 1 and channels == 3:
+    pixels = np.repeat(pixels, 3, axis=-1)
+  if (
+    pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] != channels or not pixels.size
+  ):
+    raise BadRecordError(
+      f"{image.dtype} {image.shape}; expected levels of 0 to 255, uint8 (height, width, {channels})"
+    )
+  return np.ascontiguousarray(pixels)
+
+
+def _read(path: str) -> bytes:
   try:
     if os.path.isdir(path):
       raise BadRecordError(f"no image ({', '.join(photos.SUFFIXES)}) in this directory")
@@ -68,17 +109,9 @@ def load_image(path: str, pipeline: Preprocess) -> UInt8[np.ndarray, "h w c"]:
       raise BadRecordError("no such file")
     if os.path.getsize(path) > MAX_FILE_BYTES:
       raise BadRecordError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
-    data = pathlib.Path(path).read_bytes()
+    return pathlib.Path(path).read_bytes()
   except OSError as e:
     raise photos.unreadable(path, e) from e
-  header = decode.read_header(data)
-  height, width = header.height, header.width
-  if max(height, width) > MAX_ASPECT * min(height, width):
-    raise BadRecordError(f"{height}x{width} pixels: sides differ by more than {MAX_ASPECT} times")
-  try:
-    return pipeline({"image": data, "label": 0}, np.random.default_rng(0))["image"]
-  except InputError as e:  # too small for the configuration's crop
-    raise BadRecordError(str(e)) from e
 
 
 def make_top_step(setup: experiment.ModelSetup, top: int) -> Any:
@@ -97,7 +130,7 @@ def make_top_step(setup: experiment.ModelSetup, top: int) -> Any:
 
 def predict(
   trained: trained_lib.Trained,
-  paths: Sequence[str],
+  images: Sequence[str | np.ndarray],
   class_names: Sequence[str],
   *,
   top: int,
@@ -107,13 +140,13 @@ def predict(
 
   Args:
     trained: the model; images meet the pre-processing of its config.best's evaluator.
-    paths: files.
+    images: see load_image.
     class_names: of all classes.
     top: classes for each image.
     batch_size: images computed at once; all batches have this size, so that one program serves them.
   """
-  step = make_top_step(trained.setup, top)
-  for file, row in outputs(trained, paths, step, batch_size=batch_size):
+  step = trained.jitted(make_top_step, top)
+  for file, row in outputs(trained, images, step, batch_size=batch_size):
     if isinstance(row, BadRecordError):
       yield {"file": file, "error": str(row)}
     else:
@@ -124,42 +157,91 @@ def predict(
       yield {"file": file, "predictions": named}
 
 
+def predict_images(
+  trained: trained_lib.Trained, images: Any, *, top: int, batch_size: int
+) -> list[list[dict[str, Any]]]:
+  """Returns the predictions for each image; see Trained.predict."""
+  names = trained_lib.class_names(trained)
+  predictions = predict(trained, _listed(images), names, top=top, batch_size=batch_size)
+  return [_good(one["file"], one.get("error"), one.get("predictions")) for one in predictions]
+
+
+def features_of_images(
+  trained: trained_lib.Trained, images: Any, *, batch_size: int
+) -> dict[str, np.ndarray]:
+  """Returns what the model computes of the images; see Trained.features."""
+  step = trained.jitted(features.make_features_step, "")
+  found = outputs(trained, _listed(images), step, batch_size=batch_size)
+  rows = [_good(name, row if isinstance(row, BadRecordError) else None, row) for name, row in found]
+  return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+
+
+def _listed(images: Any) -> list[str | np.ndarray]:
+  """Returns the images one by one: files as paths, others as pixels; raises InputError if there are none."""
+  if isinstance(images, str | os.PathLike):
+    return [*find_images([os.fspath(images)])]
+  if not isinstance(images, list | tuple):
+    pixels = np.asarray(images)
+    return [*_listed([*pixels])] if pixels.ndim == 4 else [pixels]
+  if not images:
+    raise InputError("give at least one image.")
+  paths = isinstance(images[0], str | os.PathLike)
+  return [*find_images([*map(os.fspath, images)])] if paths else [np.asarray(x) for x in images]
+
+
+def _good(name: str, error: Any, row: Any) -> Any:
+  """Returns the row; raises InputError if there is an error instead."""
+  if error is not None:
+    raise InputError(f"{name} cannot be used: {error}.")
+  return row
+
+
 def outputs(
-  trained: trained_lib.Trained, paths: Sequence[str], step: Any, *, batch_size: int
+  trained: trained_lib.Trained,
+  images: Sequence[str | np.ndarray],
+  step: Any,
+  *,
+  batch_size: int,
 ) -> Iterator[tuple[str, Any]]:
-  """Yields (file as printable text, its part of the step's outputs, or BadRecordError) for each file, in order.
+  """Yields (name as printable text, its part of the step's outputs, or BadRecordError) for each image, in order.
+
+  A file's name is its path, that of pixels "image" and their number.
 
   Args:
     trained: the model; images meet the pre-processing of its config.best's evaluator.
-    paths: files.
+    images: see load_image.
     step: of experiment.make_predict_step; its outputs have the batch as their first axis.
     batch_size: images computed at once; all batches have this size, so that one program serves them.
   """
   setup = trained.setup
-  size = -(-min(batch_size, len(paths)) // setup.mesh.size) * setup.mesh.size
+  size = -(-min(batch_size, len(images)) // setup.mesh.size) * setup.mesh.size
   blank = np.zeros(setup.options.input_shape, np.uint8)
   preprocess = trained_lib.preprocess(setup)
 
-  def load(path: str) -> np.ndarray | BadRecordError:
+  def load(image: str | np.ndarray) -> np.ndarray | BadRecordError:
     try:
-      return load_image(path, preprocess)
+      return load_image(image, preprocess)
     except BadRecordError as e:
       return e
 
   with ThreadPoolExecutor() as threads:
-    for start in range(0, len(paths), size):
-      part = paths[start : start + size]
+    for start in range(0, len(images), size):
+      part = images[start : start + size]
       loaded = list(threads.map(load, part))
-      images = [blank if isinstance(x, BadRecordError) else x for x in loaded]
-      images += [blank] * (size - len(part))
+      pixels = [blank if isinstance(x, BadRecordError) else x for x in loaded]
+      pixels += [blank] * (size - len(part))
       batch = sharding.put_batch(
-        {"image": np.stack(images)}, setup.shardings.batch, np.arange(size), size
+        {"image": np.stack(pixels)}, setup.shardings.batch, np.arange(size), size
       )
       out = jax.tree.map(np.asarray, step(trained.variables, batch))
-      for i, (path, image) in enumerate(zip(part, loaded, strict=True)):
-        bad = isinstance(image, BadRecordError)
-        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
-        yield printing.printable(shown), image if bad else jax.tree.map(lambda x, i=i: x[i], out)
+      for i, (image, result) in enumerate(zip(part, loaded, strict=True)):
+        name = f"image {start + i}" if isinstance(image, np.ndarray) else _shown(image)
+        bad = isinstance(result, BadRecordError)
+        yield name, result if bad else jax.tree.map(lambda x, i=i: x[i], out)
+
+
+def _shown(path: str) -> str:
+  return printing.printable(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
 
 def read_class_names(path: str, num_classes: int) -> list[str]:
@@ -197,7 +279,27 @@ def format_file(predictions: Sequence[Prediction], suffix: str) -> str:
   return text.getvalue()
 
 
-def check_output(path: str, suffixes: Sequence[str] = (".csv", ".json")) -> pathlib.Path:
+def draw(paths: Sequence[str], predictions: Sequence[Prediction]) -> bytes:
+  """Returns a PNG of the first 48 images that were predicted, each below its likeliest class."""
+  good = [
+    (p, one["predictions"][0])
+    for p, one in zip(paths, predictions, strict=True)
+    if "error" not in one
+  ]
+  shown = []
+  for path, best in good[:_MAX_DRAWN]:
+    data = _read(path)
+    image = decode.decode_image(data, 4 if decode.read_header(data).alpha else 3)
+    small = image[:: -(-image.shape[0] // 256), :: -(-image.shape[1] // 256)]
+    text = f"{best['name'].partition(' (')[0]} {best['probability']:.2f}"
+    shown.append(curves.Sample(small, text, wrong=False))
+  picture = io.BytesIO()
+  figure = curves.predictions(shown, "likeliest classes", columns=6, width=2.0)
+  figure.savefig(picture, format="png", dpi=100)
+  return picture.getvalue()
+
+
+def check_output(path: str, suffixes: Sequence[str] = (".csv", ".json", ".png")) -> pathlib.Path:
   """Returns the path; raises InputError unless a file with one of the suffixes can be written there."""
   output = pathlib.Path(files.path_of(path, "--output"))
   if output.suffix not in suffixes:
@@ -207,7 +309,9 @@ def check_output(path: str, suffixes: Sequence[str] = (".csv", ".json")) -> path
   return output
 
 
-def save(output: pathlib.Path, predictions: Sequence[Prediction]) -> None:
-  """Writes the file, all of it or nothing. Raises SaveError."""
+def save(output: pathlib.Path, predictions: Sequence[Prediction], paths: Sequence[str]) -> None:
+  """Writes the predictions for the files of `paths`, all of it or nothing. Raises SaveError."""
+  drawn = output.suffix == ".png"
+  content = draw(paths, predictions) if drawn else format_file(predictions, output.suffix).encode()
   with files.replacing(output) as partial:
-    partial.write_text(format_file(predictions, output.suffix), encoding="utf-8")
+    partial.write_bytes(content)

@@ -5,18 +5,25 @@ What evaluation, prediction, few-shot and export share.
 
 import contextlib
 import dataclasses
+import functools
 import math
+import os
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
+from flax import linen as nn
 
-from mixer_jax import configuration, evaluators, weights
-from mixer_jax.data import sources
+from mixer_jax import configuration, evaluators, models, schema, weights
+from mixer_jax.data import imagenet, sources
 from mixer_jax.data.preprocess import Preprocess
 from mixer_jax.errors import InputError
 from mixer_jax.training import experiment
 from mixer_jax.training.state import Variables
+from mixer_jax.weights.variables import flatten
 from mixer_jax.workdir import checkpoint, metrics, provenance, restore
 from mixer_jax.workdir import directory as workdirs
 
@@ -39,6 +46,51 @@ class Trained:
   step: int | None = None
   class_names: tuple[str, ...] = ()
 
+  @property
+  def module(self) -> nn.Module:
+    """The Flax module: `module.apply(variables, images)`, of float32 images normalised as in training."""
+    return self.setup.model
+
+  def __iter__(self) -> Iterator[Any]:
+    """Yields the module and the variables."""
+    return iter((self.module, self.variables))
+
+  def predict(self, images: Any, top: int = 5, batch_size: int = 64) -> list[list[dict[str, Any]]]:
+    """Returns the likeliest classes of each image: {"class", "name", "probability"}, the likeliest first.
+
+    Args:
+      images: pixels of any size, uint8 (h, w, c) or (b, h, w, c), or a list of them; or a path of an image file, a
+        directory or a glob, or a list of them.
+      top: number of classes.
+      batch_size: images computed at once.
+
+    Raises:
+      InputError: names the image that cannot be used.
+    """
+    from mixer_jax.inference import predict  # which imports this file
+
+    return predict.predict_images(self, images, top=top, batch_size=batch_size)
+
+  def features(self, images: Any, batch_size: int = 64) -> dict[str, np.ndarray]:
+    """Returns what the model computes inside, float32: `logits` and `pre_logits` (b, c), `stage_<i>`, `block_<i>`.
+
+    Arguments and errors are those of `predict`.
+    """
+    from mixer_jax.inference import predict
+
+    return predict.features_of_images(self, images, batch_size=batch_size)
+
+  def jitted(self, make: Callable[..., Any], *arguments: Any) -> Any:
+    """Returns make(setup, *arguments), a jitted step, which is made and compiled once."""
+    key = make, *arguments
+    if key not in self._steps:
+      self._steps[key] = make(self.setup, *arguments)
+    return self._steps[key]
+
+  @functools.cached_property
+  def _steps(self) -> dict[Any, Any]:
+    return {}
+
 
 def load(
   *,
@@ -51,7 +103,7 @@ def load(
 
   Args:
     workdir: a run's directory; its config.json is the configuration unless `config` is given.
-    config: the configuration; needed with `weights_file` alone.
+    config: the configuration. Without one, a weights file alone is loaded as it is, see `load_model`.
     which: the checkpoint: "newest", "best", or its step.
     weights_file: name, address or file of parameters (weights.load), instead of a checkpoint.
 
@@ -59,13 +111,105 @@ def load(
     InputError: no such run, checkpoint or file, or parameters that do not fit the model.
   """
   directory = None if workdir is None else workdirs.path_of(workdir)
-  if directory is None and (config is None or weights_file is None):
-    raise InputError("give --workdir, or --weights together with --config.")
+  if directory is None and weights_file is None:
+    raise InputError("give --workdir or --weights.")
+  if directory is None and config is None:
+    return load_model(str(weights_file))
   setup = build_setup(directory, config)
   if weights_file is not None:
     return _load_weights(setup, weights_file)
   assert directory is not None
   return load_checkpoint(setup, directory, which)
+
+
+def load_model(
+  source: str | os.PathLike[str],
+  *,
+  image_size: int | str | tuple[int, int] | None = None,
+  **fields: Any,
+) -> Trained:
+  """Returns a trained model that needs no configuration: with its own size, classes and preprocessing.
+
+  Args:
+    source: name of a released model, address or file of weights (weights.load), or a run's workdir, of which the
+      newest checkpoint is taken.
+    image_size: side of the images in pixels, or (height, width). Default: that of pre-training.
+    fields: of the module, instead of what the shapes tell or the defaults: gelu="erf" for weights that timm
+      trained, dtype="bfloat16".
+
+  Raises:
+    InputError: no such weights or run, or fields that the module does not have.
+  """
+  source = str(source)
+  if workdirs.find_run(source) is not None:
+    if fields or image_size:
+      raise InputError(f"{source} is a run, whose model is known: leave out image_size and fields.")
+    return load(workdir=source, config=None)
+  variables = weights.load(source, num_heads=fields.get("num_heads"))
+  spec = weights.describe(variables, source)
+  known = weights.known(source)
+  given = {**spec.fields, **(known.fields if known else {}), **fields}
+  config = config_of_weights(source, spec._replace(fields=given), image_size)
+  config["loss"] = (known and known.loss) or _loss_of(variables, spec.family)
+  setup = build_setup(None, schema.translated(config, models.schema))
+  if guessed := sorted({*models.FAMILIES[spec.family].UNTOLD, "gelu"} - {*given}):
+    _say_guesses(source, spec, setup.model, guessed)
+  variables = weights.check_match(variables, setup.abstract_variables, source)
+  variables = jax.device_put(variables, setup.shardings.variables)
+  return Trained(setup, variables, source, class_names=weights.class_names(source))
+
+
+def config_of_weights(
+  source: str, spec: weights.ModelSpec, image_size: int | str | tuple[int, int] | None = None
+) -> dict[str, Any]:
+  """Returns the keys of a configuration that takes weights as they are.
+
+  They are evaluated as their published accuracy was, if that is known (weights.RELEASED), else as in table 3.
+
+  Args:
+    source: name, address or file of the weights.
+    spec: the model that they belong to.
+    image_size: instead of the weights' own.
+  """
+  released = weights.known(source)
+  size = released.image_size if released else image_size or schema.joined(*spec.sides())
+  fields = {"name": spec.family, **spec.fields}
+  clip = {"frames": spec.input_shape[0]} if len(spec.input_shape) == 4 else {}
+  whole = (
+    "segments(1)|decode|resize_small|central_crop" if clip else "decode|resize_small|central_crop"
+  )
+  crop = (released and released.crop) or whole
+  return {
+    **clip,
+    "image_size": image_size or size,
+    "image_channels": spec.input_shape[-1],
+    "normalize": released.normalize if released else "unit",
+    "num_classes": fields.pop("num_classes"),
+    "loss": "softmax_xent",
+    "model": fields,
+    "evaluators": {"val": {"type": "classification", "ops": crop, "batch_size": 256}},
+  }
+
+
+def _loss_of(variables: Variables, family: str) -> str:
+  """Returns the loss that a head was trained with, as its biases tell.
+
+  The gradients of a softmax sum to zero over the classes, which leaves the mean of the biases where it began, at 0.
+  Sigmoids of k classes, of which an image has one, take it to about −log k.
+  """
+  head = next(iter(models.FAMILIES[family].HEAD))
+  bias = np.asarray(flatten(variables)[f"{head}/bias"], np.float64)
+  return "sigmoid_xent" if bias.mean() < -math.log(bias.size) / 2 else "softmax_xent"
+
+
+def _say_guesses(source: str, spec: weights.ModelSpec, model: Any, names: list[str]) -> None:
+  taken = [f"{name}={getattr(model, name)!r}" for name in names if hasattr(model, name)]
+  if taken and not spec.variant:
+    print(
+      f"{source}: parameters do not tell {' '.join(taken)}; give load what they were trained with",
+      file=sys.stderr,
+      flush=True,
+    )
 
 
 def build_setup(directory: epath.Path | None, config: Any) -> experiment.ModelSetup:
@@ -126,13 +270,17 @@ def preprocess(setup: experiment.ModelSetup) -> Preprocess:
 
 
 def class_names(trained: Trained) -> list[str]:
-  """Returns the names of the model's classes. A class without a name gets its number.
+  """Returns the names of the model's classes; ImageNet's in words. A class without a name gets its number.
 
-  If the model has no names, TFDS's description of the data set gives them, even without the data.
+  If the model has no names, they are ImageNet's for as many classes as one of its lists has, or those of TFDS's description of
+  the data set, which needs no data.
   """
   data, num_classes = trained.setup.options.data, trained.setup.options.num_classes
   names = list(trained.class_names)
-  if not names:
+  if not names and data.dataset.startswith("imagenet"):
+    names = imagenet.class_ids(num_classes)
+  elif not names:
     with contextlib.suppress(InputError):  # TFDS may not know the data set
       names = sources.class_names(dataset=data.dataset, data_dir=data.data_dir, label=data.label)
-  return [*names[:num_classes], *map(str, range(len(names), num_classes))]
+  named = [*names[:num_classes], *map(str, range(len(names), num_classes))]
+  return imagenet.in_words(named)

@@ -14,7 +14,7 @@ A family is one file, entered in `FAMILIES`. It has:
   order what one of them matches (`layer_numbers`);
 - `TORCH_NAMES`, layout -> pairs of names, torch's and ours (weights/torch_layout.py), or a function of a state's names and
   arrays that returns them; `TORCH_FORM`, only if torch cuts its parameters otherwise; and `RELEASED_RENAMES`, expressions
-  for the authors' older .npz layouts; empty if there are none;
+  for the authors' older .npz layouts; empty if there are none. A family may have `released_form`, a function of name -> array;
 - `RESIZE_METHODS`, and if there are any `resize` and `resize_fields`: parameters and fields for another grid of
   tokens by one of them. A family without any is not tied to a number of tokens. If only some of its models do, it is a function of
   the fields.

@@ -7,11 +7,13 @@ Axis letters: b images, h w pixels or positions, c channels, i o channels in and
 names are those of the released files (big_transfer, bit_pytorch/models.py: load_from), all below `resnet`.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
@@ -315,13 +317,42 @@ class Model(layers.ImageModel):
     return pre_logits if logits is None else logits
 
 
-PREFIX = r"resnet/"
+PREFIX = r"resnet/|root_block/conv_root/"
 HEAD = {"resnet/head/conv2d": "num_classes"}
 STEM = "resnet/root_block/standardized_conv2d/kernel"
 LAYERS = (r"resnet/root_block/", r"resnet/block(\d+)/unit(\d+)/")
 UNTOLD = {"num_groups": 1}
 RELEASED_RENAMES = ((r"^(resnet/.*/standardized_conv2d)_\d+/", r"\1/"),)
 """From those of the files that number the convolutions."""
+_BIG_VISION = (
+  (r"^root_block/conv_root/", "resnet/root_block/standardized_conv2d/"),
+  (r"^(block\d+/unit\d+)/conv_proj/", r"resnet/\1/a/proj/standardized_conv2d/"),
+  *(
+    (rf"^(block\d+/unit\d+)/{theirs}{i}/{leaf}", rf"resnet/\1/{part}/{ours}")
+    for i, part in enumerate("abc", 1)
+    for theirs, leaf, ours in (
+      ("conv", "", "standardized_conv2d/"), ("gn", "scale", "group_norm/gamma"), ("gn", "bias", "group_norm/beta"),
+    )
+  ),
+  (r"^norm-pre-head/scale", "resnet/group_norm/gamma"),
+  (r"^norm-pre-head/bias", "resnet/group_norm/beta"),
+  (r"^head/", "resnet/head/conv2d/"),
+)  # fmt: skip
+
+
+def released_form(flat: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the parameters of a file of big_vision (models/bit_paper.py) by the names and in the shapes of the first release."""
+  found = {}
+  for name, value in flat.items():
+    new = name
+    for pattern, replacement in _BIG_VISION if "root_block/conv_root/kernel" in flat else ():
+      new = re.sub(pattern, replacement, new)
+    if new != name and new.endswith(("gamma", "beta")):
+      value = np.asarray(value).reshape(-1)
+    elif new != name and new == "resnet/head/conv2d/kernel":
+      value = np.asarray(value)[None, None]
+    found[new] = value
+  return found
 
 
 def _torch_names(root: str, unit: str, norm: str, projection: str, ends: tuple[str, str]) -> Any:

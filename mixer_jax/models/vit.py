@@ -281,6 +281,28 @@ RELEASED_RENAMES = (
 )  # fmt: skip
 """From files written by Flax Linen, which numbers a block's submodules by their kind."""
 _POSITIONS = "Transformer/posembed_input/pos_embedding"
+
+
+def released_form(flat: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the parameters of a file in which positions are those of the patches alone, as of a model's, by name.
+
+  big_vision adds positions before the class token comes (models/vit.py).
+
+  Raises:
+    InputError: the model has no class token.
+  """
+  if "pos_embedding" not in flat and "cls" in flat:
+    return dict(flat)
+  if "cls" not in flat:
+    raise InputError(
+      "the Vision Transformer pools all tokens (big_vision's pool_type gap or map); the one here classifies the class "
+      "token, pool_type tok."
+    )
+  others = {name: value for name, value in flat.items() if name != "pos_embedding"}
+  positions = np.asarray(flat["pos_embedding"])
+  return others | {_POSITIONS: np.concatenate([np.zeros_like(positions[:, :1]), positions], axis=1)}
+
+
 _BLOCK = "Transformer/encoderblock_{}"
 _ATTENTION = "MultiHeadDotProductAttention_1"
 TORCH_NAMES = {

@@ -6,7 +6,7 @@ python eval.py --weights=imagenet1k/Mixer-B_16 --dataset=imagenet2012_real
 python eval.py --config=configs/NAME.py --weights=FILE.npz
 
 Without --dataset: by the evaluators of the configuration that classify, or those of --evaluators. A weights
-file alone needs --dataset, and is evaluated by configs/evaluate.py.
+file alone needs --dataset. It is evaluated as its published accuracy was, or as in the paper's table 3.
 """
 
 from typing import Any
@@ -51,12 +51,9 @@ def main(argv: list[str]) -> None:
   from mixer_jax.inference import evaluate
   from mixer_jax.parallel import distributed
 
-  if model["weights_file"] and model["config"] is None and model["workdir"] is None:
-    from mixer_jax.configs import evaluate as evaluate_config
-
-    if _DATASET.value is None:
-      raise InputError("--weights alone needs --dataset.")
-    model["config"] = evaluate_config.make_config(model["weights_file"])
+  alone = model["weights_file"] and model["config"] is None and model["workdir"] is None
+  if alone and _DATASET.value is None:
+    raise InputError("--weights alone needs --dataset.")
   asked: dict[str, Any] = {f.name: f.value for f in (_EVALUATORS, _DATASET, _SPLIT, _DATA_DIR)}
   written: dict[str, Any] = {f.name: f.value for f in (_DETAILS, _RECORD)}
   distributed.agree({**model, **asked, **written, "follow": _FOLLOW.value})

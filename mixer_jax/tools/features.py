@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
   output = predict.check_output(_OUTPUT.value, (".npz",))
   trained = model_flags.load()
   names, maps, paths = [], [], predict.find_images(argv[1:])
-  step = features.make_map_step(trained.setup)
+  step = features.make_features_step(trained.setup, "stage_")
   for name, row in predict.outputs(trained, paths, step, batch_size=_BATCH_SIZE.value):
     if isinstance(row, BadRecordError):
       print(f"bad image {name}: {row}", file=sys.stderr, flush=True)

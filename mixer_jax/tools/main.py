@@ -10,7 +10,7 @@ from mixer_jax import configuration
 
 COMMANDS = (
   "train", "eval", "predict", "prepare", "plan", "convert", "export", "fewshot", "transfer", "paper", "paper-mini",
-  "benchmark", "features", "configs",
+  "benchmark", "features", "configs", "push",
 )  # fmt: skip
 
 

@@ -1,9 +1,9 @@
 """Names the classes of image files, with probabilities.
 
 python -m mixer_jax.tools.predict --workdir=DIR PHOTO.jpg 'holiday/*.jpg' FOLDER
-python -m mixer_jax.tools.predict --config=configs/NAME.py --weights=FILE.npz --output=top5.csv FOLDER
+python -m mixer_jax.tools.predict --weights=imagenet1k/Mixer-B_16 --output=top5.csv FOLDER
 
-Images meet the configuration's evaluation pre-processing. Exit status: 0 all were predicted, 1 some could
+Images meet the evaluation pre-processing of the run or of the weights. Exit status: 0 all were predicted, 1 some could
 not be (each is named, the others are predicted), 2 bad input.
 """
 
@@ -19,16 +19,22 @@ _BATCH_SIZE = flags.DEFINE_integer(
   "batch_size", 64, "Number of images to compute at once.", lower_bound=1
 )
 _OUTPUT = flags.DEFINE_string(
-  "output", None, "File to write the predictions to, .csv or .json. They are also printed."
+  "output",
+  None,
+  "File to write the predictions to: .csv, .json, or .png for a grid of pictures. They are also printed.",
 )
 _CLASS_NAMES = flags.DEFINE_string(
-  "class_names", None, "Text file with one class name per line. Default: the checkpoint's names."
+  "class_names",
+  None,
+  "Text file with one class name per line. Default: the checkpoint's names, or ImageNet's in words.",
 )
 
 
 def main(argv: list[str]) -> None:
   if len(argv) < 2:
-    raise InputError("give image files, directories or globs: predict --workdir=DIR PHOTO.jpg")
+    raise InputError(
+      "give image files, directories or globs: predict --weights=imagenet1k/Mixer-B_16 PHOTO.jpg"
+    )
   from mixer_jax import inference
   from mixer_jax.inference import predict
 
@@ -39,6 +45,13 @@ def main(argv: list[str]) -> None:
     if _CLASS_NAMES.value
     else inference.class_names(trained)
   )
+  if trained.step is None:
+    kind = "sigmoids" if trained.setup.options.loss == "sigmoid_xent" else "a softmax"
+    print(
+      f"{trained.name}: {trained.setup.title}, probabilities are {kind}",
+      file=sys.stderr,
+      flush=True,
+    )
   ignored: list[tuple[str, str]] = []
   predictions, paths = [], predict.find_images(argv[1:], ignored)
   for one in predict.predict(trained, paths, names, top=_TOP.value, batch_size=_BATCH_SIZE.value):
@@ -48,7 +61,7 @@ def main(argv: list[str]) -> None:
     else:
       print(predict.format_text(one), flush=True)
   if output is not None:
-    predict.save(output, predictions)
+    predict.save(output, predictions, paths)
   bad = sum("error" in one for one in predictions)
   counts = [f"{bad} bad"] * (bad > 0) + [f"{len(ignored)} other files ignored"] * bool(ignored)
   print(", ".join([f"{len(paths) - bad} of {len(paths)} images predicted", *counts]))

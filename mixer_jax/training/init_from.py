@@ -24,8 +24,8 @@ def describe(source: str) -> weights.ModelSpec:
   """
   if source in weights.RELEASED:
     released = weights.RELEASED[source]
-    size = released.image_size
-    return weights.ModelSpec(released.family, released.fields, (size, size, 3))
+    sides = schema.sides(released.image_size)
+    return weights.ModelSpec(released.family, released.fields, (*sides, 3))
   if (directory := workdirs.find_run(source)) is None:
     return weights.describe(weights.load(source), source)
   return _spec_of_run(directory)

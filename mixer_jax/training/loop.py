@@ -23,7 +23,7 @@ from mixer_jax.parallel import distributed, processes, sharding
 from mixer_jax.parallel.stop_signal import StoppedError, StopSignal
 from mixer_jax.training import experiment, headline, init_from, profiling
 from mixer_jax.training.state import TrainState
-from mixer_jax.workdir import checkpoint, metrics, provenance
+from mixer_jax.workdir import checkpoint, metrics, provenance, trackers
 from mixer_jax.workdir import directory as workdirs
 from mixer_jax.workdir import lease as leases
 
@@ -89,6 +89,7 @@ def _prepare(
   lease: leases.Lease | None,
 ) -> tuple["_Run", TrainState]:
   """Opens data and workdir; returns the run with the state that it goes on from."""
+  trackers.check(exp.options.log.wandb)
   source = exp.train_split.open()
   intact = checkpoint.find_intact(directory)
   source.number_classes_as(init_from.class_names(exp, directory, intact.step))
@@ -144,7 +145,9 @@ class _Run:
     self._best, self._metric = evaluators.best(exp.options)
     with self._reporting():
       first = jax.process_index() == 0
-      known = (origin.records, origin.records_sha256)
+      project = exp.options.log.wandb if first else None
+      also = trackers.begin(project, directory, origin.run, origin.configuration)
+      known = (origin.records, origin.records_sha256, also)
       self._writer = metrics.MetricWriter(directory, start_step, *known) if first else None
     self._progress = metrics.Progress(
       start_step=start_step,

@@ -37,17 +37,17 @@ def make_normalize(normalize: str | Sequence[float | int], channels: int) -> Nor
   Raises:
     InputError: neither, or not for so many channels, or a deviation that is not positive.
   """
-  means, deviations = _moments(normalize, channels)
+  means, deviations = moments(normalize, channels)
   return unit if normalize == "unit" else _affine(1 / (255 * deviations), -means / deviations)
 
 
 def formula(normalize: str | Sequence[float | int], channels: int) -> str:
   """Returns the normalisation as a formula, for those who must compute it themselves."""
-  means, deviations = _moments(normalize, channels)
+  means, deviations = moments(normalize, channels)
   return f"(pixel / 255 - {means.tolist()}) / {deviations.tolist()}"
 
 
-def _moments(normalize: str | Sequence[float | int], channels: int) -> np.ndarray:
+def moments(normalize: str | Sequence[float | int], channels: int) -> np.ndarray:
   """Returns means and deviations of pixel / 255: float64 (2, c)."""
   numbers: Any = normalize
   if isinstance(normalize, str):

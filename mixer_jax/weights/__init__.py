@@ -11,9 +11,10 @@ from mixer_jax.weights.changes import (
   resize,
   resize_line,
 )
+from mixer_jax.weights.hub import known
 from mixer_jax.weights.npz import load_npz, save_npz
 from mixer_jax.weights.released import RELEASED
-from mixer_jax.weights.sources import class_names, load, load_model
+from mixer_jax.weights.sources import class_names, load
 from mixer_jax.weights.variables import (
   ModelSpec,
   Variables,
@@ -36,8 +37,8 @@ __all__ = [
   "describe",
   "family_of",
   "grid_of",
+  "known",
   "load",
-  "load_model",
   "load_npz",
   "replace_channels",
   "replace_head",

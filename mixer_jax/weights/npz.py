@@ -1,6 +1,7 @@
 """The authors' released `.npz` checkpoints: their layouts read, the models' own written, without pickle.
 
-The models have the flat slash names of the released files; older names are each family's `RELEASED_RENAMES`. The whole
+The models have the flat slash names of the released files; other names are each family's `RELEASED_RENAMES`, and what takes more than
+names, as big_vision's Vision Transformers and BiT do, its `released_form`. The whole
 tree may lie below `opt/target` or `params` beside the optimizer's state, and an old Mixer's MLPs may have superfluous
 axes of length 1. Batch statistics lie below `batch_stats`. bfloat16 is stored as two raw bytes.
 
@@ -28,7 +29,7 @@ MAX_BYTES = 16 << 30  # unpacked; three times H/14 at three times its resolution
 # Trained weights hardly compress; those of a model made K times larger are zeros but for 1/K².
 _MAX_EXPANSION, _ALWAYS_BYTES = 50, 64 << 20
 _MAX_MEMBERS = 10_000
-_OPTIMIZER = re.compile(r"opt/(?!target/)|extra/")
+_OPTIMIZER = re.compile(r"opt/(?!target/)|extra/|chrono/")
 _TARGET = r"^opt/target/"
 # What NumPy, zipfile and zlib make of files that are damaged or something else.
 _DAMAGE = (
@@ -53,6 +54,12 @@ def load_npz(path: str | os.PathLike[str]) -> dict[str, Any]:
   if family is None:
     read = _without_prefix(read, str(path))
     family = models.family_of(read)
+  first_layout = any(re.match(_TARGET, name) for name in read)
+  form = dict if first_layout else getattr(models.FAMILIES.get(family or ""), "released_form", dict)
+  try:
+    read = form(read)
+  except InputError as e:
+    raise InputError(f"{path}: {e}") from e
   renames = models.FAMILIES[family].RELEASED_RENAMES if family else ()
   for name, value in read.items():
     new = re.sub(_TARGET, "", name)

@@ -9,6 +9,7 @@ README.md). No checksum of theirs has been published.
 
 The other MLPs' authors released torch's `.pth` files. Their names here are PLACE/FILE, as the authors' READMEs and code
 call the file (facebookresearch/deit, README_resmlp.md and resmlp_models.py; SHI-Labs/Convolutional-MLPs, README.md).
+Those of timm/ are timm's (timm 1.0.31, models/mlp_mixer.py, which also has their preprocessing).
 """
 
 import dataclasses
@@ -30,12 +31,13 @@ class Released:
     pretraining: data set it was trained on.
     fields: of the family's module, num_classes included.
     family: key of `models.FAMILIES`.
-    image_size: side of the images that it was last trained on, in pixels.
+    image_size: side of the images that it was last trained on, in pixels, or "HEIGHTxWIDTH".
     top1: of ImageNet's 50 000 validation images in per cent; None if not published for this very file,
       or no publication at hand.
     crop: operations (mixer_jax/data/ops.py) that `top1` was measured with; None: unknown.
     source: of `top1`.
     normalize: of the images, as in the configuration's key of this name.
+    loss: that its head was trained with; None: its biases tell it.
     licence: that the authors' repository names.
   """
 
@@ -43,11 +45,12 @@ class Released:
   pretraining: str
   fields: dict[str, Any]
   family: str = "mixer"
-  image_size: int = 224
+  image_size: int | str = 224
   top1: float | None = None
   crop: str | None = None
   source: str | None = None
-  normalize: str = "unit"
+  normalize: str | tuple[float, ...] = "unit"
+  loss: str | None = None
   licence: str = "Apache-2.0"
 
 
@@ -119,6 +122,20 @@ _TABLE3: dict[str, Any] = dict(
   crop="decode|resize_small(256)|central_crop(224)", source="arXiv:2105.01601, table 3"
 )
 
+_MIIL: dict[str, Any] = dict(
+  normalize="zero_one",
+  crop="decode(mode='pillow')|resize_short(crop_pct=0.875, interpolation='bilinear')|central_crop(rounding='even')",
+  licence="MIT",  # Alibaba-MIIL/ImageNet21K
+)
+
+
+def _miil(file: str, num_classes: int, pretraining: str, **known: Any) -> Released:
+  """Of "ImageNet-21K Pretraining for the Masses" (arXiv:2104.10972), in timm's layout and with its GELU."""
+  url = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-tresnet/"
+  fields = {**mixer.VARIANTS["B/16"], "num_classes": num_classes, "gelu": "erf"}
+  return Released(f"{url}mixer_b16_224_{file}.pth", pretraining, fields, **_MIIL, **known)
+
+
 _VIT_README = "vision_transformer, README.md of November 2020"
 
 RELEASED = {
@@ -135,6 +152,10 @@ RELEASED = {
   "gsam/Mixer-S_32": _released("gsam", "S", 32),
   "gsam/Mixer-B_16": _released("gsam", "B", 16),
   "gsam/Mixer-B_32": _released("gsam", "B", 32),
+  "timm/mixer_b16_224.miil_in21k": _miil("miil_in21k-2a558a71", 11221, "imagenet21k"),
+  "timm/mixer_b16_224.miil_in21k_ft_in1k": _miil(
+    "miil-9229a591", 1000, "imagenet21k", top1=82.31, source="timm, results-imagenet.csv"
+  ),
   **{
     f"{directory}/ViT-{size}_{patch_size}": _vit(directory, size, patch_size)
     for directory, size, patch_size in (

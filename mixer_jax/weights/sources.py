@@ -7,12 +7,11 @@ import sys
 from typing import Any
 
 from etils import epath
-from flax import linen as nn
 
 from mixer_jax import configuration, models
 from mixer_jax import files as paths
 from mixer_jax.errors import InputError, installing
-from mixer_jax.weights import download, files, named_classes, npz, pth, torch_layout
+from mixer_jax.weights import download, files, hub, named_classes, npz, pth, torch_layout
 from mixer_jax.weights.released import BUCKETS, RELEASED, STORAGE
 from mixer_jax.weights.variables import Variables, check_match, check_values, describe
 
@@ -64,32 +63,6 @@ def load(
   return variables
 
 
-def load_model(source: str | os.PathLike[str], **fields: Any) -> tuple[nn.Module, Variables]:
-  """Returns the Flax module and the variables of a released model, an address or a file, see `load`.
-
-  Args:
-    source: see `load`.
-    fields: of the module, instead of what the shapes tell or the defaults: gelu="erf" for weights that timm
-      trained, dtype="bfloat16".
-
-  Raises:
-    InputError: see `load`; or fields that the module does not have.
-  """
-  variables = load(source, num_heads=fields.get("num_heads"))
-  spec = describe(variables, str(source))
-  known = RELEASED[str(source)].fields if str(source) in RELEASED else {}
-  model = models.build(spec.family, **{**spec.fields, **known, **fields})
-  guessed = {*models.FAMILIES[spec.family].UNTOLD, "gelu"} - {*spec.fields, *known, *fields}
-  taken = [f"{k}={getattr(model, k)!r}" for k in sorted(guessed) if hasattr(model, k)]
-  if taken and not spec.variant:
-    print(
-      f"{source}: parameters do not tell {' '.join(taken)}; give load what they were trained with",
-      file=sys.stderr,
-      flush=True,
-    )
-  return model, variables
-
-
 def class_names(source: str | os.PathLike[str]) -> tuple[str, ...]:
   """Returns the names of the classes of weights that `load` takes, () if they have none; raises InputError."""
   path, entry = _locate(source)
@@ -102,6 +75,8 @@ def _locate(source: str | os.PathLike[str]) -> tuple[epath.Path, str | None]:
   text, entry = str(source), None
   if text in RELEASED:
     text = RELEASED[text].url
+  elif found := hub.find(text):
+    return found, None
   if m := _ENTRY.fullmatch(text):
     text, entry = m.groups()
   if text.startswith(_PUBLIC):  # readable without a login

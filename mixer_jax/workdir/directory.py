@@ -14,13 +14,14 @@ from jax.experimental import multihost_utils
 
 from mixer_jax import configuration, files, models, schema, weights
 from mixer_jax.errors import InputError, SaveError, installing
+from mixer_jax.weights import hub
 
 _CONFIG = "config.json"
 _ENVIRONMENT = "environment.json"
 _PACKAGES = ("mixer-jax", "jax", "jaxlib", "flax", "optax", "numpy")
 _RUN = "run_id"
 _SHARED_SECONDS = 30  # until a shared file system shows what another host has written
-_ADDRESS = re.compile(r"https?://|.*://.*\.(npz|safetensors)$")  # of a weights file
+_ADDRESS = re.compile(r"https?://|hf://|.*://.*\.(npz|safetensors)$")  # of a weights file
 
 
 def path_of(workdir: str) -> epath.Path:
@@ -53,14 +54,14 @@ def _check_name(path: str) -> None:
 def find_run(source: str) -> epath.Path | None:
   """Returns the workdir that `source` names. Returns None if it names released weights or a file.
 
-  Every directory counts as a workdir: `load_config` raises InputError if it holds no run.
+  Every directory without a model of the hub counts as a workdir: `load_config` raises InputError if it holds no run.
   """
   if source in weights.RELEASED or _ADDRESS.match(source):
     return None
   if "://" not in source and not files.path_of(source, "the name of the weights").is_dir():
     return None
   path = path_of(source)
-  return path if path.is_dir() else None
+  return path if path.is_dir() and not (path / hub.WEIGHTS).exists() else None
 
 
 def checkpoint_path(workdir: epath.Path, step: int) -> epath.Path:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +14,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
 from mixer_jax import files, printing
+from mixer_jax.workdir.trackers import Tracker
 
 
 def format_duration(seconds: float) -> str:
@@ -41,6 +42,7 @@ class MetricWriter:
     start_step: int,
     expected: int | None = None,
     sha256: str | None = None,
+    trackers: Sequence[Tracker] = (),
   ):
     """Opens the files.
 
@@ -49,7 +51,9 @@ class MetricWriter:
       start_step: of the checkpoint that it resumes from.
       expected: number of records up to that step. None: it is not known.
       sha256: `digest` of those. None: it is not known.
+      trackers: where every record goes besides; they are closed with the files.
     """
+    self._trackers = trackers
     self._path = workdir / "metrics.jsonl"
     lines = read_lines(self._path)
     kept = [x for x in lines if x.record is None or x.record["step"] <= start_step]
@@ -86,6 +90,8 @@ class MetricWriter:
       Event(wall_time=time.time(), step=step, summary=Summary(value=scalars))
     )
     self._events.flush()
+    for tracker in self._trackers:
+      tracker.write(step, values)
 
   def has(self, step: int, section: str) -> bool:
     """Returns whether there are values of this step whose names begin with the section."""
@@ -100,6 +106,8 @@ class MetricWriter:
     if self._file is not None:
       self._file.close()
     self._events.close()
+    for tracker in self._trackers:
+      tracker.close()
 
 
 def digest(records: Iterable[Mapping[str, Any]]) -> str:

@@ -39,6 +39,28 @@ def test_cmyk_is_tensorflows():
   np.testing.assert_array_equal(decode.decode_image(golden_jpeg("extra_cmyk")), golden)
 
 
+@pytest.mark.parametrize(
+  ("name", "off"),
+  [("1x3", 0), ("3x1p", 0), ("2x4", 0), ("4x2p", 0), ("2x2_1x2_2x1", 4), ("1x1_2x2_2x2", 4), ("cmyk2", 4)],
+)  # fmt: skip
+def test_unusual_samplings_are_tensorflows_where_it_interpolates_nothing(name, off):
+  """Factors of Y, or of Y, Cb and Cr; p: progressive; of CMYK, all inks but one have half the rows and columns."""
+  golden = np.load(GOLDEN / "jpeg_samplings.npz")
+  data, want = golden[f"{name}/jpeg"].tobytes(), golden[f"{name}/pixels"]
+  have = decode.decode_image(data)
+  assert np.abs(have.astype(int) - want).max() == off
+  box, header = (3, 5, 20, 21), decode.read_header(data)
+  np.testing.assert_array_equal(decode.decode_region(data, header, box), have[3:23, 5:26])
+  grey = decode.decode_image(data, 1)
+  assert grey.shape == (29, 37, 1)
+  assert np.abs(grey[..., 0] - have @ [0.299, 0.587, 0.114]).mean() < 1.5
+  with Image.open(io.BytesIO(data)) as picture:
+    if picture.mode == "RGB":
+      np.testing.assert_array_equal(decode.decode_image(data, dct="accurate"), picture)
+  with pytest.raises(BadRecordError):
+    decode.decode_image(data[: len(data) // 2] + b"\xff\xd9"[:1])
+
+
 def test_cmyk_without_adobes_marker_is_plain_ink():
   data = golden_jpeg("extra_cmyk").replace(b"\xff\xee\x00\x0eAdobe", b"\xff\xee\x00\x0eOther")
   cmyk = simplejpeg.decode_jpeg(data, "CMYK", fastdct=True, fastupsample=False)

@@ -158,7 +158,7 @@ def test_csv_and_json_say_the_same(folder, trained):
   predictions = list(predict.predict(trained, paths, ["a, b", *NAMES[1:]], top=2, batch_size=8))
   for suffix in (".csv", ".json"):
     output = predict.check_output(str(folder / f"out{suffix}"))
-    predict.save(output, predictions)
+    predict.save(output, predictions, paths)
   read = json.loads((folder / "out.json").read_text())
   assert read == predictions
   assert read[-1] == {"file": "gone, really.jpg", "error": "no such file"}

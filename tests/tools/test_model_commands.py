@@ -58,11 +58,12 @@ def test_predict_names_bad_images_and_predicts_the_others(tmp_path):
 
 
 def test_features_writes_the_maps_of_every_image_that_it_can_read(tmp_path):
+  """Of a weights file alone, which needs no configuration."""
   for i in range(3):
     (tmp_path / f"{i}.png").write_bytes(tfds_sets.png(i))
   (tmp_path / "1.png").write_text("<html>")
   output = tmp_path / "maps.npz"
-  status, stdout, stderr = _run("features", *MODEL, str(tmp_path), f"--output={output}")
+  status, stdout, stderr = _run("features", MODEL[1], str(tmp_path), f"--output={output}")
   assert status == 1
   assert f"bad image {tmp_path}/1.png: not a JPEG, PNG or WebP" in stderr
   assert f"{output}: 2 of 3 images, stage_1 4x4x16" in stdout
@@ -70,7 +71,7 @@ def test_features_writes_the_maps_of_every_image_that_it_can_read(tmp_path):
   assert found["files"].tolist() == [f"{tmp_path}/{i}.png" for i in (0, 2)]
   variables = weights.load(GOLDEN / "mixer_tiny_checkpoint.npz")
   model = models.build("mixer", **weights.describe(variables).fields)
-  pipeline = Preprocess("decode|resize(16)", (16, 16, 3), "ops")
+  pipeline = Preprocess("decode|resize_small|central_crop", (16, 16, 3), "ops")
   pixels = jnp.stack([predict.load_image(name, pipeline) for name in found["files"]])
   seen = models.features(model, variables, normalization.unit(pixels))
   np.testing.assert_allclose(found["stage_1"], seen["stage_1"], atol=1e-5, rtol=0)

@@ -49,6 +49,41 @@ def test_published_sizes_are_recognised(family, variant, num_classes):
   assert fields == {**models.FAMILIES[family].VARIANTS[variant], "num_classes": num_classes}
 
 
+def test_big_visions_checkpoints_are_read(tmp_path):
+  """Below params/, beside other state; a ViT has no position for its class token, a BiT other names and axes."""
+  model, params = random("vit")
+  flat = dict(flatten(params))
+  positions = flat.pop("Transformer/posembed_input/pos_embedding")
+  flat |= {"cls": flat["cls"] + positions[:, :1], "pos_embedding": positions[:, 1:]}
+  state = {"opt/0/count": np.zeros(()), "chrono/accum_train_time": np.zeros(())}
+  np.savez(tmp_path / "vit.npz", **{f"params/{k}": v for k, v in flat.items()}, **state)
+  image = jax.numpy.asarray(np.random.default_rng(0).normal(size=(2, 8, 12, 3)), np.float32)
+  again = weights.load(tmp_path / "vit.npz")
+  np.testing.assert_allclose(model.apply(again, image), model.apply(params, image), atol=1e-6)
+  del flat["cls"]
+  np.savez(tmp_path / "gap.npz", **{f"params/{k}": v for k, v in flat.items()})
+  with pytest.raises(InputError, match=r"gap\.npz: .*pool_type gap or map"):
+    weights.load(tmp_path / "gap.npz")
+
+  _, params = random("resnet")
+  theirs = {}
+  for name, value in flatten(params).items():  # bit_paper.py: maybe_convert_big_transfer_format
+    *place, module, leaf = name.removeprefix("resnet/").split("/")
+    number = "abc".find(place[-1]) + 1 if place else 0
+    if module == "group_norm":
+      where = [*place[:-1], f"gn{number}"] if place else ["norm-pre-head"]
+      name, value = [*where, {"gamma": "scale", "beta": "bias"}[leaf]], value[None, None, None]
+    elif module == "conv2d":
+      name, value = ["head", leaf], value[0, 0] if leaf == "kernel" else value
+    elif place == ["root_block"]:
+      name = ["root_block", "conv_root", leaf]
+    else:
+      name = [*place[:2], "conv_proj" if place[-1] == "proj" else f"conv{number}", leaf]
+    theirs["/".join(["params", *name])] = value
+  np.savez(tmp_path / "bit.npz", **theirs)
+  jax.tree.map(np.testing.assert_array_equal, weights.load(tmp_path / "bit.npz"), params)
+
+
 def test_names_of_the_released_files():
   """As public code reads them: vision_transformer, vit_jax; big_transfer, bit_pytorch/models.py."""
   _, vit = random("vit with a tanh layer")

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import mixer_jax
 from mixer_jax import models, weights
 from mixer_jax.errors import InputError
 from mixer_jax.models.mixer import VARIANTS
@@ -76,9 +77,9 @@ def test_what_shapes_do_not_tell_is_said(tmp_path, capsys):
   fields = dict(num_blocks=(1, 1, 1, 1), widths=(4, 4, 4, 4), mlp_ratios=(1, 1, 1, 1), step=7)
   _, variables = families.random_variables("cycle_mlp", 32, 32, **fields)
   weights.save_npz(tmp_path / "x.npz", variables)
-  assert weights.load_model(tmp_path / "x.npz")[0].step == 3
+  assert mixer_jax.load(tmp_path / "x.npz").module.step == 3
   assert "x.npz: parameters do not tell gelu='erf' step=3" in capsys.readouterr().err
-  assert weights.load_model(tmp_path / "x.npz", step=7, gelu="erf")[0].step == 7
+  assert mixer_jax.load(tmp_path / "x.npz", step=7, gelu="erf").module.step == 7
   assert capsys.readouterr().err == ""
 
 

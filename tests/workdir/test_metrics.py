@@ -6,7 +6,10 @@ import os
 import pytest
 from etils import epath
 
-from mixer_jax.workdir import metrics
+from mixer_jax.errors import InputError
+from mixer_jax.training import loop
+from mixer_jax.workdir import metrics, trackers
+from tests.configurations import small_config
 
 LINES = [json.dumps({"step": step, "loss": 1 / step}).encode() for step in range(1, 7)]
 KEPT = [{"step": step, "loss": 1 / step} for step in (1, 2, 4)]
@@ -54,3 +57,46 @@ def test_a_node_that_is_no_file_loses_its_records_and_is_replaced(tmp_path, caps
   writer.write(3, {"loss": 0.5})
   writer.close()
   assert metrics.read_metrics(epath.Path(tmp_path)) == [{"step": 3, "loss": 0.5}]
+
+
+class _Recorder:
+  def __init__(self):
+    self.seen = []
+
+  def write(self, step, values):
+    self.seen.append((step, values))
+
+  def close(self):
+    self.seen.append("closed")
+
+
+def test_trackers_get_every_record_once(tmp_path):
+  recorder = _Recorder()
+  writer = metrics.MetricWriter(epath.Path(tmp_path), 0, 0, trackers=[recorder])
+  for step, values in ((1, {"loss": 0.5}), (1, {"loss": 0.5}), (2, {"val/top1": 0.25})):
+    writer.write(step, values)
+  writer.close()
+  assert recorder.seen == [(1, {"loss": 0.5}), (2, {"val/top1": 0.25}), "closed"]
+
+
+def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_written(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda _: None)
+  config = small_config()
+  config.log.wandb = "mixers"
+  with pytest.raises(InputError, match=r"config\.log\.wandb is 'mixers'.*mixer-jax\[wandb\]"):
+    loop.train(config, str(tmp_path / "run"))
+  assert [p.name for p in tmp_path.glob("run/*") if p.name != "lease"] == []
+
+
+def test_weights_and_biases_keeps_a_run_offline(tmp_path, monkeypatch):
+  pytest.importorskip("wandb", reason="needs wandb: pip install 'mixer-jax[wandb]'")
+  monkeypatch.setenv("WANDB_MODE", "offline")
+  monkeypatch.setenv("WANDB_SILENT", "true")
+  for step in (1, 2):  # resumed
+    tracker = trackers.Wandb("mixers", epath.Path(tmp_path), "abc123", {"learning_rate": 0.125})
+    tracker.write(step, {"val/top1": 0.25})
+    tracker.close()
+  files = [*tmp_path.glob("wandb/offline-run-*-abc123/run-abc123.wandb")]
+  assert files and all(b"val/top1" in file.read_bytes() for file in files)
