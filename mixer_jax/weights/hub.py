@@ -13,7 +13,7 @@ from typing import Any
 from etils import epath
 
 from mixer_jax import files
-from mixer_jax.errors import InputError
+from mixer_jax.errors import InputError, installing
 from mixer_jax.weights.released import RELEASED, Released
 
 WEIGHTS, CONFIG, OWN = "model.safetensors", "config.json", "mixer_jax"
@@ -49,7 +49,7 @@ def import_library() -> Any:
   try:
     import huggingface_hub  # pyright: ignore[reportMissingImports]
   except ImportError as e:
-    raise InputError("hf:// needs huggingface_hub: pip install 'mixer-jax[hub]'") from e
+    raise InputError(f"hf:// needs huggingface_hub: {installing('hub')}") from e
   return huggingface_hub
 
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from etils import epath
 
-from mixer_jax.errors import InputError
+from mixer_jax.errors import InputError, installing
 
 
 class Tracker(Protocol):
@@ -53,5 +53,5 @@ def check(project: str | None) -> None:
   """Raises InputError if metrics are to go to Weights & Biases and its library is not installed."""
   if project and importlib.util.find_spec("wandb") is None:
     raise InputError(
-      f"config.log.wandb is {project!r}, but wandb is not installed: pip install 'mixer-jax[wandb]'"
+      f"config.log.wandb is {project!r}, but wandb is not installed: {installing('wandb')}"
     )
