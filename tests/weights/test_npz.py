@@ -291,5 +291,5 @@ def test_other_compressions_and_encryption_are_refused(tmp_path):
 
 
 def test_a_bucket_without_its_extra_is_explained():
-  with pytest.raises(InputError, match=r"gs://mine/x\.npz: .*gcsfs.*mixer-jax\[gcs\]"):
+  with pytest.raises(InputError, match=r"gs://mine/x\.npz: .*pip install .*gcs"):
     weights.load_npz(epath.Path("gs://mine/x.npz"))
