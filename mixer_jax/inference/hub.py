@@ -66,8 +66,7 @@ def config(trained: trained_lib.Trained) -> dict[str, Any]:
   options, model = trained.setup.options, trained.setup.model
   sides, channels = options.input_shape[:-1], options.input_shape[-1]
   family = options.model["name"]
-  names = {*model.__dataclass_fields__} - models.HOW_TRAINED - {"parent", "name"}
-  fields = {name: getattr(model, name) for name in sorted(names)}
+  fields = models.function_fields(model)
   ops = options.evaluators[best(options)[0]].ops
   mean, std = normalization.moments(options.normalize, channels).tolist()
   named = hub.architecture(family, fields, sides, channels) if len(sides) == 2 else None

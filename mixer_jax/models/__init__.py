@@ -66,6 +66,7 @@ HOW_TRAINED = frozenset(
     "stoch_depth",
     "stoch_depth_rescale",
     "head_bias_init",
+    "kernels",
     "dtype",
     "param_dtype",
     "remat",
@@ -93,6 +94,12 @@ def schema(name: str) -> dict[str, configuration.Field]:
       left = key in said or field.default is configuration.MISSING
       fields[key] = field._replace(hint=field.hint | None, default=None) if left else field
   return fields
+
+
+def function_fields(model: nn.Module) -> dict[str, Any]:
+  """Returns the fields that say which function a model's parameters are."""
+  names = set(model.__dataclass_fields__) - HOW_TRAINED - {"parent", "name"}
+  return {name: getattr(model, name) for name in sorted(names)}
 
 
 def _family(name: str, where: str = "config.model.name") -> Any:

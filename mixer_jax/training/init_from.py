@@ -35,10 +35,8 @@ def _spec_of_run(directory: epath.Path) -> weights.ModelSpec:
   # Read off the configuration: no device may be touched yet (jax.distributed), and no state restored.
   config = workdirs.load_config(directory)
   model = models.build(**{**config["model"], "num_classes": config["num_classes"]})
-  names = set(model.__dataclass_fields__) - models.HOW_TRAINED - {"parent", "name"}
-  fields = {name: getattr(model, name) for name in sorted(names)}
   shape = schema.read(config, models.schema).input_shape
-  return weights.ModelSpec(config["model"]["name"], fields, shape)
+  return weights.ModelSpec(config["model"]["name"], models.function_fields(model), shape)
 
 
 def fields_at(

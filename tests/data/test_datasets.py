@@ -25,7 +25,7 @@ SIZES = {
   "eurosat": {"train": 27_000},
   "imagenet2012": {"train": 1_281_167, "validation": 50_000},
   "imagenet2012_real": {"validation": 50_000},
-  "imagenet21k": {"full": 14_197_122},
+  "imagenet21k": {"train": 14_197_122},
   "imagenet_v2": {"test": 10_000},
   "jft300m": {"train": 300_000_000},
   "kitti": {"train": 6347, "validation": 423, "test": 711},

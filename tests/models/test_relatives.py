@@ -104,7 +104,8 @@ def test_published_sizes_have_the_published_number_of_parameters(family, variant
   assert {v for f, v, *_ in COUNTS if f == family} == set(models.FAMILIES[family].VARIANTS)
   spec = weights.describe(abstract)
   assert spec.variant == variant
-  assert functions(models.build(family, **spec.fields)) == functions(model)
+  rebuilt = models.build(family, **spec.fields)
+  assert models.function_fields(rebuilt) == models.function_fields(model)
 
 
 def test_pixels_that_are_not_normalised_are_refused(monkeypatch):
@@ -114,12 +115,6 @@ def test_pixels_that_are_not_normalised_are_refused(monkeypatch):
     image = jax.ShapeDtypeStruct((1, *families.shape(family, 224, 224, 3)), "uint8")
     with pytest.raises(InputError, match="image is of type uint8"):
       jax.eval_shape(model.init, jax.random.key(0), image)
-
-
-def functions(model):
-  """Returns the fields that say which function a model's parameters are."""
-  names = set(model.__dataclass_fields__) - models.HOW_TRAINED - {"parent", "name"}
-  return {name: getattr(model, name) for name in names}
 
 
 @pytest.mark.parametrize(

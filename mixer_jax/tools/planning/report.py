@@ -105,11 +105,11 @@ def make(
 def _published_variant(fields: Mapping[str, Any]) -> str | None:
   """Returns the variant of a model that is no other in what its function depends on."""
   sizes = models.FAMILIES[fields["name"]].VARIANTS.get(fields.get("variant"), {})
-  ours = models.build(**fields)
-  theirs = models.build(fields["name"], **sizes) if sizes else None
-  keys = set(ours.__dataclass_fields__) - models.HOW_TRAINED - {"parent", "name", "num_classes"}
-  same = theirs is not None and all(getattr(ours, k) == getattr(theirs, k) for k in keys)
-  return fields["variant"] if same else None
+  ours, theirs = (
+    models.function_fields(models.build(**one)) | {"num_classes": None}
+    for one in (fields, {"name": fields["name"], **sizes} if sizes else fields)
+  )
+  return fields["variant"] if sizes and ours == theirs else None
 
 
 def forward_flops(exp: Experiment) -> int:

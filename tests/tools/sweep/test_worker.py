@@ -70,6 +70,7 @@ def test_it_prints_its_table_and_repeats_nothing(source, tmp_path, capsys):
     config = json.loads(path.read_text())
     del config["evaluators"]["val"]["num_workers"]
     path.write_text(json.dumps(config))
+    (path.parent / "SHA256SUMS").unlink(missing_ok=True)
   call(source, tmp_path, report=True)
   with pytest.raises(InputError, match=r"(?s)run with other settings:.*total_steps: 2 -> 3"):
     call(source, tmp_path, steps=3)
