@@ -199,6 +199,7 @@ class Options:
   seed: Seed = 0  # of parameters, order of the data, and all randomness
   # In pixels: a side, HEIGHTxWIDTH, or (height, width).
   image_size: int | str | tuple[int, ...] = 224
+  frames: PositiveInt | None = None  # frames of a clip (docs/video.md). None: images
   # 1 is grey, 3 RGB, 4 RGB and alpha (docs/data.md).
   image_channels: Literal[1, 3, 4] = 3
   # Values of a pixel: "unit" (−1 to 1), "zero_one", "imagenet", or means and then deviations of pixel / 255.
@@ -249,9 +250,10 @@ class Options:
   )
 
   @property
-  def input_shape(self) -> tuple[int, int, int]:
-    """An image of the model: (height, width, channels)."""
-    return (*sides(self.image_size), self.image_channels)
+  def input_shape(self) -> tuple[int, ...]:
+    """What the model takes: an image (height, width, channels), or a clip (frames, height, width, channels)."""
+    clip = () if self.frames is None else (self.frames,)
+    return (*clip, *sides(self.image_size), self.image_channels)
 
   @property
   def size(self) -> int | str:
