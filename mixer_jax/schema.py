@@ -257,8 +257,9 @@ class Options:
 
   @property
   def size(self) -> int | str:
-    """`image_size` in its shortest form, for people."""
-    return joined(*sides(self.image_size))
+    """`image_size` in its shortest form, for people; of clips, "16x224x224"."""
+    *clip, height, width, _ = self.input_shape
+    return "x".join(map(str, (*clip, height, width))) if clip else joined(height, width)
 
 
 EITHER = (

@@ -58,7 +58,7 @@ class Pictures:
 
   def _draw(self, variables: Any, rows: Any, step: int) -> dict[str, bytes]:
     records, options = metrics.read_metrics(self._workdir), self._options
-    of_weights = _of_weights(variables["params"], options.input_shape[:2])
+    of_weights = _of_weights(variables["params"], schema.sides(options.image_size))
     predictions = curves.predictions(self._of.source, rows, options.image_channels)
     return {
       "learning_curves.png": _encode(curves.learning_curves(records, self._name)),

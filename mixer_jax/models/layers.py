@@ -30,8 +30,15 @@ def num_blocks(names: Iterable[str], prefix: str) -> int:
   return len({m[0] for name in names if (m := re.match(rf"{re.escape(prefix)}\d+/", name))})
 
 
-def check_image(image: Array) -> None:
-  """Raises InputError for pixels that are not normalised yet."""
+def check_image(image: Array, *, clips: bool = False) -> None:
+  """Raises InputError for pixels that are not normalised yet, images in place of clips and clips in place of images."""
+  if image.ndim != 4 + clips:
+    takes = (
+      "set, for instance to 16: this model takes clips (b, frames, height, width, channels)"
+      if clips
+      else "None, or the model mlp3d or a mixer with a tubelet: this one takes images (b, height, width, channels)"
+    )
+    raise InputError(f"frames must be {takes}, and image has the shape {image.shape}.")
   if not jnp.issubdtype(image.dtype, jnp.floating):
     raise InputError(
       f"image is of type {image.dtype}; expected float values as config.normalize makes them of pixels. With its "

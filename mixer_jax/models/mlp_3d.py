@@ -185,7 +185,7 @@ class Model(nn.Module):
         a number of frames that the groups do not divide.
     """
     del mask
-    layers.check_image(image)
+    layers.check_image(image, clips=True)
     self._check(image.shape)
     depths = [len(times) for times in _times(self.arrangement)]
     x = layers.run_stages(self, depths, image, index, train)
@@ -238,15 +238,11 @@ class Model(nn.Module):
         raise InputError(
           f"{name} is {value}; expected a number from {least} for each of the four stages."
         )
-    if len(shape) != 5:
-      raise InputError(
-        f"an MLP-3D takes clips (frames, height, width, channels), not inputs of {shape[1:]}. cycle_mlp takes images."
-      )
     times = [time for stage in _times(self.arrangement) for time in stage]
     multiple = TUBELET * max(1 if kind == "token" else size for kind, size in times)
     if shape[1] % multiple or not shape[1]:
       raise InputError(
-        f"clips of {shape[1]} frames do not go with arrangement {self.arrangement}: take a multiple of {multiple}."
+        f"frames is {shape[1]}, which does not go with arrangement {self.arrangement}: take a multiple of {multiple}."
       )
 
 

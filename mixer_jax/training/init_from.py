@@ -70,7 +70,7 @@ def _grids(
   """Returns the old and the new grid of tokens; of equally many and no square, the old one is the new one."""
   patch_size = spec.fields["patch_size"]
   new = resizing.token_grid(image_size, patch_size, spec.halvings)
-  height, width, _ = spec.input_shape
+  *_, height, width, _ = spec.input_shape
   as_many = height * width == new[0] * new[1] * patch_size**2
   return new if as_many and not spec.knows_sides else weights.grid_of(spec), new
 
@@ -158,7 +158,7 @@ def _resized(
   family = models.FAMILIES[spec.family]
   if not spec.resize_methods:
     return variables, ""
-  old, new = _grids(spec, exp.options.input_shape[:2])
+  old, new = _grids(spec, schema.sides(exp.options.image_size))
   method = resizing.choose_method(old, new, exp.options.init.resize, spec.resize_methods)
   if old == new:
     return variables, ""

@@ -36,6 +36,10 @@ FIELDS = {
     num_blocks=(1, 1, 2, 1), widths=(8, 8, 12, 12), mlp_ratios=(2, 1, 1, 1), region_sizes=(2, 3, 2, 1),
     stoch_depth=0.5,
   ),
+  "mlp3d": dict(
+    arrangement=("short1", "token4", "window2", "long2"), widths=(8, 8, 12, 12), mlp_ratios=(2, 1, 1, 1),
+    stoch_depth=0.5,
+  ),
   "ms_mlp": dict(
     patch_size=2, width=9, num_blocks=(1, 1, 1, 1), mlp_ratio=1, mix_sizes=((1, 1, 1, 3, 3),) * 4,
     layer_scale_init=0.1, stoch_depth=0.5,
@@ -52,13 +56,15 @@ def grads_loss_and_statistics(family, *, devices, parts, masked=0):
   config = with_family(small_config(grad_accum_steps=parts), family, FIELDS[family])
   config.mesh.data = devices
   config.optimizer.clip_norm = None
+  *clip, height, width, channels = families.shape(family, 16, 16, 3)
+  config.frames = clip[0] if clip else None
   exp = experiment.build(config, experiment.make_mesh(config))
   # A head of zeros would keep the gradients from the body.
   variables = families.random_variables(family, 16, 16, num_classes=10, **FIELDS[family])[1]
   state = exp.first_state(jax.device_put(variables, exp.shardings.variables))
   rng = np.random.default_rng(0)
   batch = {
-    "image": rng.integers(0, 256, (16, 16, 16, 3), np.uint8),
+    "image": rng.integers(0, 256, (16, *clip, height, width, channels), np.uint8),
     "label": rng.integers(0, 10, 16).astype(np.int32),
     "mask": (np.arange(16) >= masked).astype(np.float32),
   }
