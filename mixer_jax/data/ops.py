@@ -46,7 +46,7 @@ Side = Annotated[int, configuration.Range(1, 2**14)]
 EVAL_SCALE = 256 / 224  # the paper resizes to 256 and crops 224; other sizes keep that ratio
 
 
-def _drew(example: Example, name: str, value: Any) -> Example:
+def drew(example: Example, name: str, value: Any) -> Example:
   """Returns the example with what an operation drew for it, from which it can be replayed."""
   return example | {"drawn": (*example.get("drawn", ()), (name, value))}
 
@@ -117,7 +117,7 @@ def inception_crop(image_size: Sides, area_min: Percent = 5.0, area_max: Percent
       image = resize_bilinear_fast(_part(image, box, image_size), *image_size)
     else:
       image = resize_bilinear(_part(image, box), *image_size)
-    return _drew(example, "inception_crop", box) | {"image": image}
+    return drew(example, "inception_crop", box) | {"image": image}
 
   return op
 
@@ -149,7 +149,7 @@ def random_resized_crop(
     box = deit_ops.sample_box(rng, height, width, area)
     used = deit_ops.draw_filter(rng, interpolation)
     image = deit_ops.resize(_part(image, box), image_size, used)
-    return _drew(example, "random_resized_crop", (box, used)) | {"image": image}
+    return drew(example, "random_resized_crop", (box, used)) | {"image": image}
 
   return op
 
@@ -162,7 +162,7 @@ def flip() -> Op:
     image = example["image"]
     if mirrored:  # A view would be copied value by value later, in ten times the time.
       image = cv2.flip(image, 1).reshape(image.shape)
-    return _drew(example, "flip", mirrored) | {"image": image}
+    return drew(example, "flip", mirrored) | {"image": image}
 
   return op
 
@@ -250,7 +250,7 @@ def central_crop(image_size: Sides, rounding: Literal["down", "even"] = "down") 
   halved = {"down": lambda twice: twice // 2, "even": lambda twice: round(twice / 2)}[rounding]
 
   def op(example: Example, rng: np.random.Generator) -> Example:
-    height, width = _covering(example["image"], image_size)
+    height, width = covering(example["image"], image_size)
     h, w = image_size
     y, x = halved(height - h), halved(width - w)
     return example | {"image": example["image"][y : y + h, x : x + w]}
@@ -270,7 +270,7 @@ def pad(image_size: Sides) -> Op:
   return op
 
 
-def _covering(image: np.ndarray, image_size: Sides) -> Sides:
+def covering(image: np.ndarray, image_size: Sides) -> Sides:
   """Returns the image's height and width; raises InputError if a crop of `image_size` does not fit into them."""
   (height, width), (h, w) = image.shape[:2], image_size
   if height < h or width < w:
@@ -285,10 +285,10 @@ def random_crop(image_size: Sides) -> Op:
 
   def op(example: Example, rng: np.random.Generator) -> Example:
     image, (h, w) = example["image"], image_size
-    height, width = _covering(image, image_size)
+    height, width = covering(image, image_size)
     y, x = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
     image = image[y : y + h, x : x + w]
-    return _drew(example, "random_crop", (y, x)) | {"image": image}
+    return drew(example, "random_crop", (y, x)) | {"image": image}
 
   return op
 
@@ -305,7 +305,7 @@ def randaugment(
     image = np.ascontiguousarray(example["image"])
     draws = randaugment_lib.draw(rng, *image.shape[:2], num_layers=num_layers)
     new = randaugment_lib.apply(image, draws, magnitude=magnitude)
-    return _drew(example, "randaugment", draws) | {"image": new}
+    return drew(example, "randaugment", draws) | {"image": new}
 
   return op
 
@@ -326,7 +326,7 @@ def timm_randaugment(
   def op(example: Example, rng: np.random.Generator) -> Example:
     draws = deit_randaugment.draw(rng, parsed, interpolation)
     new = deit_ops.apply(example["image"], draws)
-    return _drew(example, "timm_randaugment", draws) | {"image": new}
+    return drew(example, "timm_randaugment", draws) | {"image": new}
 
   return op
 
@@ -343,7 +343,7 @@ def color_jitter(
   def op(example: Example, rng: np.random.Generator) -> Example:
     draws = deit_ops.draw_jitter(rng, strength)
     new = deit_ops.apply(example["image"], draws)
-    return _drew(example, "color_jitter", draws) | {"image": new}
+    return drew(example, "color_jitter", draws) | {"image": new}
 
   return op
 

@@ -3,8 +3,8 @@
 The running number n = step·batch + row names an epoch n // N, of N rows, and a place in that epoch's permutation,
 (n % N) // repeats, which names an example; the example's randomness is a function of (seed, epoch, index, copy). So the position
 in the data is the step: a resumed run needs no state of a loader, and neither workers nor processes
-change what is read. Batches are {"image": uint8 (b, h, w, c), "label": int32 (b,), or (b, m) padded
-with −1 where images have up to m labels, "mask": float32 (b,)}.
+change what is read. Batches are {"image": uint8 (b, h, w, c), of clips (b, t, h, w, c), "label": int32 (b,), or
+(b, m) padded with −1 where images have up to m labels, "mask": float32 (b,)}.
 """
 
 import contextlib
@@ -130,10 +130,10 @@ class _Loader:
     self._spec = spec
     self._source = source
 
-  def load(self, index: int, rng: np.random.Generator) -> dict[str, Any] | None:
-    """Returns the example, None if it is skipped; raises InputError that names a bad record."""
+  def load(self, index: int, rng: np.random.Generator, view: int = 0) -> dict[str, Any] | None:
+    """Returns a view of the example, None if it is skipped; raises InputError that names a bad record."""
     try:
-      example = self._spec.ops(self._source[index], rng)
+      example = self._spec.ops(self._source[index], rng, view)
       return example | {"label": self._checked_label(np.asarray(example["label"]))}
     except BadRecordError as e:
       message = f"bad record {index} of {self._source.name}: {e}"
@@ -217,22 +217,25 @@ class TrainBatches:
 class EvalBatches:
   """`batches[i]`: this process's rows of the i-th evaluation batch, in the order of the data.
 
-  A batch holds `batch_size` examples; rows past them, which fill the batch up to a multiple of the
-  devices, and rows past the end of the split have mask 0, so that every example counts once.
+  Where the preprocessing has several views, row n of the evaluation is view n % views of example n // views. A batch
+  holds `batch_size` of these rows; rows past them, which fill the batch up to a multiple of the
+  devices, and rows past the end of the split have mask 0, so that every view of every example counts once.
   """
 
   def __init__(self, spec: SplitSpec, source: sources.Source, *, batch_size: int, rows: np.ndarray):
     self._loader = _Loader(spec, source)
-    self._num_examples, self._batch_size, self._rows = spec.num_examples, batch_size, rows
+    self._views, self._num_rows = spec.ops.views, spec.num_examples * spec.ops.views
+    self._batch_size, self._rows = batch_size, rows
 
   def __len__(self) -> int:
-    return -(-self._num_examples // self._batch_size)
+    return -(-self._num_rows // self._batch_size)
 
   def __getitem__(self, i: int) -> Batch:
     return self._loader.batch((self._example(i, int(row)) for row in self._rows), len(self._rows))
 
   def _example(self, i: int, row: int) -> dict[str, Any] | None:
-    index = i * self._batch_size + row
-    if row >= self._batch_size or index >= self._num_examples:
+    n = i * self._batch_size + row
+    if row >= self._batch_size or n >= self._num_rows:
       return None
-    return self._loader.load(index, example_rng(0, 0, index))
+    index, view = divmod(n, self._views)
+    return self._loader.load(index, example_rng(0, 0, index), view)

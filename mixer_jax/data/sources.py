@@ -1,4 +1,6 @@
-"""TFDS splits as random-access sources of encoded images, read without TensorFlow.
+"""TFDS splits as random-access sources of encoded images or videos, read without TensorFlow.
+
+A video is the feature "video", a sequence of encoded frames.
 
 Data sets must be prepared as ArrayRecord; `python -m mixer_jax.tools.prepare NAME` does it. Only the
 embedded digits are prepared on first use.
@@ -39,10 +41,12 @@ class Source:
     num_classes: int | None = None,
     class_names: list[str] | None = None,
     label: str = "label",
+    image: str = "image",
     image_scale: int = 1,
   ):
     self.name, self.num_classes, self.class_names = name, num_classes, class_names
     self._data_source, self._label, self._image_scale = data_source, label, image_scale
+    self._image = image  # the feature that holds it
     # The data's number of a class -> the model's.
     self._numbers: Int[np.ndarray, " k"] | None = None
 
@@ -50,7 +54,7 @@ class Source:
     return len(self._data_source)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    """Returns {"image": bytes, "label": int32 (), or (n,) where images have several}.
+    """Returns {"image": bytes, of a video a list of bytes, "label": int32 (), or (n,) where images have several}.
 
     Raises:
       BadRecordError: the record or its label is damaged.
@@ -102,7 +106,9 @@ class Source:
     record = self._data_source[int(index)]
     compute = datasets.LABELS.get(self._label)
     label = record[self._label] if compute is None else compute(record)
-    return {"image": record["image"], "label": np.asarray(label, np.int32)}
+    image = record[self._image]
+    image = image if isinstance(image, bytes) else list(image)
+    return {"image": image, "label": np.asarray(label, np.int32)}
 
   def fingerprint(self) -> tuple[str, ...]:
     """Returns short hashes of the first, the middle, the last and four other examples, as they are stored."""
@@ -113,11 +119,12 @@ class Source:
   def _hash(self, index: int) -> str:
     try:
       example = self._read(index)
-      content = example["image"] + example["label"].astype("<i4").tobytes()
     except _UNREADABLE as e:
       self._raise_if_storage(e)
       return "unreadable"
-    return hashlib.sha256(content).hexdigest()[:8]
+    image, label = example["image"], example["label"].astype("<i4").tobytes()
+    content = image if isinstance(image, bytes) else b"".join(image)
+    return hashlib.sha256(content + label).hexdigest()[:8]
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -161,6 +168,7 @@ def open_source(*, dataset: str, data_dir: str | None, split: str, label: str | 
     num_classes=num_classes,
     class_names=class_names,
     label=name,
+    image=next(k for k in _IMAGES if k in set(features)),
     image_scale=entry.image_scale,
   )
 
@@ -190,9 +198,12 @@ def _open_builder(dataset: str, data_dir: str | None) -> Any:
 
 def _features(builder: Any, dataset: str) -> Any:
   features = builder.info.features
-  if features is None or "image" not in set(features):
-    raise InputError(f"data set {dataset!r} has no feature 'image': {features}.")
+  if features is None or not set(features) & set(_IMAGES):
+    raise InputError(f"data set {dataset!r} has no feature 'image' or 'video': {features}.")
   return features
+
+
+_IMAGES = ("image", "video")  # features, the first that there is
 
 
 def _label_name(wanted: str | None, features: Any, dataset: str) -> str:
@@ -220,11 +231,13 @@ def _data_source(builder: Any, dataset: str, split: str) -> Any:
   """Returns TFDS's data source, its images still encoded; raises InputError."""
   import tensorflow_datasets as tfds  # Takes seconds to import, and only opening a source needs it.
 
-  images = [k for k, v in builder.info.features.items() if isinstance(v, tfds.features.Image)]
+  images = [
+    k
+    for k, v in builder.info.features.items()
+    if isinstance(getattr(v, "feature", v), tfds.features.Image)
+  ]
   try:
-    return builder.as_data_source(
-      split=split, decoders={k: tfds.decode.SkipDecoding() for k in images}
-    )
+    return builder.as_data_source(split=split, decoders={k: _Encoded() for k in images})
   except NotImplementedError as e:
     raise InputError(
       f"data set {dataset!r} in {builder.data_dir} is not stored as ArrayRecord; prepare it anew with "
@@ -237,6 +250,18 @@ def _data_source(builder: Any, dataset: str, split: str) -> Any:
   except (ValueError, AssertionError) as e:
     known = configuration.nearest(split, builder.info.splits)
     raise InputError(f"split {split!r} of data set {dataset!r} cannot be read: {e}.{known}") from e
+
+
+class _Encoded:
+  """TFDS's decoder that leaves images as they are; its own, SkipDecoding, knows of no sequences without TensorFlow."""
+
+  def setup(self, *, feature: Any) -> None:
+    del feature
+
+  def decode_example_np(self, example: Any) -> Any:
+    return example
+
+  decode_batch_example_np = decode_example_np
 
 
 def describe(dataset: str, data_dir: str | None = None) -> datasets.Dataset:

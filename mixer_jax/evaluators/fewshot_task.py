@@ -47,6 +47,8 @@ class Fewshot:
     """
     self._setup, self._section, data = setup, section, setup.options.data
     self._features_step = setup.make_features_step()
+    ops = Preprocess(section.ops, setup.options.input_shape, f"{where}ops")
+    ops.check_views(several=False, drawn=False)
     place: dict[str, Any] = {
       "dataset": section.dataset or data.dataset,
       "data_dir": section.data_dir or data.data_dir,
@@ -68,7 +70,7 @@ class Fewshot:
         labels_per_image=1,
         num_examples=len(source),
         num_classes=self.drawn.num_classes,
-        ops=Preprocess(section.ops, setup.options.input_shape, f"{where}ops"),
+        ops=ops,
         on_bad_record=data.on_bad_record,
         **place,
       )

@@ -41,25 +41,35 @@ def collect(
   """Returns the rows of all images in the order of the data, without padding, as NumPy arrays.
 
   Args:
+    predict_fn, batches, batch_size: see `fetched`.
+  """
+  parts = [*fetched(predict_fn, batches, batch_size=batch_size)]
+  return {key: np.concatenate([p[key] for p in parts]) for key in parts[0]}
+
+
+def fetched(
+  predict_fn: Callable[[Any], Rows], batches: Iterable[Any], *, batch_size: int
+) -> Iterator[dict[str, np.ndarray]]:
+  """Yields the rows of each batch, without padding, as NumPy arrays.
+
+  Args:
     predict_fn: batch -> rows, of shape (b, ...) each, one of them "mask".
     batches: batches on the devices; rows with mask 0 are left out.
-    batch_size: examples of a batch; row r of batch i is example i·batch_size + r, its "index".
+    batch_size: rows of a batch; row r of batch i is row i·batch_size + r of all, its "index".
   """
-  parts: list[dict[str, np.ndarray]] = []
-  pending = None
 
-  def fetch() -> None:
-    part = jax.device_get(pending)
-    part["index"] = len(parts) * batch_size + np.arange(len(part["mask"]))
+  def fetch(rows: Rows, number: int) -> dict[str, np.ndarray]:
+    part = jax.device_get(rows)
+    part["index"] = number * batch_size + np.arange(len(part["mask"]))
     real = part["mask"] > 0
-    parts.append({key: value[real] for key, value in part.items()})
+    return {key: value[real] for key, value in part.items()}
 
-  for batch in batches:
+  pending, number = None, -1
+  for number, batch in enumerate(batches):
     current = predict_fn(batch)
     # Fetching the results of a batch while the next one is computed keeps the device busy.
     if pending is not None:
-      fetch()
+      yield fetch(pending, number - 1)
     pending = current
   if pending is not None:
-    fetch()
-  return {key: np.concatenate([p[key] for p in parts]) for key in parts[0]}
+    yield fetch(pending, number)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from jax.sharding import Mesh
@@ -50,6 +51,18 @@ class ModelSetup:
   def title(self) -> str:
     """What messages call the model: "Mixer"."""
     return models.FAMILIES[self.options.model["name"]].TITLE
+
+  def make_probabilities_step(self) -> Any:
+    """Returns the jitted (variables, batch) -> rows of probabilities (float32), label and mask, replicated."""
+    probabilities = losses.PROBABILITIES[self.options.loss]
+    return make_predict_step(
+      self,
+      lambda batch, outputs: {
+        "probabilities": probabilities(outputs["logits"].astype(jnp.float32)),
+        "label": batch["label"],
+        "mask": batch["mask"],
+      },
+    )
 
   def make_features_step(self) -> Any:
     """Returns the jitted (variables, batch) -> rows of pre_logits, label and mask, replicated."""
