@@ -29,7 +29,7 @@ from mixer_jax.errors import InputError
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Init:
   # Name, address or file of weights (docs/weights.md), or the workdir of a run. If None, training starts at random.
-  # Weights for 3 channels also start a model of another image_channels.
+  # Weights for 3 channels also start a model of another image_channels, a CycleMLP's also an MLP-3D.
   weights: str | None = None
   # How weights become those of another image size: "paper" is appendix C, "auto" takes it where it applies.
   resize: Literal["auto", "paper", "interpolate"] = "auto"

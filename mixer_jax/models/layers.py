@@ -6,6 +6,7 @@ accumulated in parts.
 """
 
 import functools
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
@@ -285,12 +286,10 @@ class Circulant(nn.Module):
     return circulant(x.astype(self.dtype), jnp.asarray(kernel, self.dtype))
 
 
-def sow_map(
-  module: nn.Module, name: str, x: Float[Array, "b s c"], height: int, width: int
-) -> None:
-  """Sows tokens in raster order as a map (b, height, width, c); nothing if they are another number."""
-  if x.shape[1] == height * width:
-    module.sow("intermediates", name, x.reshape(x.shape[0], height, width, -1))
+def sow_map(module: nn.Module, name: str, x: Float[Array, "b s c"], *grid: int) -> None:
+  """Sows tokens in raster order as a map (b, *grid, c); nothing if they are another number."""
+  if x.shape[1] == math.prod(grid):
+    module.sow("intermediates", name, x.reshape(x.shape[0], *grid, -1))
 
 
 def run_stages(

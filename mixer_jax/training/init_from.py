@@ -6,7 +6,7 @@ import jax
 from etils import epath
 
 from mixer_jax import models, schema, weights
-from mixer_jax.models import resizing
+from mixer_jax.models import mlp_3d, resizing
 from mixer_jax.training import experiment
 from mixer_jax.training.state import TrainState
 from mixer_jax.workdir import checkpoint, metrics, provenance, restore
@@ -107,17 +107,22 @@ def class_names(
 def initial_variables(exp: experiment.Experiment) -> tuple[weights.Variables, str]:
   """Returns the variables that `config.init` asks for, on the devices, and a line on what was done.
 
-  They are made for the configuration's image size and channels, the head is replaced by zeros if asked for.
+  They are made for the configuration's image size and channels, the head is replaced by zeros if asked for. A CycleMLP's
+  are inflated for an MLP-3D.
 
   Raises:
     InputError: no such weights, or not those of the configuration's model; what differs is listed.
   """
   source = str(exp.options.init.weights)
   variables = load(source)
-  weights.check_family(variables, exp.options.model["name"], source)
   directory = workdirs.find_run(source)
   spec = _spec_of_run(directory) if directory else weights.describe(variables, source)
   line, channels = f"parameters of {source}", exp.options.image_channels
+  if (spec.family, exp.options.model["name"]) == ("cycle_mlp", "mlp3d"):
+    arrangement = getattr(exp.model, "arrangement", ())
+    variables = {"params": mlp_3d.inflate(variables["params"], arrangement)}
+    line += ", inflated from a CycleMLP of images"
+  weights.check_family(variables, exp.options.model["name"], source)
   if spec.input_shape[-1] != channels:
     variables = weights.replace_channels(variables, channels)
     line += f", {weights.channels_line(channels)}"

@@ -123,7 +123,7 @@ def resize(
   family = models.FAMILIES[spec.family]
   if not spec.resize_methods:
     raise InputError(
-      f"a {family.TITLE}'s parameters are those for every image size that it takes; there is nothing to do."
+      f"a {family.TITLE} of these fields is not resized: its parameters are those for every image size that it takes."
     )
   *_, height, width, _ = spec.input_shape
   rows, columns = resizing.token_grid((height, width), spec.fields["patch_size"])

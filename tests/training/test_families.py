@@ -12,7 +12,7 @@ from mixer_jax.training import experiment, loop
 from mixer_jax.weights import torch_layout
 from mixer_jax.workdir import directory, restore
 from tests import families, runs
-from tests.configurations import small_config, with_family
+from tests.configurations import of_clips, small_config, with_family
 from tests.marks import long
 from tests.training.test_recipe import recipe
 
@@ -57,7 +57,7 @@ def grads_loss_and_statistics(family, *, devices, parts, masked=0):
   config.mesh.data = devices
   config.optimizer.clip_norm = None
   *clip, height, width, channels = families.shape(family, 16, 16, 3)
-  config.frames = clip[0] if clip else None
+  config = of_clips(config, clip[0]) if clip else config
   exp = experiment.build(config, experiment.make_mesh(config))
   # A head of zeros would keep the gradients from the body.
   variables = families.random_variables(family, 16, 16, num_classes=10, **FIELDS[family])[1]
