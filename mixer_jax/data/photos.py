@@ -1,8 +1,9 @@
-"""What counts as a photo below a directory: one table, for preparation and prediction."""
+"""What counts as a photo, or a video, below a directory: one table, for preparation and prediction."""
 
 import errno
 import os
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from mixer_jax import files
 from mixer_jax.errors import BadRecordError, InputError
@@ -12,8 +13,38 @@ from mixer_jax.errors import BadRecordError, InputError
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic",
             ".heif", ".avif", ".jp2", ".ppm", ".pgm")  # fmt: skip
 
+
+class Kind(NamedTuple):
+  """What is looked for: its name, in the singular, and the suffixes of its files."""
+
+  name: str
+  suffixes: tuple[str, ...]
+
+
+IMAGES = Kind("image", SUFFIXES)
+# As above, with formats that are not supported.
+VIDEOS = Kind(
+  "video",
+  (
+    ".mp4",
+    ".webm",
+    ".avi",
+    ".gif",
+    ".mkv",
+    ".mov",
+    ".m4v",
+    ".mpg",
+    ".mpeg",
+    ".wmv",
+    ".flv",
+    ".ts",
+    ".3gp",
+    ".ogv",
+  ),
+)
+
 Ignored = list[tuple[str, str]]
-"""(path, why) of what was found and is no photo."""
+"""(path, why) of what was found and is none."""
 
 
 # The path is at fault: nothing is there, or no file. All other errors are the storage's.
@@ -29,12 +60,13 @@ def unreadable(path: str, error: OSError) -> BadRecordError | InputError:
   )
 
 
-def find(directory: str, ignored: Ignored) -> Iterator[str]:
-  """Yields the paths of the photos below a directory, however deep, each directory in the bytewise order of its names.
+def find(directory: str, ignored: Ignored, kind: Kind = IMAGES) -> Iterator[str]:
+  """Yields the paths of the photos, or of another kind, below a directory, however deep, each directory in the bytewise order of its names.
 
   Args:
     directory: where to look.
     ignored: what else there is is added to it.
+    kind: what is looked for.
 
   Raises:
     InputError: a directory cannot be read, or is a link.
@@ -44,10 +76,13 @@ def find(directory: str, ignored: Ignored) -> Iterator[str]:
     entry = left.pop()
     if _is_folder(entry):
       left += _entries(entry.path, ignored)[::-1]
-    elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+    elif os.path.splitext(entry.name)[1].lower() in kind.suffixes:
       yield entry.path
     else:
-      ignored.append((entry.path, "not an image, by its name"))
+      ignored.append((entry.path, f"not {_AN[kind.name]}, by its name"))
+
+
+_AN = {"image": "an image", "video": "a video"}
 
 
 def folders(directory: str, ignored: Ignored) -> list[str]:

@@ -2,6 +2,7 @@
 
 python -m mixer_jax.tools.prepare --from_folder=DIR [--held_out=10%]   # DIR/CLASS/… or DIR/SPLIT/CLASS/…
 python -m mixer_jax.tools.prepare --from_tsv=FILE [--names=FILE]       # lines of path<TAB>label[,label…]
+python -m mixer_jax.tools.prepare --from_videos=DIR or FILE.tsv        # likewise, of videos
 python -m mixer_jax.tools.prepare --from_tfds=DIR                      # stored as TFRecord
 python -m mixer_jax.tools.prepare --from_imagenet=DIR                  # with ILSVRC2012_img_{train,val}.tar
 python -m mixer_jax.tools.prepare NAME                                 # by TFDS's own builder
@@ -17,18 +18,44 @@ import sys
 
 from absl import app, flags
 
-from mixer_jax.data import builders
+from mixer_jax.data import builders, videos
 from mixer_jax.errors import InputError
 from mixer_jax.parallel import processes
 from mixer_jax.tools import command
-from mixer_jax.tools.preparation import archives, engine, folders, images, shards, tables, tfrecords
+from mixer_jax.tools.preparation import (
+  archives,
+  catalogue,
+  engine,
+  folders,
+  images,
+  shards,
+  tables,
+  tfrecords,
+)
 
 _FROM_FOLDER = flags.DEFINE_string("from_folder", None, "Folder with one folder per class.")
 _FROM_TSV = flags.DEFINE_string("from_tsv", None, "Table with lines of path<TAB>label[,label…].")
 _NAMES = flags.DEFINE_string(
   "names",
   None,
-  "With --from_tsv: file with one class name per line, in the order of their indices.",
+  "With a table: file with one class name per line, in the order of their indices.",
+)
+_FROM_VIDEOS = flags.DEFINE_string(
+  "from_videos", None, "Folder with one folder of videos per class, or a table as for --from_tsv."
+)
+_SHORT_SIDE = flags.DEFINE_integer(
+  "short_side",
+  None,
+  f"With --from_videos: pixels of the shorter side that larger frames are reduced to. Default: {videos.SHORT_SIDE}.",
+  lower_bound=1,
+  upper_bound=4096,
+)
+_FPS = flags.DEFINE_float(
+  "fps",
+  None,
+  "With --from_videos: frames to keep per second of video. Default: all frames of the file.",
+  lower_bound=0.001,
+  upper_bound=1000,
 )
 _FROM_TFDS = flags.DEFINE_string(
   "from_tfds", None, "Directory of a TFDS data set stored as TFRecord."
@@ -73,17 +100,21 @@ _MAX_CLASSES_SHOWN = 20
 
 
 def main(argv: list[str]) -> None:
-  given = [f.name for f in (_FROM_FOLDER, _FROM_TSV, _FROM_TFDS, _FROM_IMAGENET) if f.value]
+  given = [
+    f.name for f in (_FROM_FOLDER, _FROM_TSV, _FROM_VIDEOS, _FROM_TFDS, _FROM_IMAGENET) if f.value
+  ]
   if len(given) + len(argv[1:]) != 1:
     raise InputError(
-      "give one of --from_folder, --from_tsv, --from_tfds, --from_imagenet, or the name of a TFDS data set."
+      "give one of --from_folder, --from_tsv, --from_videos, --from_tfds, --from_imagenet, or the name of a TFDS data set."
     )
   if not given:
     _prepare_by_builder(argv[1])
     return
   plan = _plan()
   total = sum(plan.num_examples.values())
-  print(f"found {total:,} images of {len(plan.classes):,} classes, {plan.num_bytes / 1e6:,.0f} MB")
+  print(
+    f"found {total:,} {plan.what} of {len(plan.classes):,} classes, {plan.num_bytes / 1e6:,.0f} MB"
+  )
   data_dir = _DATA_DIR.value or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
   try:
     prepared = engine.prepare(
@@ -108,8 +139,12 @@ def _prepare_by_builder(name: str) -> None:
 
 
 def _plan() -> shards.Plan:
-  if _NAMES.value and not _FROM_TSV.value:
-    raise InputError("--names goes with --from_tsv.")
+  table = _FROM_TSV.value or (
+    _FROM_VIDEOS.value if os.path.isfile(_FROM_VIDEOS.value or "") else None
+  )
+  if _NAMES.value and not table:
+    raise InputError("--names goes with a table, of --from_tsv or --from_videos.")
+  of_videos = _videos()
   if _FROM_TFDS.value:
     fixed = (_NAME, _HELD_OUT, _NUM_SHARDS)
     if changed := [f.name for f in fixed if f.value is not None]:
@@ -117,10 +152,10 @@ def _plan() -> shards.Plan:
         f"--from_tfds keeps names, splits and shards as they are: no --{changed[0]}."
       )
     return tfrecords.plan(_FROM_TFDS.value)
-  if _FROM_FOLDER.value:
-    collection = folders.read(_FROM_FOLDER.value, _name(_FROM_FOLDER.value))
-  elif _FROM_TSV.value:
-    collection = tables.read(_FROM_TSV.value, _name(_FROM_TSV.value), _NAMES.value)
+  if table:
+    collection = tables.read(table, _name(table), _NAMES.value, of_videos)
+  elif folder := _FROM_FOLDER.value or _FROM_VIDEOS.value:
+    collection = folders.read(folder, _name(folder), of_videos)
   elif _NAME.value:
     raise InputError("--from_imagenet prepares imagenet2012: no --name.")
   else:
@@ -128,6 +163,18 @@ def _plan() -> shards.Plan:
   return images.plan(
     collection, held_out=_fraction(), seed=_SEED.value, num_shards=_NUM_SHARDS.value
   )
+
+
+def _videos() -> catalogue.Videos | None:
+  """Returns what becomes of videos, None if images are prepared; raises InputError for flags that do not fit."""
+  if not _FROM_VIDEOS.value:
+    if given := [f.name for f in (_SHORT_SIDE, _FPS) if f.value is not None]:
+      raise InputError(f"--{given[0]} goes with --from_videos.")
+    return None
+  if not _VERIFY.value:
+    raise InputError("--noverify is for images: videos are decoded to be stored.")
+  videos.check_installed()
+  return catalogue.Videos(_SHORT_SIDE.value or videos.SHORT_SIDE, _FPS.value)
 
 
 def _name(path: str) -> str:
@@ -158,10 +205,10 @@ def _fraction() -> float:
 
 def _show(prepared: engine.Prepared, plan: shards.Plan) -> None:
   for split, counts in prepared.classes.items():
-    print(f"{split}: {prepared.splits[split]:,} images; {_counts(counts)}")
+    print(f"{split}: {prepared.splits[split]:,} {plan.what}; {_counts(counts)}")
   if prepared.num_bad or prepared.num_ignored:
     print(
-      f"left out: {prepared.num_bad:,} bad images, {prepared.num_ignored:,} other files, listed in "
+      f"left out: {prepared.num_bad:,} bad {plan.what}, {prepared.num_ignored:,} other files, listed in "
       f"{prepared.directory / engine.QUARANTINE}"
     )
   print(f"{'already ' * prepared.again}prepared in {prepared.directory}")

@@ -86,6 +86,13 @@ def parse(text: bytes) -> Entry:
   return Entry(*json.loads(text))
 
 
+class Videos(NamedTuple):
+  """What becomes of videos (data.videos.read): the side to reduce frames to, in pixels, and frames a second."""
+
+  short_side: int
+  fps: float | None
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Collection:
   """What a reader found.
@@ -99,6 +106,7 @@ class Collection:
     file_names: keys are stored with the images, as feature "file_name".
     splits: entries by split.
     ignored: (path, why) of what was found and is no image.
+    videos: set if the entries are videos, each a file.
   """
 
   name: str
@@ -109,6 +117,7 @@ class Collection:
   file_names: bool = False
   splits: dict[str, Catalogue]
   ignored: Sequence[tuple[str, str]] = ()
+  videos: Videos | None = None
 
   @property
   def multi_label(self) -> bool:

@@ -68,13 +68,14 @@ def prepare(
   arguments = {"fingerprint": plan.fingerprint, "verify": verify}
   with _lock(directory):
     if directory.exists():
-      return _already_prepared(directory, arguments)
+      return _already_prepared(directory, arguments, plan.what)
     work = directory.with_name(f"{directory.name}.incomplete")
-    _begin(work, arguments)
+    _begin(work, arguments, plan.what)
     done = [s for shard in plan.shards() if (s := shards.finished(work, shard)) is not None]
     if not skip_bad:
       done = [s for s in done if not s["bad"]]  # they may have been repaired
-    _check_room(work, plan.num_bytes - sum(s["num_bytes"] for s in done))
+    if plan.what == "images":  # nobody knows what videos need before they are decoded
+      _check_room(work, plan.num_bytes - sum(s["num_bytes"] for s in done))
     there = {s["file"] for s in done}
     left = (shard for shard in plan.shards() if shard.file not in there)
     progress = workers.Progress(plan, done, report)
@@ -82,11 +83,11 @@ def prepare(
     return _finish(plan, work, directory, done, arguments, skip_bad)
 
 
-def _already_prepared(directory: pathlib.Path, arguments: dict[str, Any]) -> Prepared:
+def _already_prepared(directory: pathlib.Path, arguments: dict[str, Any], what: str) -> Prepared:
   summary = shards.load_json(directory / SUMMARY)
   if not arguments.items() <= summary.items():
     raise InputError(
-      f"{directory} is there already, prepared from other images or with other arguments. Give another "
+      f"{directory} is there already, prepared from other {what} or with other arguments. Give another "
       "--name or --data_dir, or remove it."
     )
   _clean(directory)
@@ -108,7 +109,7 @@ def _lock(directory: pathlib.Path) -> Iterator[None]:
     raise InputError(f"{directory} cannot be written: {e}") from e
 
 
-def _begin(work: pathlib.Path, arguments: dict[str, Any]) -> None:
+def _begin(work: pathlib.Path, arguments: dict[str, Any], what: str) -> None:
   """Makes the directory; raises InputError if another plan has begun it."""
   work.mkdir(exist_ok=True)
   path = work / "plan.json"
@@ -116,7 +117,7 @@ def _begin(work: pathlib.Path, arguments: dict[str, Any]) -> None:
     shards.save_json(path, arguments)
   elif shards.load_json(path) != arguments:
     raise InputError(
-      f"{work} was begun from other images or with other arguments. Give those again to resume it, "
+      f"{work} was begun from other {what} or with other arguments. Give those again to resume it, "
       "another --name or --data_dir, or remove it."
     )
 
@@ -141,7 +142,7 @@ def _finish(
     listed = "".join(f"\n  {b['record']}: {b['reason']}" for b in bad[:10])
     more = f"\n  … and {len(bad) - 10:,} more" if len(bad) > 10 else ""
     raise InputError(
-      f"{len(bad):,} of {sum(plan.num_examples.values()):,} images cannot be used:{listed}{more}\n"
+      f"{len(bad):,} of {sum(plan.num_examples.values()):,} {plan.what} cannot be used:{listed}{more}\n"
       f"All are listed in {work / QUARANTINE}. Repair them and give the same command again, or leave them "
       "out with --on_bad_record=skip: the shards that are done are kept."
     )
@@ -149,7 +150,9 @@ def _finish(
   lengths = {split: [s["num_examples"] for s in found] for split, found in by_split.items()}
   num_bytes = {split: sum(s["num_bytes"] for s in found) for split, found in by_split.items()}
   if empty := [split for split in lengths if not sum(lengths[split])]:
-    raise InputError(f"no image of the split {empty[0]!r} is good: see {work / QUARANTINE}.")
+    raise InputError(
+      f"no {plan.what[:-1]} of the split {empty[0]!r} is good: see {work / QUARANTINE}."
+    )
   prepared = Prepared(
     directory=directory,
     splits={split: sum(lengths[split]) for split in lengths},

@@ -1,4 +1,4 @@
-"""A folder per class: DIR/CLASS/…/image, or DIR/SPLIT/CLASS/…/image."""
+"""A folder per class: DIR/CLASS/…/image, or DIR/SPLIT/CLASS/…/image; images or videos."""
 
 import os
 import pathlib
@@ -11,14 +11,19 @@ SPLITS = ("train", *datasets.VALIDATION, "dev", "test")
 _NEARLY = ("training", "validate", "testing", "eval", "evaluation", "unlabeled", "unlabelled")
 
 
-def read(directory: str, name: str) -> catalogue.Collection:
+def read(directory: str, name: str, videos: catalogue.Videos | None = None) -> catalogue.Collection:
   """Finds the images of a folder per class; classes are numbered in the bytewise order of their names.
+
+  Args:
+    directory: the folder.
+    name: of the data set.
+    videos: what becomes of the videos that are found instead of images.
 
   Raises:
     InputError: no such folder, no classes, a class without images, linked folders, folders that look half like
       splits, or a split with classes that the training split lacks.
   """
-  root = pathlib.Path(directory)
+  root, kind = pathlib.Path(directory), photos.VIDEOS if videos else photos.IMAGES
   if not root.is_dir():
     raise InputError(f"{directory} is not a directory.")
   ignored: photos.Ignored = []
@@ -30,7 +35,7 @@ def read(directory: str, name: str) -> catalogue.Collection:
   for split, names in found.items():
     if not names:
       where = root / split if len(folders) else root
-      raise InputError(f"{where} has no folders; expected {directory}/CLASS/image.jpg")
+      raise InputError(f"{where} has no folders; expected {directory}/CLASS/{_EXAMPLES[kind.name]}")
   classes = sorted(found.get("train") or set().union(*found.values()), key=os.fsencode)
   catalogue.check_classes(classes, directory)
   for split, names in found.items():
@@ -39,10 +44,18 @@ def read(directory: str, name: str) -> catalogue.Collection:
   splits = {}
   for split in sorted(found):
     base = root if found == {"train": folders} else root / split
-    splits[split] = _catalogue(root, base, split, classes, found[split], ignored)
+    splits[split] = _catalogue(root, base, split, classes, found[split], ignored, kind)
   return catalogue.Collection(
-    name=name, root=str(root.absolute()), classes=classes, splits=splits, ignored=ignored
+    name=name,
+    root=str(root.absolute()),
+    classes=classes,
+    splits=splits,
+    ignored=ignored,
+    videos=videos,
   )
+
+
+_EXAMPLES = {"image": "image.jpg", "video": "video.mp4"}
 
 
 def _are_splits(root: pathlib.Path, folders: list[str]) -> bool:
@@ -64,18 +77,18 @@ def _are_splits(root: pathlib.Path, folders: list[str]) -> bool:
 
 def _catalogue(
   root: pathlib.Path, base: pathlib.Path, split: str, classes: list[str], present: list[str],
-  ignored: photos.Ignored,
+  ignored: photos.Ignored, kind: photos.Kind,
 ) -> catalogue.Catalogue:  # fmt: skip
   entries = catalogue.Catalogue(split)
   for label, name in enumerate(classes):
     if name not in present:
       continue
     before = len(entries)
-    for path in photos.find(str(base / name), ignored):
+    for path in photos.find(str(base / name), ignored, kind):
       entries.append(catalogue.Entry(os.path.relpath(path, root), [label]))
     if len(entries) == before:
       raise InputError(
-        f"class {name!r} has no images: {base / name} is empty. Remove the folder, or add images "
-        f"(files named {', '.join(photos.SUFFIXES[:6])}, …)."
+        f"class {name!r} has no {kind.name}s: {base / name} is empty. Remove the folder, or add {kind.name}s "
+        f"(files named {', '.join(kind.suffixes[:6])}, …)."
       )
   return entries

@@ -1,4 +1,4 @@
-"""Plans the shards of a collection of images: their order, the held-out split, their sizes."""
+"""Plans the shards of a collection of images or videos: their order, the held-out split, their sizes."""
 
 import functools
 import hashlib
@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from mixer_jax.data import photos
+from mixer_jax.data import photos, videos
 from mixer_jax.errors import BadRecordError, InputError
 from mixer_jax.tools.preparation import catalogue, metadata, shards
 
 SHARD_BYTES = 256 << 20
+_GROWTH = 10  # frames as JPEG take about so many times the bytes of the video (docs/decisions)
 HELD_OUT = "validation"
 _SAMPLE = 1000  # files whose sizes are looked at to choose the number of shards
 Splits = dict[str, tuple[catalogue.Catalogue, np.ndarray]]
@@ -38,7 +39,8 @@ def plan(
   splits = _splits(collection, held_out, seed)
   num_bytes = sum(_estimate(c, i, collection.root) for c, i in splits.values())
   num_examples = {split: len(indices) for split, (_, indices) in splits.items()}
-  counts = _count_shards(num_examples, num_bytes, num_shards)
+  growth = _GROWTH if collection.videos else 1
+  counts = _count_shards(num_examples, num_bytes * growth, num_shards)
   return shards.Plan(
     name=collection.name,
     version=collection.version,
@@ -46,6 +48,7 @@ def plan(
     labels_per_image=collection.labels_per_image,
     num_examples=num_examples,
     num_bytes=num_bytes,
+    what="videos" if collection.videos else "images",
     ignored=collection.ignored,
     fingerprint=_fingerprint(collection, splits, counts),
     shards=lambda: _shards(collection, splits, counts),
@@ -67,6 +70,7 @@ def _count_shards(
 def _fingerprint(c: catalogue.Collection, splits: Splits, counts: dict[str, int]) -> str:
   """Returns a hash of the names, labels and places of all images, and of what decides the files."""
   decides = [c.name, c.version, c.root, list(c.classes), c.multi_label, c.file_names]
+  decides += [c.videos] if c.videos else []
   digest = hashlib.sha256(json.dumps([decides, counts]).encode())
   for entries, indices in splits.values():
     entries.update(digest)
@@ -87,13 +91,13 @@ def _shards(
         file=metadata.shard_name(c.name, split, i, count),
         split=split,
         index=i,
-        examples=functools.partial(_examples, c.root, texts, c.multi_label, c.file_names),
+        examples=functools.partial(_examples, c.root, texts, c.multi_label, c.file_names, c.videos),
       )
 
 
 def _splits(collection: catalogue.Collection, held_out: float, seed: int) -> Splits:
   if empty := [split for split, entries in collection.splits.items() if not len(entries)]:
-    raise InputError(f"{collection.root} has no images for the split {empty[0]!r}.")
+    raise InputError(f"{collection.root} has nothing for the split {empty[0]!r}.")
   if not held_out:
     return {s: (entries, entries.order()) for s, entries in collection.splits.items()}
   if "train" not in collection.splits or HELD_OUT in collection.splits:
@@ -127,11 +131,15 @@ def _estimate(entries: catalogue.Catalogue, indices: np.ndarray, root: str) -> i
 
 
 def _examples(
-  root: str, texts: list[bytes], multi_label: bool, file_names: bool
-) -> Iterator[tuple[str, Callable[[], shards.Example]]]:
-  serialize = metadata.serializer(multi_label, file_names)
+  root: str, texts: list[bytes], multi_label: bool, file_names: bool,
+  of_videos: catalogue.Videos | None, alive: Callable[[], None],
+) -> Iterator[tuple[str, Callable[[], shards.Example]]]:  # fmt: skip
+  serialize = metadata.serializer(multi_label, file_names, of_videos is not None)
 
   def load(entry: catalogue.Entry) -> shards.Example:
+    if of_videos:
+      frames = videos.read(os.path.join(root, entry.key), alive=alive, **of_videos._asdict())
+      return shards.Example(None, entry.labels, serialize(frames, entry))
     if entry.archive:
       image = read_bytes(entry.archive, entry.offset, entry.size)
     else:

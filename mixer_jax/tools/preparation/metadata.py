@@ -10,27 +10,34 @@ from etils import epath
 from mixer_jax.tools.preparation import catalogue
 
 
-def features(classes: Sequence[str], multi_label: bool, file_names: bool) -> Any:
-  """Returns {"image", "label" or "labels", "file_name" if wanted}."""
+def features(
+  classes: Sequence[str], multi_label: bool, file_names: bool, of_videos: bool = False
+) -> Any:
+  """Returns {"image", or "video", its frames as JPEG, "label" or "labels", "file_name" if wanted}."""
   import tensorflow_datasets as tfds
 
   label = tfds.features.ClassLabel(names=classes)
   found: dict[str, Any] = {"image": tfds.features.Image()}
+  if of_videos:  # TFDS's own Video needs TensorFlow.
+    frame = tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg")
+    found = {"video": tfds.features.Sequence(frame)}
   found |= {"labels": tfds.features.Sequence(label)} if multi_label else {"label": label}
   if file_names:
     found["file_name"] = tfds.features.Text()
   return tfds.features.FeaturesDict(found)
 
 
-def serializer(multi_label: bool, file_names: bool) -> Callable[[bytes, catalogue.Entry], bytes]:
-  """Returns a function (encoded image, entry) -> serialized tf.train.Example, as TFDS writes it."""
+def serializer(
+  multi_label: bool, file_names: bool, of_videos: bool = False
+) -> Callable[[bytes | list[bytes], catalogue.Entry], bytes]:
+  """Returns a function (encoded image, or frames, entry) -> serialized tf.train.Example, as TFDS writes it."""
   from tensorflow_datasets.core import example_serializer
 
-  info = features(["any"], multi_label, file_names).get_serialized_info()
+  info = features(["any"], multi_label, file_names, of_videos).get_serialized_info()
   write = example_serializer.ExampleSerializer(info).get_tf_example
 
-  def serialize(image: bytes, entry: catalogue.Entry) -> bytes:
-    example: dict[str, Any] = {"image": image}
+  def serialize(image: bytes | list[bytes], entry: catalogue.Entry) -> bytes:
+    example: dict[str, Any] = {"video" if of_videos else "image": image}
     example |= {"labels": entry.labels} if multi_label else {"label": entry.labels[0]}
     if file_names:
       example["file_name"] = entry.key
@@ -76,12 +83,12 @@ def write(
     data_dir=os.fspath(directory),
     module_name="",
   )
-  label = "labels" if collection.multi_label else "label"
+  label, of_videos = "labels" if collection.multi_label else "label", collection.videos is not None
   info = tfds.core.DatasetInfo(
     builder=identity,
     description=f"Prepared by mixer-jax: {len(collection.classes)} classes.",
-    features=features(collection.classes, collection.multi_label, collection.file_names),
-    supervised_keys=("image", label),
+    features=features(collection.classes, collection.multi_label, collection.file_names, of_videos),
+    supervised_keys=("video" if of_videos else "image", label),
   )
   info.set_file_format("array_record")
   info.set_splits(split_infos(directory, collection.name, lengths, num_bytes))

@@ -17,9 +17,9 @@ OPTIONS = "group_size:1"  # as TFDS writes: each record can be read alone
 
 
 class Example(NamedTuple):
-  """An example that is ready to be written: its encoded image, class indices and serialized form."""
+  """An example that is ready to be written: its encoded image, if that is to be verified, class indices and serialized form."""
 
-  image: bytes
+  image: bytes | None
   labels: list[int]
   serialized: bytes
 
@@ -31,13 +31,14 @@ class Shard:
   Attributes:
     file: its name.
     split, index: which it is.
-    examples: yields (name, load); `load` returns the example or raises BadRecordError.
+    examples: yields (name, load); `load` returns the example or raises BadRecordError. It is given a function to call
+      now and then while an example takes long.
   """
 
   file: str
   split: str
   index: int
-  examples: Callable[[], Iterator[tuple[str, Callable[[], Example]]]]
+  examples: Callable[[Callable[[], None]], Iterator[tuple[str, Callable[[], Example]]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,8 @@ class Plan:
     classes: names by index; empty where the data set has none.
     labels_per_image: the most that an image has. If None, images have several, and nobody counted.
     num_examples: of each split, before bad ones are left out.
-    num_bytes: about.
+    num_bytes: of what is read, about.
+    what: its examples are, "images" or "videos".
     ignored: (path, why) of files that are no images.
     fingerprint: equal for equal plans.
     shards: yields the shards, each with what it needs to read its examples.
@@ -63,6 +65,7 @@ class Plan:
   labels_per_image: int | None
   num_examples: dict[str, int]
   num_bytes: int
+  what: str = "images"
   ignored: Sequence[tuple[str, str]] = ()
   fingerprint: str
   shards: Callable[[], Iterator[Shard]]
@@ -111,12 +114,12 @@ def _write_records(
   writer = array_record_module.ArrayRecordWriter(str(path), OPTIONS)
   classes: collections.Counter[int] = collections.Counter()
   bad, num_examples, num_bytes = [], 0, 0
-  for number, (name, load) in enumerate(shard.examples(), 1):
+  for number, (name, load) in enumerate(shard.examples(lambda: count(0)), 1):
     if number % _COUNT_EVERY == 0:
       count(_COUNT_EVERY)
     try:
       example = load()
-      if verify:
+      if verify and example.image is not None:
         alpha = decode.read_header(example.image).alpha
         decode.decode_image(example.image, 4 if alpha else 3)
     except BadRecordError as e:

@@ -1,4 +1,4 @@
-"""A table of images: a line "path<TAB>label" or "path<TAB>label,label,…" each, in UTF-8."""
+"""A table of images or videos: a line "path<TAB>label" or "path<TAB>label,label,…" each, in UTF-8."""
 
 import codecs
 import os
@@ -11,8 +11,10 @@ from mixer_jax.tools.preparation import catalogue
 MAX_LINE_BYTES = 1 << 20
 
 
-def read(file: str, name: str, names_file: str | None = None) -> catalogue.Collection:
-  """Reads a table of images.
+def read(
+  file: str, name: str, names_file: str | None = None, videos: catalogue.Videos | None = None
+) -> catalogue.Collection:
+  """Reads a table of images or videos.
 
   Labels are names. With a names file (one per line, in the order of their indices) they may also be indices. Without
   one, the classes are the names in bytewise order; if all labels are numbers, they are the indices. If a line has
@@ -22,6 +24,7 @@ def read(file: str, name: str, names_file: str | None = None) -> catalogue.Colle
     file: the table. Relative paths are relative to its directory, and must stay inside it.
     name: of the data set.
     names_file: names of the classes.
+    videos: what becomes of the files, if they are videos.
 
   Raises:
     InputError: there is no such file, a line has another form, a label is unknown, or there are no lines.
@@ -51,6 +54,7 @@ def read(file: str, name: str, names_file: str | None = None) -> catalogue.Colle
     classes=classes,
     labels_per_image=labels_per_image,
     splits={"train": entries},
+    videos=videos,
   )
 
 

@@ -26,9 +26,10 @@ class Progress:
     self._total = sum(plan.num_examples.values())
     self._before = sum(s["num_examples"] + len(s["bad"]) for s in done)
     self._report, self._start, self._count = report, time.monotonic(), 0
+    self._what = plan.what
     self._next = self._start + _REPORT_SECS
     if done:
-      report(f"resuming: {len(done)} shards with {self._before:,} images are done")
+      report(f"resuming: {len(done)} shards with {self._before:,} {plan.what} are done")
 
   def add(self, count: int) -> None:
     """Counts images that this run has done."""
@@ -44,8 +45,8 @@ class Progress:
     done, rate = self._before + self._count, self._count / max(now - self._start, 1e-6)
     left = int((self._total - done) / rate)
     self._report(
-      f"prepared {done:,}/{self._total:,} images ({done / max(self._total, 1):.0%})  "
-      f"{rate:,.0f} images/s  left {left // 3600}:{left // 60 % 60:02}:{left % 60:02}"
+      f"prepared {done:,}/{self._total:,} {self._what} ({done / max(self._total, 1):.0%})  "
+      f"{rate:,.0f} {self._what}/s  left {left // 3600}:{left // 60 % 60:02}:{left % 60:02}"
     )
 
 

@@ -12,15 +12,15 @@ from mixer_jax.tools.preparation import shards, workers
 from tests.tools.preparation import preparation_sets as sets
 
 
-def hang():
+def hang(_):
   time.sleep(600)
 
 
-def die():
+def die(_):
   os.kill(os.getpid(), signal.SIGKILL)
 
 
-def fail():
+def fail(_):
   raise InputError("as said")
 
 
