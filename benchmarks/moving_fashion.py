@@ -21,9 +21,11 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from mixer_jax import files, tables
+from mixer_jax import tables
+from mixer_jax.configs import moving_fashion
 from mixer_jax.data import fashion_mnist
 from mixer_jax.models import mlp_3d
+from mixer_jax.training import loop
 
 SIDE_PX, CLOTHING_PX, STEP_PX = 32, 14, 3
 FRAMES = 4 * mlp_3d.TUBELET
@@ -31,7 +33,7 @@ MOTIONS = {"right": (0, 1), "down": (1, 0), "left": (0, -1), "up": (-1, 0)}
 """Name -> direction (down, right)."""
 CLASSES = tuple(("right", *rest) for rest in itertools.permutations(("down", "left", "up")))
 """The orders of the motions that no rotation in time makes the same."""
-VIDEOS = {"train": 3000, "test": 600}
+VIDEOS = {"train": 1200, "test": 600}
 
 
 def clip(
@@ -71,16 +73,37 @@ def encode(frames: UInt8[np.ndarray, "t h w"]) -> bytes:
 
 
 def make(directory: pathlib.Path, split: str, count: int) -> None:
-  """Writes a split's videos, as many of each class, as DIRECTORY/SPLIT/CLASS/NUMBER.mp4."""
+  """Writes a split's videos, as many of each class, as DIRECTORY/SPLIT/CLASS/NUMBER.mp4; none if the split is there."""
+  if (directory / split).exists():
+    return
   images, _ = fashion_mnist.read_split(split)
-  for name in CLASSES:
-    (directory / split / "-".join(name)).mkdir(parents=True, exist_ok=True)
+  partial = directory / f"{split}-partial"
   for number in range(count):
     order, rng = CLASSES[number % len(CLASSES)], np.random.default_rng([number, split == "test"])
     frames = clip(images[rng.integers(len(images))], rng, order)
-    with files.replacing(directory / split / "-".join(order) / f"{number}.mp4") as partial:
-      partial.write_bytes(encode(frames))
+    folder = partial / "-".join(order)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{number}.mp4").write_bytes(encode(frames))
+  partial.rename(directory / split)
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description="an MLP-3D with and without time mixing")
+  parser.add_argument("--workdir", type=pathlib.Path, default="workdir/moving_fashion")
+  workdir = parser.parse_args().workdir.absolute()
+  videos, data_dir = workdir / "moving_fashion", workdir / "data"
+  for split, count in VIDEOS.items():
+    make(videos, split, count)
+  prepare = [sys.executable, "-m", "mixer_jax.tools.prepare"]
+  subprocess.run([*prepare, f"--from_videos={videos}", f"--data_dir={data_dir}"], check=True)
+  rows = []
+  for mixing in moving_fashion.ARRANGEMENTS:
+    config = moving_fashion.get_config(mixing)
+    config.data.data_dir = str(data_dir)
+    top1 = loop.train(config, str(workdir / mixing))["top1"]
+    rows.append((mixing, f"{100 * top1:.2f}"))
+  print(tables.as_markdown(("time mixing", "top-1 (%)"), rows))
 
 
 if __name__ == "__main__":
-  pass
+  main()

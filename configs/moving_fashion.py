@@ -19,7 +19,7 @@ ARRANGEMENTS = {
 
 
 def get_config(arg: str = "mixed"):
-  given = common.parse_arg(arg, variant="mixed", epochs="12")
+  given = common.parse_arg(arg, variant="mixed", epochs="6")
   if (mixing := given["variant"]) not in ARRANGEMENTS:
     raise InputError(f"{mixing!r} is unknown; known: {', '.join(ARRANGEMENTS)}.")
   config = common.get_config("mlp3d")
@@ -36,16 +36,16 @@ def get_config(arg: str = "mixed"):
   config.loss = "softmax_xent"
 
   config.data.dataset = "moving_fashion"
-  config.data.num_examples = 3000
+  config.data.num_examples = 1200
   config.data.ops = "segments|decode"
   val = config.evaluators.val
   val.split, val.num_examples = "test", 600
   val.ops = "segments(views=1)|decode"
   val.batch_size = 100
-  val.every_steps = 50
+  val.every_steps = 40
 
   config.optimizer.weight_decay = 0.01
-  config.schedule.warmup_steps = 30
+  config.schedule.warmup_steps = 20
   config.schedule.decay = "cosine"
   config.log.every_steps = 10
   config.evaluators.pictures.every_steps = 0

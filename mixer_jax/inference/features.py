@@ -12,7 +12,7 @@ from mixer_jax.training import experiment
 
 
 def make_map_step(setup: experiment.ModelSetup) -> Any:
-  """Returns the jitted (variables, batch) -> {"stage_<i>": float32 (b, h, w, c)}."""
+  """Returns the jitted (variables, batch) -> {"stage_<i>": float32 (b, [t,] h, w, c)}."""
 
   def output(batch: Any, outputs: Any) -> Any:
     del batch

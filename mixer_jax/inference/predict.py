@@ -1,4 +1,4 @@
-"""Predictions for image files, which come from anywhere: bad ones are named, the others predicted."""
+"""Predictions for image and video files, which come from anywhere: bad ones are named, the others predicted."""
 
 import csv
 import glob
@@ -10,12 +10,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import cv2
 import jax
 import numpy as np
 from jaxtyping import UInt8
 
 from mixer_jax import files, losses, printing
-from mixer_jax.data import decode, photos
+from mixer_jax.data import decode, photos, videos
 from mixer_jax.data.preprocess import Preprocess
 from mixer_jax.errors import BadRecordError, InputError
 from mixer_jax.inference import trained as trained_lib
@@ -28,7 +29,9 @@ MAX_ASPECT = 100  # resizing the short side of a line to 256 pixels would
 Prediction = dict[str, Any]  # "file", and "predictions" or "error"
 
 
-def find_images(arguments: Sequence[str], ignored: photos.Ignored | None = None) -> list[str]:
+def find_images(
+  arguments: Sequence[str], ignored: photos.Ignored | None = None, kind: photos.Kind = photos.IMAGES
+) -> list[str]:
   """Returns the paths that files, directories (with all below them) and globs stand for, each once.
 
   What stands for nothing is returned as it is, to be reported as missing.
@@ -36,12 +39,13 @@ def find_images(arguments: Sequence[str], ignored: photos.Ignored | None = None)
   Args:
     arguments: files, directories and globs.
     ignored: (path, why) of what is found beside the photos is added to it.
+    kind: what is looked for in directories.
   """
   paths: list[str] = []
   ignored = [] if ignored is None else ignored
   for argument in arguments:
     if os.path.isdir(argument):
-      paths += list(photos.find(argument, ignored)) or [argument]
+      paths += list(photos.find(argument, ignored, kind)) or [argument]
     elif os.path.exists(argument):
       paths.append(argument)
     else:
@@ -59,14 +63,39 @@ def _matches(pattern: pathlib.Path) -> list[str]:
   return sorted(str(root / name) for name in found)
 
 
-def load_image(path: str, pipeline: Preprocess) -> UInt8[np.ndarray, "h w c"]:
-  """Returns the pre-processed image; raises BadRecordError if it is no usable image file, InputError if the storage fails."""
+def kind_of(setup: experiment.ModelSetup) -> photos.Kind:
+  """Returns what the model takes."""
+  return photos.IMAGES if setup.options.frames is None else photos.VIDEOS
+
+
+def load_image(path: str, pipeline: Preprocess) -> UInt8[np.ndarray, "*t h w c"]:
+  """Returns the pre-processed image, or the view of a video in the middle.
+
+  Raises:
+    BadRecordError: it is no usable file.
+    InputError: the storage fails.
+  """
+  clip = len(pipeline.input_shape) == 4
+  encoded = videos.read(_file(path, photos.VIDEOS)) if clip else _read_image(path)
   try:
-    if os.path.isdir(path):
-      raise BadRecordError(f"no image ({', '.join(photos.SUFFIXES)}) in this directory")
-    if not os.path.isfile(path):
-      raise BadRecordError("no such file")
-    if os.path.getsize(path) > MAX_FILE_BYTES:
+    example = {"image": encoded, "label": 0}
+    return pipeline(example, np.random.default_rng(0), pipeline.middle)["image"]
+  except InputError as e:  # too small for the configuration's crop
+    raise BadRecordError(str(e)) from e
+
+
+def _file(path: str, kind: photos.Kind) -> str:
+  """Returns the path; raises BadRecordError if no file is there."""
+  if os.path.isdir(path):
+    raise BadRecordError(f"no {kind.name} ({', '.join(kind.suffixes)}) in this directory")
+  if not os.path.isfile(path):
+    raise BadRecordError("no such file")
+  return path
+
+
+def _read_image(path: str) -> bytes:
+  try:
+    if os.path.getsize(_file(path, photos.IMAGES)) > MAX_FILE_BYTES:
       raise BadRecordError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
     data = pathlib.Path(path).read_bytes()
   except OSError as e:
@@ -75,10 +104,7 @@ def load_image(path: str, pipeline: Preprocess) -> UInt8[np.ndarray, "h w c"]:
   height, width = header.height, header.width
   if max(height, width) > MAX_ASPECT * min(height, width):
     raise BadRecordError(f"{height}x{width} pixels: sides differ by more than {MAX_ASPECT} times")
-  try:
-    return pipeline({"image": data, "label": 0}, np.random.default_rng(0))["image"]
-  except InputError as e:  # too small for the configuration's crop
-    raise BadRecordError(str(e)) from e
+  return data
 
 
 def make_top_step(setup: experiment.ModelSetup, top: int) -> Any:
@@ -102,6 +128,7 @@ def predict(
   *,
   top: int,
   batch_size: int,
+  strips: pathlib.Path | None = None,
 ) -> Iterator[Prediction]:
   """Yields a prediction, or an error, for each file, in order.
 
@@ -111,9 +138,10 @@ def predict(
     class_names: of all classes.
     top: classes for each image.
     batch_size: images computed at once; all batches have this size, so that one program serves them.
+    strips: directory for a picture of each video's frames as the model sees them. If None, there are none.
   """
   step = make_top_step(trained.setup, top)
-  for file, row in outputs(trained, paths, step, batch_size=batch_size):
+  for file, row in outputs(trained, paths, step, batch_size=batch_size, strips=strips):
     if isinstance(row, BadRecordError):
       yield {"file": file, "error": str(row)}
     else:
@@ -125,7 +153,12 @@ def predict(
 
 
 def outputs(
-  trained: trained_lib.Trained, paths: Sequence[str], step: Any, *, batch_size: int
+  trained: trained_lib.Trained,
+  paths: Sequence[str],
+  step: Any,
+  *,
+  batch_size: int,
+  strips: pathlib.Path | None = None,
 ) -> Iterator[tuple[str, Any]]:
   """Yields (file as printable text, its part of the step's outputs, or BadRecordError) for each file, in order.
 
@@ -134,6 +167,7 @@ def outputs(
     paths: files.
     step: of experiment.make_predict_step; its outputs have the batch as their first axis.
     batch_size: images computed at once; all batches have this size, so that one program serves them.
+    strips: see `predict`.
   """
   setup = trained.setup
   size = -(-min(batch_size, len(paths)) // setup.mesh.size) * setup.mesh.size
@@ -142,7 +176,10 @@ def outputs(
 
   def load(path: str) -> np.ndarray | BadRecordError:
     try:
-      return load_image(path, preprocess)
+      image = load_image(path, preprocess)
+      if strips is not None:
+        save_strip(strips / f"{os.path.basename(path)}.png", image)
+      return image
     except BadRecordError as e:
       return e
 
@@ -160,6 +197,25 @@ def outputs(
         bad = isinstance(image, BadRecordError)
         shown = os.fsencode(path).decode("utf-8", "backslashreplace")
         yield printing.printable(shown), image if bad else jax.tree.map(lambda x, i=i: x[i], out)
+
+
+def save_strip(path: pathlib.Path, clip: UInt8[np.ndarray, "t h w c"]) -> None:
+  """Writes a PNG of the frames, one beside the other. Raises SaveError."""
+  order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[clip.shape[-1]]  # OpenCV's
+  with files.replacing(path) as partial:
+    partial.write_bytes(cv2.imencode(".png", np.hstack(list(clip))[..., order])[1].tobytes())
+
+
+def check_strips(path: str, setup: experiment.ModelSetup) -> pathlib.Path:
+  """Returns the directory, made where there is none; raises InputError for a model of images."""
+  if setup.options.frames is None:
+    raise InputError(f"--strips={path} is for a model of clips; this one takes images.")
+  directory = pathlib.Path(files.path_of(path, "--strips"))
+  try:
+    directory.mkdir(parents=True, exist_ok=True)
+  except OSError as e:
+    raise InputError(f"--strips={path} cannot be made: {e.strerror}") from e
+  return directory
 
 
 def read_class_names(path: str, num_classes: int) -> list[str]:

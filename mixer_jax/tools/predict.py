@@ -1,9 +1,9 @@
-"""Names the classes of image files, with probabilities.
+"""Names the classes of image files, or of video files, with probabilities.
 
 python -m mixer_jax.tools.predict --workdir=DIR PHOTO.jpg 'holiday/*.jpg' FOLDER
 python -m mixer_jax.tools.predict --config=configs/NAME.py --weights=FILE.npz --output=top5.csv FOLDER
 
-Images meet the configuration's evaluation pre-processing. Exit status: 0 all were predicted, 1 some could
+A model of clips takes videos, of each the view in the middle. Images meet the configuration's evaluation pre-processing. Exit status: 0 all were predicted, 1 some could
 not be (each is named, the others are predicted), 2 bad input.
 """
 
@@ -21,6 +21,9 @@ _BATCH_SIZE = flags.DEFINE_integer(
 _OUTPUT = flags.DEFINE_string(
   "output", None, "File to write the predictions to, .csv or .json. They are also printed."
 )
+_STRIPS = flags.DEFINE_string(
+  "strips", None, "Directory to write a picture of the frames used of each video to."
+)
 _CLASS_NAMES = flags.DEFINE_string(
   "class_names", None, "Text file with one class name per line. Default: the checkpoint's names."
 )
@@ -34,24 +37,28 @@ def main(argv: list[str]) -> None:
 
   output = predict.check_output(_OUTPUT.value) if _OUTPUT.value else None
   trained = model_flags.load()
+  strips = predict.check_strips(_STRIPS.value, trained.setup) if _STRIPS.value else None
+  kind = predict.kind_of(trained.setup)
   names = (
     predict.read_class_names(_CLASS_NAMES.value, trained.setup.options.num_classes)
     if _CLASS_NAMES.value
     else inference.class_names(trained)
   )
   ignored: list[tuple[str, str]] = []
-  predictions, paths = [], predict.find_images(argv[1:], ignored)
-  for one in predict.predict(trained, paths, names, top=_TOP.value, batch_size=_BATCH_SIZE.value):
+  predictions, paths = [], predict.find_images(argv[1:], ignored, kind)
+  for one in predict.predict(
+    trained, paths, names, top=_TOP.value, batch_size=_BATCH_SIZE.value, strips=strips
+  ):
     predictions.append(one)
     if "error" in one:
-      print(f"bad image {one['file']}: {one['error']}", file=sys.stderr, flush=True)
+      print(f"bad {kind.name} {one['file']}: {one['error']}", file=sys.stderr, flush=True)
     else:
       print(predict.format_text(one), flush=True)
   if output is not None:
     predict.save(output, predictions)
   bad = sum("error" in one for one in predictions)
   counts = [f"{bad} bad"] * (bad > 0) + [f"{len(ignored)} other files ignored"] * bool(ignored)
-  print(", ".join([f"{len(paths) - bad} of {len(paths)} images predicted", *counts]))
+  print(", ".join([f"{len(paths) - bad} of {len(paths)} {kind.name}s predicted", *counts]))
   if bad:
     sys.exit(1)
 
