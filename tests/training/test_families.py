@@ -125,6 +125,37 @@ def test_resume_equals_an_uninterrupted_run(run):
   assert runs.records(resumed) == runs.records(undisturbed)
 
 
+@pytest.mark.campaign
+def test_a_run_of_clips_resumes_to_the_bit_and_is_exported(tmp_path):
+  """With all that changes a batch, several views in evaluation, pictures, and workers."""
+  config = of_clips(with_family(small_config(total_steps=5), "mlp3d", FIELDS["mlp3d"]), 16)
+  config.augment.update({"erasing_p": 0.5, "mixup_p": 0.5, "cutmix_p": 1.0})
+  config.data.update(
+    {"dataset": "synthetic", "num_examples": 40, "ops": "window(2)|decode|inception_crop|flip"}
+  )
+  val = {
+    "num_examples": 10,
+    "ops": "window(2, views=2)|decode|resize(18)|three_crops",
+    "batch_size": 16,
+  }
+  config.evaluators.val.update({**val, "every_steps": 2})
+  config.evaluators.pictures.every_steps = 2
+  config.checkpoint.every_steps = 2
+  whole, parts = tmp_path / "whole", tmp_path / "parts"
+  loop.train(config, str(whole))
+  config.data.num_workers = 2
+  with pytest.raises(SystemExit):
+    loop.train(config, str(parts), runs.StopAfter(3))
+  config.data.num_workers = 0
+  loop.train(config, str(parts))
+  runs.assert_same_state(runs.final_state(parts, 5), runs.final_state(whole, 5))
+  assert runs.records(parts) == runs.records(whole)
+  assert {p.name for p in (whole / "plots").iterdir()} == {"learning_curves.png", "predictions.png"}
+  trained = inference.load(workdir=str(whole), config=None)
+  differences = export.save(trained, tmp_path / "x.stablehlo", input_type="uint8", tolerance=1e-5)
+  assert max(differences.values()) <= 1e-5
+
+
 def test_what_was_trained_is_put_to_use(run, tmp_path):
   """The checkpoint, its .npz and its state dictionaries evaluate alike; the export gives the same logits."""
   family, workdir, _ = run
