@@ -143,7 +143,7 @@ def _plan() -> shards.Plan:
     _FROM_VIDEOS.value if os.path.isfile(_FROM_VIDEOS.value or "") else None
   )
   if _NAMES.value and not table:
-    raise InputError("--names goes with a table, of --from_tsv or --from_videos.")
+    raise InputError("--names goes with --from_tsv, or with a table of --from_videos.")
   of_videos = _videos()
   if _FROM_TFDS.value:
     fixed = (_NAME, _HELD_OUT, _NUM_SHARDS)

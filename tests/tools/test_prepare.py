@@ -126,6 +126,11 @@ def test_many_classes_are_summed_up(tmp_path, capsys):
     ((), {"from_tfds": "x"}, "is not the directory of a prepared TFDS data set"),
     ((), {"from_imagenet": "x", "name": "y"}, "no --name"),
     ((), {"from_imagenet": "x"}, "ILSVRC2012_img_train.tar is missing"),
+    ((), {"from_folder": "x", "fps": 5.0}, "--fps goes with --from_videos"),
+    ((), {"from_videos": "x", "from_folder": "x"}, "give one of --from_folder"),
+    ((), {"from_videos": "x", "names": "y"}, "--names goes with"),
+    ((), {"from_videos": "x", "verify": False}, "--noverify is for images"),
+    ((), {"from_videos": "x"}, "x is not a directory|need PyAV"),
     (("imagenet2013",), {}, "Did you mean 'imagenet2012'"),
   ],
 )

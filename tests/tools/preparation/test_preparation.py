@@ -293,7 +293,7 @@ def test_all_images_of_a_split_bad(tmp_path):
 def test_a_shard_without_good_images_can_be_read(photos, tmp_path):
   root, files = photos
   third = list(sets.plan(root, num_shards=6).shards())[2]
-  for path, _ in third.examples():
+  for path, _ in third.examples(lambda: None):
     (root / path).write_bytes(b"")
     del files[path]
   prepared = sets.prepare(sets.plan(root, num_shards=6), tmp_path / "out", skip_bad=True)
