@@ -87,21 +87,26 @@ def make(directory: pathlib.Path, split: str, count: int) -> None:
   partial.rename(directory / split)
 
 
-def main() -> None:
-  parser = argparse.ArgumentParser(description="an MLP-3D with and without time mixing")
-  parser.add_argument("--workdir", type=pathlib.Path, default="workdir/moving_fashion")
-  workdir = parser.parse_args().workdir.absolute()
+def results(workdir: pathlib.Path) -> dict[str, float]:
+  """Returns top-1 of each arrangement of configs/moving_fashion.py; what is in the directory already is not made again."""
   videos, data_dir = workdir / "moving_fashion", workdir / "data"
   for split, count in VIDEOS.items():
     make(videos, split, count)
   prepare = [sys.executable, "-m", "mixer_jax.tools.prepare"]
   subprocess.run([*prepare, f"--from_videos={videos}", f"--data_dir={data_dir}"], check=True)
-  rows = []
+  top1 = {}
   for mixing in moving_fashion.ARRANGEMENTS:
     config = moving_fashion.get_config(mixing)
     config.data.data_dir = str(data_dir)
-    top1 = loop.train(config, str(workdir / mixing))["top1"]
-    rows.append((mixing, f"{100 * top1:.2f}"))
+    top1[mixing] = loop.train(config, str(workdir / mixing))["top1"]
+  return top1
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description="an MLP-3D with and without time mixing")
+  parser.add_argument("--workdir", type=pathlib.Path, default="workdir/moving_fashion")
+  found = results(parser.parse_args().workdir.absolute())
+  rows = [(mixing, f"{100 * top1:.2f}") for mixing, top1 in found.items()]
   print(tables.as_markdown(("time mixing", "top-1 (%)"), rows))
 
 
