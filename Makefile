@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 WORKDIR ?= workdir/quickstart
 MINI ?= workdir/paper-mini
+REFERENCE ?= workdir/reference
+NEWEST ?= python3.13
 BIN := $(VENV)/bin
 
-.PHONY: quickstart paper-mini test campaign lint types format lock clean
+.PHONY: quickstart paper-mini test newest campaign lint types format reference lock clean
 
 quickstart: $(VENV)/core  ## train a small Mixer on real images, evaluate it, draw pictures
 	$(BIN)/python train.py --config=configs/quickstart.py --workdir=$(WORKDIR)
@@ -16,6 +18,20 @@ paper-mini: $(VENV)/core  ## the paper's story on small real images, and a repor
 
 test: $(VENV)/dev  ## the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20 -m "not campaign"
+
+newest: $(VENV)/dev  ## a few tests with another Python, NEWEST, and what the lock files have for it
+	$(BIN)/uv venv --quiet --allow-existing --python $(NEWEST) $(VENV)/newest
+	$(BIN)/uv pip install --quiet --python $(VENV)/newest/bin/python --require-hashes -r requirements-dev.txt
+	$(VENV)/newest/bin/python -m pytest -n 2 -m "not campaign" --durations=5 $(SHORT)
+
+# The authors' numbers, pixels, a run that is killed, resumed and evaluated, an export.
+SHORT := \
+	"tests/models/test_mixer.py::test_logits_and_pre_logits_are_the_authors" \
+	"tests/models/test_mixer.py::test_losses_and_gradients_are_the_authors" \
+	"tests/data/test_ops.py::test_evaluation_pipelines_are_the_authors" \
+	"tests/training/test_loop.py::test_interrupted_runs_end_bit_identical" \
+	"tests/test_commands.py::test_eval_evaluates_a_run" \
+	"tests/inference/test_export.py::test_files_give_the_models_logits"
 
 campaign: $(VENV)/dev  ## the long repeats: runs killed and resumed again and again
 	$(BIN)/python -m pytest -m campaign -s
@@ -31,13 +47,16 @@ format: $(VENV)/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+reference: $(VENV)/dev  ## pages of all modules but the commands, from their docstrings
+	$(BIN)/pdoc --docformat google --output-directory $(REFERENCE) mixer_jax '!mixer_jax.tools' '!mixer_jax.configs'
+
 lock: $(VENV)/dev  ## compile the lock files from pyproject.toml
 	$(BIN)/uv pip compile $(LOCK) pyproject.toml -o requirements.txt
 	$(BIN)/uv pip compile $(LOCK) --extra dev pyproject.toml -o requirements-dev.txt
 	$(BIN)/uv pip compile $(LOCK) --extra tpu --extra gcs --constraint requirements.txt pyproject.toml \
 		-o launch/requirements.txt
 
-LOCK := --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --no-annotate \
+LOCK := --universal --python-version 3.11 --fork-strategy requires-python --generate-hashes --no-annotate \
 	--quiet --custom-compile-command "make lock"
 
 $(VENV)/core: requirements.txt pyproject.toml

@@ -2,7 +2,7 @@
 
     python -m benchmarks.plans table4|families [--results=FILE.csv] [--only=REGEX] [--report]
 
-Needs pip install 'mixer-jax[tpu]' and no TPU. Each plan is a process of its own and takes a minute or more;
+Needs pip install '.[tpu]' and no TPU. Each plan is a process of its own and takes a minute or more;
 what is in FILE already is not planned again, so the same command continues. --only takes the plans whose
 "CONFIG TOPOLOGY OBJECTIVE" matches, --report prints the table of what is there. CONFIG may end with flags.
 """

@@ -6,8 +6,8 @@ Paper, ImageNet top-1 after fine-tuning at 224 / cost in TPUv3-core-days (extrap
 
 python train.py --config=configs/imagenet.py:B/16 --workdir=gs://BUCKET/imagenet-b16
 
-Data: python -m mixer_jax.tools.prepare imagenet2012. Training takes train[:99%]; the last 1 % is the
-development set. Shorter or other sizes: configs/imagenet.py:S/16,epochs=90.
+Data: python -m mixer_jax.tools.prepare --from_imagenet=DIR (docs/pretrain.md). Training takes train[:99%]; the last
+1 % is the development set. Shorter or other sizes: configs/imagenet.py:S/16,epochs=90.
 """
 
 from mixer_jax.configs import common

@@ -6,10 +6,9 @@ Paper, ImageNet top-1 after fine-tuning at 224 / cost in TPUv3-core-days (extrap
 
 python train.py --config=configs/imagenet21k.py:L/16 --workdir=gs://BUCKET/imagenet21k-l16
 
-TFDS has no builder for ImageNet-21k (14 197 122 images, 21 843 classes): give the directory of a prepared TFDS
-data set with the features "image" and "label" and the splits "full[51200:]" and "full[:51200]":
---config.data.dataset=DIR. Without data the configuration can be built and planned. Shorter:
-configs/imagenet21k.py:L/16,epochs=90.
+TFDS has no builder for ImageNet-21k (14 197 122 images, 21 843 classes): prepare your own copy under this name
+(docs/pretrain.md). The first 51 200 images are held out. Without data the configuration can be built and planned.
+Shorter: configs/imagenet21k.py:L/16,epochs=90.
 """
 
 from mixer_jax.configs import common
@@ -34,12 +33,12 @@ def get_config(arg: str = "B/16"):
   config.model.head_bias_init = -10.0
 
   config.data.dataset = "imagenet21k"
-  config.data.split = "full[51200:]"
+  config.data.split = "train[51200:]"
   config.data.num_examples = 14_197_122 - 51_200
   config.data.ops = f"decode|inception_crop|flip|randaugment(2, {row['magnitude']})"
   config.data.num_workers = 16
 
-  config.evaluators.val.split = "full[:51200]"
+  config.evaluators.val.split = "train[:51200]"
   config.evaluators.val.num_examples = 51_200
   config.evaluators.val.num_workers = 8
 

@@ -17,9 +17,7 @@ Figure 2, right, trains on random subsets for as many steps: subset=30,epochs=23
 or subset=3,epochs=233 (per cent of the images).
 
 JFT-300M is not public (about 300 M images, 18 291 classes, several labels an image). Without data the
-configuration can be built and planned. Any TFDS data set with the features "image" and "labels" (a
-sequence of classes) takes its place: --config.data.dataset=NAME_OR_DIRECTORY with its num_examples,
-num_classes and the most labels that an image has.
+configuration can be built and planned. A table of images with several labels takes its place (docs/pretrain.md).
 """
 
 from mixer_jax.configs import common

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
 # Trains on a TPU slice of a GKE cluster as a JobSet (docs/launch.md says what the cluster needs).
 #
-#   launch/gke.sh [--dry-run] [--data-bucket=BUCKET] NAME IMAGE TOPOLOGY \
+#   launch/gke.sh [--dry_run] [--data_bucket=BUCKET] NAME IMAGE TOPOLOGY \
 #     --config=FILE --config.data.data_dir=/mnt/data --workdir=gs://BUCKET/DIR …
 #
-# TOPOLOGY as the planner has it: v5e:4x4, v4:2x2x4. The data's bucket is mounted at /mnt/data. --dry-run
+# TOPOLOGY as the planner has it: v5e:4x4, v4:2x2x4. The data's bucket is mounted at /mnt/data. --dry_run
 # prints the manifest. The same command, after `kubectl delete jobset NAME`, resumes.
 # $JAX_COMPILATION_CACHE_DIR reaches the pods.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 dry_run=false bucket=
-while [[ ${1:-} =~ ^--(dry-run|data-bucket=.*)$ ]]; do
+while [[ ${1:-} =~ ^--(dry_run|data_bucket=.*)$ ]]; do
   case $1 in
-    --dry-run) dry_run=true ;;
-    --data-bucket=*)
+    --dry_run) dry_run=true ;;
+    --data_bucket=*)
       bucket=${1#*=}
       if ! [[ $bucket =~ ^[a-z0-9][-_.a-z0-9]*[a-z0-9]$ ]]; then
         echo "error: $1: the name of a bucket, without gs:// and without a directory" >&2
@@ -25,7 +25,7 @@ while [[ ${1:-} =~ ^--(dry-run|data-bucket=.*)$ ]]; do
   shift
 done
 if (($# < 4)); then
-  echo "usage: launch/gke.sh [--dry-run] [--data-bucket=BUCKET] NAME IMAGE TOPOLOGY FLAGS…" >&2
+  echo "usage: launch/gke.sh [--dry_run] [--data_bucket=BUCKET] NAME IMAGE TOPOLOGY FLAGS…" >&2
   exit 2
 fi
 name=$1 image=$2 topology=$3

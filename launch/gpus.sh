@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains on the GPUs of this machine.
 #
-#   launch/gpus.sh [--dry-run] [--processes=N] --config=configs/imagenet.py:B/16 --workdir=DIR …
+#   launch/gpus.sh [--dry_run] [--processes=N] --config=configs/imagenet.py:B/16 --workdir=DIR …
 #
 # One process drives all GPUs; --processes=N starts N, each with its share of them. The remaining flags
 # are train.py's. SIGTERM and Ctrl-C reach all processes, which save; if one fails, the others are stopped.
@@ -10,9 +10,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 dry_run=false processes=1
-while [[ ${1:-} =~ ^--(dry-run|processes=.*)$ ]]; do
+while [[ ${1:-} =~ ^--(dry_run|processes=.*)$ ]]; do
   case $1 in
-    --dry-run) dry_run=true ;;
+    --dry_run) dry_run=true ;;
     --processes=*) processes=${1#*=} ;;
   esac
   shift

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Submits a training to Slurm: one process a GPU on each node.
 #
-#   launch/slurm.sh [--dry-run] NODES GPUS_PER_NODE [sbatch's options …] -- --config=FILE --workdir=DIR …
+#   launch/slurm.sh [--dry_run] NODES GPUS_PER_NODE [sbatch's options …] -- --config=FILE --workdir=DIR …
 #
 # What follows "--" are train.py's flags; DIR must be shared by the nodes, or a bucket. The job saves two
 # minutes before its time is up and queues itself again until the training has ended or failed for good.
@@ -9,12 +9,12 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 run() { "$@"; }
-if [[ ${1:-} == --dry-run ]]; then
+if [[ ${1:-} == --dry_run ]]; then
   run() { printf '%q ' "$@" && echo; }
   shift
 fi
 if ! [[ ${1:-} =~ ^[1-9][0-9]*$ && ${2:-} =~ ^[1-9][0-9]*$ ]]; then
-  echo "usage: launch/slurm.sh [--dry-run] NODES GPUS_PER_NODE [sbatch's options] -- FLAGS" >&2
+  echo "usage: launch/slurm.sh [--dry_run] NODES GPUS_PER_NODE [sbatch's options] -- FLAGS" >&2
   exit 2
 fi
 nodes=$1 gpus=$2

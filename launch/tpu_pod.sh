@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Runs a command of this project on all hosts of a TPU slice that exists (docs/launch.md makes one).
 #
-#   launch/tpu_pod.sh [--dry-run] setup NAME ZONE             copies the committed sources, installs them
-#   launch/tpu_pod.sh [--dry-run] train NAME ZONE --config=FILE --workdir=gs://BUCKET/DIR …
-#   launch/tpu_pod.sh [--dry-run] stop  NAME ZONE             SIGTERM: saves, then ends
+#   launch/tpu_pod.sh [--dry_run] setup NAME ZONE             copies the committed sources, installs them
+#   launch/tpu_pod.sh [--dry_run] train NAME ZONE --config=FILE --workdir=gs://BUCKET/DIR …
+#   launch/tpu_pod.sh [--dry_run] stop  NAME ZONE             SIGTERM: saves, then ends
 #
 # `train` starts the training on every host, where it goes on when this connection ends, shows host 0's log,
 # and ends with it and its exit status. The same command resumes. $JAX_COMPILATION_CACHE_DIR reaches the hosts.
@@ -11,12 +11,12 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 run() { "$@"; }
-if [[ ${1:-} == --dry-run ]]; then
+if [[ ${1:-} == --dry_run ]]; then
   run() { printf '%q ' "$@" && echo; }
   shift
 fi
 if [[ ! ${1:-} =~ ^(setup|train|stop)$ || -z ${2:-} || -z ${3:-} ]]; then
-  echo "usage: launch/tpu_pod.sh [--dry-run] setup|train|stop NAME ZONE [train.py's flags]" >&2
+  echo "usage: launch/tpu_pod.sh [--dry_run] setup|train|stop NAME ZONE [train.py's flags]" >&2
   exit 2
 fi
 what=$1 name=$2 zone=$3

@@ -271,11 +271,11 @@ def plain(value: Any) -> Any:
 def load(path: epath.Path) -> dict[str, Any]:
   """Reads a saved configuration; raises InputError if the file is absent, not JSON, or has a key twice."""
   try:
-    return json.loads(files.read(path), object_pairs_hook=_without_duplicates)
+    return json.loads(files.read_listed(path), object_pairs_hook=_without_duplicates)
   except (FileNotFoundError, NotADirectoryError):
     raise InputError(f"{path} does not exist: {path.parent} is not the workdir of a run.") from None
   except (ValueError, RecursionError) as e:
-    raise InputError(f"{path} is not valid JSON ({e}); restore it or start a new workdir.") from e
+    raise InputError(f"{path} is damaged: {e}. Restore it or start a new workdir.") from e
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

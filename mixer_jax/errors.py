@@ -1,5 +1,8 @@
 """Errors that commands print in full, without a traceback."""
 
+import importlib.metadata
+import shlex
+
 
 class InputError(ValueError):
   """Bad input: the message names the culprit and the way out."""
@@ -27,3 +30,13 @@ class RendezvousError(RetryError):
 
 class BadRecordError(ValueError):
   """A record that cannot be used: unreadable, no whole image, or an impossible label."""
+
+
+def installing(extra: str) -> str:
+  """Returns the command that installs what an extra of this package names, from wherever the package itself came."""
+  try:
+    declared = importlib.metadata.requires("mixer-jax") or []
+  except importlib.metadata.PackageNotFoundError:  # its files are used as they lie
+    declared = []
+  named = [need.partition(";")[0].strip() for need in declared if f'extra == "{extra}"' in need]
+  return f"pip install {shlex.join(named) if named else shlex.quote(f'.[{extra}]')}"

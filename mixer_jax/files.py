@@ -4,11 +4,12 @@ import contextlib
 import errno
 import fnmatch
 import glob
+import hashlib
 import os
 import pathlib
 import posixpath
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any, TextIO, TypeVar
 
 from etils import epath
@@ -17,6 +18,7 @@ from mixer_jax.errors import InputError, SaveError
 
 Path = TypeVar("Path", pathlib.Path, epath.Path)
 
+CHECKSUMS = "SHA256SUMS"  # of a directory's files, in the format of `sha256sum --check`
 FOREIGN = (
   # macOS, Windows, Synology, Linux's file managers and lost+found
   ".DS_Store", "._*", ".AppleDouble", "__MACOSX", ".Spotlight-V100", ".Trashes", ".fseventsd", ".apdisk", "Icon\r",
@@ -80,6 +82,35 @@ def read(path: epath.Path) -> bytes:
     if e.errno == errno.ELOOP:
       raise ValueError(f"{path} is below a link to itself") from e
     raise
+
+
+def list_checksums(directory: Path, names: Iterable[str]) -> None:
+  """Lists the SHA-256 of small files in a directory, for `read_listed`; raises SaveError."""
+  digests = {name: hashlib.sha256((directory / name).read_bytes()).hexdigest() for name in names}
+  with replacing(directory / CHECKSUMS) as partial:
+    partial.write_text("".join(f"{digest}  {name}\n" for name, digest in digests.items()))
+
+
+def listed_checksums(directory: epath.Path) -> dict[str, str]:
+  """Returns {name: SHA-256}, {} without a list: earlier versions wrote none; raises ValueError if it is unreadable."""
+  try:
+    lines = read(directory / CHECKSUMS).decode().splitlines()
+    return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+  except FileNotFoundError:
+    return {}
+  except ValueError:
+    raise ValueError(f"{CHECKSUMS} beside it is unreadable") from None
+
+
+def read_listed(path: epath.Path) -> bytes:
+  """Returns a file's content as `read`; raises ValueError, too, if the checksum that is listed beside it is another."""
+  content = read(path)
+  listed = listed_checksums(path.parent).get(path.name)
+  if listed not in (None, hashlib.sha256(content).hexdigest()):
+    raise ValueError(
+      f"it does not match its SHA-256; if it was changed on purpose, delete {CHECKSUMS} beside it"
+    )
+  return content
 
 
 @contextlib.contextmanager

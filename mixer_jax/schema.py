@@ -7,6 +7,7 @@ ImageNet where the paper gives them.
 
 import copy
 import dataclasses
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -109,11 +110,12 @@ class Fewshot:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pictures:
-  """Pictures of a run: learning curves, images with their predictions, a Mixer's weights."""
+  """Pictures of a run, and a page of them: learning curves, images with their predictions, a Mixer's weights."""
 
   type: Literal["pictures"] = "pictures"
   of: str = "val"  # the classification evaluator whose predictions are drawn
   every_steps: NonNegativeInt | None = None  # default: as often as that one; 0 turns them off
+  log_loss: bool = False  # whether the axis of the loss is logarithmic
 
 
 EVALUATORS = {section.type: section for section in (Classification, Fewshot, Pictures)}
@@ -242,6 +244,7 @@ class Options:
     "evaluators.*.batch_size",
     "evaluators.*.num_workers",
     "evaluators.*.data_dir",
+    "evaluators.*.log_loss",
     "checkpoint",
     "log",
     "mesh",
@@ -340,10 +343,22 @@ def read(config: Mapping[str, Any], describe_model: DescribeModel) -> Options:
 
 
 def completed(config: Mapping[str, Any], describe_model: DescribeModel) -> dict[str, Any]:
-  """Returns the configuration with the defaults of the keys that its evaluators leave out."""
+  """Returns the configuration with the defaults of the keys that its evaluators leave out, its data's paths absolute."""
   known = tree(config, describe_model)["evaluators"]
-  given = {name: dict(config["evaluators"][name].items()) for name in known}
-  return {**config, **({"evaluators": _completed(given, known)} if given else {})}
+  given = {name: _located(config["evaluators"][name]) for name in known}
+  found = {**config, **({"evaluators": _completed(given, known)} if given else {})}
+  return {**found, "data": _located(found["data"])} if _has(found, "data.dataset") else found
+
+
+def _located(section: Any) -> dict[str, Any]:
+  """Returns a section whose relative directories of data are absolute, so that it holds in another directory."""
+  found = dict(section.items())
+  for key in {"data_dir", "dataset"} & {*found}:
+    path = found[key]
+    if isinstance(path, str) and path.strip() and "://" not in path and not path.startswith("~"):
+      is_path = key == "data_dir" or path.startswith(".") or ("/" in path and os.path.isdir(path))
+      found[key] = os.path.abspath(path) if is_path else path
+  return found
 
 
 MAX_SIDE = 2**14

@@ -70,28 +70,35 @@ def mean_loss(model, labels):
   @jax.jit(static_argnums=3)
   def loss(params, stats, image, train):
     tree = {"params": params, "batch_stats": stats}
-    logits, new = model.apply(tree, image, train=train, mutable=["batch_stats"])
+    logits, new = model.apply(tree, image, train=train, mutable=["batch_stats", "intermediates"])
     log_probs = jax.nn.log_softmax(logits)
     value = -jnp.mean(log_probs[jnp.arange(len(labels)), labels])
-    return value, (logits, new.get("batch_stats", {}))
+    seen = models.sown_by_name(new.get("intermediates", {}))
+    return value, ({"logits": logits, **seen}, new.get("batch_stats", {}))
 
   return jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=3)
 
 
-def assert_gradients_and_statistics(model, found, recorded, train=False, positions=None):
-  """Compares the loss, its gradients and, after a training pass, the running statistics with recorded ones.
+def assert_is_recorded(model, found, recorded, maps=None, *, train=False, positions=None):
+  """Compares logits, maps, the loss, its gradients and, after a training pass, the running statistics.
+
+  All are compiled once, which takes most of the time.
 
   Args:
     model, found, recorded: from `golden`.
+    maps: name that the model sows -> recorded name, of evaluation alone; default: the four stages.
     train: take the batch's statistics.
     positions: torch's name of a BatchNorm -> positions in each image that enter its statistics.
   """
   prefix = "train/" if train else ""
-  (value, (logits, stats)), grads = mean_loss(model, recorded["labels"])(
+  maps = {f"stage_{i}": f"stage{i}" for i in range(1, 5)} if maps is None else maps
+  (value, (seen, stats)), grads = mean_loss(model, recorded["labels"])(
     found["params"], found.get("batch_stats", {}), recorded["image"], train
   )
   assert_close(value, recorded[f"{prefix}loss"][0])
-  assert_close(logits, recorded[f"{prefix}logits"])
+  names = {} if train else {"pre_logits": "pre_logits", **maps}
+  for sown, name in {"logits": f"{prefix}logits", **names}.items():
+    assert_close(seen[sown], recorded[name])
   tree = {"params": grads} | ({"batch_stats": stats} if stats else {})
   theirs, before = torch_layout.to_torch(tree), torch_layout.to_torch(found)
   wanted = {k for k in recorded if k.startswith(f"{prefix}grad/")}

@@ -90,6 +90,23 @@ def test_asked_to_stop_a_run_saves_first(undisturbed, tmp_path, number, num_work
   assert_same_run(tmp_path, undisturbed)
 
 
+SWALLOWS = """
+import os, signal, time
+try:
+  os.kill(os.getpid(), signal.SIGINT)
+  time.sleep(1)
+except KeyboardInterrupt:
+  pass
+"""
+
+
+def test_an_import_that_swallows_ctrl_c_does_not_go_on(tmp_path):
+  """C++ modules abort of the exception instead, or their import fails."""
+  (tmp_path / "config.py").write_text(SWALLOWS)
+  status, output = runs.run(runs.command(tmp_path / "run", config=tmp_path / "config.py"))
+  assert (status, output) == (130, "interrupted\n")
+
+
 SLOW_EVALUATION = """
 import runpy, sys, time
 from mixer_jax.evaluators import classification

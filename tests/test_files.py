@@ -1,5 +1,7 @@
 """Paths that users name, and the names of files that other programs leave."""
 
+import random
+
 import pytest
 
 from mixer_jax import files
@@ -39,3 +41,17 @@ def test_a_path_is_no_pattern(tmp_path):
 )  # fmt: skip
 def test_names_that_other_programs_give(name, foreign):
   assert files.is_foreign(name) == foreign
+
+
+def test_every_bit_of_a_small_file_counts(tmp_path):
+  directory, rng = files.path_of(str(tmp_path), "--output"), random.Random(0)
+  content, path = b"first\nsecond\n", directory / "label.labels.txt"
+  path.write_bytes(content)
+  assert files.read_listed(path) == content  # as earlier versions left it
+  files.list_checksums(directory, [path.name])
+  assert files.read_listed(path) == content
+  flipped = bytearray(content)
+  flipped[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+  path.write_bytes(flipped)
+  with pytest.raises(ValueError, match="does not match its SHA-256"):
+    files.read_listed(path)

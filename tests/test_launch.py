@@ -82,7 +82,7 @@ def test_scripts_are_valid_and_executable():
 
 def calls_of_both(stage, script, *arguments, **environment):
   """Returns the calls of a run, which those of its dry run's output equal."""
-  printed = stage.launch(script, "--dry-run", *arguments, **environment)
+  printed = stage.launch(script, "--dry_run", *arguments, **environment)
   assert (printed.returncode, stage.calls()) == (0, []), printed.stderr
   assert stage.run("bash", "-c", printed.stdout, **environment).returncode == 0
   dry = stage.calls()
@@ -223,7 +223,7 @@ def test_gpus_passes_a_signal_on_once(stage):
 
 def gke_manifest(stage, topology, *options, **environment):
   printed = stage.launch(
-    "gke.sh", "--dry-run", *options, "b16", "gcr.io/p/mixer:1", topology, *FLAGS, **environment
+    "gke.sh", "--dry_run", *options, "b16", "gcr.io/p/mixer:1", topology, *FLAGS, **environment
   )
   assert printed.returncode == 0, printed.stderr
   return yaml.safe_load(printed.stdout)
@@ -284,7 +284,7 @@ def gke_pod(stage, *options, **environment):
 @pytest.mark.parametrize("bucket", ["some-data.1", "2026"])
 def test_gke_mounts_the_bucket_of_the_data(stage, bucket):
   """As the driver's documentation has it: the pod's annotation, and a volume inside its specification."""
-  pod = gke_pod(stage, f"--data-bucket={bucket}")
+  pod = gke_pod(stage, f"--data_bucket={bucket}")
   assert pod["metadata"]["annotations"] == {"gke-gcsfuse/volumes": "true"}
   _, data = pod["spec"]["volumes"]
   assert data["csi"]["driver"] == "gcsfuse.csi.storage.gke.io"
@@ -302,7 +302,7 @@ def test_gke_passes_the_place_of_the_compilation_cache_on(stage, place):
   assert container.get("env") == wanted
 
 
-GKE = "--dry-run", "b16", "image"
+GKE = "--dry_run", "b16", "image"
 
 
 @pytest.mark.parametrize(
@@ -314,10 +314,10 @@ GKE = "--dry-run", "b16", "image"
     (("tpu_pod.sh", "train", "pod", "zone"), "flags are missing"),
     (("gpus.sh", "--processes=0", *FLAGS), "--processes=0"),
     (("gpus.sh", "--processes=3", *FLAGS), "4 GPUs"),
-    (("gke.sh", "--data-bucket=gs://b", *GKE, "v5e:4x4", "--config=c"), "--data-bucket=gs://b"),
-    (("gke.sh", "--data-bucket=", *GKE, "v5e:4x4", "--config=c"), "--data-bucket="),
-    (("gke.sh", "--dry-run", "B16", "image", "v5e:4x4", "--config=c"), "NAME B16"),
-    (("gke.sh", "--dry-run", "b16", "im age", "v5e:4x4", "--config=c"), "IMAGE im age"),
+    (("gke.sh", "--data_bucket=gs://b", *GKE, "v5e:4x4", "--config=c"), "--data_bucket=gs://b"),
+    (("gke.sh", "--data_bucket=", *GKE, "v5e:4x4", "--config=c"), "--data_bucket="),
+    (("gke.sh", "--dry_run", "B16", "image", "v5e:4x4", "--config=c"), "NAME B16"),
+    (("gke.sh", "--dry_run", "b16", "im age", "v5e:4x4", "--config=c"), "IMAGE im age"),
     (("gke.sh", *GKE, "v3:4x4", "--config=c"), "TOPOLOGY v3:4x4"),
     (("gke.sh", *GKE, "v5e:4", "--config=c"), "TOPOLOGY v5e:4: GKE's slices of v5e are 1x1 2x2"),
     (("gke.sh", *GKE, "v5e:4x$(id)", "--config=c"), "TOPOLOGY v5e:4x$(id)"),

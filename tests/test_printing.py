@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
@@ -74,6 +75,7 @@ def test_a_terminal_without_a_character_shows_its_number(monkeypatch):
     (MemoryError(), 1, "out of memory: of the host. Lower config.batch_size"),
     (RuntimeError("RESOURCE_EXHAUSTED: 9 GiB\nmore"), 1, "out of memory: RESOURCE_EXHAUSTED: 9 GiB. Lower"),
     (RuntimeError("Unable to initialize backend 'cuda': none"), 2, "JAX finds no device for JAX_PLATFORMS"),
+    (AssertionError(), 2, "no device for JAX_PLATFORMS='cuda': its plugin is not installed"),
     (KeyboardInterrupt(), 130, "interrupted"),
   ],
 )  # fmt: skip
@@ -87,7 +89,12 @@ def test_the_runtimes_errors_are_a_sentence(monkeypatch, capsys, error, status, 
   def fail(argv):
     raise error
 
+  def without_backend():
+    raise AssertionError
+
   monkeypatch.setattr(os, "_exit", exited)
+  monkeypatch.setattr(jax, "devices", without_backend)
+  monkeypatch.setenv("JAX_PLATFORMS", "cuda")
   with pytest.raises((Exited, SystemExit)) as e:
     run(fail)
   assert e.value.args == (status,)

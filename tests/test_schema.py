@@ -186,3 +186,18 @@ def test_image_size_in_a_file():
     config.image_size = given
     saved = json.loads(config.to_json())
     assert schema.read(saved, models.schema).input_shape == (24, 24, 3)
+
+
+def test_relative_directories_of_data_hold_from_another_directory(tmp_path, monkeypatch):
+  (tmp_path / "mine/1.0.0").mkdir(parents=True)
+  monkeypatch.chdir(tmp_path)
+  config = today()
+  config["data"] |= {"dataset": "mine/1.0.0", "data_dir": "tfds"}
+  config["evaluators"]["val"]["dataset"] = "./other"
+  found = schema.completed(config, models.schema)
+  assert found["data"]["dataset"] == f"{tmp_path}/mine/1.0.0"
+  assert found["data"]["data_dir"] == f"{tmp_path}/tfds"
+  assert found["evaluators"]["val"]["dataset"] == f"{tmp_path}/other"
+  for name in ("digits", "mnist/3.0.1", "gs://bucket/mine", "~/mine"):
+    config["data"]["dataset"] = name
+    assert schema.completed(config, models.schema)["data"]["dataset"] == name

@@ -10,7 +10,7 @@ CODECS = {
 
 def library():
   """Returns PyAV, or skips the test."""
-  return pytest.importorskip("av", reason="PyAV is missing: pip install 'mixer-jax[video]'")
+  return pytest.importorskip("av", reason="PyAV is missing: pip install '.[video]'")
 
 
 def moving(count=24, height=48, width=64, seed=0):

@@ -6,6 +6,7 @@ import io
 import os
 import pathlib
 import re
+import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +17,7 @@ from mixer_jax import configuration, files
 from mixer_jax.data import buckets
 from mixer_jax.errors import InputError
 
+_DESCRIBES = (".json", ".txt")  # files of TFDS's
 EMBEDDED = ("digits", "digits_0_4", "digits_5_9", "fashion_mnist_debian")
 """Data sets that need no network: they are prepared where they are first opened."""
 
@@ -26,7 +28,12 @@ def first_line(error: Exception) -> str:
 
 
 def is_directory(dataset: str) -> bool:
-  return dataset.startswith(("/", ".", "~")) or "://" in dataset
+  """Returns whether a data set is given by its directory: "mine/1.0.0" is one if a prepared data set is there."""
+  return (
+    dataset.startswith(("/", ".", "~"))
+    or "://" in dataset
+    or ("/" in dataset and pathlib.Path(dataset, "dataset_info.json").is_file())
+  )
 
 
 @functools.cache
@@ -52,8 +59,28 @@ def tfds_of_own_features() -> Any:
   return tfds
 
 
+def list_checksums(directory: pathlib.Path) -> None:
+  """Lists the checksums of what describes a prepared data set: names of classes, features, splits."""
+  files.list_checksums(
+    directory, (p.name for p in sorted(directory.iterdir()) if p.suffix in _DESCRIBES)
+  )
+
+
+def _check_description(directory: epath.Path) -> None:
+  """Raises InputError if a file that describes a prepared data set is another than was written, or is missing."""
+  path = directory / files.CHECKSUMS
+  try:
+    for name in files.listed_checksums(directory):
+      if pathlib.Path(name).suffix in _DESCRIBES:  # a user may have listed the records, too
+        path = directory / name
+        files.read_listed(path)
+  except (OSError, ValueError) as e:
+    raise InputError(f"{path} is damaged: {e}.") from e
+
+
 def from_directory(directory: str) -> Any:
   """Returns the builder of a prepared data set's directory; raises InputError if TFDS cannot load it, or must not."""
+  _check_description(epath.Path(directory))
   try:
     return tfds_of_own_features().builder_from_directory(directory)
   except InputError as e:
@@ -84,11 +111,13 @@ def find(dataset: str, data_dir: str | None, **options: Any) -> Any:
 
     known = {**digits.BUILDERS, **fashion_mnist.BUILDERS}
     with _without_leftovers():
-      return known[dataset](data_dir=data_dir, file_format="array_record")
+      builder = known[dataset](data_dir=data_dir, file_format="array_record")
+    _check_description(epath.Path(builder.data_dir))
+    return builder
   tfds = tfds_of_own_features()
   try:
     with _without_leftovers():
-      return tfds.builder(dataset, data_dir=data_dir, try_gcs=False, **options)
+      builder = tfds.builder(dataset, data_dir=data_dir, try_gcs=False, **options)
   except (AssertionError, TypeError) as e:  # of arguments in the name
     raise InputError(f"data set {dataset!r}: {e}") from e
   except tfds.core.DatasetNotFoundError as e:
@@ -98,6 +127,8 @@ def find(dataset: str, data_dir: str | None, **options: Any) -> Any:
       f"data set {dataset!r} is not known to TFDS; give the name of a TFDS data set, or the directory "
       "of a prepared one." + (hint if "Did you mean" in hint else "")
     ) from e
+  _check_description(epath.Path(builder.data_dir))
+  return builder
 
 
 def _data_dir(given: str | None) -> str | None:
@@ -138,8 +169,14 @@ def prepare_once(builder: Any, *, quiet: bool) -> str:
     directory.parent.mkdir(parents=True, exist_ok=True)
     with files.locked(directory.parent / f".{directory.name}.lock"):
       if not directory.exists():
+        if quiet:
+          print(
+            f"preparing {builder.name} in {directory} (elsewhere: data_dir or $TFDS_DATA_DIR)",
+            file=sys.stderr,
+          )
         with _quiet() if quiet else contextlib.nullcontext():
           builder.download_and_prepare()
+        list_checksums(directory)
   return str(directory)
 
 

@@ -207,13 +207,13 @@ DATASETS: dict[str, Dataset] = {
   "digits": _digits("digits", 10, 1437, 360),
   "digits_0_4": _digits("digits_0_4", 5, 720, 181),
   "digits_5_9": _digits("digits_5_9", 5, 717, 179),
-  # Not in TFDS: prepared by the user under these names (docs/data.md).
+  # Not in TFDS: prepared by the user under these names (docs/pretrain.md).
   "imagenet21k": Dataset(
     tfds="imagenet21k",
     num_classes=21_843,
     splits={
-      "train": Split("full[51200:]", 14_197_122 - 51_200),
-      "dev": Split("full[:51200]", 51_200),
+      "train": Split("train[51200:]", 14_197_122 - 51_200),
+      "dev": Split("train[:51200]", 51_200),
     },
   ),
   "jft300m": Dataset(

@@ -6,6 +6,8 @@ size is checked before anything is decoded or allocated.
 """
 
 import sys
+import zlib
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import cv2
@@ -24,6 +26,10 @@ Dct = Literal["fast", "accurate"]  # of a JPEG: TensorFlow's default, or Pillow'
 MAX_PIXELS = 100_000_000  # of an image: 300 MB decoded; ImageNet's largest has 60 million
 MAX_SCANS = 100  # of a JPEG. Each may touch the whole image; encoders write 10.
 MAX_BYTES = 700_000_000  # of memory while an image is decoded, with coefficients and copies
+
+cv2.utils.logging.setLogLevel(
+  cv2.utils.logging.LOG_LEVEL_ERROR
+)  # what it warns of ends as an error here
 
 _OTHERS = {
   b"GIF8": "a GIF", b"BM": "a BMP", b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"<": "HTML or XML",
@@ -174,25 +180,45 @@ def _read_jpeg_header(data: bytes) -> Header:
 
 
 def _read_png_header(data: bytes) -> Header:
-  position, kind, kinds = 8, b"", set()
-  while kind != b"IEND":
-    # OpenCV allocates what a chunk claims to hold, and returns what it could decode of a cut file.
-    length, kind = (
-      int.from_bytes(data[position : position + 4], "big"),
-      data[position + 4 : position + 8],
-    )
-    if position + 12 + length > len(data):
-      raise BadRecordError("truncated PNG: a chunk reaches beyond the end")
-    if (position == 8) != (kind == b"IHDR"):
+  kinds = set()
+  for start, _, kind in _png_chunks(data):
+    if (start == 8) != (kind == b"IHDR"):
       raise BadRecordError("damaged PNG: not one header, at the start")
     if kind == b"acTL":
       raise BadRecordError("an animated PNG")
     kinds.add(kind)
-    position += 12 + length
   height, width = int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
   # By the type of colour. OpenCV does not know of transparent levels of grey.
   alpha = data[25] in (4, 6) or (data[25] in (2, 3) and b"tRNS" in kinds)
   return Header("PNG", height, width, _twice(height, width, alpha, data[24] == 16), alpha=alpha)
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+  """Yields (start, end, kind) of each chunk, up to that of the end."""
+  end, kind = 8, b""
+  while kind != b"IEND":
+    # OpenCV allocates what a chunk claims to hold, and returns what it could decode of a cut file.
+    start, kind = end, data[end + 4 : end + 8]
+    end += 12 + int.from_bytes(data[start : start + 4], "big")
+    if end > len(data):
+      raise BadRecordError("truncated PNG: a chunk reaches beyond the end")
+    yield start, end, kind
+
+
+def essential_png(png: bytes) -> bytes:
+  """Returns a PNG's header and pixels without all that may follow, of which libpng prints what it does not like.
+
+  Raises:
+    BadRecordError: a checksum is wrong, which libpng would print, too.
+  """
+  color = png[25]
+  needed = {b"IHDR", b"IDAT", b"IEND", *([b"PLTE"] if color == 3 else [])}
+  needed |= {b"tRNS"} if color in (0, 2, 3) else set()
+  chunks = [(start, end) for start, end, kind in _png_chunks(png) if kind in needed]
+  for start, end in chunks:
+    if zlib.crc32(png[start + 4 : end - 4]) != int.from_bytes(png[end - 4 : end], "big"):
+      raise BadRecordError("damaged PNG: a checksum is wrong")
+  return png[:8] + b"".join(png[start:end] for start, end in chunks)
 
 
 def _read_webp_header(data: bytes) -> Header:
@@ -259,6 +285,7 @@ def _cmyk_to_rgb(cmyk: UInt8[np.ndarray, "h w 4"], *, adobe: bool) -> UInt8[np.n
 
 def _decode_other(data: bytes, header: Header, channels: int) -> Image:
   flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+  data = essential_png(data) if header.format == "PNG" else data
   try:
     image = cv2.imdecode(
       np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED if header.alpha else flags

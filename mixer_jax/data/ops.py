@@ -3,7 +3,8 @@
 An operation is `(example, rng) -> example` on {"image": encoded bytes, then uint8 (h, w, c), "label"};
 randomness comes from the generator alone, and what it decided is added to the example: "drawn" holds
 (operation, value) in order. Pixels follow the authors' TensorFlow pipeline (big_vision,
-pp/ops_image.py) to the bit (decode.py, geometry.py, randaugment.py); those of the DeiT recipe follow timm's
+pp/ops_image.py) to the bit (decode.py, geometry.py, randaugment.py), but that a crop is cut from the whole decoded image:
+TensorFlow's fused decode_and_crop_jpeg has other outermost columns (`decode_region`). Those of the DeiT recipe follow timm's
 and torchvision's (deit_ops.py, deit_randaugment.py).
 """
 

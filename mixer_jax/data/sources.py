@@ -9,6 +9,7 @@ embedded digits are prepared on first use.
 import hashlib
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from absl import logging
 from jaxtyping import Int
 
 from mixer_jax import configuration
-from mixer_jax.data import builders, datasets
+from mixer_jax.data import builders, datasets, decode
 from mixer_jax.errors import BadRecordError, InputError
 
 _UNREADABLE = (OSError, RuntimeError, ValueError, TypeError, IndexError, KeyError)
@@ -134,7 +135,8 @@ def _listed(names: Sequence[str]) -> str:
 
 def _rescale(png: bytes, factor: int) -> bytes:
   """Returns the PNG with its pixels multiplied, for data sets whose white is not 255."""
-  pixels = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED) if png else None
+  plain = np.frombuffer(decode.essential_png(png), np.uint8)
+  pixels = cv2.imdecode(plain, cv2.IMREAD_UNCHANGED)
   if pixels is None:
     raise ValueError("damaged PNG")
   return cv2.imencode(".png", pixels * np.uint8(factor))[1].tobytes()
@@ -191,7 +193,7 @@ def _open_builder(dataset: str, data_dir: str | None) -> Any:
     raise InputError(
       f"data set {dataset!r} is not prepared in {where}. Prepare it with\n"
       f"  python -m mixer_jax.tools.prepare {dataset}"
-      + (f" --data_dir={data_dir}" if data_dir else "")
+      + (f" {shlex.quote(f'--data_dir={data_dir}')}" if data_dir else "")
     )
   return builder
 

@@ -18,7 +18,7 @@ import simplejpeg
 from jaxtyping import UInt8
 
 from mixer_jax.data import photos
-from mixer_jax.errors import BadRecordError, InputError
+from mixer_jax.errors import BadRecordError, InputError, installing
 
 SHORT_SIDE = 256  # pixels, what recipes for Kinetics resize to
 QUALITY = 90  # of JPEG
@@ -31,7 +31,6 @@ MAX_BYTES = 1 << 28  # of these as JPEG
 _FORMATS = "mov,mp4,matroska,webm,avi,gif"  # no playlists, which would open other files
 _ALIVE_EVERY = 100  # frames
 _ERROR = 16  # FFmpeg's level of a message, AV_LOG_ERROR; worse ones are lower
-_INSTALL = "videos need PyAV: pip install 'mixer-jax[video]'"
 
 
 def check_installed() -> None:
@@ -39,7 +38,7 @@ def check_installed() -> None:
   try:
     import av  # noqa: F401
   except ImportError as e:
-    raise InputError(f"{_INSTALL} ({e})") from e
+    raise InputError(f"videos need PyAV: {installing('video')} ({e})") from e
 
 
 def read(

@@ -1,14 +1,14 @@
-"""Pictures of a run, in its directory: learning curves, predictions, and a Mixer's weights."""
+"""Pictures of a run, in its directory: learning curves, predictions, a Mixer's weights, and a page with all of them."""
 
-import io
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 from etils import epath
 
-from mixer_jax import configuration, schema
+from mixer_jax import configuration, figures, files, page, schema
 from mixer_jax.errors import InputError
+from mixer_jax.evaluators import report
 from mixer_jax.evaluators.classification import Classification
 from mixer_jax.figures import curves, hidden_units
 from mixer_jax.workdir import metrics
@@ -36,51 +36,62 @@ class Pictures:
         "--evaluators)."
         f"{configuration.nearest(section.of, known)}"
       )
-    self._name, self._of, self._workdir = section.of, built[section.of], directory
-    self._options = setup.options
+    self._section, self._of, self._workdir = section, built[section.of], directory
+    self._setup = setup
     own = section.every_steps
     self.every_steps = self._of.every_steps if own is None else own
     self.title = f"of {section.of}"
     self.sources: dict[str, Any] = {}
 
   def __call__(self, variables: Any, step: int) -> Iterator[tuple[str, float]]:
-    """Writes plots/*.png, those of the weights with their step; yields nothing.
+    """Writes report.html and plots/*.png, those of the weights with their step; yields nothing.
 
     What cannot be drawn or written is a line: nobody's run ends for a picture.
     """
     rows = self._of.rows(variables, step)
     if jax.process_index() == 0:
       try:
-        self._write(self._draw(variables, rows, step))
+        self._draw(variables, rows, step)
       except Exception as e:
         metrics.log(f"WARNING: the pictures of step {step} could not be made: {e}")
     yield from ()
 
-  def _draw(self, variables: Any, rows: Any, step: int) -> dict[str, bytes]:
-    records, options = metrics.read_metrics(self._workdir), self._options
-    of_weights = _of_weights(variables["params"], schema.sides(options.image_size))
-    predictions = curves.predictions(self._of.source, rows, options.image_channels)
-    return {
-      "learning_curves.png": _encode(curves.learning_curves(records, self._name)),
-      "predictions.png": _encode(predictions),
-      **{f"{name}_step{step}.png": content for name, content in of_weights.items()},
+  def _draw(self, variables: Any, rows: Any, step: int) -> None:
+    options, section, source = self._setup.options, self._section, self._of.source
+    records = metrics.read_metrics(self._workdir)
+    title = f"{self._setup.title} on {options.data.dataset}, step {step}"
+    wrong = (
+      f"{int((rows['top1'] == 0).sum())} of {len(rows['top1'])} images of {section.of} are wrong"
+    )
+    panels = curves.panels(records, options, section.of, log_loss=section.log_loss)
+    samples = curves.samples(source, rows, options.image_channels)
+    weights = _of_weights(variables["params"], schema.sides(options.image_size))
+    pictures = {
+      "learning_curves": figures.encode(curves.learning_curves(panels, title)),
+      "predictions": figures.encode(curves.predictions(samples, wrong)),
+      **{f"{name}_step{step}": content for name, content in weights.items()},
     }
+    parts = [
+      *report.facts(self._setup, records),
+      *report.learning_curves(panels),
+      *report.results(records),
+      *report.predictions(samples, wrong),
+      *report.confusions(rows, options, source.class_names),
+      *report.weights(weights),
+      *report.origin(self._workdir),
+    ]
+    self._write({f"plots/{name}.png": content for name, content in pictures.items()})
+    self._write({"report.html": page.whole(title, parts).encode()})
 
-  def _write(self, pictures: Mapping[str, bytes]) -> None:
-    directory = self._workdir / "plots"
-    directory.mkdir(parents=True, exist_ok=True)
-    for name, content in pictures.items():
-      (directory / name).write_bytes(content)
+  def _write(self, contents: Mapping[str, bytes]) -> None:
+    (self._workdir / "plots").mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+      with files.replacing(self._workdir / name) as partial:
+        partial.write_bytes(content)
 
   def line(self, values: Mapping[str, float]) -> str:
     del values
-    return f"{self._workdir / 'plots'}"
-
-
-def _encode(figure: Any) -> bytes:
-  picture = io.BytesIO()
-  figure.savefig(picture, format="png", dpi=120)
-  return picture.getvalue()
+    return f"{self._workdir / 'report.html'}, {self._workdir / 'plots'}"
 
 
 def _of_weights(params: dict[str, Any], image_size: tuple[int, int]) -> dict[str, bytes]:
@@ -92,8 +103,8 @@ def _of_weights(params: dict[str, Any], image_size: tuple[int, int]) -> dict[str
     return {}
   try:
     return {
-      "hidden_units": hidden_units.encode_png(hidden_units.paired_mosaics(params, image_size)),
-      "embedding": hidden_units.encode_png([hidden_units.filter_mosaic(params)]),
+      "hidden_units": figures.encode(hidden_units.draw_pairs(params, image_size)),
+      "embedding": figures.encode(hidden_units.draw_filters({"stem": params})),
     }
   except InputError:  # has no such weights
     return {}

@@ -1,5 +1,6 @@
 """Pictures: learning curves, predictions, hidden units."""
 
+import io
 import os
 from typing import Any
 
@@ -15,3 +16,10 @@ def empty(width: float, height: float) -> Any:
 def label(name: str) -> str:
   """Returns a name that matplotlib draws as it is, and not as a formula."""
   return name.replace("$", r"\$")
+
+
+def encode(figure: Any) -> bytes:
+  """Returns a figure as PNG."""
+  picture = io.BytesIO()
+  figure.savefig(picture, format="png", dpi=120)
+  return picture.getvalue()

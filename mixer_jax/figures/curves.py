@@ -1,64 +1,174 @@
 """Figures of a run: learning curves, and evaluation images with their predictions."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 
-from mixer_jax import figures
+from mixer_jax import figures, schema
 from mixer_jax.data import ops
 
-_FRAMES = 4  # of a video, that are drawn
+_COLUMNS, _LINES = 12, 4  # of predictions
+_TILE_PX = 128  # the longer side of an image on a page
+Points = list[tuple[int, float]]
 
 
-def learning_curves(records: list[dict[str, Any]], evaluator: str) -> Any:
-  """Returns a figure: the loss of training and of an evaluator, its top-1, learning rate, against the step."""
-  figure = figures.empty(12, 3.6)
-  left, middle, right = figure.subplots(1, 3)
-  for axes, names in (
-    (left, ("loss", f"{evaluator}/loss")),
-    (middle, (f"{evaluator}/top1",)),
-    (right, ("lr",)),
-  ):
-    for name in names:
-      points = [(r["step"], r[name]) for r in records if name in r]
-      if points:
-        marker = "o" if len(points) < 20 else None
-        axes.plot(*zip(*points, strict=True), label=name, marker=marker, markersize=3)
-    axes.set_xlabel("step")
-    axes.set_title(" and ".join(names))
-    axes.grid(alpha=0.3)
-  left.legend()
+class Panel(NamedTuple):
+  """A diagram.
+
+  Attributes:
+    title: what it shows.
+    unit: of the vertical axis.
+    lines: name -> (step, value).
+    log: whether the vertical axis is logarithmic.
+    from_zero: whether the vertical axis begins at 0.
+  """
+
+  title: str
+  unit: str
+  lines: dict[str, Points]
+  log: bool = False
+  from_zero: bool = False
+
+
+def panels(
+  records: list[dict[str, Any]],
+  options: schema.Options,
+  evaluator: str,
+  *,
+  log_loss: bool = False,
+) -> list[Panel]:
+  """Returns the diagrams of a run's metrics.jsonl, without those that nothing was logged for.
+
+  Args:
+    records: of metrics.jsonl.
+    options: the configuration, which tells the learning rate of the first step.
+    evaluator: a classification.
+    log_loss: whether the axis of the loss is logarithmic.
+  """
+  top1 = _points(records, f"{evaluator}/top1", 100)
+  loss = {"training": _points(records, "loss"), evaluator: _points(records, f"{evaluator}/loss")}
+  rate, fast = _points(records, "lr"), timed(records)
+  if rate and rate[0][0] > 1:
+    rate.insert(0, _first_rate(options))
+  speed, wait = _points(fast, "images_per_sec"), _points(fast, "data_wait", 100)
+  every = [
+    Panel("loss", f"{options.loss}, mean of the images", loss, log_loss),
+    Panel(f"top-1 of {evaluator}", "% of the images", {evaluator: top1}),
+    Panel("learning rate", "learning rate", {"": rate}),
+    Panel("throughput", "images/s of all devices", {"": speed}, from_zero=True),
+    Panel("waiting for data", "% of the time", {"": wait}, from_zero=True),
+  ]
+  return [panel for panel in every if any(panel.lines.values())]
+
+
+def _points(records: list[dict[str, Any]], name: str, factor: float = 1.0) -> Points:
+  return [(r["step"], factor * r[name]) for r in records if name in r]
+
+
+def timed(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+  """Returns the records without that of a first step, whose time is compilation."""
+  return [r for r in records if r.get("images_per_sec") != 0]
+
+
+def _first_rate(options: schema.Options) -> tuple[int, float]:
+  """Returns the first step and its learning rate, which lies before the first record."""
+  schedule = options.schedule
+  warm = schedule.warmup_steps or schedule.warmup_epochs
+  return 1, schedule.warmup_start if warm else options.learning_rate
+
+
+def learning_curves(every: Sequence[Panel], title: str) -> Any:
+  """Returns a figure of all diagrams."""
+  columns = min(3, max(1, len(every)))
+  lines = max(1, -(-len(every) // columns))
+  figure = figures.empty(4.2 * columns, 3.3 * lines + 0.4)
+  figure.suptitle(figures.label(title))
+  grid = figure.subplots(lines, columns, squeeze=False).ravel()
+  for axes, panel in zip(grid, every, strict=False):
+    _draw(axes, panel)
+  for axes in grid[len(every) :]:
+    axes.set_axis_off()
   return figure
 
 
-def predictions(source: Any, rows: dict[str, np.ndarray], image_channels: int) -> Any:
-  """Returns a figure of images, or of frames of videos, with the predicted class; the wrong ones first, in red."""
-  frames = 1 if isinstance(source[0]["image"], bytes) else _FRAMES
-  columns, lines = 12 // frames, 4 * frames
+def draw(panel: Panel) -> Any:
+  """Returns a figure of one diagram."""
+  figure = figures.empty(4.2, 3.2)
+  _draw(figure.subplots(), panel)
+  return figure
+
+
+def _draw(axes: Any, panel: Panel) -> None:
+  for name, points in panel.lines.items():
+    if points:
+      marker = "o" if len(points) < 20 else None
+      axes.plot(*zip(*points, strict=True), label=name, marker=marker, markersize=3)
+  axes.set(title=panel.title, xlabel="step", ylabel=panel.unit)
+  axes.set_xlim(left=0)
+  if panel.from_zero:
+    axes.set_ylim(bottom=0)
+  axes.xaxis.get_major_locator().set_params(integer=True)
+  if panel.log:
+    axes.set_yscale("log")
+  axes.grid(alpha=0.3)
+  if len(panel.lines) > 1:
+    axes.legend()
+
+
+class Sample(NamedTuple):
+  """An evaluated image uint8 (h, w, 3 or 4), the text of its prediction, and whether that is wrong."""
+
+  image: np.ndarray
+  text: str
+  wrong: bool
+
+  def tile(self) -> tuple[bytes, str, bool]:
+    """Returns it as a PNG that is small enough for a page, with its text and whether it is wrong."""
+    scale = _TILE_PX / max(self.image.shape[:2])
+    scale = int(scale) or scale  # squares of whole pixels
+    how = cv2.INTER_NEAREST if scale > 1 else cv2.INTER_AREA
+    image = cv2.resize(self.image, None, fx=scale, fy=scale, interpolation=how)
+    channels = cv2.COLOR_RGBA2BGRA if image.shape[2] == 4 else cv2.COLOR_RGB2BGR
+    return cv2.imencode(".png", cv2.cvtColor(image, channels))[1].tobytes(), self.text, self.wrong
+
+
+def samples(source: Any, rows: dict[str, np.ndarray], image_channels: int) -> list[Sample]:
+  """Returns images, or four frames of videos, with their predictions; the wrong ones first."""
   wrong = rows["top1"] == 0
-  order = np.argsort(~wrong, kind="stable")[: columns * lines]
-  figure = figures.empty(columns * frames * 0.9, lines * 1.15 + 0.5)
-  figure.suptitle(f"{int(wrong.sum())} of {len(wrong)} wrong (red: predicted, true)", fontsize=10)
-  grid = figure.subplots(lines, columns, squeeze=False).ravel()
-  for axes in grid:
-    axes.set_axis_off()
-  for axes, i in zip(grid, order, strict=False):
-    encoded = source[int(rows["index"][i])]["image"]
-    axes.imshow(_picture(encoded, max(image_channels, 3)), interpolation="nearest")
+  found = []
+  for i in np.argsort(~wrong, kind="stable")[: _COLUMNS * _LINES]:
+    image = _picture(source[int(rows["index"][i])]["image"], max(image_channels, 3))
     text = _names(source, rows["prediction"][i])
     if wrong[i]:
       text += f", is {_names(source, rows['label'][i])}"
-    axes.set_title(figures.label(text), fontsize=8, color="tab:red" if wrong[i] else "black", pad=2)
-  return figure
+    found.append(Sample(image, text, bool(wrong[i])))
+  return found
 
 
 def _picture(encoded: bytes | Sequence[bytes], channels: int) -> np.ndarray:
-  """Returns the pixels of an image, or of frames of a video, one beside the other."""
+  """Returns the pixels of an image, or of four frames of a video, two beside and two below."""
   if isinstance(encoded, bytes):
     return ops.decode_image(encoded, channels)
-  places = np.linspace(0, len(encoded) - 1, _FRAMES).round().astype(int)
-  return np.hstack([ops.decode_image(encoded[i], channels) for i in places])
+  places = np.linspace(0, len(encoded) - 1, 4).round().astype(int)
+  frames = [ops.decode_image(encoded[i], channels) for i in places]
+  return np.vstack([np.hstack(frames[:2]), np.hstack(frames[2:])])
+
+
+def predictions(shown: Sequence[Sample], title: str) -> Any:
+  """Returns a figure of images with the predicted class, in red where it is wrong."""
+  lines = max(1, -(-len(shown) // _COLUMNS))
+  figure = figures.empty(_COLUMNS * 0.9, lines * 1.15 + 0.5)
+  figure.suptitle(figures.label(title), fontsize=10)
+  grid = figure.subplots(lines, _COLUMNS, squeeze=False).ravel()
+  for axes in grid:
+    axes.set_axis_off()
+  for axes, (image, text, wrong) in zip(grid, shown, strict=False):
+    axes.imshow(image, interpolation="nearest")
+    colour = "tab:red" if wrong else "black"
+    axes.set_title(figures.label(text), fontsize=8, color=colour, pad=2)
+  return figure
 
 
 def _names(source: Any, classes: np.ndarray) -> str:

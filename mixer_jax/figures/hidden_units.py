@@ -6,9 +6,9 @@ Axis letters: s tokens, d hidden units, p pixels of a patch's side, c channels.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
-import cv2
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -32,10 +32,10 @@ def hidden_units(
     InputError: these are not a Mixer's parameters, there is no such block, or the tokens form no such grid.
   """
   try:
-    kernel = params[f"MixerBlock_{block}"]["token_mixing"]["Dense_0"]["kernel"]
+    kernel = params[block_name(block)]["token_mixing"]["Dense_0"]["kernel"]
   except (KeyError, TypeError) as e:
     raise InputError(
-      f"there is no MixerBlock_{block} with token mixing shared by all channels among "
+      f"there is no {block_name(block)} with token mixing shared by all channels among "
       f"{', '.join(sorted(params)[:4])}, …: only a Mixer's hidden units can be drawn."
     ) from e
   kernel = np.asarray(kernel, np.float32)
@@ -119,10 +119,14 @@ def grey_mosaic(
     gap_every: number of pictures after which the gap is wider. With 0 all gaps are equal.
   """
   scale = np.maximum(np.abs(pictures).max((1, 2), keepdims=True), 1e-30)
-  value = (pictures / scale)[..., None]
+  return _mosaic(_colours(pictures / scale), columns, gap_every)
+
+
+def _colours(values: Float[np.ndarray, "*s"]) -> Float[np.ndarray, "*s 3"]:
+  """Returns colours of −1…1: blue, white, red."""
+  values = values[..., None]
   warm, cool = np.array([0.70, 0.09, 0.17]), np.array([0.13, 0.40, 0.67])
-  colour = 1 - np.maximum(value, 0) * (1 - warm) - np.maximum(-value, 0) * (1 - cool)
-  return _mosaic(colour, columns, gap_every)
+  return 1 - np.maximum(values, 0) * (1 - warm) - np.maximum(-values, 0) * (1 - cool)
 
 
 def _mosaic(
@@ -150,7 +154,14 @@ def paired_mosaics(
   params: dict[str, Any], image_size: tuple[int, int] = (1, 1)
 ) -> list[Float[np.ndarray, "y x 3"]]:
   """Returns `paired_mosaic` of the blocks that figure 5 shows."""
-  return [paired_mosaic(units) for units in first_blocks(params, _PAIRED_BLOCKS, image_size)]
+  return [paired_mosaic(units) for units in paired_blocks(params, image_size)]
+
+
+def paired_blocks(
+  params: dict[str, Any], image_size: tuple[int, int] = (1, 1)
+) -> list[Float[np.ndarray, "d rows columns"]]:
+  """Returns the hidden units of the blocks that figure 5 shows."""
+  return first_blocks(params, _PAIRED_BLOCKS, image_size)
 
 
 def ordered_mosaic(units: Float[np.ndarray, "d rows columns"]) -> Float[np.ndarray, "y x 3"]:
@@ -170,25 +181,46 @@ def filter_mosaic(params: dict[str, Any]) -> Float[np.ndarray, "y x 3"]:
   return _mosaic(0.5 + 0.5 * filters / scale, math.ceil(math.sqrt(len(filters))))
 
 
-def encode_png(mosaics: list[Float[np.ndarray, "y x 3"]], *, width_px: int = 900) -> bytes:
-  """Returns the pictures beside each other as a PNG, each value a square of whole pixels."""
-  height = max(m.shape[0] for m in mosaics)
-  padded = [
-    np.pad(m, ((0, height - m.shape[0]), (0, 4), (0, 0)), constant_values=1.0) for m in mosaics
-  ]
-  whole = np.concatenate(padded, axis=1)[:, :-4]
-  scale = max(1, round(width_px / whole.shape[1]))
-  levels = np.clip(np.round(255 * whole), 0, 255).astype(np.uint8).repeat(scale, 0).repeat(scale, 1)
-  return cv2.imencode(".png", levels[..., ::-1])[1].tobytes()
+def draw_pairs(params: dict[str, Any], image_size: tuple[int, int] = (1, 1)) -> Any:
+  """Returns a figure of the paired hidden units of the blocks that figure 5 shows, under their parameters' names."""
+  mosaics = [(block_name(i), mosaic) for i, mosaic in enumerate(paired_mosaics(params, image_size))]
+  return draw_mosaics(mosaics, "Hidden units of token mixing in pairs, low frequencies first")
 
 
-def draw_mosaics(mosaics: list[tuple[str, np.ndarray]]) -> Any:
-  """Returns a figure of titled mosaics beside each other, whose pixels are not smoothed."""
+def draw_filters(params: Mapping[str, dict[str, Any]]) -> Any:
+  """Returns a figure of the filters of the embedding of several Mixers; their names are its titles."""
+  mosaics = [(name, filter_mosaic(tree)) for name, tree in params.items()]
+  title = "Filters of the embedding, low frequencies first\ngrey is 0, each on its own scale"
+  return draw_mosaics(mosaics, title, signed=False)
+
+
+def block_name(block: int) -> str:
+  """Returns the name of a block's parameters; blocks count from 0."""
+  return f"MixerBlock_{block}"
+
+
+def draw_mosaics(mosaics: list[tuple[str, np.ndarray]], title: str, *, signed: bool = True) -> Any:
+  """Returns a figure of titled mosaics beside each other, with the scale of `signed` ones (`grey_mosaic`)."""
   shares = [m.shape[1] / m.shape[0] for _, m in mosaics]
-  figure = figures.empty(5 * sum(shares), 5.4)
-  axes = figure.subplots(1, len(mosaics), squeeze=False, width_ratios=shares)[0]
-  for one, (title, mosaic) in zip(axes, mosaics, strict=True):
-    one.imshow(mosaic, interpolation="nearest")
-    one.set_title(title, fontsize=10)
+  figure = figures.empty(max(6.0, 5 * sum(shares)), 5.8)
+  figure.suptitle(title)
+  every = figure.subplots(1, len(mosaics), squeeze=False, width_ratios=shares)[0]
+  for one, (name, mosaic) in zip(every, mosaics, strict=True):
+    one.imshow(mosaic)
+    one.set_title(figures.label(name), fontsize=10)
     one.set_axis_off()
+  if signed:
+    _draw_scale(figure, every)
   return figure
+
+
+def _draw_scale(figure: Any, axes: Any) -> None:
+  from matplotlib.cm import ScalarMappable
+  from matplotlib.colors import ListedColormap, Normalize
+
+  colours = ListedColormap(_colours(np.linspace(-1, 1, 255)))
+  bar = figure.colorbar(
+    ScalarMappable(Normalize(-1, 1), colours), ax=axes, location="bottom", shrink=0.4, aspect=40
+  )
+  bar.set_ticks([-1, 0, 1])
+  bar.set_label("weight, divided by the largest magnitude in its unit")

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixer_jax import files, losses
-from mixer_jax.errors import InputError, SaveError
+from mixer_jax.errors import InputError, SaveError, installing
 from mixer_jax.evaluators import best
 from mixer_jax.inference import trained as trained_lib
 from mixer_jax.training import normalization
@@ -82,7 +82,7 @@ def save_onnx(path: pathlib.Path, function: Callable, image: jax.ShapeDtypeStruc
       import onnx  # pyright: ignore[reportMissingImports]
       import onnxruntime  # pyright: ignore[reportMissingImports]
   except ImportError as e:
-    raise InputError(f"ONNX needs {e.name}: pip install 'mixer-jax[export]'") from e
+    raise InputError(f"ONNX needs {e.name}: {installing('export')}") from e
   with _quiet(), mock.patch.object(jax.lax, "platform_dependent", _platform_default):
     model: Any = jax2onnx.to_onnx(
       function,

@@ -95,10 +95,10 @@ def schema(name: str) -> dict[str, configuration.Field]:
   return fields
 
 
-def _family(name: str) -> Any:
+def _family(name: str, where: str = "config.model.name") -> Any:
   if name not in [*FAMILIES]:  # which asks for no hash of what a file may hold
     hint = configuration.nearest(str(name), FAMILIES)
-    raise InputError(f"config.model.name {name!r} is unknown.{hint}")
+    raise InputError(f"{where} {name!r} is unknown.{hint}")
   return FAMILIES[name]
 
 
@@ -115,7 +115,7 @@ def build(name: str, *, variant: str | None = None, **fields: Any) -> nn.Module:
     InputError: unknown family, variant or field, a value of another type, a size left open, or a variant beside
       all sizes.
   """
-  family = _family(name)
+  family = _family(name, "model family")
   sizes: dict[str, Any] = {}
   if variant is not None:
     if not isinstance(variant, str) or variant not in family.VARIANTS:
@@ -124,7 +124,13 @@ def build(name: str, *, variant: str | None = None, **fields: Any) -> nn.Module:
     sizes = dict(family.VARIANTS[variant])
     _check_effect(family, variant, fields)
   sizes.update({k: v for k, v in fields.items() if v is not None or k == "num_classes"})
-  return configuration.call(family.Model, sizes, "config.model")
+  declared = configuration.fields(family.Model).items()
+  left = [k for k, field in declared if field.default is configuration.MISSING and k not in sizes]
+  if left:
+    raise InputError(
+      f"model {name} lacks {', '.join(left)}: give every size, or one of its variants {', '.join(family.VARIANTS)}."
+    )
+  return configuration.call(family.Model, sizes, "model")
 
 
 def _check_effect(family: Any, variant: str, fields: Mapping[str, Any]) -> None:

@@ -113,7 +113,7 @@ class ConvMlpBlock(nn.Module):
     return x + drop_path(mlp()(norm()(x), index, train=train), kept_second)
 
 
-class Model(nn.Module):
+class Model(layers.ImageModel):
   """ConvMLP: stem -> `num_conv_blocks` × ConvBlock -> three stages of ConvMlpBlock -> LayerNorm -> mean -> head.
 
   Between the stages a 3×3 convolution with stride 2. Sows the convolutions' output (`stage_1`) and every MLP

@@ -176,7 +176,7 @@ def _pad_to_multiple(x: Float[Array, "b h w c"], side: int) -> Float[Array, "b y
   return jnp.pad(x, ((0, 0), (0, -height % side), (0, -width % side), (0, 0)))
 
 
-class Model(nn.Module):
+class Model(layers.ImageModel):
   """CycleMLP: stem -> four stages of CycleBlock -> LayerNorm -> mean over positions -> head.
 
   The stem divides each side by 4, what lies between two stages by 2. Sows every stage's output (`stage_1` to

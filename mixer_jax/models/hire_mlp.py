@@ -259,7 +259,7 @@ class ConvNorm(nn.Module):
     return nn.relu(layers.batch_norm(x, mask, train, **dtypes))
 
 
-class Model(nn.Module):
+class Model(layers.ImageModel):
   """Hire-MLP: stem -> four stages of HireBlock, the map halved between them -> BatchNorm -> mean -> head.
 
   Block i of a stage shifts its map by s = (i mod num_shifts)·shift_step positions before it cuts regions. Sows every

@@ -5,14 +5,16 @@ batch. So an image meets the same masks whether the batch is taken at once, shar
 accumulated in parts.
 """
 
+import contextlib
 import functools
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from flax import errors as flax_errors
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
@@ -45,6 +47,45 @@ def check_image(image: Array, *, clips: bool = False) -> None:
       f"image is of type {image.dtype}; expected float values as config.normalize makes them of pixels. With its "
       "default: image / 127.5 - 1."
     )
+
+
+class ImageModel(nn.Module):
+  """What every family's Model does besides its own: it says what is wrong with images that cannot be its."""
+
+  @nn.nowrap
+  def init(self, rngs: Any, image: Array, *args: Any, **options: Any) -> Any:
+    with _explained(image):
+      return super().init(rngs, image, *args, **options)
+
+  @nn.nowrap
+  def apply(self, variables: Any, image: Array, *args: Any, **options: Any) -> Any:
+    with _explained(image):
+      return super().apply(variables, image, *args, **options)
+
+
+@contextlib.contextmanager
+def _explained(image: Array) -> Iterator[None]:
+  """Raises InputError in place of what JAX and Flax say about images of another shape."""
+  try:
+    yield
+  except flax_errors.InvalidRngError as e:
+    raise InputError(
+      'train=True draws drop path and dropout: give rngs={"dropout": jax.random.key(…)}.'
+    ) from e
+  except (TypeError, ValueError, flax_errors.ScopeParamShapeError) as e:
+    shape = f"image has the shape {image.shape}"
+    if image.ndim < 4:
+      raise InputError(f"{shape}; expected a batch (b, h, w, c): image[None] is one of 1.") from e
+    if image.shape[-3] in (1, 3) and image.shape[-1] > 4:
+      raise InputError(
+        f"{shape}, channels first; expected (b, h, w, c): jnp.moveaxis(image, -3, -1)."
+      ) from e
+    if isinstance(e, flax_errors.ScopeParamShapeError):
+      raise InputError(
+        f"{shape}, but the parameters are for another size or number of channels, or another model: "
+        f"{str(e).partition(' (http')[0]} Resize the images, or the parameters with mixer_jax.weights.resize."
+      ) from e
+    raise
 
 
 def per_image_keys(key: Array, index: Int[Array, " b"]) -> Array:

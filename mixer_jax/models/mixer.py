@@ -85,7 +85,7 @@ class MixerBlock(nn.Module):
     return x + drop_path(y, kept_channels)
 
 
-class Model(nn.Module):
+class Model(layers.ImageModel):
   """MLP-Mixer: patches -> stem -> `num_blocks` × MixerBlock -> LayerNorm -> mean over tokens -> head.
 
   Sows every block's output as tokens (`block_<i>`), the last one's as a map (`stage_1`), and `pre_logits`.

@@ -126,7 +126,7 @@ class Mlp3dBlock(cycle_mlp.CycleBlock):
     return TimeMixing(self.step, self.fusion, kind=self.kind, size=self.size, **fields)
 
 
-class Model(nn.Module):
+class Model(layers.ImageModel):
   """MLP-3D: stem -> four stages of Mlp3dBlock -> LayerNorm -> mean over time and positions -> head.
 
   The stem divides the frames and each side by 4, what lies between two stages each side by 2: convolutions of 4×7×7

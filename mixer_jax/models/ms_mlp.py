@@ -140,7 +140,7 @@ class PatchNorm(nn.Module):
     return nn.LayerNorm(epsilon=1e-6, **dtypes)(x)
 
 
-class Model(nn.Module):
+class Model(layers.ImageModel):
   """MS-MLP: patches -> four stages of MsMlpBlock, the map halved between them -> mean -> LayerNorm -> head.
 
   Each stage is twice as wide as the one before it. Sows every block's output (`block_<i>`), every stage's (`stage_1` to

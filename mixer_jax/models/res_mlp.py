@@ -94,7 +94,7 @@ class ResMlpBlock(nn.Module):
     return jnp.swapaxes(linear(jnp.swapaxes(x, 1, 2)), 1, 2)
 
 
-class Model(nn.Module):
+class Model(layers.ImageModel):
   """ResMLP: patches -> stem -> `num_blocks` × ResMlpBlock -> affine -> mean over tokens -> head.
 
   Sows every block's output as tokens (`block_<i>`), the last one's as a map (`stage_1`), and `pre_logits`.

@@ -246,7 +246,7 @@ class Network(nn.Module):
     return outputs, x, head(x)
 
 
-class Model(nn.Module):
+class Model(layers.ImageModel):
   """7×7 convolution, max pooling -> stages of bottlenecks -> GroupNorm, ReLU -> mean over positions -> head.
 
   Sows every stage's output (`block_<i>`, and as maps `stage_<i + 1>`) and `pre_logits`. It draws nothing while

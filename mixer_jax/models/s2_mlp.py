@@ -85,7 +85,7 @@ class S2Block(nn.Module):
     return x + drop_path(norm()(mlp(x, index, train=train)), kept_mlp)
 
 
-class Model(nn.Module):
+class Model(layers.ImageModel):
   """S²-MLP: patches -> stem -> LayerNorm -> `num_blocks` × S2Block -> mean over positions -> head.
 
   Sows every block's output (`block_<i>`), the last one's (`stage_1`) and `pre_logits`.

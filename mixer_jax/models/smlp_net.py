@@ -141,7 +141,7 @@ class SmlpBlock(nn.Module):
     return Fusion(name="fusion", **self._dtypes())([z, along_width, along_height], train)
 
 
-class Model(nn.Module):
+class Model(layers.ImageModel):
   """sMLPNet: patches -> stages of SmlpBlock -> BatchNorm -> mean over positions -> head.
 
   Between the stages a 2×2 convolution with stride 2 and twice as many channels; neither it nor the patches' has a bias

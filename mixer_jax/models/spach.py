@@ -179,7 +179,7 @@ def _patches(x: Array, features: int, size: int, **fields: Any) -> Array:
   )(x)
 
 
-class Model(nn.Module):
+class Model(layers.ImageModel):
   """SPACH: stem -> LayerNorm -> stages of SpachBlock -> LayerNorm -> mean over positions -> head.
 
   Between the stages a 2×2 convolution with stride 2 and twice as many channels, then GroupNorm of one group: it

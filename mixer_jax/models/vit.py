@@ -164,7 +164,7 @@ class Encoder(nn.Module):
     return nn.LayerNorm(name="encoder_norm", **dtypes)(x), outputs
 
 
-class Model(nn.Module):
+class Model(layers.ImageModel):
   """Patches -> embedding, class token -> Encoder -> class token -> optional hidden layer -> head.
 
   Sows every block's output as tokens (`block_<i>`), the last one's patches as a map (`stage_1`), and `pre_logits`.

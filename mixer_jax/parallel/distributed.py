@@ -10,6 +10,7 @@ import logging
 import os
 import pathlib
 import re
+import signal
 import socket
 import sys
 import threading
@@ -63,6 +64,9 @@ def join(
   logger = logging.getLogger("jax._src.distributed")
   logger.setLevel(logging.INFO)
   logger.addFilter(lambda record: _say_where(record, wait_seconds))
+  interrupt = signal.signal(
+    signal.SIGINT, signal.SIG_DFL
+  )  # which Python would handle after the wait
   try:
     jax.distributed.initialize(
       coordinator,
@@ -80,6 +84,8 @@ def join(
       f"--distributed: {e} This is no TPU pod, GKE or Slurm job that JAX knows: give --coordinator, "
       "--num_processes and --process_id."
     ) from e
+  finally:
+    signal.signal(signal.SIGINT, interrupt)
   threading.Thread(target=_follow, name=_FOLLOWER, daemon=True).start()
 
 

@@ -7,6 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from types import FrameType
 from typing import Any
 
 from absl import flags, logging
@@ -21,12 +22,18 @@ _INSECURE = flags.DEFINE_bool(
 )
 _KNOWN = InputError | DivergedError | OutOfMemoryError | RetryError | SaveError
 _SAVER = f"{os.sep}orbax{os.sep}"
+_IMPORT = "<frozen importlib._bootstrap>"  # where Python's frames of an import are
 
 
 def no_arguments(argv: list[str]) -> None:
   """Raises InputError if anything but flags was given."""
   if len(argv) > 1:
     raise InputError(f"unexpected argument {argv[1]!r}: every argument is a --flag=value.")
+
+
+def end_with_reader() -> None:
+  """Ends the process silently where nobody reads its output further, as `head` does: for commands that only print."""
+  signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
 def _refuse_blank(arguments: list[str]) -> None:
@@ -76,6 +83,7 @@ def run(
   def parse(argv: list[str]) -> list[str]:
     try:
       if command_help.asked(argv):
+        end_with_reader()
         print(command_help.text(argv))
         sys.exit(0)
       return flags.FLAGS(argv)
@@ -85,20 +93,47 @@ def run(
       _report(e.__context__ if isinstance(e.__context__, InputError) else e)
       sys.exit(2)
 
+  try:
+    _handle_interrupts()
+    _set_up_output()
+    host_memory.keep_on_cpu()
+    app_run(guarded, flags_parser=parse)
+  except KeyboardInterrupt:
+    _leave_interrupted()
+
+
+def _set_up_output() -> None:
   for stream in (sys.stdout, sys.stderr):  # what cannot show a character shows its number
     with contextlib.suppress(AttributeError):  # a notebook's shows all
       stream.reconfigure(errors="backslashreplace")
-  host_memory.keep_on_cpu()
   logging.set_verbosity(logging.WARNING)  # JAX and Orbax log a lot at INFO; --verbosity=0 shows it
   # Orbax logs tracebacks of failed writes in all its threads; the run reports them in one line.
   logging.get_absl_handler().addFilter(
     lambda record: record.name != "asyncio" and not (record.exc_info and _SAVER in record.pathname)
   )
-  try:
-    app_run(guarded, flags_parser=parse)
-  except KeyboardInterrupt:
-    print("interrupted", file=sys.stderr, flush=True)
-    os._exit(128 + signal.SIGINT)
+
+
+def _handle_interrupts() -> None:
+  if (
+    signal.getsignal(signal.SIGINT) is signal.default_int_handler
+  ):  # else a shell has it ignored, say
+    signal.signal(signal.SIGINT, _interrupt)
+  signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # from a supervisor
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+  """Raises KeyboardInterrupt, but within an import ends at once: C++ modules abort of the exception, or others swallow it."""
+  del number
+  while frame is not None:
+    if frame.f_code.co_filename == _IMPORT:
+      _leave_interrupted()
+    frame = frame.f_back
+  raise KeyboardInterrupt
+
+
+def _leave_interrupted() -> None:
+  os.write(2, b"interrupted\n")
+  os._exit(128 + signal.SIGINT)
 
 
 def _explained(error: Exception) -> Exception:
@@ -112,10 +147,25 @@ def _explained(error: Exception) -> Exception:
       "config.model.remat=block, or spread the parameters (config.mesh.fsdp); python -m mixer_jax.tools.plan "
       "--fit=memory finds what fits. Host memory: lower data.num_workers."
     )
-  if "Unable to initialize backend" in first or "Unknown backend" in first:
-    platforms = os.environ.get("JAX_PLATFORMS", "")
-    return InputError(f"JAX finds no device for JAX_PLATFORMS={platforms!r}: {first}")
+  if (
+    "Unable to initialize backend" in first or "Unknown backend" in first or _without_device(error)
+  ):
+    platforms, reason = os.environ.get("JAX_PLATFORMS", ""), first or "its plugin is not installed."
+    return InputError(
+      f"JAX finds no device for JAX_PLATFORMS={platforms!r}: {reason} JAX_PLATFORMS=cpu works everywhere."
+    )
   return error
+
+
+def _without_device(error: Exception) -> bool:
+  """Returns whether JAX stumbled over having no backend, which it only asserts, at whatever comes first."""
+  jax = sys.modules.get("jax")
+  if jax is None or not isinstance(error, AssertionError):
+    return False
+  try:
+    return not jax.devices()
+  except Exception:
+    return True
 
 
 def _status(error: Exception) -> int:

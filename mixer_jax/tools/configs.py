@@ -13,6 +13,7 @@ from mixer_jax.tools import command, config_files
 
 
 def main(argv: list[str]) -> None:
+  command.end_with_reader()
   for name in argv[1:]:
     print(description(name))
   if argv[1:]:

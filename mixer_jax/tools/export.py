@@ -5,7 +5,7 @@ python -m mixer_jax.tools.export --config=configs/NAME.py --weights=FILE.npz --o
 
 The exported function maps images (batch, height, width, channels), of any batch size, to float32 logits. It is
 read back from the file and compared with Flax before the file gets its name. ONNX needs
-pip install 'mixer-jax[export]'.
+pip install '.[export]'.
 """
 
 import pathlib

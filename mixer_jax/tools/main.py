@@ -5,6 +5,7 @@ import pathlib
 import runpy
 import sys
 
+import mixer_jax
 from mixer_jax import configuration
 
 COMMANDS = (
@@ -15,6 +16,9 @@ COMMANDS = (
 
 def main() -> None:
   name = sys.argv[1] if sys.argv[1:] else "--help"
+  if name == "--version":
+    print(f"mixer-jax {mixer_jax.__version__}")
+    return
   if name in ("--help", "-help", "-h"):
     print("\n".join(["mixer-jax COMMAND …, one of", *map(_line, COMMANDS)]))
     print("\nmixer-jax COMMAND --help describes one.")

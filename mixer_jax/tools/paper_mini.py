@@ -3,8 +3,8 @@
 python -m mixer_jax.tools.paper_mini --results=workdir/paper-mini
 
 The images are Fashion-MNIST if Debian's package dataset-fashion-mnist is installed, else scikit-learn's digits. The
-command writes RESULTS/report.md and its pictures, RESULTS/report/*.png. The same command resumes: finished runs are
-kept. `--report` writes the report of the finished runs.
+command writes RESULTS/report.html. The same command resumes: finished runs are kept. `--report` writes the report of the
+finished runs.
 """
 
 import os

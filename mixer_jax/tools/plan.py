@@ -2,7 +2,7 @@
 
 python -m mixer_jax.tools.plan --config=configs/jft.py:H/14 --topology=v3:16x16 [--config.KEY=VALUE]
 
-Compiles the real train step. --topology needs pip install 'mixer-jax[tpu]' and no TPU; without it the
+Compiles the real train step. --topology needs pip install '.[tpu]' and no TPU; without it the
 devices of this machine are planned for. --fit=cost searches for the cheapest setting that fits, --fit=memory
 for the one with the least temporaries. Exit status: 0 it fits, 1 it does not, 2 bad input.
 """

@@ -5,21 +5,22 @@ python -m mixer_jax.tools.prepare --from_tsv=FILE [--names=FILE]       # lines o
 python -m mixer_jax.tools.prepare --from_videos=DIR or FILE.tsv        # likewise, of videos
 python -m mixer_jax.tools.prepare --from_tfds=DIR                      # stored as TFRecord
 python -m mixer_jax.tools.prepare --from_imagenet=DIR                  # with ILSVRC2012_img_{train,val}.tar
-python -m mixer_jax.tools.prepare NAME                                 # by TFDS's own builder
+python -m mixer_jax.tools.prepare NAME                                 # by TFDS's builder; cifar10, vtab/dmlab
 
 The same command resumes after an interruption. Exit status: 0 prepared, 2 bad input or bad images, 130
-stopped by Ctrl-C. Most of TFDS's own builders need TensorFlow: pip install 'mixer-jax[prepare]'.
+stopped by Ctrl-C. Most of TFDS's own builders need TensorFlow: pip install '.[prepare]'.
 """
 
 import os
 import pathlib
 import re
+import shlex
 import sys
 
 from absl import app, flags
 
-from mixer_jax.data import builders, videos
-from mixer_jax.errors import InputError
+from mixer_jax.data import builders, datasets, videos
+from mixer_jax.errors import InputError, installing
 from mixer_jax.parallel import processes
 from mixer_jax.tools import command
 from mixer_jax.tools.preparation import (
@@ -133,9 +134,9 @@ def main(argv: list[str]) -> None:
 
 def _prepare_by_builder(name: str) -> None:
   try:
-    print(f"{name} is prepared in {builders.prepare(name, _DATA_DIR.value)}")
+    print(f"{name} is prepared in {builders.prepare(datasets.find(name).tfds, _DATA_DIR.value)}")
   except ImportError as e:
-    raise InputError(f"{name} needs {e.name}: pip install 'mixer-jax[prepare]'") from e
+    raise InputError(f"{name} needs {e.name}: {installing('prepare')}") from e
 
 
 def _plan() -> shards.Plan:
@@ -226,12 +227,12 @@ def _counts(counts: dict[str, int]) -> str:
 def _train_flags(prepared: engine.Prepared, plan: shards.Plan) -> list[str]:
   if plan.name == "imagenet2012":
     data_dir = prepared.directory.parent.parent
-    return ["--config=configs/imagenet.py:B/16", f"--config.data.data_dir={data_dir}"]
+    return ["--config=configs/imagenet.py:B/16", shlex.quote(f"--config.data.data_dir={data_dir}")]
   train = "train" if "train" in prepared.splits else next(iter(prepared.splits))
   tests = [s for s in prepared.splits if s != train]
   evaluated = sorted(tests, key=lambda s: (s == "test", s))[0] if tests else train
   lines = [
-    f"--config.data.dataset={prepared.directory}",
+    shlex.quote(f"--config.data.dataset={prepared.directory}"),
     f"--config.data.split={train} --config.data.num_examples={prepared.splits[train]}",
     f"--config.evaluators.val.split={evaluated} "
     f"--config.evaluators.val.num_examples={prepared.splits[evaluated]}",

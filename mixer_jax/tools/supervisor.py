@@ -48,6 +48,8 @@ def supervise(wait_seconds: int) -> None:
   if supervisor is not None:
     processes.die_with(int(supervisor), EXIT_RETRY)
     return
+  # Ctrl-C waits until each of the two can handle it (tools/command.py).
+  signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
   # stderr alone passes through here. A group of its own, so that Ctrl-C arrives once: from here.
   child = subprocess.Popen(  # noqa: S603  (this very command)
     [sys.executable, *sys.orig_argv[1:]],
@@ -62,6 +64,7 @@ def supervise(wait_seconds: int) -> None:
 
   for number in processes.stop_signals():
     signal.signal(number, pass_on)
+  signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
   assert child.stderr is not None
   output = _forward(child.stderr)
   status = child.wait()

@@ -1,11 +1,15 @@
 """What a run prints of itself before its first step."""
 
+import importlib.metadata
+import pathlib
+import shutil
 from collections.abc import Mapping
 
 import jax
 from etils import epath
 
 from mixer_jax.data import sources
+from mixer_jax.errors import installing
 from mixer_jax.evaluators import Evaluator
 from mixer_jax.parallel import sharding
 from mixer_jax.training import experiment
@@ -30,6 +34,7 @@ def headline(
     f" best by {exp.options.best}\n"
     f"{exp.mesh.size} × {device.device_kind} in {jax.process_count()} process(es),"
     f" batch {exp.options.batch_size}, {exp.total_steps} steps\n"
+    f"{unused_gpu(device.platform, jax.config.jax_platforms)}"
     f"{_placement(exp)}\n"
     f"workdir {directory}: {begin}"
   )
@@ -44,6 +49,18 @@ def lacking_classes(exp: experiment.Experiment, source: sources.Source) -> str:
     f"config.num_classes is {wanted}, but {source.name} has {there} classes: {wanted - there} outputs of the "
     f"model have no images. Set config.num_classes={there} unless that is meant."
   )
+
+
+def unused_gpu(platform: str, asked: str | None, devices: str = "/dev") -> str:
+  """Returns a line if a run computes on the CPU of a machine with an NVIDIA GPU and JAX_PLATFORMS asks for nothing."""
+  there = any(pathlib.Path(devices).glob("nvidia[0-9]*")) or shutil.which("nvidia-smi")
+  if platform != "cpu" or asked or not there:
+    return ""
+  if importlib.metadata.entry_points(group="jax_plugins"):
+    advice = "JAX's warning above says why; nvidia-smi must list the GPU, with the driver of docs/install.md"
+  else:
+    advice = f"to use it, stop, and then {installing('cuda')}, and resume"
+  return f"training on the CPU although the machine has an NVIDIA GPU: {advice}\n"
 
 
 def _placement(exp: experiment.Experiment) -> str:

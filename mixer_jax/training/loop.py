@@ -110,9 +110,7 @@ def _prepare(
   )
   start_step = int(state.step)
   metrics.log(headline.headline(exp, measured, directory, start_step))
-  run = _Run(
-    exp, directory, checkpointer, source, measured, start_step, origin.records, stop, lease
-  )
+  run = _Run(exp, directory, checkpointer, source, measured, start_step, origin, stop, lease)
   return run, state
 
 
@@ -132,7 +130,7 @@ class _Run:
     source: Any,
     measured: Mapping[str, Evaluator],
     start_step: int,
-    num_records: int | None,
+    origin: provenance.Provenance,
     stop: StopSignal,
     lease: leases.Lease | None,
   ):
@@ -142,7 +140,8 @@ class _Run:
     self._best, self._metric = evaluators.best(exp.options)
     with self._reporting():
       first = jax.process_index() == 0
-      self._writer = metrics.MetricWriter(directory, start_step, num_records) if first else None
+      known = (origin.records, origin.records_sha256)
+      self._writer = metrics.MetricWriter(directory, start_step, *known) if first else None
     self._progress = metrics.Progress(
       start_step=start_step,
       total_steps=exp.total_steps,
@@ -179,7 +178,7 @@ class _Run:
     with self._batches() as batches:
       for step in range(self._start_step + 1, exp.total_steps + 1):
         with self._wait(step - 1, state):
-          batch = next(batches)
+          batch = self._next(batches)
         if step == self._start_step + 1:
           state = self._first_step(step, state, batch)
         else:
@@ -284,6 +283,12 @@ class _Run:
       batches, start=self._start_step, num_workers=exp.options.data.num_workers
     )
 
+  def _next(self, batches: loading.ClosingIterator) -> pipeline.Batch:
+    begin = time.perf_counter()
+    batch = next(batches)
+    self._progress.wait(time.perf_counter() - begin)
+    return batch
+
   def _put(self, batch: pipeline.Batch) -> dict[str, jax.Array]:
     exp = self._exp
     return sharding.put_batch(batch, exp.shardings.batch, self._rows, exp.options.batch_size)
@@ -373,6 +378,6 @@ class _Run:
     if self._lease is not None:
       self._lease.check()
     score = self._results[step][self._metric] if step in self._results else None
-    records = len(self._writer.records) if self._writer else None
+    records = self._writer.records if self._writer else None
     self._checkpointer.save(step, state, score, records)
     self._progress.pause(time.perf_counter() - begin)

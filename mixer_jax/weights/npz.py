@@ -21,7 +21,7 @@ import numpy as np
 from etils import epath
 
 from mixer_jax import files, models
-from mixer_jax.errors import InputError
+from mixer_jax.errors import InputError, installing
 from mixer_jax.weights import foreign, named_classes, variables
 
 MAX_BYTES = 16 << 30  # unpacked; three times H/14 at three times its resolution
@@ -125,7 +125,7 @@ def _read(
   except FileNotFoundError as e:
     raise InputError(f"weights file {where} does not exist.") from e
   except ImportError as e:  # gs:// without its extra
-    raise InputError(f"{where}: {e}. Install it with pip install 'mixer-jax[gcs]'") from e
+    raise InputError(f"{where}: {e}. Install it with {installing('gcs')}") from e
   except _DAMAGE as e:
     raise InputError(f"{where} is not a whole .npz file of plain arrays: {e}") from e
 

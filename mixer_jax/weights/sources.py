@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from mixer_jax import configuration, models
 from mixer_jax import files as paths
-from mixer_jax.errors import InputError
+from mixer_jax.errors import InputError, installing
 from mixer_jax.weights import download, files, named_classes, npz, pth, torch_layout
 from mixer_jax.weights.released import BUCKETS, RELEASED, STORAGE
 from mixer_jax.weights.variables import Variables, check_match, check_values, describe
@@ -132,7 +132,7 @@ def _kind(path: epath.Path, source: str, entry: str | None) -> files.Kind:
     with path.open("rb") as f:
       kind = files.kind_of(f.read(files.HEAD_BYTES), source)
   except ImportError as e:
-    raise InputError(f"{source}: {e}. Install it with pip install 'mixer-jax[gcs]'") from e
+    raise InputError(f"{source}: {e}. Install it with {installing('gcs')}") from e
   except OSError as e:
     hint = configuration.nearest(source, RELEASED)
     hint = hint if "Did you mean" in hint else " Released names: docs/weights.md."

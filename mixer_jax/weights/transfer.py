@@ -6,6 +6,7 @@ the server still has the same file.
 
 import dataclasses
 import http.client
+import io
 import json
 import sys
 import time
@@ -19,6 +20,7 @@ from mixer_jax.weights import files
 
 MAX_BYTES = 16 << 30
 _TIMEOUT_SECONDS = 30.0  # without a byte
+_FLOOR = 1000  # bytes a second, while two timeouts are waited
 _RETRY_SECONDS = (1.0, 5.0)  # so three attempts
 _CHUNK_BYTES = 1 << 20
 _NETWORK = (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException)
@@ -157,6 +159,51 @@ def _md5(hashes: list[str]) -> str | None:
   return None
 
 
+class _Paced(io.RawIOBase):
+  """What a server sends, headers too; raises TimeoutError where it drips."""
+
+  def __init__(self, raw: Any):
+    self._raw, self._waited, self._bytes = raw, 0.0, 0
+
+  def readable(self) -> bool:
+    return True
+
+  def readinto(self, buffer: Any) -> int | None:
+    begin = time.monotonic()
+    count = self._raw.readinto(buffer)
+    self._waited += time.monotonic() - begin
+    self._bytes += count or 0
+    if count and self._waited > 2 * _TIMEOUT_SECONDS:
+      if self._bytes < _FLOOR * self._waited:
+        raise TimeoutError(f"the server sends less than {_FLOOR} bytes a second")
+      self._waited, self._bytes = 0.0, 0
+    return count
+
+  def close(self) -> None:
+    self._raw.close()
+    super().close()
+
+
+class _Reply(http.client.HTTPResponse):
+  def __init__(self, sock: Any, *args: Any, **kwargs: Any):
+    super().__init__(sock, *args, **kwargs)
+    self.fp = io.BufferedReader(_Paced(self.fp.detach()))
+
+
+class _Http(urllib.request.HTTPHandler):
+  def http_open(self, req: Any) -> Any:
+    return self.do_open(_paced(http.client.HTTPConnection), req)
+
+
+class _Https(urllib.request.HTTPSHandler):
+  def https_open(self, req: Any) -> Any:
+    return self.do_open(_paced(http.client.HTTPSConnection), req)
+
+
+def _paced(kind: type[http.client.HTTPConnection]) -> Any:
+  return type(kind.__name__, (kind,), {"response_class": _Reply})
+
+
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
   """Follows redirects to http:// and https://, and from https to nothing less."""
 
@@ -173,7 +220,9 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
 def _open(url: str, headers: dict[str, str], partial: Partial) -> Any:
   request = urllib.request.Request(url, headers=headers)  # noqa: S310
   try:
-    return urllib.request.build_opener(_SafeRedirects).open(request, timeout=_TIMEOUT_SECONDS)
+    return urllib.request.build_opener(_SafeRedirects, _Http, _Https).open(
+      request, timeout=_TIMEOUT_SECONDS
+    )
   except urllib.error.HTTPError as e:
     e.close()
     if e.code == 416:  # it has no such range: another file by now

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +26,7 @@ from mixer_jax import files
 from mixer_jax.errors import InputError, SaveError
 from mixer_jax.workdir import checksums, restore
 from mixer_jax.workdir import directory as workdirs
+from mixer_jax.workdir import metrics as metrics_lib
 from mixer_jax.workdir import provenance as provenance_lib
 from mixer_jax.workdir.provenance import Provenance
 
@@ -278,7 +279,11 @@ class Checkpointer:
     self._delete()
 
   def save(
-    self, step: int, state: Any, score: float | None, num_records: int | None = None
+    self,
+    step: int,
+    state: Any,
+    score: float | None,
+    records: Sequence[Mapping[str, Any]] | None = None,
   ) -> None:
     """Starts to save; returns as soon as the state may be donated. Raises SaveError.
 
@@ -286,14 +291,17 @@ class Checkpointer:
       step: finished steps.
       state: the state.
       score: of the evaluation at this step, None if there was none.
-      num_records: of metrics.jsonl up to this step, if it is known.
+      records: of metrics.jsonl up to this step, if they are known.
     """
     metrics = {"score": _NOT_EVALUATED if score is None else score, "measure": self._measure}
     with self._reporting():
       self._delete()
       if step not in self._manager.all_steps():
         origin = self._provenance and dataclasses.replace(
-          self._provenance, step=step, records=num_records
+          self._provenance,
+          step=step,
+          records=None if records is None else len(records),
+          records_sha256=None if records is None else metrics_lib.digest(records),
         )
         args: Any = _Save(state, provenance=origin)
         self._manager.save(step, args=args, metrics=metrics, force=True)

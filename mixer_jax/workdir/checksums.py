@@ -6,8 +6,8 @@ import os
 from etils import epath
 
 from mixer_jax import files
+from mixer_jax.files import CHECKSUMS
 
-CHECKSUMS = "SHA256SUMS"
 _COMMITTED = "commit_success.txt"  # Orbax writes it after the checksums; its text says nothing
 _NEEDED = ("_METADATA", "manifest.ocdbt")  # without these Orbax restores nothing
 _CHUNK_BYTES = 1 << 22

@@ -1,7 +1,11 @@
 """A run's directory: its path, its configuration, and where its checkpoints are."""
 
+import platform
 import re
+import shlex
+import sys
 import time
+from importlib import metadata
 from typing import Any
 
 import jax
@@ -9,9 +13,11 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from mixer_jax import configuration, files, models, schema, weights
-from mixer_jax.errors import InputError, SaveError
+from mixer_jax.errors import InputError, SaveError, installing
 
 _CONFIG = "config.json"
+_ENVIRONMENT = "environment.json"
+_PACKAGES = ("mixer-jax", "jax", "jaxlib", "flax", "optax", "numpy")
 _RUN = "run_id"
 _SHARED_SECONDS = 30  # until a shared file system shows what another host has written
 _ADDRESS = re.compile(r"https?://|.*://.*\.(npz|safetensors)$")  # of a weights file
@@ -25,7 +31,7 @@ def path_of(workdir: str) -> epath.Path:
   try:
     path.exists()
   except ImportError as e:
-    raise InputError(f"workdir {path}: {e}. Install it with pip install 'mixer-jax[gcs]'") from e
+    raise InputError(f"workdir {path}: {e}. Install it with {installing('gcs')}") from e
   except OSError as e:
     raise InputError(f"workdir {path} cannot be read: {e}") from e
   return path
@@ -70,10 +76,15 @@ def find_config(directory: epath.Path) -> dict[str, Any] | None:
 
 def find_run_id(directory: epath.Path) -> str | None:
   """Returns the random id of the run that the workdir belongs to. None if none is written there."""
+  path = directory / _RUN
   try:
-    return files.read(directory / _RUN).decode("ascii").strip() or None
-  except (FileNotFoundError, ValueError):
+    return files.read_listed(path).decode("ascii").strip() or None
+  except FileNotFoundError:
     return None
+  except ValueError as e:
+    raise InputError(
+      f"{path} is damaged: {e}. Delete it: the checkpoints carry the id, too."
+    ) from e
 
 
 def load_config(directory: epath.Path) -> dict[str, Any]:
@@ -87,17 +98,43 @@ def load_config(directory: epath.Path) -> dict[str, Any]:
   return schema.translated(configuration.load(directory / _CONFIG), models.schema)
 
 
+def find_environment(directory: epath.Path) -> dict[str, Any]:
+  """Returns what the run was last started with (`_environment`). {} if that is not known."""
+  try:
+    return dict(configuration.load(directory / _ENVIRONMENT))
+  except (InputError, TypeError, ValueError):  # none, of an earlier version, or damaged
+    return {}
+
+
+def _environment() -> dict[str, str]:
+  """Returns the command of this process, its devices and its software."""
+  found = [package for name in _PACKAGES for package in metadata.distributions(name=name)]
+  software = [
+    f"Python {platform.python_version()}",
+    *(f"{one.name} {one.version}" for one in found),
+  ]
+  return {
+    "command": shlex.join(sys.orig_argv),
+    "devices": f"{jax.device_count()} × {jax.devices()[0].device_kind} in {jax.process_count()} process(es)",
+    "software": ", ".join(software),
+    "system": platform.platform(),
+  }
+
+
 def create(directory: epath.Path, config: Any, run: str) -> None:
-  """Creates the workdir and leaves the configuration and the run's id in it; raises InputError if it cannot.
+  """Creates the workdir with the configuration, the run's id and `_environment`; raises InputError if it cannot.
 
   Process 0 does so; the others raise InputError if they do not see it.
   """
   if jax.process_index() == 0:
     try:
       directory.mkdir(parents=True, exist_ok=True)
+      (directory / files.CHECKSUMS).unlink(missing_ok=True)  # until all that it lists is there
       configuration.save(directory / _CONFIG, config)
+      configuration.save(directory / _ENVIRONMENT, _environment())
       with files.replacing(directory / _RUN) as partial:
         partial.write_text(f"{run}\n")
+      files.list_checksums(directory, (_CONFIG, _RUN))
     except (OSError, SaveError) as e:
       raise InputError(f"workdir {directory} is not writable: {e}") from e
   if jax.process_count() == 1:

@@ -1,8 +1,10 @@
 """What a run reports: the progress line, metrics.jsonl and TensorBoard events, from the same numbers."""
 
+import hashlib
 import json
 import os
 import time
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -33,19 +35,31 @@ class MetricWriter:
   an undisturbed run. Lines that are unreadable are reported and stay as they are.
   """
 
-  def __init__(self, workdir: epath.Path, start_step: int, expected: int | None = None):
+  def __init__(
+    self,
+    workdir: epath.Path,
+    start_step: int,
+    expected: int | None = None,
+    sha256: str | None = None,
+  ):
     """Opens the files.
 
     Args:
       workdir: directory of the run.
       start_step: of the checkpoint that it resumes from.
       expected: number of records up to that step. None: it is not known.
+      sha256: `digest` of those. None: it is not known.
     """
     self._path = workdir / "metrics.jsonl"
     lines = read_lines(self._path)
     kept = [x for x in lines if x.record is None or x.record["step"] <= start_step]
     self.records = [x.record for x in kept if x.record is not None]
     _report(self._path, kept, len(self.records), expected)
+    whole = len(self.records) == len(kept) >= (expected or 0)
+    if sha256 is not None and whole and digest(self.records[:expected]) != sha256:
+      log(
+        f"WARNING: {self._path}: not all of the {expected} records up to here are as they were written"
+      )
     self._unreadable = [x.text for x in kept if x.record is None]
     with files.replacing(self._path) as partial:
       partial.write_bytes(b"".join(x.text + b"\n" for x in kept))
@@ -86,6 +100,14 @@ class MetricWriter:
     if self._file is not None:
       self._file.close()
     self._events.close()
+
+
+def digest(records: Iterable[Mapping[str, Any]]) -> str:
+  """Returns the SHA-256 of records."""
+  found = hashlib.sha256()
+  for record in records:
+    found.update(json.dumps(record).encode() + b"\n")
+  return found.hexdigest()
 
 
 def _open_events(directory: epath.Path, purge_step: int) -> EventsWriter:
@@ -150,7 +172,7 @@ def _report(path: epath.Path, lines: list[Line], found: int, expected: int | Non
 
 
 class Progress:
-  """Speed, time left and core-hours; core-hours add up over interruptions."""
+  """Speed, waiting, time left and core-hours; core-hours add up over interruptions."""
 
   def __init__(
     self, *, start_step: int, total_steps: int, batch_size: int, num_cores: int, core_hours: float
@@ -159,21 +181,26 @@ class Progress:
     self._core_hours = core_hours
     self._begin = self._last_time = time.perf_counter()
     self._last_step = start_step
-    self._paused = 0.0
+    self._paused = self._waited = 0.0
+
+  def wait(self, seconds: float) -> None:
+    """Counts time for which the step had no batch yet."""
+    self._waited += seconds
 
   def pause(self, seconds: float) -> None:
     """Leaves time (of an evaluation, a checkpoint) out of the next speed; core-hours keep it."""
     self._paused += seconds
 
   def measure(self, step: int) -> dict[str, float]:
-    """Returns seconds and images/s since the last call, seconds left, core-hours."""
+    """Returns seconds, images/s and the share of waiting for data since the last call, seconds left, core-hours."""
     now = time.perf_counter()
     seconds = max(now - self._last_time - self._paused, 1e-9)
-    steps = step - self._last_step
-    self._last_time, self._last_step, self._paused = now, step, 0.0
+    steps, waited = step - self._last_step, self._waited
+    self._last_time, self._last_step, self._paused, self._waited = now, step, 0.0, 0.0
     return {
       "seconds": seconds,
       "images_per_sec": steps * self._batch_size / seconds,
+      "data_wait": min(waited / seconds, 1.0),
       "seconds_left": (self._total_steps - step) * seconds / max(steps, 1),
       "core_hours": self._core_hours + (now - self._begin) * self._num_cores / 3600,
     }

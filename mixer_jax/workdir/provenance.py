@@ -9,6 +9,7 @@ import dataclasses
 import fnmatch
 import json
 import secrets
+import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
@@ -53,6 +54,7 @@ class Provenance:
     class_names: of the training split's label; () if it has none.
     splits: section of the configuration -> fingerprint (Split) of the data that it names.
     records: number of those in metrics.jsonl up to this step. None if it is not known.
+    records_sha256: of those (metrics.digest). None if it is not known.
   """
 
   format: Literal[1] = 1
@@ -62,6 +64,7 @@ class Provenance:
   class_names: tuple[str, ...]
   splits: dict
   records: NonNegativeInt | None = None
+  records_sha256: str | None = None
 
 
 def describe(config: Mapping[str, Any], opened: Mapping[str, sources.Source]) -> Provenance:
@@ -148,7 +151,7 @@ def resume(
   if saved is None:
     raise InputError(
       f"{workdir} has checkpoints, but no config.json to tell what they were trained with: put it back, or start "
-      f"a new workdir from their weights: --config.init.weights={workdir}."
+      f"a new workdir from their weights: {shlex.quote(f'--config.init.weights={workdir}')}."
     )
   saved = schema.translated(saved, models.schema)
   if (
@@ -174,7 +177,11 @@ def resume(
     )
   if changed:
     metrics.log("changed, as --allow_change permits:\n  " + "\n  ".join(changed))
-  return dataclasses.replace(new, run=before.run, records=before.records) if before else new
+  if before is None:
+    return new
+  return dataclasses.replace(
+    new, run=before.run, records=before.records, records_sha256=before.records_sha256
+  )
 
 
 def _moved(before: Provenance, new: Provenance) -> list[str]:

@@ -1,5 +1,6 @@
 """Reading of checkpoints: the whole train state, or the variables to use and nothing else."""
 
+import shlex
 from typing import Any, TypeVar, cast
 
 import jax
@@ -27,13 +28,13 @@ def restore_state(workdir: epath.Path, step: int, abstract: Tree, shardings: Any
     raise InputError(
       f"checkpoint {path} is of an earlier version, which training cannot resume; evaluation, prediction, "
       "conversion and export take it. To train on, choose another workdir and start from its weights: "
-      f"--config.init.weights={workdir}."
+      f"{shlex.quote(f'--config.init.weights={workdir}')}."
     )
   if changed := configuration.differences(_shapes(saved), _shapes(abstract), ()):
     listed = "\n  ".join(changed[:5])
     raise InputError(
       f"checkpoint {path} is of a state with other shapes, {len(changed)} in all:\n  {listed}\nStart a new "
-      f"workdir from its weights: --config.init.weights={workdir}."
+      f"workdir from its weights: {shlex.quote(f'--config.init.weights={workdir}')}."
     )
   target = jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings

@@ -301,6 +301,18 @@ def test_files_that_are_no_image_are_named(data, message):
       call(data)
 
 
+def test_libraries_print_nothing_of_what_they_do_not_like(capfd):
+  """A profile that is none and a text that is cut change no pixel; a flipped bit is an error of ours."""
+  whole, image = encode(".png", smooth(20, 31)), smooth(20, 31)[..., ::-1]
+  odd = png_chunk(b"iCCP", b"x\0\0no profile") + png_chunk(b"tEXt", b"x")
+  np.testing.assert_array_equal(decode.decode_image(whole[:33] + odd + whole[33:]), image)
+  flipped = bytearray(whole)
+  flipped[len(whole) // 2] ^= 1
+  with pytest.raises(BadRecordError, match="damaged PNG: a checksum"):
+    decode.decode_image(bytes(flipped))
+  assert capfd.readouterr() == ("", "")
+
+
 def fuzz(count, seed):
   """Returns how many damaged files gave pixels, and how many a BadRecordError; anything else raises."""
   rng, good, bad, slowest = random.Random(seed), 0, 0, 0.0

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,13 @@ from tests import tfds_sets
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
   return tfds_sets.varied(tmp_path_factory.mktemp("tfds"))
+
+
+def test_a_printed_command_can_be_pasted(tmp_path):
+  data_dir = f"{tmp_path}/my data"
+  with pytest.raises(InputError) as e:
+    sources.open_source(dataset="mnist", data_dir=data_dir, split="train", label=None)
+  assert shlex.split(str(e.value).splitlines()[-1])[-1] == f"--data_dir={data_dir}"
 
 
 def open_source(directory, split="train", label=None):
@@ -103,6 +111,12 @@ def test_what_is_not_prepared_leaves_no_temporary_directory(tmp_path, monkeypatc
   monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
   assert not builders.find("digits", str(tmp_path / "none")).info.splits
   assert list(tmp_path.iterdir()) == []
+
+
+def test_data_that_are_prepared_unasked_say_where(tmp_path, capsys):
+  for said in (True, False):
+    builders.prepare("digits_0_4", str(tmp_path))
+    assert (str(tmp_path / "digits_0_4") in capsys.readouterr().err) == said
 
 
 def test_data_in_no_directory_are_refused(monkeypatch):

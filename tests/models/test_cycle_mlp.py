@@ -11,29 +11,17 @@ from mixer_jax.models import cycle_mlp
 from mixer_jax.weights import torch_layout
 from tests import families
 from tests.conftest import GOLDEN
+from tests.marks import long
 from tests.models.test_relatives import TINY
 
 OPS = np.load(GOLDEN / "family/ops_cycle_mlp.npz")
 SWIN = {**TINY["cycle_mlp"], "overlapping": False, "fusion": "sum", "step": 7}
 
 
-@pytest.fixture(scope="module", params=["cyclemlp_b", "cyclemlp_t_derived"])
-def recorded_model(request):
-  model, found, recorded = families.golden(f"family/{request.param}", nchw=True)
-  return model.clone(step=7 if "_t_" in request.param else 3), found, recorded
-
-
-def test_outputs_and_maps_are_the_authors(recorded_model):
-  model, found, recorded = recorded_model
-  seen = jax.jit(models.features, static_argnums=0)(model, found, recorded["image"])
-  families.assert_close(jax.jit(model.apply)(found, recorded["image"]), recorded["logits"])
-  families.assert_close(seen["pre_logits"], recorded["pre_logits"])
-  for i in range(1, 5):
-    families.assert_close(seen[f"stage_{i}"], recorded[f"stage{i}"])
-
-
-def test_gradients_are_the_authors(recorded_model):
-  families.assert_gradients_and_statistics(*recorded_model)
+@pytest.mark.parametrize("name", ["cyclemlp_b", long("cyclemlp_t_derived")])
+def test_it_is_the_authors_with_maps_and_gradients(name):
+  model, found, recorded = families.golden(f"family/{name}", nchw=True)
+  families.assert_is_recorded(model.clone(step=7 if "_t_" in name else 3), found, recorded)
 
 
 def test_maps_are_those_of_the_authors_backbone_for_dense_tasks():
@@ -103,7 +91,7 @@ def test_mixing_gives_the_printed_numbers():
   np.testing.assert_allclose(y[-1, -1, -3:], [-0.227874302, -0.144529685, 0.006284134], atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["cyclemlp_b", "cyclemlp_t_derived"])
+@pytest.mark.parametrize("name", ["cyclemlp_b", long("cyclemlp_t_derived")])
 def test_state_dictionary_comes_back_to_the_bit(name):
   """All but the displacements, which torch's module makes itself."""
   state = torch_layout.load_safetensors(GOLDEN / f"family/{name}.safetensors")

@@ -249,13 +249,35 @@ def test_initial_values():
     ("mixr", {}, "Did you mean 'mixer'"),
     ("mixer", {"variant": "B/61"}, "Did you mean 'B/16'"),
     ("mixer", {"variant": "B/16", "stoch_dept": 0.1}, "Did you mean 'stoch_depth'"),
-    ("mixer", {"patch_size": 4}, "num_blocks is missing"),
+    ("mixer", {"patch_size": 4}, "model mixer lacks num_blocks, .*variants S/32"),
     ("mixer", {"variant": "B/16", "dtype": "float16"}, "expected .*float32.*bfloat16"),
   ],
 )
 def test_bad_models_are_named(name, fields, message):
   with pytest.raises(InputError, match=message):
     models.build(name, num_classes=10, **fields)
+
+
+@pytest.mark.parametrize(
+  ("shape", "message"),
+  [
+    ((16, 16, 3), r"\(16, 16, 3\); expected a batch"),
+    ((2, 3, 16, 16), "channels first"),
+    ((2, 32, 32, 3), "another size .*mixer_jax.weights.resize"),
+    ((2, 16, 16, 1), "number of channels"),
+  ],
+)
+def test_images_that_are_not_the_models_are_explained(shape, message):
+  model = tiny()
+  variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+  with pytest.raises(InputError, match=message):
+    jax.eval_shape(model.apply, variables, jnp.zeros(shape))
+
+
+def test_training_without_its_random_stream_is_explained():
+  model, image = tiny(stoch_depth=0.5), jnp.zeros((1, 16, 16, 3))
+  with pytest.raises(InputError, match=r'rngs={"dropout"'):
+    jax.eval_shape(lambda: model.apply(model.init(jax.random.key(0), image), image, train=True))
 
 
 def test_patch_must_divide_the_image():

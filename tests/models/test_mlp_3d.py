@@ -102,17 +102,8 @@ def recorded_model():
   return models.build(spec.family, **spec.fields), found, recorded
 
 
-def test_outputs_and_maps_are_the_recorded(recorded_model):
-  model, found, recorded = recorded_model
-  seen = jax.jit(models.features, static_argnums=0)(model, found, recorded["image"])
-  families.assert_close(seen["pre_logits"], recorded["pre_logits"])
-  for i in range(1, 5):
-    families.assert_close(seen[f"stage_{i}"], recorded[f"stage{i}"])
-
-
-@pytest.mark.campaign
-def test_logits_and_gradients_are_the_recorded(recorded_model):
-  families.assert_gradients_and_statistics(*recorded_model)
+def test_it_is_the_recorded_with_maps_and_gradients(recorded_model):
+  families.assert_is_recorded(*recorded_model)
 
 
 @pytest.mark.campaign

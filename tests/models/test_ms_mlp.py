@@ -1,7 +1,5 @@
 """MS-MLP against the authors' code: groups, maps, gradients; its shift and its convolutions at the border."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,22 +12,8 @@ from mixer_jax.models.kernels import cpu_depthwise
 from tests import families
 
 
-@pytest.fixture(scope="module")
-def golden():
-  return families.golden("family/ms_mlp", nchw=True)
-
-
-def test_it_is_the_authors_with_every_map(golden):
-  model, found, recorded = golden
-  seen = jax.jit(functools.partial(models.features, model))(found, recorded["image"])
-  families.assert_close(jax.jit(model.apply)(found, recorded["image"]), recorded["logits"])
-  families.assert_close(seen["pre_logits"], recorded["pre_logits"])
-  for i in range(1, 5):
-    families.assert_close(seen[f"stage_{i}"], recorded[f"stage{i}"])
-
-
-def test_gradients_are_the_authors(golden):
-  families.assert_gradients_and_statistics(*golden)
+def test_it_is_the_authors_with_maps_and_gradients():
+  families.assert_is_recorded(*families.golden("family/ms_mlp", nchw=True))
 
 
 def filled(shape, number):

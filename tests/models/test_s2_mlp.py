@@ -15,23 +15,10 @@ from tests.models.test_relatives import TINY
 OPS = np.load(GOLDEN / "family/ops_s2_mlp.npz")
 
 
-@pytest.fixture(scope="module", params=["wide", "deep"])
-def recorded_model(request):
-  return families.golden(f"family/s2mlp_{request.param}_derived", nchw=True)
-
-
-def test_outputs_and_maps_are_the_papers(recorded_model):
-  model, found, recorded = recorded_model
-  seen = models.features(model, found, recorded["image"])
-  families.assert_close(model.apply(found, recorded["image"]), recorded["logits"])
-  families.assert_close(seen["pre_logits"], recorded["pre_logits"])
-  for i in range(2):
-    families.assert_close(seen[f"block_{i}"], recorded[f"block{i + 1}"])
-  families.assert_close(seen["stage_1"], recorded["block2"])
-
-
-def test_gradients_are_the_papers(recorded_model):
-  families.assert_gradients_and_statistics(*recorded_model)
+@pytest.mark.parametrize("name", ["wide", "deep"])
+def test_it_is_the_papers_with_maps_and_gradients(name):
+  maps = {"block_0": "block1", "block_1": "block2", "stage_1": "block2"}
+  families.assert_is_recorded(*families.golden(f"family/s2mlp_{name}_derived", nchw=True), maps)
 
 
 @pytest.mark.parametrize("name", ["wide", "deep"])

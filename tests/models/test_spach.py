@@ -11,6 +11,7 @@ from mixer_jax.models import spach
 from mixer_jax.weights import torch_layout
 from tests import families
 from tests.conftest import GOLDEN
+from tests.marks import long
 
 GOLDENS = {
   "spach_pass": ("conv2",),
@@ -24,33 +25,24 @@ GOLDENS = {
 }
 
 
-@pytest.fixture(scope="module", params=GOLDENS)
-def golden(request):
-  model, found, recorded = families.golden(f"family/{request.param}", nchw=True)
-  assert model.stages == GOLDENS[request.param]
-  assert model.shared_mixing == (request.param == "spach_mlpshared")
-  return model.clone(num_heads=4 if len(model.stages) == 1 else 2), found, recorded
+# The hybrid and the MLPs have all that these have.
+LONG = ("spach_ms_pass", "spach_ms_attn")
 
 
-def test_outputs_and_stages_are_the_authors(golden):
-  model, found, recorded = golden
-  seen = models.features(model, found, recorded["image"])
-  families.assert_close(model.apply(found, recorded["image"]), recorded["logits"])
-  families.assert_close(seen["pre_logits"], recorded["pre_logits"])
-  multi = len(model.stages) > 1
-  maps = [f"stage{i + 1}" if multi else "block2" for i in range(len(model.stages))]
-  for i, name in enumerate(maps):
-    families.assert_close(seen[f"stage_{i + 1}"], recorded[name])
-
-
-def test_gradients_are_the_authors(golden):
-  families.assert_gradients_and_statistics(*golden)
+@pytest.mark.parametrize("name", [long(name) if name in LONG else name for name in GOLDENS])
+def test_it_is_the_authors_with_maps_and_gradients(name):
+  model, found, recorded = families.golden(f"family/{name}", nchw=True)
+  assert model.stages == GOLDENS[name]
+  assert model.shared_mixing == (name == "spach_mlpshared")
+  single = len(model.stages) == 1
+  model = model.clone(num_heads=4 if single else 2)
+  families.assert_is_recorded(model, found, recorded, {"stage_1": "block2"} if single else None)
 
 
 def test_the_stems_statistics_are_the_authors():
   model, found, recorded = families.golden("family/spach_ms_hybrid", nchw=True)
-  families.assert_gradients_and_statistics(
-    model.clone(num_heads=2), found, recorded, True, lambda _: 32**2
+  families.assert_is_recorded(
+    model.clone(num_heads=2), found, recorded, train=True, positions=lambda _: 32**2
   )
 
 

@@ -239,6 +239,16 @@ def test_a_coordinator_that_does_not_answer_is_named(tmp_path):
   assert f"coordinator {address} within 2 s: it does not answer" in line
 
 
+@pytest.mark.campaign
+def test_ctrl_c_ends_the_wait_for_the_others(tmp_path):
+  process = runs.start([*command(tmp_path / "run"), *runs.place(2)[0]])
+  runs.wait_for(process, "waiting for the others")
+  time.sleep(2)  # into JAX's own wait
+  process.send_signal(signal.SIGINT)
+  process.communicate(timeout=60)
+  assert process.returncode == 130
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [

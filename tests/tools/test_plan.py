@@ -21,7 +21,7 @@ PARAMETERS = (
 )
 needs_libtpu = pytest.mark.skipif(
   importlib.util.find_spec("libtpu") is None,
-  reason="libtpu is not installed: pip install 'mixer-jax[tpu]'",
+  reason="libtpu is not installed: pip install '.[tpu]'",
 )
 
 

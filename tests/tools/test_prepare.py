@@ -79,6 +79,12 @@ def call(*args, **values):
     prepare.main(["prepare", *args])
 
 
+def test_the_table_s_names_are_prepared_by_their_builders(monkeypatch, capsys):
+  monkeypatch.setattr(prepare.builders, "prepare", lambda name, data_dir: f"{data_dir}/{name}")
+  call("vtab/dmlab", data_dir="/data")
+  assert "/data/dmlab" in capsys.readouterr().out
+
+
 def test_prints_the_flags_that_train_on_it(tmp_path, capsys):
   sets.folder(tmp_path / "My photos!", {"cat": 20, "dog": 30})
   (tmp_path / "My photos!" / "cat" / "notes.txt").write_text("x")

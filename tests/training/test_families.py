@@ -4,7 +4,6 @@ import jax
 import numpy as np
 import pytest
 
-from configs import quickstart
 from mixer_jax import inference, weights
 from mixer_jax.errors import InputError
 from mixer_jax.inference import export
@@ -107,7 +106,7 @@ def run(request, tmp_path_factory):
 
   The resumed one reads with two loader workers, then with none.
   """
-  config = with_family(recipe(), request.param, quickstart.MODELS[request.param])
+  config = with_family(recipe(), request.param, FIELDS[request.param])
   config.model.stoch_depth = 0.2
   undisturbed, resumed = (tmp_path_factory.mktemp(name) for name in ("undisturbed", "resumed"))
   loop.train(config, str(undisturbed))

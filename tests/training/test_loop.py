@@ -13,7 +13,7 @@ from etils import epath
 from mixer_jax import configuration, inference
 from mixer_jax.errors import DivergedError, InputError, SaveError
 from mixer_jax.inference import follow
-from mixer_jax.training import experiment, loop
+from mixer_jax.training import experiment, headline, loop
 from mixer_jax.workdir import checkpoint, checksums, provenance
 from tests import runs, tfds_sets
 from tests.configurations import small_config
@@ -424,6 +424,17 @@ def test_classes_that_the_data_lack_are_reported(tmp_path, capsys):
   with pytest.raises(InputError, match="num_examples is 100"):  # which is looked at next
     loop.train(config, str(tmp_path))
   assert "config.num_classes is 13" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  ("platform", "asked", "device", "named"),
+  [("cpu", None, "nvidia0", True), ("cpu", "cpu", "nvidia0", False), ("gpu", None, "nvidia0", False), ("cpu", "", "null", False)],
+)  # fmt: skip
+def test_a_gpu_that_is_not_used_is_named(tmp_path, monkeypatch, platform, asked, device, named):
+  (tmp_path / device).touch()
+  monkeypatch.setenv("PATH", "")  # where nvidia-smi may be
+  line = headline.unused_gpu(platform, asked, str(tmp_path))
+  assert ("pip install 'jax[cuda12]" in line or "nvidia-smi" in line) is named
 
 
 def test_damaged_records_stop_or_are_counted(tmp_path, capsys):

@@ -37,6 +37,7 @@ class Behaviour:
   break_after: int | None = None  # bytes of a reply
   status: int = 200
   hang: float = 0.0
+  drips: bool = False  # from its status line on
   refuses_ranges: bool = False  # with 416, as for a file that is shorter by now
   location: str | None = None
   with_length: bool = True
@@ -51,6 +52,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     b = self.server.behaviour
     b.requests.append((self.path, self.headers.get("Range")))
     time.sleep(b.hang)
+    with contextlib.suppress(ConnectionError):  # the client goes
+      for byte in b"HTTP/1.1 200 OK\r\n\r\n" + CONTENT if b.drips else b"":
+        time.sleep(0.02)
+        self.wfile.write(bytes([byte]))
     if b.status != 200 or (b.refuses_ranges and self.headers.get("Range")):
       self.send_response(b.status if b.status != 200 else 416)
       if b.location:
@@ -212,6 +217,7 @@ WRONG_MD5 = {"x-goog-hash": "crc32c=AAAA==,md5=rL0Y20zC+Fzt72VPzMSk2A=="}
     ({"max_bytes": 20_000}, "is 22,788 bytes; no weights file is larger than 20,000"),
     ({"max_bytes": 20_000, "with_length": False}, "sends more than the 20,000 bytes"),
     ({"hang": 0.5}, "could not be downloaded: timed out"),
+    ({"drips": True}, "the server sends less than 1000 bytes a second"),
     ({"sha256": "0" * 64}, f"has SHA-256 {SHA256}, not 0000"),
   ],
 )  # fmt: skip
@@ -219,13 +225,13 @@ def test_what_is_refused_leaves_nothing(server, monkeypatch, changes, message):
   behaviour, url = server
   vars(behaviour).update(changes)
   monkeypatch.setattr(transfer, "MAX_BYTES", changes.get("max_bytes", transfer.MAX_BYTES))
-  monkeypatch.setattr(transfer, "_TIMEOUT_SECONDS", 0.1 if "hang" in changes else 30)
+  monkeypatch.setattr(transfer, "_TIMEOUT_SECONDS", 0.1 if {"hang", "drips"} & {*changes} else 30)
   pinned = f"{url}#sha256={changes['sha256']}" if "sha256" in changes else url
   with pytest.raises(InputError, match=message) as error:
     weights.load(pinned)
   assert url in str(error.value)
   assert cached() == []
-  if "hang" in changes:
+  if "could not" in message:
     assert len(behaviour.requests) == 3
 
 

@@ -30,6 +30,16 @@ def test_an_unreadable_line_is_reported_and_stays(tmp_path, capsys, bad):
   assert metrics.read_metrics(epath.Path(tmp_path)) == KEPT
 
 
+def test_another_digit_is_reported(tmp_path, capsys):
+  """A later evaluation of the same step may have added a record."""
+  path, records = tmp_path / "metrics.jsonl", [json.loads(line) for line in LINES[:4]]
+  sha256 = metrics.digest(records[:3])
+  for third, warned in (LINES[2], False), (LINES[2].replace(b"0.3", b"0.7"), True):
+    path.write_bytes(b"\n".join([*LINES[:2], third, LINES[3], b""]))
+    metrics.MetricWriter(epath.Path(tmp_path), 4, 3, sha256).close()
+    assert ("not all of the 3 records up to here are" in capsys.readouterr().out) == warned
+
+
 def test_what_a_kill_left_incomplete_is_no_damage(tmp_path, capsys):
   (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(LINES[:2]) + b'\n{"step": 3, "lo')
   metrics.MetricWriter(epath.Path(tmp_path), 2, 2).close()

@@ -100,6 +100,22 @@ def test_a_checkpoint_of_another_run_is_not_taken(tmp_path, workdir):
   assert checkpoint.find_intact(workdir).step == 5
 
 
+@pytest.mark.parametrize(
+  ("name", "read"),
+  [("config.json", workdirs.find_config), ("run_id", workdirs.find_run_id)],
+)
+def test_what_a_workdir_says_of_its_run_is_checked(tmp_path, name, read):
+  directory = workdirs.path_of(str(tmp_path / "run"))
+  workdirs.create(directory, {"seed": 30}, "a30")
+  wanted, path = read(directory), directory / name
+  path.write_text(path.read_text().replace("30", "31"))
+  with pytest.raises(InputError, match=f"{name} is damaged: it does not match its SHA-256"):
+    read(directory)
+  path.write_text(path.read_text().replace("31", "30"))
+  (directory / "SHA256SUMS").unlink()  # as earlier versions left it
+  assert read(directory) == wanted
+
+
 FOREIGN = (".DS_Store", "._manifest.ocdbt", ".nfs0001", ".0.Ab3dEf", ".dropbox.attr", "desktop.ini")
 
 

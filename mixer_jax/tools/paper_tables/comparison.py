@@ -94,16 +94,16 @@ class ComparisonTable:
 
 
 def as_text(table: ComparisonTable) -> str:
-  """Returns the table for a terminal; compared cells read "paper / ours / difference"."""
-  text = [table.title, "", tables.as_text(_joined(table))]
-  return "\n".join(text + _remarks(table, "  ")) + "\n"
+  """Returns the table for a terminal, below what has not been run; compared cells read "paper / ours / difference"."""
+  text = [table.title, "", tables.as_text(_joined(table)), *_notes(table)]
+  return "\n".join([*_not_used(table, "  "), "", *text]).lstrip() + "\n"
 
 
 def as_markdown(table: ComparisonTable) -> str:
   """Returns the table as Markdown, its commands as code."""
   header, *lines = _joined(table)
   text = [f"# {table.title}", "", tables.as_markdown(header, lines)]
-  return "\n".join(text + _remarks(table, "    ")) + "\n"
+  return "\n".join([*text, *_notes(table), *_not_used(table, "    ")]) + "\n"
 
 
 def as_csv(table: ComparisonTable) -> str:
@@ -130,11 +130,16 @@ def _joined(table: ComparisonTable) -> list[list[str]]:
   return [list(table.header), *lines]
 
 
-def _remarks(table: ComparisonTable, indent: str) -> list[str]:
+def _notes(table: ComparisonTable) -> list[str]:
   notes = list(table.notes)
   if any(map(table.is_comparison, table.header)):
     notes.insert(0, "Cells: paper / ours / difference.")
-  lines = [""] + [f"- {note}" for note in notes]
+  return [""] + [f"- {note}" for note in notes]
+
+
+def _not_used(table: ComparisonTable, indent: str) -> list[str]:
+  """Returns lines of the results that are missing or left out."""
+  lines = []
   if table.missing:
     lines += ["", "Not run, with the commands that run it:", ""]
   for item in table.missing:

@@ -92,6 +92,7 @@ def figure2(found: Results) -> PaperFigure:
   )
   right.set(xscale="log", xlim=(2, 130))
   texts = [f"{m} {x:g} %: {y:.2f}" for m, points in lines.items() for x, y in points]
+  _place_labels(figure, left)
   table = dataclasses.replace(
     table,
     title="Figure 2: accuracy against cost (left: table 2) and against data (right: JFT-300M subsets)",
@@ -117,6 +118,7 @@ def figure3(found: Results) -> PaperFigure:
   left.set(xlabel="TPUv3-core-days of pre-training")
   _scatter(right, table, "images/s/core")
   right.set(xlabel="images/s and core of inference (paper: TPU v3)")
+  _place_labels(figure, left, right)
   return PaperFigure(figure, table)
 
 
@@ -137,7 +139,7 @@ def _scatter(axes: Any, table: ComparisonTable, column: str) -> None:
       continue
     colour = _colour(model)
     axes.plot([cost.paper], [top1.paper], "o", color=colour)
-    place = {"xytext": (4, 3), "textcoords": "offset points"}
+    place = {"xytext": (4, 3), "textcoords": "offset points"}  # until `_place_labels`
     axes.annotate(model, (cost.paper, top1.paper), fontsize=7, **place)
     if top1.ours is not None:
       axes.plot([cost.paper], [top1.ours], color=colour, markersize=9, **ours)
@@ -148,6 +150,41 @@ def _scatter(axes: Any, table: ComparisonTable, column: str) -> None:
   axes.margins(x=0.15)
   axes.grid(alpha=0.3)
   axes.legend(fontsize=8, loc="lower right" if column == _CORE_DAYS else "lower left")
+
+
+_PLACES = [
+  (x, y, align)
+  for d in (0, 8, 16)
+  for x, y, align in (
+    (5 + d / 2, 3 + d, "left"), (5 + d / 2, -8 - d, "left"), (-5 - d / 2, 3 + d, "right"), (-5 - d / 2, -8 - d, "right"),
+  )
+]  # fmt: skip
+"""Offsets of a label from its point, in points of 1/72 inch, and its alignment; the nearest first."""
+
+
+def _place_labels(figure: Any, *drawn: Any) -> None:
+  """Moves every label to the first of `_PLACES` where it covers no point, label or legend, inside its axes."""
+  from matplotlib.transforms import Bbox
+
+  figure.draw_without_rendering()  # where the layout is made
+  for axes in drawn:
+    points = axes.transData.transform([label.xy for label in axes.texts])
+    taken = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in points]
+    taken.append(axes.get_legend().get_window_extent())
+    for label in axes.texts:
+      taken.append(_move_to_free_place(label, axes.bbox, taken))
+
+
+def _move_to_free_place(label: Any, inside: Any, taken: Sequence[Any]) -> Any:
+  """Moves the label, to the last place if none is free; returns the box that it covers."""
+  box = None
+  for x, y, align in _PLACES:
+    label.set(position=(x, y), ha=align)
+    box = label.get_window_extent()
+    fits = inside.x0 < box.x0 and box.x1 < inside.x1 and box.y1 < inside.y1
+    if fits and not box.count_overlaps(taken):
+      break
+  return box
 
 
 # --- figure 4: permutations -------------------------------------------------------------------------

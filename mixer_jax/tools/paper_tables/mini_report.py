@@ -1,16 +1,15 @@
-"""The report of the paper in miniature, as Markdown with pictures: what was run and found, and the paper's claims."""
+"""The report of the paper in miniature, a page with pictures: what was run and found, and the paper's claims."""
 
 import os
 import pathlib
 import platform
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from mixer_jax import inference, models, schema
-from mixer_jax import tables as text_tables
+from mixer_jax import figures as pictures
+from mixer_jax import inference, models, page, schema
 from mixer_jax.data import ops, splits
 from mixer_jax.figures import hidden_units
 from mixer_jax.tools.paper_tables import figures, mini, tables, verdicts
@@ -18,7 +17,6 @@ from mixer_jax.tools.paper_tables.mini import MODELS, Outcomes, Pretrain, Settin
 
 _EXAMPLES = 24
 _NAMES = {"digits": "scikit-learn's digits", "digits_0_4": "the digits 0 to 4", "digits_5_9": "the digits 5 to 9"}  # fmt: skip
-PICTURES = "report"  # directory beside the report
 
 
 def write(directory: pathlib.Path, setting: Setting) -> pathlib.Path:
@@ -28,26 +26,15 @@ def write(directory: pathlib.Path, setting: Setting) -> pathlib.Path:
     InputError: a run of another configuration is among them.
   """
   seen = mini.read(directory, setting)
-  (directory / PICTURES).mkdir(exist_ok=True)
   sections = (_introduction, _claims, _examples, _data_and_scale, _permutations, _resolution, _weights, _commands)  # fmt: skip
   parts = [text for section in sections for text in section(directory, setting, seen)]
-  path = directory / "report.md"
-  path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+  path = directory / "report.html"
+  path.write_text(page.whole("MLP-Mixer in miniature", parts), encoding="utf-8")
   return path
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-  return text_tables.as_markdown(header, [[str(cell) for cell in row] for row in rows])
-
-
-def _picture(directory: pathlib.Path, name: str, figure: Any, description: str) -> str:
-  """Writes a matplotlib figure, or the bytes of a PNG; returns its place in the report."""
-  path = directory / PICTURES / f"{name}.png"
-  if isinstance(figure, bytes):
-    path.write_bytes(figure)
-  else:
-    figure.savefig(path, dpi=110)
-  return f"![{description}]({PICTURES}/{path.name})"
+def _picture(figure: Any, description: str) -> str:
+  return page.wide(page.picture(pictures.encode(figure), description))
 
 
 def _name(dataset: str) -> str:
@@ -65,24 +52,34 @@ def _top1(seen: Outcomes, key: mini.Key) -> str:
 def _introduction(directory: pathlib.Path, setting: Setting, seen: Outcomes) -> list[str]:
   config = mini.config_of(Pretrain("mixer", *setting.largest), setting, directory)
   return [
-    "# MLP-Mixer in miniature",
-    "The story of MLP-Mixer (arXiv:2105.01601) retold by small models on small real images: Mixer, ViT "
-    "and ResNet pre-trained at three sizes on three shares of the images with the same number of steps, "
-    "then transferred, read out with few examples, and given permuted images.",
-    _table(
-      ("", ""),
+    page.paragraph(
+      "The story of MLP-Mixer (arXiv:2105.01601) retold by small models on small real images: Mixer, ViT "
+      "and ResNet pre-trained at three sizes on three shares of the images with the same number of steps, "
+      "then transferred, read out with few examples, and given permuted images."
+    ),
+    page.table(
+      (),
       [
-        ("pre-training", f"{_name(setting.dataset)}: {config.data.num_examples:,} images of {config.num_classes} classes, "
-         f"tested on {config.evaluators.val.num_examples:,}; {mini.IMAGE_SIZE} px, patches of {config.model.patch_size}"),
+        (
+          "pre-training",
+          f"{_name(setting.dataset)}: {config.data.num_examples:,} images of {config.num_classes} classes, "
+          f"tested on {config.evaluators.val.num_examples:,}; {mini.IMAGE_SIZE} px, patches of {config.model.patch_size}",
+        ),
         ("transfer and few-shot", _name(setting.target)),
         ("steps", f"{setting.steps} of {config.batch_size} images each"),
-        ("runs", f"{len(seen)} of {len(mini.runs_of(setting))} finished, "
-         f"{sum(outcome.core_hours for outcome in seen.values()):.2f} core-hours"),
-        ("machine", f"{os.cpu_count()} × {platform.processor() or platform.machine()}, "
-         f"{jax.devices()[0].device_kind}, Python {platform.python_version()}, JAX {jax.__version__}"),
+        (
+          "runs",
+          f"{len(seen)} of {len(mini.runs_of(setting))} finished, "
+          f"{sum(outcome.core_hours for outcome in seen.values()):.2f} core-hours",
+        ),
+        (
+          "machine",
+          f"{os.cpu_count()} × {platform.processor() or platform.machine()}, "
+          f"{jax.devices()[0].device_kind}, Python {platform.python_version()}, JAX {jax.__version__}",
+        ),
       ],
     ),
-  ]  # fmt: skip
+  ]
 
 
 def _claims(directory: pathlib.Path, setting: Setting, seen: Outcomes) -> list[str]:
@@ -91,12 +88,14 @@ def _claims(directory: pathlib.Path, setting: Setting, seen: Outcomes) -> list[s
     (c.claim, c.paper, c.seen or "–", c.verdict) for c in verdicts.check_claims(seen, setting)
   ]
   return [
-    "## What the paper claims, and what was seen",
-    _table(("claim", "paper", "seen here", "verdict"), lines),
-    "A difference counts where it exceeds twice its standard error over the test images; each "
-    "pre-training is one run with one seed, so that what varies between seeds is not in that error. "
-    "Models, images and runs are thousands of times smaller than the paper's: agreement here proves "
-    "nothing there, and a claim that does not hold here is not refuted.",
+    page.heading("What the paper claims, and what was seen"),
+    page.table(("claim", "paper", "seen here", "verdict"), lines),
+    page.paragraph(
+      "A difference counts where it exceeds twice its standard error over the test images; each "
+      "pre-training is one run with one seed, so that what varies between seeds is not in that error. "
+      "Models, images and runs are thousands of times smaller than the paper's: agreement here proves "
+      "nothing there, and a claim that does not hold here is not refuted."
+    ),
   ]
 
 
@@ -115,7 +114,7 @@ def _examples(directory: pathlib.Path, setting: Setting, seen: Outcomes) -> list
   figure, axes = figures.new_figure(8, _EXAMPLES // 8, width=1.1, height=1.3)
   figures.draw_images(axes, _example_images(config, _EXAMPLES))
   description = f"The first {_EXAMPLES} test images of {_name(setting.dataset)}"
-  return ["## The images", _picture(directory, "images", figure, description)]
+  return [page.heading("The images"), _picture(figure, description)]
 
 
 def _data_and_scale(directory: pathlib.Path, setting: Setting, seen: Outcomes) -> list[str]:
@@ -150,12 +149,16 @@ def _data_and_scale(directory: pathlib.Path, setting: Setting, seen: Outcomes) -
     for k in grid
   ]  # fmt: skip
   return [
-    "## Data and scale (figures 2 and 3 of the paper)",
-    _picture(directory, "scale", figure, "Accuracy of Mixer, ViT and ResNet by images and parameters"),
-    f"Every point took {setting.steps} steps. Top-1 is of the pre-trained model's own head, before any "
-    f"fine-tuning; 5-shot is linear on its frozen features, on {_name(setting.target)}.",
-    _table(("model", "size", "parameters", "images", "top-1 %", "5-shot %", "images/s in training"), rows),
-  ]  # fmt: skip
+    page.heading("Data and scale (figures 2 and 3 of the paper)"),
+    _picture(figure, "Accuracy of Mixer, ViT and ResNet by images and parameters"),
+    page.paragraph(
+      f"Every point took {setting.steps} steps. Top-1 is of the pre-trained model's own head, before any "
+      f"fine-tuning; 5-shot is linear on its frozen features, on {_name(setting.target)}."
+    ),
+    page.table(
+      ("model", "size", "parameters", "images", "top-1 %", "5-shot %", "images/s in training"), rows
+    ),
+  ]
 
 
 def num_params(config: Any) -> int:
@@ -179,13 +182,15 @@ def _permutations(directory: pathlib.Path, setting: Setting, seen: Outcomes) -> 
     one.set(title=f"{MODELS[model]}-{setting.sizes[-1]}", ylabel="top-1 %")
     lines.append((MODELS[model], *(_top1(seen, k) for k in keys.values())))
   return [
-    "## Permuted images (figure 4 of the paper)",
-    _picture(directory, "permuted_inputs", inputs, "A test image and its two permutations"),
-    _picture(directory, "permuted_curves", drawn, "Top-1 by step, on each of the three inputs"),
-    _table(("top-1 %", *figures.ORDERS.values()), lines),
-    "Random crops come before the permutation, so that the images stay the same but for the order of "
-    "their pixels. With correspondingly permuted initial weights Mixer's losses are equal step for step "
-    "(tests/training/test_invariance.py); here all runs of a model start from the same weights.",
+    page.heading("Permuted images (figure 4 of the paper)"),
+    _picture(inputs, "A test image and its two permutations"),
+    _picture(drawn, "Top-1 by step, on each of the three inputs"),
+    page.table(("top-1 %", *figures.ORDERS.values()), lines),
+    page.paragraph(
+      "Random crops come before the permutation, so that the images stay the same but for the order of "
+      "their pixels. With correspondingly permuted initial weights Mixer's losses are equal step for step "
+      "(tests/training/test_invariance.py); here all runs of a model start from the same weights."
+    ),
   ]
 
 
@@ -203,42 +208,38 @@ def _resolution(directory: pathlib.Path, setting: Setting, seen: Outcomes) -> li
     for model, title in MODELS.items()
   ]
   return [
-    "## Transfer at a higher resolution (section 3 and appendix C)",
-    _table(("top-1 % after fine-tuning", *(f"{px} px" for px in mini.TRANSFER_PX)), lines),
-    f"Fine-tuned on {_name(setting.target)} for {mini.FINETUNE_STEPS} steps from the models pre-trained on "
-    "all images; mean and single seeds. Mixer's token mixing is enlarged as in appendix C, ViT's position "
-    "embeddings are interpolated, ResNet takes any size.",
+    page.heading("Transfer at a higher resolution (section 3 and appendix C)"),
+    page.table(("top-1 % after fine-tuning", *(f"{px} px" for px in mini.TRANSFER_PX)), lines),
+    page.paragraph(
+      f"Fine-tuned on {_name(setting.target)} for {mini.FINETUNE_STEPS} steps from the models pre-trained on "
+      "all images; mean and single seeds. Mixer's token mixing is enlarged as in appendix C, ViT's position "
+      "embeddings are interpolated, ResNet takes any size."
+    ),
   ]
 
 
 def _weights(directory: pathlib.Path, setting: Setting, seen: Outcomes) -> list[str]:
-  title = "## What Mixer's weights look like (figures 5 to 7 of the paper)"
+  title = page.heading("What Mixer's weights look like (figures 5 to 7 of the paper)")
   key = Pretrain("mixer", *setting.largest)
   if key not in seen:
-    return [title, "not run"]
+    return [title, page.paragraph("not run")]
   trained = inference.load(workdir=str(directory / key.name), config=None)
   after, before = (v["params"] for v in (trained.variables, trained.setup.init_variables()))
   cosines = [
     f"{hidden_units.mean_cosine(hidden_units.hidden_units(params, 0)):+.2f}".replace("-", "−")
     for params in (before, after)
   ]
-  units = [
-    _picture(
-      directory, f"hidden_units_{i}", hidden_units.encode_png([mosaic]),
-      f"Hidden units of token mixing in block {i}, in pairs",
-    )
-    for i, mosaic in enumerate(hidden_units.paired_mosaics(after), 1)
-  ]  # fmt: skip
-  filters = hidden_units.encode_png([hidden_units.filter_mosaic(after)], width_px=500)
+  first, name = hidden_units.block_name(0), f"Mixer-{key.size}"
   return [
     title,
-    "\n".join(units),
-    f"Hidden units of token mixing of Mixer-{key.size}, trained on all images: each is a picture with a "
-    "weight for every patch (red positive, blue negative), ordered from low to high frequency, beside the unit "
-    f"nearest to its negative. Mean cosine of the pairs in block 1: {cosines[1]}; before training, of "
-    f"random weights paired in the same way, {cosines[0]}. The paper shows pairs of opposite phase.",
-    _picture(directory, "embedding", filters, "Filters of the embedding"),
-    "All filters of the embedding, from low to high frequency.",
+    _picture(hidden_units.draw_pairs(after), "Hidden units of token mixing, in pairs"),
+    page.paragraph(
+      f"Hidden units of token mixing of {name}, trained on all images: each is a picture with a weight for every "
+      "patch, ordered from low to high frequency, beside the unit nearest to its negative. Mean cosine of the pairs "
+      f"in {first}: {cosines[1]}; before training, of random weights paired in the same way, {cosines[0]}. The paper "
+      "shows pairs of opposite phase."
+    ),
+    _picture(hidden_units.draw_filters({name: after}), "Filters of the embedding"),
   ]
 
 
@@ -246,7 +247,9 @@ def _commands(directory: pathlib.Path, setting: Setting, seen: Outcomes) -> list
   del seen
   commands = [mini.command_of(key, setting, directory) for key in mini.runs_of(setting)]
   return [
-    "## Commands",
-    "Every run by itself, in the project's root; its whole configuration is in its config.json:",
-    "\n".join(["```", *commands, "```"]),
+    page.heading("Commands"),
+    page.paragraph(
+      "Every run by itself, in the project's root; its whole configuration is in its config.json:"
+    ),
+    page.code("\n".join(commands)),
   ]

@@ -8,6 +8,7 @@ import collections
 import dataclasses
 import functools
 import pathlib
+import shlex
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -74,7 +75,8 @@ class Pretraining:
 
   def train_command(self, results: pathlib.Path, flags: str = "") -> str:
     """Returns the command that trains it."""
-    command = f"python train.py --config={self.file} --workdir={results}/pretrain/{self.name}"
+    workdir = shlex.quote(f"--workdir={results}/pretrain/{self.name}")
+    command = f"python train.py --config={self.file} {workdir}"
     ops = "".join(f' --config.{key}="{value}"' for key, value in self.permuted_ops().items())
     return command + flags + ops
 

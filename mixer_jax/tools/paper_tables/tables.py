@@ -1,6 +1,7 @@
 """Tables 1 to 4 of the paper, each beside what this project computes or has run."""
 
 import re
+import shlex
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -209,9 +210,7 @@ def models_of(table: str) -> list[tuple[str, int]]:
 
 def _unmeasured(found: Results, table: str, measured: dict[str, float]) -> list[MissingResult]:
   left = sum(throughput.key(*m) not in measured for m in models_of(table))
-  command = (
-    f"python -m mixer_jax.tools.paper {table} --results={found.directory} --measure_throughput"
-  )
+  command = f"python -m mixer_jax.tools.paper {table} {shlex.quote(f'--results={found.directory}')} --measure_throughput"
   what = f"throughput of {left} models on this device"
   return [MissingResult(what, [command], "minutes a model")] if left else []
 

@@ -1,6 +1,7 @@
 """Results of the transfer protocol (tools/transfer.py) for the rows of tables 2 and 3, and its commands."""
 
 import pathlib
+import shlex
 import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -78,7 +79,8 @@ class Job(NamedTuple):
       source = f"{directory}/pretrain/{self.pretraining.name}"
       commands.append(self.pretraining.train_command(directory))
     results = f"{directory}/{self.table}"
-    tool = f"python -m mixer_jax.tools.transfer --weights={source} --results={results}"
+    flags = shlex.join([f"--weights={source}", f"--results={results}"])
+    tool = f"python -m mixer_jax.tools.transfer {flags}"
     if self.table != "table2":  # whose configuration is the default
       tool += f" --config={CONFIGS[self.table]}"
     if "avg5" in missing:
@@ -86,7 +88,8 @@ class Job(NamedTuple):
     elif not imagenet_is_done:  # ReaL is measured on ImageNet's runs
       commands.append(f"{tool} --datasets={IMAGENET} --size={self.size}")
     if "real" in missing:
-      runs = f"{results}/{protocol.Transfer(source, IMAGENET, self.size).name}/test-*"
+      name = protocol.Transfer(source, IMAGENET, self.size).name
+      runs = f"{shlex.quote(f'{results}/{name}')}/test-*"
       evaluation = f"python eval.py --workdir=$run --dataset={REAL} --record"
       commands.append(f"for run in {runs}; do {evaluation}; done")
     if "vtab" in missing:

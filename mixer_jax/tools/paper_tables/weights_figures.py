@@ -16,13 +16,12 @@ _NOTE = "The paper shows these as pictures alone; no ImageNet figures."
 def figure5(params: Named) -> PaperFigure:
   """Hidden units of the first three token-mixing MLPs, in pairs of opposite phase; one model."""
   (name, tree), *_ = params.items()
-  lines, mosaics = [], []
-  for i, units in enumerate(hidden_units.first_blocks(tree, 3), 1):
-    mosaics.append((f"block {i}", hidden_units.paired_mosaic(units)))
+  lines = []
+  for i, units in enumerate(hidden_units.paired_blocks(tree)):
     frequency = hidden_units.frequencies(units)
     cosine = f"{hidden_units.mean_cosine(units):+.3f}"
     numbers = f"{frequency.min():.3f}, {np.median(frequency):.3f}, {frequency.max():.3f}"
-    lines.append([str(i), str(len(units)), _size(units), cosine, numbers])
+    lines.append([hidden_units.block_name(i), str(len(units)), _size(units), cosine, numbers])
   table = ComparisonTable(
     title=f"Figure 5: hidden units of token mixing, {name}",
     header=("block", "units", "picture", "mean cosine of pairs", "frequency: least, median, most"),
@@ -34,21 +33,23 @@ def figure5(params: Named) -> PaperFigure:
       _NOTE,
     ),
   )
-  return PaperFigure(hidden_units.draw_mosaics(mosaics), table)
+  return PaperFigure(hidden_units.draw_pairs(tree), table)
 
 
 def figure6(params: Named) -> PaperFigure:
   """All hidden units of the first two token-mixing MLPs; one model."""
   (name, tree), *_ = params.items()
-  blocks = hidden_units.first_blocks(tree, 2)
+  first = hidden_units.first_blocks(tree, 2)
+  blocks = {hidden_units.block_name(i): units for i, units in enumerate(first)}
   table = ComparisonTable(
     title=f"Figure 6: all hidden units of the first two token-mixing MLPs, {name}",
     header=("block", "units", "picture"),
-    rows=[[str(i), str(len(units)), _size(units)] for i, units in enumerate(blocks, 1)],
+    rows=[[name, str(len(units)), _size(units)] for name, units in blocks.items()],
     notes=("From low to high frequency.", _NOTE),
   )
-  mosaics = [(f"block {i}", hidden_units.ordered_mosaic(u)) for i, u in enumerate(blocks, 1)]
-  return PaperFigure(hidden_units.draw_mosaics(mosaics), table)
+  mosaics = [(name, hidden_units.ordered_mosaic(units)) for name, units in blocks.items()]
+  title = "All hidden units of token mixing, low frequencies first"
+  return PaperFigure(hidden_units.draw_mosaics(mosaics, title), table)
 
 
 def figure7(params: Named) -> PaperFigure:
@@ -64,8 +65,7 @@ def figure7(params: Named) -> PaperFigure:
     rows=lines,
     notes=("From low to high frequency, each by its own scale, grey is 0.", _NOTE),
   )
-  mosaics = [(name, hidden_units.filter_mosaic(tree)) for name, tree in params.items()]
-  return PaperFigure(hidden_units.draw_mosaics(mosaics), table)
+  return PaperFigure(hidden_units.draw_filters(params), table)
 
 
 def _size(pictures: np.ndarray) -> str:

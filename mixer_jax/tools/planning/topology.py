@@ -10,7 +10,7 @@ import os
 import re
 from typing import Any
 
-from mixer_jax.errors import InputError
+from mixer_jax.errors import InputError, installing
 from mixer_jax.tools.planning import chips
 
 _CHIPS_PER_HOST = 4
@@ -88,7 +88,7 @@ def devices(topology: Topology) -> list[Any]:
   """
   if importlib.util.find_spec("libtpu") is None:
     raise InputError(
-      "--topology needs libtpu, which compiles for TPUs without one: pip install 'mixer-jax[tpu]'. "
+      f"--topology needs libtpu, which compiles for TPUs without one: {installing('tpu')}. "
       "Without --topology the devices of this machine are planned for."
     )
   from jax.experimental import topologies

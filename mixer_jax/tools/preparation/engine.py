@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mixer_jax import files
+from mixer_jax.data import builders
 from mixer_jax.errors import InputError, SaveError
 from mixer_jax.tools.preparation import shards, workers
 
@@ -163,6 +164,7 @@ def _finish(
   facts = {key: getattr(prepared, key) for key in _FACTS}
   shards.save_json(work / SUMMARY, arguments | facts)
   plan.describe(work, lengths, num_bytes)
+  builders.list_checksums(work)
   work.rename(directory)
   _clean(directory)
   return prepared

@@ -70,6 +70,9 @@ def test_figure3_is_table_3s_jft_rows_at_224(tmp_path):
       (float(r[column]), float(r["imagenet_top1"])) for r in chosen
     )
     assert points(axes, "D") == []
+    labels = [label.get_window_extent() for label in axes.texts]
+    assert sum(label.count_overlaps(labels) for label in labels) == len(chosen)  # each with itself
+    assert all(axes.bbox.x0 < label.x0 and label.x1 < axes.bbox.x1 for label in labels)
 
 
 def test_figure4_draws_both_permutations_beside_the_original(tmp_path):

@@ -81,5 +81,5 @@ def test_rates_go_by_the_type_of_the_products():
 
 def test_without_libtpu_the_extra_is_named(monkeypatch):
   monkeypatch.setattr(topology.importlib.util, "find_spec", lambda _: None)
-  with pytest.raises(InputError, match=r"pip install 'mixer-jax\[tpu\]'"):
+  with pytest.raises(InputError, match=r"pip install 'jax\[tpu\]"):
     topology.devices(topology.parse("v3:2x2"))

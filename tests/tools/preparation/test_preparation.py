@@ -42,6 +42,19 @@ def test_holds_each_image_once_with_its_label(photos, tmp_path):
   assert len(source) == 12 and source.num_classes == 3
 
 
+@pytest.mark.parametrize("name", ["label.labels.txt", "features.json", "dataset_info.json"])
+def test_a_description_that_changed_is_named(photos, tmp_path, name):
+  directory = sets.prepare(sets.plan(photos[0]), tmp_path / "out").directory
+  text = (directory / name).read_text()
+  (directory / name).write_text(text.replace("a", "i", 1))
+  opened = {"dataset": str(directory), "data_dir": None, "split": "train", "label": None}
+  with pytest.raises(InputError, match=f"{name} is damaged: it does not match its SHA-256"):
+    sources.open_source(**opened)
+  (directory / name).write_text(text)
+  (directory / "SHA256SUMS").unlink()  # as earlier versions prepared it
+  assert len(sources.open_source(**opened)) == 24
+
+
 def test_order_and_examples_are_those_of_a_tfds_builder(photos, tmp_path):
   root, files = photos
 
@@ -59,7 +72,7 @@ def test_prepared_by_processes_as_by_one(photos, tmp_path):
   here = sets.prepare(sets.plan(root, num_shards=4), tmp_path / "here")
   there = sets.prepare(sets.plan(root, num_shards=4), tmp_path / "there", num_workers=2)
   names = sorted(p.name for p in here.directory.iterdir())
-  assert names == sorted(p.name for p in there.directory.iterdir()) and len(names) == 9
+  assert names == sorted(p.name for p in there.directory.iterdir()) and len(names) == 10
   for name in names:
     assert (here.directory / name).read_bytes() == (there.directory / name).read_bytes(), name
 

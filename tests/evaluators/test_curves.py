@@ -1,0 +1,50 @@
+"""Learning curves: what a reader sees of few and of many records."""
+
+import numpy as np
+import pytest
+
+from mixer_jax import models, schema
+from mixer_jax.figures import curves
+from mixer_jax.training import experiment
+from tests.configurations import small_config
+
+
+def options_of(**schedule):
+  config = small_config()
+  config.schedule.update(schedule)
+  return schema.read(config, models.schema), experiment.build(config, experiment.make_mesh(config))
+
+
+@pytest.mark.parametrize("schedule", [
+  {"warmup_steps": 7, "warmup_start": 0.0004}, {"warmup_steps": 0, "decay": "cosine"},
+  {"warmup_steps": None, "warmup_epochs": 0.1, "warmup_start": 0.0002, "every": "epoch", "lag": 1},
+])  # fmt: skip
+def test_the_learning_rate_begins_with_the_first_step(schedule):
+  options, exp = options_of(**schedule)
+  drawn = curves.panels([{"step": 5, "lr": 0.0005}], options, "val")
+  (rates,) = next(p for p in drawn if p.title == "learning rate").lines.values()
+  wanted = options.learning_rate * float(exp.schedule(0))
+  np.testing.assert_allclose(rates, [(1, wanted), (5, 0.0005)], rtol=1e-6)
+
+
+def test_a_run_of_one_step_has_no_speed():
+  options, _ = options_of()
+  records = [{"step": 1, "lr": 0.0, "images_per_sec": 0.0, "data_wait": 0.0, "loss": 2.0}]
+  drawn = curves.panels(records, options, "val")
+  assert [(p.title, *p.lines.values()) for p in drawn] == [
+    ("loss", [(1, 2.0)], []),
+    ("learning rate", [(1, 0.0)]),
+  ]
+
+
+def test_a_run_of_one_evaluation_is_drawn():
+  records = [{"step": 4, "loss": 1.5}, {"step": 4, "val/loss": 1.25, "val/top1": 0.5}]
+  options, _ = options_of()
+  panels = curves.panels(records, options, "val", log_loss=True)
+  assert [panel.title for panel in panels] == ["loss", "top-1 of val"]
+  loss, top1 = curves.learning_curves(panels, "a $run$").axes[:2]
+  for line, point in zip((*loss.lines, *top1.lines), ((4, 1.5), (4, 1.25), (4, 50)), strict=True):
+    assert [tuple(xy) for xy in line.get_xydata()] == [point]
+    assert line.get_marker() == "o"
+  assert loss.get_xlim()[0] == 0 and loss.get_yscale() == "log" and top1.get_yscale() == "linear"
+  assert [text.get_text() for text in loss.get_legend().get_texts()] == ["training", "val"]
