@@ -155,7 +155,7 @@ class Model(layers.ImageModel):
     """
     del mask
     layers.check_image(image, clips=self.tubelet is not None)
-    grid = self._grid(image.shape)
+    grid = self._grid(image.shape[1:-1])
     check_token_mixing(
       self.token_mixing, self.channel_groups, self.pyramid, self.num_blocks, self.hidden_dim
     )
@@ -187,8 +187,8 @@ class Model(layers.ImageModel):
     return layers.classify(self, jnp.mean(x, axis=1, dtype=jnp.float32))
 
   def _grid(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns the grid of tokens ([time,] rows, columns) of a batch of this shape."""
-    *clip, height, width, _ = shape[1:]
+    """Returns the grid of tokens ([time,] rows, columns) of an image or clip ([frames,] height, width)."""
+    *clip, height, width = shape
     grid = resizing.token_grid((height, width), self.patch_size)
     if self.tubelet is None:
       return grid

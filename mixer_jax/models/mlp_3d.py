@@ -186,7 +186,7 @@ class Model(layers.ImageModel):
     """
     del mask
     layers.check_image(image, clips=True)
-    self._check(image.shape)
+    self._check(image.shape[1])
     depths = [len(times) for times in _times(self.arrangement)]
     x = layers.run_stages(self, depths, image, index, train)
     x = nn.LayerNorm(epsilon=1e-5, name="pre_head_layer_norm", **self._dtypes())(x)
@@ -231,7 +231,7 @@ class Model(layers.ImageModel):
   def _dtypes(self) -> dict[str, Any]:
     return dict(dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype))
 
-  def _check(self, shape: tuple[int, ...]) -> None:
+  def _check(self, frames: int) -> None:
     for name, least in (("widths", 4), ("mlp_ratios", 1)):
       value = getattr(self, name)
       if len(value) != 4 or min(value) < least:
@@ -240,9 +240,9 @@ class Model(layers.ImageModel):
         )
     times = [time for stage in _times(self.arrangement) for time in stage]
     multiple = TUBELET * max(1 if kind == "token" else size for kind, size in times)
-    if shape[1] % multiple or not shape[1]:
+    if frames % multiple or not frames:
       raise InputError(
-        f"frames is {shape[1]}, which does not go with arrangement {self.arrangement}: take a multiple of {multiple}."
+        f"frames is {frames}, which does not go with arrangement {self.arrangement}: take a multiple of {multiple}."
       )
 
 
