@@ -48,7 +48,11 @@ format: $(VENV)/dev
 	$(BIN)/ruff format .
 
 reference: $(VENV)/dev  ## pages of all modules but the commands, from their docstrings
-	$(BIN)/pdoc --docformat google --output-directory $(REFERENCE) mixer_jax '!mixer_jax.tools' '!mixer_jax.configs'
+	$(BIN)/python -W ignore -c "$(PDOC)" --docformat google --output-directory $(REFERENCE) \
+		$$(find mixer_jax -name '*.py' -not -path '*/tools/*' | sed 's#\.py$$##; s#/__init__$$##; s#/#.#g' | sort)
+
+# pdoc shows what is in the package already; its own functions come there on first use.
+PDOC := import mixer_jax, pdoc.__main__ as p; [getattr(mixer_jax, n) for n in mixer_jax.__all__]; p.cli()
 
 lock: $(VENV)/dev  ## compile the lock files from pyproject.toml
 	$(BIN)/uv pip compile $(LOCK) pyproject.toml -o requirements.txt

@@ -30,4 +30,5 @@ def __getattr__(name: str) -> Any:
   if name not in _PLACES:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
   module, _, function = _PLACES[name].partition(".")
-  return getattr(importlib.import_module(f"{__name__}.{module}"), function)
+  globals()[name] = getattr(importlib.import_module(f"{__name__}.{module}"), function)
+  return globals()[name]

@@ -12,7 +12,7 @@ from tests.marks import long
   ("arguments", "message"),
   [
     long(["--config=configs/quickstart.py", "--workdir=W", "--config.lerning_rate=1"], "learning_rate"),
-    (["--config=configs/quickstart.py", "--workdir=W", "--config.batch_size=many"], "batch_size=many"),
+    (["--config=configs/quickstart.py", "--workdir=W", "--config.batch_size=many"], "batch_size=many: expected a whole number"),
     (["--config=configs/quickstart.py", "--workdir=W", "--batch_size=32"], "--config.batch_size=32"),
     long(["--config=configs/quickstart.py", "--workdir=W", "stray"], "unexpected argument 'stray'"),
     long(["--config=configs/nowhere.py", "--workdir=W"], "configs/nowhere.py"),

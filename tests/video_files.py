@@ -52,6 +52,22 @@ def write(path, frames, *, rate=30, times=None, audio=False, options=None):
   return path
 
 
+def write_cover(path):
+  """Writes a second of silence with a picture, as music has."""
+  av = library()
+  with av.open(str(path), "w") as container:
+    sound = container.add_stream("aac", rate=16000)
+    cover = container.add_stream("mjpeg", rate=1)
+    cover.height, cover.width, cover.pix_fmt = 48, 64, "yuvj420p"
+    cover.disposition = av.stream.Disposition.attached_pic
+    frame = av.VideoFrame.from_ndarray(moving(1)[0], "rgb24")
+    container.mux([*cover.encode(frame), *cover.encode()])
+    silence = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), "fltp", "mono")
+    silence.sample_rate = 16000
+    container.mux([*sound.encode(silence), *sound.encode()])
+  return path
+
+
 def decoded(path):
   """Returns the frames as PyAV decodes them."""
   with library().open(str(path)) as container:

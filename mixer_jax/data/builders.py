@@ -14,8 +14,8 @@ from typing import Any
 from etils import epath
 
 from mixer_jax import configuration, files
-from mixer_jax.data import buckets
-from mixer_jax.errors import InputError
+from mixer_jax.data import buckets, datasets
+from mixer_jax.errors import InputError, installing
 
 _DESCRIBES = (".json", ".txt")  # files of TFDS's
 EMBEDDED = ("digits", "digits_0_4", "digits_5_9", "fashion_mnist_debian")
@@ -62,7 +62,12 @@ def tfds_of_own_features() -> Any:
 def list_checksums(directory: pathlib.Path) -> None:
   """Lists the checksums of what describes a prepared data set: names of classes, features, splits."""
   files.list_checksums(
-    directory, (p.name for p in sorted(directory.iterdir()) if p.suffix in _DESCRIBES)
+    directory,
+    (
+      p.name
+      for p in sorted(directory.iterdir())
+      if p.suffix in _DESCRIBES and p.name != "plan.json"  # which goes when all is done
+    ),
   )
 
 
@@ -85,6 +90,10 @@ def from_directory(directory: str) -> Any:
     return tfds_of_own_features().builder_from_directory(directory)
   except InputError as e:
     raise InputError(f"{directory}: {e}") from e
+  except ImportError as e:  # TFDS's Video needs TensorFlow
+    raise InputError(
+      f"{directory} has features that TFDS needs {e.name} for: {installing('prepare')}"
+    ) from e
   except Exception as e:  # whatever TFDS makes of a damaged description
     raise InputError(f"{directory} is damaged: {first_line(e)}") from e
 
@@ -121,6 +130,12 @@ def find(dataset: str, data_dir: str | None, **options: Any) -> Any:
   except (AssertionError, TypeError) as e:  # of arguments in the name
     raise InputError(f"data set {dataset!r}: {e}") from e
   except tfds.core.DatasetNotFoundError as e:
+    if dataset in {entry.tfds for entry in datasets.DATASETS.values()}:
+      raise InputError(
+        f"data set {dataset!r} is not prepared in {data_dir or 'the default data_dir'}, and TFDS cannot prepare it. Prepare "
+        f"it from its files: python -m mixer_jax.tools.prepare --name={dataset}, with --from_folder=DIR or, of videos, "
+        "--from_videos=DIR."
+      ) from e
     known = [*EMBEDDED, *tfds.list_builders(with_community_datasets=False)]
     hint = configuration.nearest(dataset, known)
     raise InputError(

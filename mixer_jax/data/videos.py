@@ -139,7 +139,9 @@ def _stream(file: BinaryIO) -> Iterator[tuple[Any, Any]]:
     # The cover of a sound file is a stream of video, too.
     moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not moving:
-      kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
+      kinds = (
+        ", ".join(sorted({s.type for s in container.streams if s.type != "video"})) or "nothing"
+      )
       raise BadRecordError(f"no video in it, but {kinds}")
     stream = moving[0]
     codec = stream.codec_context

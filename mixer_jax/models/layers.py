@@ -35,13 +35,13 @@ def num_blocks(names: Iterable[str], prefix: str) -> int:
 
 def check_image(image: Array, *, clips: bool = False) -> None:
   """Raises InputError for pixels that are not normalised yet, images in place of clips and clips in place of images."""
-  if image.ndim != 4 + clips:
-    takes = (
-      "set, for instance to 16: this model takes clips (b, frames, height, width, channels)"
+  if image.ndim == (4 if clips else 5):
+    wanted = (
+      "set, for instance to 16: this model takes clips (b, frames, height, width, channels)."
       if clips
-      else "None, or the model mlp3d or a mixer with a tubelet: this one takes images (b, height, width, channels)"
+      else "None: this model takes images (b, height, width, channels). mlp3d, and mixer with a tubelet, take clips."
     )
-    raise InputError(f"frames must be {takes}, and image has the shape {image.shape}.")
+    raise InputError(f"frames must be {wanted} image has the shape {image.shape}.")
   if not jnp.issubdtype(image.dtype, jnp.floating):
     raise InputError(
       f"image is of type {image.dtype}; expected float values as config.normalize makes them of pixels. With its "

@@ -14,7 +14,14 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from mixer_jax import printing
-from mixer_jax.errors import DivergedError, InputError, OutOfMemoryError, RetryError, SaveError
+from mixer_jax.errors import (
+  DivergedError,
+  InputError,
+  OutOfMemoryError,
+  RetryError,
+  SaveError,
+  installing,
+)
 from mixer_jax.tools import command_help, config_files, host_memory, supervisor
 
 _INSECURE = flags.DEFINE_bool(
@@ -107,9 +114,12 @@ def _set_up_output() -> None:
     with contextlib.suppress(AttributeError):  # a notebook's shows all
       stream.reconfigure(errors="backslashreplace")
   logging.set_verbosity(logging.WARNING)  # JAX and Orbax log a lot at INFO; --verbosity=0 shows it
-  # Orbax logs tracebacks of failed writes in all its threads; the run reports them in one line.
+  # Orbax logs tracebacks of failed writes in all its threads, and urllib3 each retry; the run reports them in one line.
   logging.get_absl_handler().addFilter(
-    lambda record: record.name != "asyncio" and not (record.exc_info and _SAVER in record.pathname)
+    lambda record: (
+      record.name not in ("asyncio", "urllib3.connectionpool")
+      and not (record.exc_info and _SAVER in record.pathname)
+    )
   )
 
 
@@ -152,7 +162,8 @@ def _explained(error: Exception) -> Exception:
   ):
     platforms, reason = os.environ.get("JAX_PLATFORMS", ""), first or "its plugin is not installed."
     return InputError(
-      f"JAX finds no device for JAX_PLATFORMS={platforms!r}: {reason} JAX_PLATFORMS=cpu works everywhere."
+      f"JAX finds no device for JAX_PLATFORMS={platforms!r}: {reason} JAX_PLATFORMS=cpu works everywhere. "
+      f"NVIDIA GPUs need {installing('cuda')}, TPUs {installing('tpu')}."
     )
   return error
 
@@ -220,6 +231,10 @@ def _text(error: Exception) -> str:
   text = str(error.args[0]) if error.args else repr(error)
   if missing := re.match(r"flag --(\w+)=None: Flag --\w+ must have a value", text):
     return f"--{missing[1]} is missing. {flags.FLAGS[missing[1]].help}"
+  if wrong := re.match(
+    r"flag (--[\w.]+=.*): (invalid literal for int|could not convert string)", text
+  ):
+    return f"{wrong[1]}: expected a {'whole ' * wrong[2].endswith('int')}number."
   if isinstance(error, KeyError | AttributeError):
     text = config_files.unknown_key(text)
   return text.strip()

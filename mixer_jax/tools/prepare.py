@@ -135,8 +135,23 @@ def main(argv: list[str]) -> None:
 def _prepare_by_builder(name: str) -> None:
   try:
     print(f"{name} is prepared in {builders.prepare(datasets.find(name).tfds, _DATA_DIR.value)}")
+  except (InputError, MemoryError):
+    raise
   except ImportError as e:
-    raise InputError(f"{name} needs {e.name}: {installing('prepare')}") from e
+    raise InputError(
+      f"{name} needs {e.name}. {_other_way(name)}, or {installing('prepare')}."
+    ) from e
+  except Exception as e:  # each says in its own way which archives or network it lacks
+    raise InputError(
+      f"TFDS's builder cannot prepare {name}: {builders.first_line(e).rstrip(':. ')}. Two ways out: {_other_way(name)}; or give the "
+      "builder what it lacks (a network, or archives as https://www.tensorflow.org/datasets says) and repeat the command."
+    ) from e
+
+
+def _other_way(name: str) -> str:
+  if name.startswith("imagenet2012"):
+    return "give --from_imagenet=DIR, which reads ILSVRC2012_img_{train,val}.tar without TensorFlow and network"
+  return "prepare the images with --from_folder, --from_tsv or --from_tfds, without TensorFlow and network"
 
 
 def _plan() -> shards.Plan:

@@ -184,3 +184,8 @@ def test_a_command_imports_nothing_from_the_working_directory(tmp_path):
   command = [sys.executable, "-m", "mixer_jax.data.buckets"]
   subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": project}, check=False)
   assert not (tmp_path / "ran").exists()
+
+
+def test_a_data_set_that_users_prepare_says_how(tmp_path):
+  with pytest.raises(InputError, match=r"prepare --name=imagenet21k, with --from_folder=DIR"):
+    sources.open_source(dataset="imagenet21k", data_dir=str(tmp_path), split="train", label=None)

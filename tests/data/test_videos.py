@@ -129,6 +129,7 @@ def test_what_is_no_video_is_named(files, tmp_path, capfd, monkeypatch):
 
   os.mkfifo(tmp_path / "pipe.mp4")
   sound = video_files.write(tmp_path / "sound.mp4", (), audio=True)
+  with_cover = video_files.write_cover(tmp_path / "cover.mp4")
   flipped = bytearray(files[".mp4"].read_bytes())
   for place in range(len(flipped) // 2, len(flipped), 97):
     flipped[place] ^= 0xFF
@@ -143,6 +144,7 @@ def test_what_is_no_video_is_named(files, tmp_path, capfd, monkeypatch):
     ),
     (written("flipped.mp4", bytes(flipped)), "no whole video|damaged video"),
     (sound, "no video in it, but audio"),
+    (with_cover, "no video in it, but audio$"),
     (tmp_path / "pipe.mp4", "not a file"),
     (tmp_path / "absent.mp4", "No such file"),
     (tmp_path, "Is a directory|not a file"),
@@ -154,7 +156,7 @@ def test_what_is_no_video_is_named(files, tmp_path, capfd, monkeypatch):
 
 def test_without_pyav_the_way_out_is_named(monkeypatch):
   monkeypatch.setitem(sys.modules, "av", None)
-  with pytest.raises(InputError, match=r"pip install 'mixer-jax\[video\]'"):
+  with pytest.raises(InputError, match=r"pip install '(av>=|\.\[video\])"):
     videos.check_installed()
 
 

@@ -151,3 +151,20 @@ def test_bad_shares(tmp_path, share):
   sets.folder(tmp_path / "in", {"a": 2})
   with pytest.raises(InputError, match="--held_out="):
     call(from_folder=str(tmp_path / "in"), held_out=share, data_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+  ("name", "error", "named"),
+  [
+    ("imagenet2012", AssertionError("Manual directory d is empty, see:\nlines"), "--from_imagenet=DIR"),
+    ("imagenet2012", ModuleNotFoundError("x", name="tensorflow"), "--from_imagenet=DIR.* pip install"),
+    ("mnist", ConnectionError("no such host"), "no such host. Two ways out: .*--from_folder"),
+  ],
+)  # fmt: skip
+def test_a_builder_that_lacks_something_ends_with_the_ways_out(monkeypatch, name, error, named):
+  def fail(*_):
+    raise error
+
+  monkeypatch.setattr(prepare.builders, "prepare", fail)
+  with pytest.raises(InputError, match=named):
+    call(name)

@@ -1,6 +1,9 @@
 """Plans a configuration on a topology or on the devices there are."""
 
+import contextlib
 import copy
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,14 +30,16 @@ class Planner:
     limit = program.absent_memory_limit if where else program.memory_limit
     self._limit_bytes = limit(self._devices[0])
     self._argument_bytes: dict[int, int | None] = {}
+    self._log: Callable[[str], None] = lambda _: None
 
   def find(self, objective: str | None, log: Callable[[str], None]) -> report.Report:
     """Returns the plan of the configuration, or of the best setting that a search finds.
 
     Args:
       objective: None, "cost" or "memory".
-      log: gets a line for each setting that is tried.
+      log: gets a line for each setting that is tried, and while one is compiled.
     """
+    self._log = log
     space = self._space()
     attempts = space, self.attempt, self.argument_bytes
 
@@ -57,7 +62,8 @@ class Planner:
   def attempt(self, setting: fit.Setting) -> fit.Trial:
     """Compiles the step with a setting."""
     try:
-      compiled = program.compile_step(self._build(setting))
+      with ticking(self._log):
+        compiled = program.compile_step(self._build(setting))
     except program.DoesNotFitError as e:
       return fit.Trial(setting, e.needed_bytes, None)
     return fit.Trial(setting, compiled.memory.total, compiled)
@@ -102,6 +108,25 @@ class Planner:
       self._build(trial.setting),
       devices=self._name, chip=self._chip, limit_bytes=self._limit_bytes, trial=trial,
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def ticking(log: Callable[[str], None], every: float = 15.0) -> Iterator[None]:
+  """Logs at once that a program is compiled, and every so many seconds for how long already."""
+  start, done = time.monotonic(), threading.Event()
+
+  def tick() -> None:
+    while not done.wait(every):
+      log(f"compiling… {time.monotonic() - start:.0f} s")
+
+  log("compiling…")
+  thread = threading.Thread(target=tick, daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    done.set()
+    thread.join()
 
 
 def _local_chip(devices: list[Any]) -> chips.Chip | None:

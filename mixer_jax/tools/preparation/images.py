@@ -92,6 +92,7 @@ def _shards(
         split=split,
         index=i,
         examples=functools.partial(_examples, c.root, texts, c.multi_label, c.file_names, c.videos),
+        options=shards.OPTIONS_OF_VIDEOS if c.videos else shards.OPTIONS,
       )
 
 

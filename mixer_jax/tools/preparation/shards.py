@@ -14,6 +14,8 @@ from mixer_jax.errors import BadRecordError, InputError
 MAX_EXAMPLE_BYTES = 1 << 29  # of an encoded image or a record; larger ones are not read
 _COUNT_EVERY = 16  # examples
 OPTIONS = "group_size:1"  # as TFDS writes: each record can be read alone
+# JPEG does not shrink, and decompressing megabytes takes as long as decoding a clip's frames.
+OPTIONS_OF_VIDEOS = f"{OPTIONS},uncompressed"
 
 
 class Example(NamedTuple):
@@ -33,12 +35,14 @@ class Shard:
     split, index: which it is.
     examples: yields (name, load); `load` returns the example or raises BadRecordError. It is given a function to call
       now and then while an example takes long.
+    options: of ArrayRecord.
   """
 
   file: str
   split: str
   index: int
   examples: Callable[[Callable[[], None]], Iterator[tuple[str, Callable[[], Example]]]]
+  options: str = OPTIONS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +115,7 @@ def _write_records(
 
   from mixer_jax.data import decode
 
-  writer = array_record_module.ArrayRecordWriter(str(path), OPTIONS)
+  writer = array_record_module.ArrayRecordWriter(str(path), shard.options)
   classes: collections.Counter[int] = collections.Counter()
   bad, num_examples, num_bytes = [], 0, 0
   for number, (name, load) in enumerate(shard.examples(lambda: count(0)), 1):

@@ -1,13 +1,14 @@
 """Compiled steps: what is counted in them, what they hold, when they do not fit."""
 
 import functools
+import threading
 
 import jax
 import numpy as np
 import pytest
 
 from mixer_jax.data import pipeline
-from mixer_jax.tools.planning import chips, estimate, flops, hlo, program
+from mixer_jax.tools.planning import chips, estimate, flops, hlo, planner, program
 from mixer_jax.training import experiment
 from tests.configurations import small_config
 
@@ -136,3 +137,16 @@ def test_a_device_of_two_cores_counts_as_two():
   assert v4.compute_seconds == pytest.approx(1 / 275)
   assert v4.core_days / v4.days == pytest.approx(8)
   assert v5e.core_days / v5e.days == pytest.approx(4)
+
+
+def test_a_long_compilation_says_how_long_it_takes():
+  lines, told = [], threading.Event()
+
+  def log(line):
+    lines.append(line)
+    if len(lines) == 3:
+      told.set()
+
+  with planner.ticking(log, every=0.001):
+    assert told.wait(60)
+  assert lines[:3] == ["compiling…", "compiling… 0 s", "compiling… 0 s"]
