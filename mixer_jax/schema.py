@@ -30,7 +30,7 @@ from mixer_jax.errors import InputError
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Init:
   # Name, address or file of weights (docs/weights.md), or the workdir of a run. If None, training starts at random.
-  # Weights for 3 channels also start a model of another image_channels.
+  # Weights for 3 channels also start a model of another image_channels, a CycleMLP's also an MLP-3D.
   weights: str | None = None
   # How weights become those of another image size: "paper" is appendix C, "auto" takes it where it applies.
   resize: Literal["auto", "paper", "interpolate"] = "auto"
@@ -202,6 +202,7 @@ class Options:
   seed: Seed = 0  # of parameters, order of the data, and all randomness
   # In pixels: a side, HEIGHTxWIDTH, or (height, width).
   image_size: int | str | tuple[int, ...] = 224
+  frames: PositiveInt | None = None  # frames of a clip (docs/video.md). None: images
   # 1 is grey, 3 RGB, 4 RGB and alpha (docs/data.md).
   image_channels: Literal[1, 3, 4] = 3
   # Values of a pixel: "unit" (−1 to 1), "zero_one", "imagenet", or means and then deviations of pixel / 255.
@@ -257,14 +258,16 @@ class Options:
   )
 
   @property
-  def input_shape(self) -> tuple[int, int, int]:
-    """An image of the model: (height, width, channels)."""
-    return (*sides(self.image_size), self.image_channels)
+  def input_shape(self) -> tuple[int, ...]:
+    """What the model takes: an image (height, width, channels), or a clip (frames, height, width, channels)."""
+    clip = () if self.frames is None else (self.frames,)
+    return (*clip, *sides(self.image_size), self.image_channels)
 
   @property
   def size(self) -> int | str:
-    """`image_size` in its shortest form, for people."""
-    return joined(*sides(self.image_size))
+    """`image_size` in its shortest form, for people; of clips, "16x224x224"."""
+    *clip, height, width, _ = self.input_shape
+    return "x".join(map(str, (*clip, height, width))) if clip else joined(height, width)
 
 
 EITHER = (

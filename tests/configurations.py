@@ -30,6 +30,14 @@ def small_config(**changes):
   return config
 
 
+def of_clips(config, frames):
+  """Returns the configuration for clips of the same images, a frame of each of equal parts of a video."""
+  config.frames = frames
+  config.data.ops = f"segments|{config.data.ops}"
+  config.evaluators.val.ops = f"segments(views=1)|{config.evaluators.val.ops}"
+  return config
+
+
 def with_family(config, family, fields):
   """Returns the configuration with another model."""
   config.model = common.get_config(family).model

@@ -18,6 +18,7 @@ from mixer_jax.tools import config_files
 from mixer_jax.tools.paper_tables import rows
 from mixer_jax.training import experiment
 from tests.conftest import GOLDEN
+from tests.marks import long
 
 
 def get_config(name, *args):
@@ -41,7 +42,17 @@ def test_pretraining_is_as_section_3_says():
     assert (config.schedule.warmup_steps, config.schedule.decay) == (10_000, "linear")
 
 
-@pytest.mark.parametrize("path", sorted(pathlib.Path("configs").glob("*.py")), ids=lambda p: p.stem)
+LIKE_KINETICS = ("something", "moving_fashion")  # as long to trace
+
+
+@pytest.mark.parametrize(
+  "path",
+  [
+    long(path) if path.stem in LIKE_KINETICS else path
+    for path in sorted(pathlib.Path("configs").glob("*.py"))
+  ],
+  ids=lambda p: p.stem,
+)
 def test_every_configuration_builds(path):
   if path.stem in ("__init__", "common"):
     return

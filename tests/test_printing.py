@@ -50,7 +50,7 @@ def test_names_are_no_formulas():
   source.class_names = FORMULAS
   classes = np.arange(4)
   rows = {"top1": classes % 2, "index": classes, "prediction": classes, "label": classes[::-1]}
-  figure = curves.predictions(source, rows, 3)
+  figure = curves.predictions(curves.samples(source, rows, 3), FORMULAS[0])
   figure.savefig(io.BytesIO(), format="png")
   counted = confusion.count(rows | {"mask": classes}, 4, FORMULAS)
   confusion.figure(counted).savefig(io.BytesIO(), format="png")

@@ -126,6 +126,12 @@ def _digits(tfds: str, num_classes: int, train: int, test: int) -> Dataset:
   return dataclasses.replace(tuned, mirror=False)
 
 
+def _something(tfds: str, train: int, validation: int) -> Dataset:
+  """A version of Something-Something, whose classes tell left from right; its test split has no labels."""
+  tuned = _tuned(tfds, 174, train, 10, Split("validation", validation))
+  return dataclasses.replace(tuned, mirror=False)
+
+
 def _vtab(tfds: str, num_classes: int, dev: str, test: Split, **fields: Any) -> Dataset:
   """A task of VTAB-1k: 800 images of train, 200 from `dev`, "SPLIT" or "SPLIT FIRST_IMAGE"."""
   name, _, first = dev.partition(" ")
@@ -220,6 +226,13 @@ DATASETS: dict[str, Dataset] = {
       "dev": Split("train[:50000]", 50_000),
     },
   ),
+  # Videos, prepared from their files under these names (docs/video.md); TFDS has UCF101 alone, which needs TensorFlow. UCF101
+  # and HMDB51 are their first splits. Copies of Kinetics-400 differ: these are the numbers of MMAction2's.
+  "kinetics400": _tuned("kinetics400", 400, 240_436, 10, Split("validation", 19_796)),
+  "something_v1": _something("something_v1", 86_017, 11_522),
+  "something_v2": _something("something_v2", 168_913, 24_777),
+  "ucf101": _tuned("ucf101", 101, 9537, 10, Split("test", 3783)),
+  "hmdb51": _tuned("hmdb51", 51, 3570, 10, Split("test", 1530)),
   **VTAB,
 }
 

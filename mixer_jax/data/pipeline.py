@@ -72,7 +72,10 @@ class SplitSpec:
   def open(self) -> sources.Source:
     """Opens the source; raises InputError if it is absent, not what the configuration says, or `ops` do not fit it."""
     if self.dataset == "synthetic":
-      return synthetic.open_source(self.num_examples, self.num_classes, self.labels_per_image)
+      videos = len(self.ops.input_shape) == 4
+      return synthetic.open_source(
+        self.num_examples, self.num_classes, self.labels_per_image, videos=videos
+      )
     source = sources.open_source(
       dataset=self.dataset, data_dir=self.data_dir, split=self.split, label=self.label
     )

@@ -20,6 +20,7 @@ class Preprocess:
   Attributes:
     input_shape: of the result.
     views: how many views of an example the text has; `__call__` makes one of them.
+    middle: the view in the middle, in time and in space.
     draws_frames: whether the frames of a clip are drawn at random.
   """
 
@@ -45,6 +46,7 @@ class Preprocess:
     self.draws_frames = self._sample is not None and times is None
     self._crops = clips.CROPS if "three_crops" in dict(parts) else 1
     self.views = (times or 1) * self._crops
+    self.middle = (times or 1) // 2 * self._crops + self._crops // 2
 
   def __call__(self, example: ops.Example, rng: np.random.Generator, view: int = 0) -> ops.Example:
     """Returns the example with its pixels, {"image": uint8 of `input_shape`, …}.

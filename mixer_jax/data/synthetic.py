@@ -1,7 +1,8 @@
 """A made-up data set of any size, for benchmarks and for trying a configuration without its data.
 
 Its images are real JPEG files of 500×375 pixels and about 80 KB, so that decoding them costs what
-decoding photos costs; there are 64 of them, and their labels are random. Nothing is kept on a disk.
+decoding photos costs; there are 64 of them, and their labels are random. They are also the 64 frames of each of its
+videos. Nothing is kept on a disk.
 """
 
 import functools
@@ -29,10 +30,10 @@ def make_image(number: int) -> bytes:
 
 
 class Photos:
-  """Example i is image i mod 64 with random labels that belong to i."""
+  """Example i is image i mod 64, or the video that begins with it, with random labels that belong to i."""
 
-  def __init__(self, num_examples: int, num_classes: int, labels_per_image: int):
-    self._num_examples = num_examples
+  def __init__(self, num_examples: int, num_classes: int, labels_per_image: int, *, videos: bool):
+    self._num_examples, self._videos = num_examples, videos
     self._num_classes, self._labels_per_image = num_classes, labels_per_image
 
   def __len__(self) -> int:
@@ -45,10 +46,15 @@ class Photos:
     else:
       count = rng.integers(1, self._labels_per_image + 1)
       label = rng.integers(self._num_classes, size=count)
-    return {"image": make_image(index % NUM_IMAGES), "label": label}
+    frames = [
+      make_image((index + i) % NUM_IMAGES) for i in range(NUM_IMAGES if self._videos else 1)
+    ]
+    return {"image": frames if self._videos else frames[0], "label": label}
 
 
-def open_source(num_examples: int, num_classes: int, labels_per_image: int) -> sources.Source:
+def open_source(
+  num_examples: int, num_classes: int, labels_per_image: int, *, videos: bool = False
+) -> sources.Source:
   """Returns the data set as a source; its split has no name."""
-  photos = Photos(num_examples, num_classes, labels_per_image)
+  photos = Photos(num_examples, num_classes, labels_per_image, videos=videos)
   return sources.Source("synthetic", photos, num_classes=num_classes)

@@ -65,7 +65,7 @@ class Pictures:
     )
     panels = curves.panels(records, options, section.of, log_loss=section.log_loss)
     samples = curves.samples(source, rows, options.image_channels)
-    weights = _of_weights(variables["params"], options.input_shape[:2])
+    weights = _of_weights(variables["params"], schema.sides(options.image_size))
     pictures = {
       "learning_curves": figures.encode(curves.learning_curves(panels, title)),
       "predictions": figures.encode(curves.predictions(samples, wrong)),

@@ -135,16 +135,25 @@ class Sample(NamedTuple):
 
 
 def samples(source: Any, rows: dict[str, np.ndarray], image_channels: int) -> list[Sample]:
-  """Returns images with their predictions; the wrong ones first."""
+  """Returns images, or four frames of videos, with their predictions; the wrong ones first."""
   wrong = rows["top1"] == 0
   found = []
   for i in np.argsort(~wrong, kind="stable")[: _COLUMNS * _LINES]:
-    image = ops.decode_image(source[int(rows["index"][i])]["image"], max(image_channels, 3))
+    image = picture(source[int(rows["index"][i])]["image"], max(image_channels, 3))
     text = _names(source, rows["prediction"][i])
     if wrong[i]:
       text += f", is {_names(source, rows['label'][i])}"
     found.append(Sample(image, text, bool(wrong[i])))
   return found
+
+
+def picture(encoded: bytes | Sequence[bytes], channels: int) -> np.ndarray:
+  """Returns the pixels of an image, or of four frames of a video, two beside and two below."""
+  if isinstance(encoded, bytes):
+    return ops.decode_image(encoded, channels)
+  places = np.linspace(0, len(encoded) - 1, 4).round().astype(int)
+  frames = [ops.decode_image(encoded[i], channels) for i in places]
+  return np.vstack([np.hstack(frames[:2]), np.hstack(frames[2:])])
 
 
 def predictions(

@@ -16,7 +16,7 @@ def make_features_step(setup: experiment.ModelSetup, prefix: str) -> Any:
 
   Args:
     setup: the model.
-    prefix: of the names; "stage_" for the maps (b, h, w, c), "" for all.
+    prefix: of the names; "stage_" for the maps (b, [t,] h, w, c), "" for all.
   """
 
   def output(batch: Any, outputs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Predictions for image files, which come from anywhere: bad ones are named, the others predicted."""
+"""Predictions for image and video files, which come from anywhere: bad ones are named, the others predicted."""
 
 import csv
 import glob
@@ -10,12 +10,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import cv2
 import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from mixer_jax import files, losses, printing
-from mixer_jax.data import decode, photos
+from mixer_jax import figures, files, losses, printing
+from mixer_jax.data import decode, photos, videos
 from mixer_jax.data.preprocess import Preprocess
 from mixer_jax.errors import BadRecordError, InputError
 from mixer_jax.figures import curves
@@ -31,7 +32,9 @@ MAX_ASPECT = 100  # resizing the short side of a line to 256 pixels would
 Prediction = dict[str, Any]  # "file", and "predictions" or "error"
 
 
-def find_images(arguments: Sequence[str], ignored: photos.Ignored | None = None) -> list[str]:
+def find_images(
+  arguments: Sequence[str], ignored: photos.Ignored | None = None, kind: photos.Kind = photos.IMAGES
+) -> list[str]:
   """Returns the paths that files, directories (with all below them) and globs stand for, each once.
 
   What stands for nothing is returned as it is, to be reported as missing.
@@ -39,12 +42,13 @@ def find_images(arguments: Sequence[str], ignored: photos.Ignored | None = None)
   Args:
     arguments: files, directories and globs.
     ignored: (path, why) of what is found beside the photos is added to it.
+    kind: what is looked for in directories.
   """
   paths: list[str] = []
   ignored = [] if ignored is None else ignored
   for argument in arguments:
     if os.path.isdir(argument):
-      paths += list(photos.find(argument, ignored)) or [argument]
+      paths += list(photos.find(argument, ignored, kind)) or [argument]
     elif os.path.exists(argument):
       paths.append(argument)
     else:
@@ -62,29 +66,44 @@ def _matches(pattern: pathlib.Path) -> list[str]:
   return sorted(str(root / name) for name in found)
 
 
-def load_image(image: str | np.ndarray, pipeline: Preprocess) -> UInt8[np.ndarray, "h w c"]:
-  """Returns the pre-processed image.
+def kind_of(setup: experiment.ModelSetup) -> photos.Kind:
+  """Returns what the model takes."""
+  return photos.IMAGES if setup.options.frames is None else photos.VIDEOS
+
+
+def load_image(image: str | np.ndarray, pipeline: Preprocess) -> UInt8[np.ndarray, "*t h w c"]:
+  """Returns the pre-processed image, or the view of a video in the middle.
 
   Args:
-    image: path of a file, or pixels, uint8 (height, width, channels), grey (height, width).
+    image: path of a file, or an image's pixels, uint8 (height, width, channels), grey (height, width).
     pipeline: the pre-processing.
 
   Raises:
-    BadRecordError: it is no usable image.
+    BadRecordError: it is no usable image or video.
     InputError: the storage fails.
   """
+  try:
+    example = {"image": _unprocessed(image, pipeline.input_shape), "label": 0}
+    return pipeline(example, np.random.default_rng(0), pipeline.middle)["image"]
+  except InputError as e:  # too small for the configuration's crop
+    raise BadRecordError(str(e)) from e
+
+
+def _unprocessed(image: str | np.ndarray, input_shape: tuple[int, ...]) -> Any:
+  """Returns an image's bytes or pixels, or a video's frames; raises BadRecordError, and InputError of the storage."""
+  if len(input_shape) == 4:
+    if isinstance(image, np.ndarray):
+      raise BadRecordError("the model takes clips, which are read from video files: give a path")
+    return videos.read(_file(image, photos.VIDEOS))
   if isinstance(image, np.ndarray):
-    data, shape = (pixels := _pixels(image, pipeline.input_shape[-1])), pixels.shape
+    data, shape = (pixels := _pixels(image, input_shape[-1])), pixels.shape
   else:
-    data = _read(image)
+    data = _read_image(image)
     shape = (header := decode.read_header(data)).height, header.width
   height, width = shape[:2]
   if max(height, width) > MAX_ASPECT * min(height, width):
     raise BadRecordError(f"{height}x{width} pixels: sides differ by more than {MAX_ASPECT} times")
-  try:
-    return pipeline({"image": data, "label": 0}, np.random.default_rng(0))["image"]
-  except InputError as e:  # too small for the configuration's crop
-    raise BadRecordError(str(e)) from e
+  return data
 
 
 def _pixels(image: np.ndarray, channels: int) -> UInt8[np.ndarray, "h w c"]:
@@ -101,13 +120,18 @@ def _pixels(image: np.ndarray, channels: int) -> UInt8[np.ndarray, "h w c"]:
   return np.ascontiguousarray(pixels)
 
 
-def _read(path: str) -> bytes:
+def _file(path: str, kind: photos.Kind) -> str:
+  """Returns the path; raises BadRecordError if no file is there."""
+  if os.path.isdir(path):
+    raise BadRecordError(f"no {kind.name} ({', '.join(kind.suffixes)}) in this directory")
+  if not os.path.isfile(path):
+    raise BadRecordError("no such file")
+  return path
+
+
+def _read_image(path: str) -> bytes:
   try:
-    if os.path.isdir(path):
-      raise BadRecordError(f"no image ({', '.join(photos.SUFFIXES)}) in this directory")
-    if not os.path.isfile(path):
-      raise BadRecordError("no such file")
-    if os.path.getsize(path) > MAX_FILE_BYTES:
+    if os.path.getsize(_file(path, photos.IMAGES)) > MAX_FILE_BYTES:
       raise BadRecordError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
     return pathlib.Path(path).read_bytes()
   except OSError as e:
@@ -135,6 +159,7 @@ def predict(
   *,
   top: int,
   batch_size: int,
+  strips: pathlib.Path | None = None,
 ) -> Iterator[Prediction]:
   """Yields a prediction, or an error, for each file, in order.
 
@@ -144,9 +169,10 @@ def predict(
     class_names: of all classes.
     top: classes for each image.
     batch_size: images computed at once; all batches have this size, so that one program serves them.
+    strips: directory for a picture of each video's frames as the model sees them. If None, there are none.
   """
   step = trained.jitted(make_top_step, top)
-  for file, row in outputs(trained, images, step, batch_size=batch_size):
+  for file, row in outputs(trained, images, step, batch_size=batch_size, strips=strips):
     if isinstance(row, BadRecordError):
       yield {"file": file, "error": str(row)}
     else:
@@ -162,7 +188,9 @@ def predict_images(
 ) -> list[list[dict[str, Any]]]:
   """Returns the predictions for each image; see Trained.predict."""
   names = trained_lib.class_names(trained)
-  predictions = predict(trained, _listed(images), names, top=top, batch_size=batch_size)
+  predictions = predict(
+    trained, _listed(images, kind_of(trained.setup)), names, top=top, batch_size=batch_size
+  )
   return [_good(one["file"], one.get("error"), one.get("predictions")) for one in predictions]
 
 
@@ -171,22 +199,24 @@ def features_of_images(
 ) -> dict[str, np.ndarray]:
   """Returns what the model computes of the images; see Trained.features."""
   step = trained.jitted(features.make_features_step, "")
-  found = outputs(trained, _listed(images), step, batch_size=batch_size)
+  found = outputs(trained, _listed(images, kind_of(trained.setup)), step, batch_size=batch_size)
   rows = [_good(name, row if isinstance(row, BadRecordError) else None, row) for name, row in found]
   return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
 
-def _listed(images: Any) -> list[str | np.ndarray]:
+def _listed(images: Any, kind: photos.Kind) -> list[str | np.ndarray]:
   """Returns the images one by one: files as paths, others as pixels; raises InputError if there are none."""
   if isinstance(images, str | os.PathLike):
-    return [*find_images([os.fspath(images)])]
+    return [*find_images([os.fspath(images)], kind=kind)]
   if not isinstance(images, list | tuple):
     pixels = np.asarray(images)
-    return [*_listed([*pixels])] if pixels.ndim == 4 else [pixels]
+    return [*pixels] if pixels.ndim == 4 and len(pixels) else [pixels]
   if not images:
     raise InputError("give at least one image.")
   paths = isinstance(images[0], str | os.PathLike)
-  return [*find_images([*map(os.fspath, images)])] if paths else [np.asarray(x) for x in images]
+  if not paths:
+    return [np.asarray(x) for x in images]
+  return [*find_images([*map(os.fspath, images)], kind=kind)]
 
 
 def _good(name: str, error: Any, row: Any) -> Any:
@@ -202,6 +232,7 @@ def outputs(
   step: Any,
   *,
   batch_size: int,
+  strips: pathlib.Path | None = None,
 ) -> Iterator[tuple[str, Any]]:
   """Yields (name as printable text, its part of the step's outputs, or BadRecordError) for each image, in order.
 
@@ -212,6 +243,7 @@ def outputs(
     images: see load_image.
     step: of experiment.make_predict_step; its outputs have the batch as their first axis.
     batch_size: images computed at once; all batches have this size, so that one program serves them.
+    strips: see `predict`.
   """
   setup = trained.setup
   size = -(-min(batch_size, len(images)) // setup.mesh.size) * setup.mesh.size
@@ -220,7 +252,10 @@ def outputs(
 
   def load(image: str | np.ndarray) -> np.ndarray | BadRecordError:
     try:
-      return load_image(image, preprocess)
+      pixels = load_image(image, preprocess)
+      if strips is not None:
+        save_strip(strips / f"{os.path.basename(str(image))}.png", pixels)
+      return pixels
     except BadRecordError as e:
       return e
 
@@ -242,6 +277,25 @@ def outputs(
 
 def _shown(path: str) -> str:
   return printing.printable(os.fsencode(path).decode("utf-8", "backslashreplace"))
+
+
+def save_strip(path: pathlib.Path, clip: UInt8[np.ndarray, "t h w c"]) -> None:
+  """Writes a PNG of the frames, one beside the other. Raises SaveError."""
+  order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[clip.shape[-1]]  # OpenCV's
+  with files.replacing(path) as partial:
+    partial.write_bytes(cv2.imencode(".png", np.hstack(list(clip))[..., order])[1].tobytes())
+
+
+def check_strips(path: str, setup: experiment.ModelSetup) -> pathlib.Path:
+  """Returns the directory, made where there is none; raises InputError for a model of images."""
+  if setup.options.frames is None:
+    raise InputError(f"--strips={path} is for a model of clips; this one takes images.")
+  directory = pathlib.Path(files.path_of(path, "--strips"))
+  try:
+    directory.mkdir(parents=True, exist_ok=True)
+  except OSError as e:
+    raise InputError(f"--strips={path} cannot be made: {e.strerror}") from e
+  return directory
 
 
 def read_class_names(path: str, num_classes: int) -> list[str]:
@@ -279,8 +333,8 @@ def format_file(predictions: Sequence[Prediction], suffix: str) -> str:
   return text.getvalue()
 
 
-def draw(paths: Sequence[str], predictions: Sequence[Prediction]) -> bytes:
-  """Returns a PNG of the first 48 images that were predicted, each below its likeliest class."""
+def draw(paths: Sequence[str], predictions: Sequence[Prediction], kind: photos.Kind) -> bytes:
+  """Returns a PNG of the first 48 images or videos that were predicted, each below its likeliest class."""
   good = [
     (p, one["predictions"][0])
     for p, one in zip(paths, predictions, strict=True)
@@ -288,15 +342,13 @@ def draw(paths: Sequence[str], predictions: Sequence[Prediction]) -> bytes:
   ]
   shown = []
   for path, best in good[:_MAX_DRAWN]:
-    data = _read(path)
-    image = decode.decode_image(data, 4 if decode.read_header(data).alpha else 3)
+    data = videos.read(path) if kind is photos.VIDEOS else _read_image(path)
+    alpha = isinstance(data, bytes) and decode.read_header(data).alpha
+    image = curves.picture(data, 4 if alpha else 3)
     small = image[:: -(-image.shape[0] // 256), :: -(-image.shape[1] // 256)]
     text = f"{best['name'].partition(' (')[0]} {best['probability']:.2f}"
     shown.append(curves.Sample(small, text, wrong=False))
-  picture = io.BytesIO()
-  figure = curves.predictions(shown, "likeliest classes", columns=6, width=2.0)
-  figure.savefig(picture, format="png", dpi=100)
-  return picture.getvalue()
+  return figures.encode(curves.predictions(shown, "likeliest classes", columns=6, width=2.0))
 
 
 def check_output(path: str, suffixes: Sequence[str] = (".csv", ".json", ".png")) -> pathlib.Path:
@@ -309,9 +361,16 @@ def check_output(path: str, suffixes: Sequence[str] = (".csv", ".json", ".png"))
   return output
 
 
-def save(output: pathlib.Path, predictions: Sequence[Prediction], paths: Sequence[str]) -> None:
+def save(
+  output: pathlib.Path,
+  predictions: Sequence[Prediction],
+  paths: Sequence[str],
+  kind: photos.Kind = photos.IMAGES,
+) -> None:
   """Writes the predictions for the files of `paths`, all of it or nothing. Raises SaveError."""
   drawn = output.suffix == ".png"
-  content = draw(paths, predictions) if drawn else format_file(predictions, output.suffix).encode()
+  content = (
+    draw(paths, predictions, kind) if drawn else format_file(predictions, output.suffix).encode()
+  )
   with files.replacing(output) as partial:
     partial.write_bytes(content)

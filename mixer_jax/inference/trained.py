@@ -223,7 +223,7 @@ def _here(own: dict[str, Any], config: Any | None) -> dict[str, Any]:
   """Returns the workdir's configuration on all devices here, or the given one if its model is the same."""
   if config is None:
     return {**own, "mesh": _mesh_here(own["mesh"])}
-  state = ("image_size", "image_channels", "normalize", "num_classes", "model")
+  state = ("frames", "image_size", "image_channels", "normalize", "num_classes", "model")
   changed = configuration.differences({k: own[k] for k in state}, {k: config[k] for k in state}, ())
   if changed:
     listed = "\n  ".join(changed)

@@ -6,6 +6,7 @@ accumulated in parts.
 """
 
 import contextlib
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -28,8 +29,15 @@ def num_blocks(names: Iterable[str], prefix: str) -> int:
   return len({m[0] for name in names if (m := re.match(rf"{re.escape(prefix)}\d+/", name))})
 
 
-def check_image(image: Array) -> None:
-  """Raises InputError for pixels that are not normalised yet."""
+def check_image(image: Array, *, clips: bool = False) -> None:
+  """Raises InputError for pixels that are not normalised yet, images in place of clips and clips in place of images."""
+  if image.ndim == (4 if clips else 5):
+    wanted = (
+      "set, for instance to 16: this model takes clips (b, frames, height, width, channels)."
+      if clips
+      else "None: this model takes images (b, height, width, channels). mlp3d, and mixer with a tubelet, take clips."
+    )
+    raise InputError(f"frames must be {wanted} image has the shape {image.shape}.")
   if not jnp.issubdtype(image.dtype, jnp.floating):
     raise InputError(
       f"image is of type {image.dtype}; expected float values as config.normalize makes them of pixels. With its "
@@ -337,12 +345,10 @@ class Circulant(nn.Module):
     return circulant(x.astype(self.dtype), jnp.asarray(kernel, self.dtype))
 
 
-def sow_map(
-  module: nn.Module, name: str, x: Float[Array, "b s c"], height: int, width: int
-) -> None:
-  """Sows tokens in raster order as a map (b, height, width, c); nothing if they are another number."""
-  if x.shape[1] == height * width:
-    module.sow("intermediates", name, x.reshape(x.shape[0], height, width, -1))
+def sow_map(module: nn.Module, name: str, x: Float[Array, "b s c"], *grid: int) -> None:
+  """Sows tokens in raster order as a map (b, *grid, c); nothing if they are another number."""
+  if x.shape[1] == math.prod(grid):
+    module.sow("intermediates", name, x.reshape(x.shape[0], *grid, -1))
 
 
 def run_stages(

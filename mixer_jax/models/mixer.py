@@ -1,10 +1,14 @@
 """MLP-Mixer (Tolstikhin et al., 2021, arXiv:2105.01601).
 
-Axis letters: b images, h w pixels, s tokens (patches in raster order), c hidden channels, k classes.
+With `tubelet` it takes clips: a patch spans so many frames, too, and tokens are mixed over time and space at once. That
+is this project's, and no paper's; it is the same model with other patches.
+
+Axis letters: b images, t frames, h w pixels, s tokens (patches in raster order), c hidden channels, k classes.
 Parameter names are those of the released files (vision_transformer, vit_jax/models_mixer.py).
 """
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -91,6 +95,7 @@ class Model(layers.ImageModel):
   Attributes:
     num_classes: width of the head k. If None or 0, there is no head and the module returns `pre_logits`.
     patch_size: side of a square patch in pixels.
+    tubelet: frames that a patch of a clip spans. If None, the model takes images.
     num_blocks: number of Mixer blocks L.
     hidden_dim: channels of a token c.
     tokens_mlp_dim: hidden width of token mixing.
@@ -117,6 +122,7 @@ class Model(layers.ImageModel):
   tokens_mlp_dim: PositiveInt
   channels_mlp_dim: PositiveInt
   num_classes: int | None = 1000
+  tubelet: PositiveInt | None = None
   gelu: layers.Gelu = "tanh"
   dropout_rate: Rate = 0.0
   stoch_depth: Fraction = 0.0
@@ -131,15 +137,15 @@ class Model(layers.ImageModel):
   kernels: Kernels = "xla"
 
   def takes_kernel(self, input_shape: tuple[int, ...]) -> bool:
-    """Returns whether the fused kernel can mix the tokens of such images."""
-    tokens = input_shape[0] * input_shape[1] // self.patch_size**2
+    """Returns whether the fused kernel can mix the tokens of such images or clips."""
+    tokens = math.prod(input_shape[:-1]) // (self.patch_size**2 * (self.tubelet or 1))
     fits = gpu_token_mixing.fits(tokens, *self.pyramid)
     return self.token_mixing == "mlp" and fits and not self.dropout_rate
 
   @nn.compact
   def __call__(
     self,
-    image: Float[Array, "b h w p"],
+    image: Float[Array, "b *t h w p"],
     *,
     train: bool = False,
     index: Int[Array, " b"] | None = None,
@@ -148,19 +154,18 @@ class Model(layers.ImageModel):
     """Returns logits, or `pre_logits` (b, c) without a head.
 
     Args:
-      image: normalised values; the number of tokens, hw/patch_size², is fixed by the parameters.
+      image: normalised values; the number of tokens, hw/patch_size² times t/tubelet, is fixed by the parameters.
       train: draw drop path and dropout, from the random stream "dropout".
       index: the images' positions in the global batch, which their draws belong to; default 0 … b−1.
       mask: without effect, as no statistics are taken over the batch.
 
     Raises:
-      InputError: the patch does not divide the image (the authors' code pads it silently), or the options of
-        token mixing do not go together.
+      InputError: the patch does not divide the image (the authors' code pads it silently), images in place of clips or
+        clips in place of images, or the options of token mixing do not go together.
     """
     del mask
-    layers.check_image(image)
-    _, height, width, _ = image.shape
-    resizing.token_grid((height, width), self.patch_size)
+    layers.check_image(image, clips=self.tubelet is not None)
+    grid = self._grid(image.shape[1:-1])
     check_token_mixing(
       self.token_mixing, self.channel_groups, self.pyramid, self.num_blocks, self.hidden_dim
     )
@@ -168,8 +173,9 @@ class Model(layers.ImageModel):
     dtypes: dict[str, Any] = dict(
       dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype)
     )
-    patch = (self.patch_size, self.patch_size)
-    stem = dict(padding="VALID", conv_general_dilated=layers.patch_convolution, name="stem")
+    patch = (self.tubelet or 1,) * (image.ndim - 4) + (self.patch_size,) * 2
+    convolution = None if self.tubelet else layers.patch_convolution
+    stem = dict(padding="VALID", conv_general_dilated=convolution, name="stem")
     x = nn.Conv(self.hidden_dim, patch, strides=patch, **stem, **dtypes)(image)
     x = x.reshape(x.shape[0], -1, x.shape[-1])
     kept = self._draw_kept(index) if train and self.stoch_depth else None
@@ -186,9 +192,21 @@ class Model(layers.ImageModel):
         **dtypes,
       )(x, index, None if kept is None else kept[:, i], train)
       self.sow("intermediates", f"block_{i}", x)
-    layers.sow_map(self, "stage_1", x, height // self.patch_size, width // self.patch_size)
+    layers.sow_map(self, "stage_1", x, *grid)
     x = nn.LayerNorm(name="pre_head_layer_norm", **dtypes)(x)
     return layers.classify(self, jnp.mean(x, axis=1, dtype=jnp.float32))
+
+  def _grid(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the grid of tokens ([time,] rows, columns) of an image or clip ([frames,] height, width)."""
+    *clip, height, width = shape
+    grid = resizing.token_grid((height, width), self.patch_size)
+    if self.tubelet is None:
+      return grid
+    if clip[0] % self.tubelet:
+      raise InputError(
+        f"frames is {clip[0]}, which tubelet {self.tubelet} does not divide: take a multiple."
+      )
+    return clip[0] // self.tubelet, *grid
 
   def _mix_tokens(self, block: int) -> Callable[..., TokenMixing]:
     return functools.partial(
@@ -234,7 +252,14 @@ TORCH_NAMES = {
   )
 }
 """timm has no circulant token mixing: `token.w`, (G, tokens), is this project's name."""
-RESIZE_METHODS = ("paper", "interpolate")
+
+
+def _resize_methods(fields: Mapping[str, Any]) -> tuple[str, ...]:
+  """Returns how a model of these fields is resized; one of clips is not."""
+  return ("paper", "interpolate") if fields.get("tubelet") is None else ()
+
+
+RESIZE_METHODS = _resize_methods
 
 
 def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -243,7 +268,7 @@ def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     raise InputError(
       "token mixing of appendix A (untied, grouped, views) is known only by its run's workdir."
     )
-  patch_size, _, _, hidden_dim = shapes[STEM]
+  *tubelet, patch_size, _, _, hidden_dim = shapes[STEM]
   mixing: dict[str, Any]
   if ring := shapes.get(_RING):  # which tells no tokens_mlp_dim: table 1's
     mixing = {
@@ -256,6 +281,7 @@ def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
   _, channels_mlp_dim = shapes["MixerBlock_0/channel_mixing/Dense_0/kernel"]
   return dict(
     patch_size=patch_size,
+    **({"tubelet": tubelet[0]} if tubelet else {}),
     num_blocks=layers.num_blocks(shapes, "MixerBlock_"),
     hidden_dim=hidden_dim,
     **mixing,
@@ -264,10 +290,15 @@ def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
   )
 
 
-def input_shape(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int, int]:
-  """Returns the image (height, width, channels) that the parameters are for: a square, if it can be one."""
-  patch_size, _, channels, _ = shapes[STEM]
+def input_shape(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+  """Returns the image (height, width, channels) that the parameters are for: a square, if it can be one.
+
+  Of clips only the number of tokens is known: the clip (frames, height, width, channels) is of one patch a frame.
+  """
+  *tubelet, patch_size, _, channels, _ = shapes[STEM]
   first = shapes.get(_RING) or shapes["MixerBlock_0/token_mixing/Dense_0/kernel"]
+  if tubelet:
+    return tubelet[0] * first[0], patch_size, patch_size, channels
   return resizing.image_shape(first[0], patch_size, channels)
 
 

@@ -185,8 +185,8 @@ class Model(layers.ImageModel):
         a number of frames that the groups do not divide.
     """
     del mask
-    layers.check_image(image)
-    self._check(image.shape)
+    layers.check_image(image, clips=True)
+    self._check(image.shape[1])
     depths = [len(times) for times in _times(self.arrangement)]
     x = layers.run_stages(self, depths, image, index, train)
     x = nn.LayerNorm(epsilon=1e-5, name="pre_head_layer_norm", **self._dtypes())(x)
@@ -231,22 +231,18 @@ class Model(layers.ImageModel):
   def _dtypes(self) -> dict[str, Any]:
     return dict(dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype))
 
-  def _check(self, shape: tuple[int, ...]) -> None:
+  def _check(self, frames: int) -> None:
     for name, least in (("widths", 4), ("mlp_ratios", 1)):
       value = getattr(self, name)
       if len(value) != 4 or min(value) < least:
         raise InputError(
           f"{name} is {value}; expected a number from {least} for each of the four stages."
         )
-    if len(shape) != 5:
-      raise InputError(
-        f"an MLP-3D takes clips (frames, height, width, channels), not inputs of {shape[1:]}. cycle_mlp takes images."
-      )
     times = [time for stage in _times(self.arrangement) for time in stage]
     multiple = TUBELET * max(1 if kind == "token" else size for kind, size in times)
-    if shape[1] % multiple or not shape[1]:
+    if frames % multiple or not frames:
       raise InputError(
-        f"clips of {shape[1]} frames do not go with arrangement {self.arrangement}: take a multiple of {multiple}."
+        f"frames is {frames}, which does not go with arrangement {self.arrangement}: take a multiple of {multiple}."
       )
 
 

@@ -81,7 +81,7 @@ def _summary(spec: weights.ModelSpec) -> str:
   family = models.FAMILIES[spec.family]
   tokens = ""
   if spec.resize_methods:
-    height, width, _ = spec.input_shape
+    *_, height, width, _ = spec.input_shape
     rows, columns = resizing.token_grid((height, width), spec.fields["patch_size"])
     tokens = f" for {rows * columns} tokens"
   return f"{family.TITLE}{tokens}, " + " ".join(f"{k}={v}" for k, v in spec.fields.items())

@@ -1,9 +1,9 @@
-"""Writes dense features of image files: the map of every stage of a trained model.
+"""Writes dense features of image or video files: the map of every stage of a trained model.
 
 python -m mixer_jax.tools.features --workdir=DIR PHOTO.jpg 'holiday/*.jpg' FOLDER --output=maps.npz
 python -m mixer_jax.tools.features --config=configs/NAME.py --weights=FILE FOLDER --output=maps.npz
 
-The .npz has `stage_1`, `stage_2`, …, float32 (n, h, w, c), and `files` (n,), the names of the images. Images meet the
+The .npz has `stage_1`, `stage_2`, …, float32 (n, h, w, c), of videos (n, t, h, w, c), and `files` (n,), the names of the images. Images meet the
 configuration's evaluation pre-processing. All maps are held in memory until the end. Exit status: 0 all images were
 read, 1 some could not be (each is named, the others are written), 2 bad input.
 """
@@ -30,11 +30,12 @@ def main(argv: list[str]) -> None:
 
   output = predict.check_output(_OUTPUT.value, (".npz",))
   trained = model_flags.load()
-  names, maps, paths = [], [], predict.find_images(argv[1:])
+  names, maps, kind = [], [], predict.kind_of(trained.setup)
+  paths = predict.find_images(argv[1:], kind=kind)
   step = features.make_features_step(trained.setup, "stage_")
   for name, row in predict.outputs(trained, paths, step, batch_size=_BATCH_SIZE.value):
     if isinstance(row, BadRecordError):
-      print(f"bad image {name}: {row}", file=sys.stderr, flush=True)
+      print(f"bad {kind.name} {name}: {row}", file=sys.stderr, flush=True)
     elif not row:
       raise InputError(f"{trained.name} has no maps: its tokens are no grid at the end.")
     else:
@@ -43,7 +44,7 @@ def main(argv: list[str]) -> None:
   if maps:
     features.save(output, names, maps)
     sizes = ", ".join(f"{stage} {'x'.join(map(str, x.shape))}" for stage, x in maps[0].items())
-    print(f"{output}: {len(maps)} of {len(paths)} images, {sizes}")
+    print(f"{output}: {len(maps)} of {len(paths)} {kind.name}s, {sizes}")
   if len(maps) < len(paths):
     sys.exit(1)
 

@@ -1,7 +1,8 @@
 """What happens to a batch on the device before the model sees it: normalise, erase, mix, targets.
 
 Everything is a pure function of the key and the global batch. It runs inside the jitted step before the
-batch is divided, so it depends neither on the number of devices nor on that of accumulated parts.
+batch is divided, so it depends neither on the number of devices nor on that of accumulated parts. Boxes and shares are
+the same for all frames of a clip.
 """
 
 import functools
@@ -68,8 +69,8 @@ def make_augment(
   partner = PARTNERS[pairing]
 
   def augment(
-    key: Array, image: UInt8[Array, "b h w c"], label: Int[Array, "b *m"]
-  ) -> tuple[Float[Array, "b h w c"], Float[Array, "b k"]]:
+    key: Array, image: UInt8[Array, "b *t h w c"], label: Int[Array, "b *m"]
+  ) -> tuple[Float[Array, "b *t h w c"], Float[Array, "b k"]]:
     target = labels.targets(label, num_classes, label_smoothing)
     erase_key, mix_key = jax.random.split(jax.random.fold_in(key, _CHILD))
     values, late = image, normalize
@@ -77,7 +78,7 @@ def make_augment(
       values, late = erase(erase_key, normalize(image), erasing_p), lambda x: x
     if not (mixup_p or cutmix_p):
       return late(values), target
-    own, pixels = draw(key, mix_key, image.shape[1], image.shape[2])
+    own, pixels = draw(key, mix_key, *image.shape[-3:-1])
     # Paired before they are normalised, images take a quarter of the memory.
     values = pixels * late(values) + (1.0 - pixels) * late(partner(values))
     return values, own * target + (1.0 - own) * partner(target)
@@ -178,8 +179,10 @@ def outside(
   return 1.0 - area / (height * width), 1.0 - inside(box, height, width)
 
 
-def erase(key: Array, image: Float[Array, "b h w c"], p: float) -> Float[Array, "b h w c"]:
+def erase(key: Array, image: Float[Array, "b *t h w c"], p: float) -> Float[Array, "b *t h w c"]:
   """Fills a box of some images with unit normals: random erasing, timm's mode "pixel" (data/random_erasing.py).
+
+  All frames of a clip lose the same box, each to normals of its own.
 
   An image's draws depend on the key and its position in the batch. Normals are drawn for every pixel, which
   is cheap beside the model: with mixing, 0.07 % more operations and 1.4 % more bytes in a step of B/16 (v3).
@@ -187,7 +190,7 @@ def erase(key: Array, image: Float[Array, "b h w c"], p: float) -> Float[Array, 
 
   def erased(position: Array, image: Array) -> Array:
     box_key, noise_key = jax.random.split(jax.random.fold_in(key, position))
-    height, width, _ = image.shape
+    *_, height, width, _ = image.shape
     box = inside(draw_erased(box_key, p, height, width), height, width)
     return jnp.where(box, jax.random.normal(noise_key, image.shape), image)
 

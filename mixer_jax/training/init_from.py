@@ -6,7 +6,7 @@ import jax
 from etils import epath
 
 from mixer_jax import models, schema, weights
-from mixer_jax.models import resizing
+from mixer_jax.models import mlp_3d, resizing
 from mixer_jax.training import experiment
 from mixer_jax.training.state import TrainState
 from mixer_jax.workdir import checkpoint, metrics, provenance, restore
@@ -68,7 +68,7 @@ def _grids(
   """Returns the old and the new grid of tokens; of equally many and no square, the old one is the new one."""
   patch_size = spec.fields["patch_size"]
   new = resizing.token_grid(image_size, patch_size, spec.halvings)
-  height, width, _ = spec.input_shape
+  *_, height, width, _ = spec.input_shape
   as_many = height * width == new[0] * new[1] * patch_size**2
   return new if as_many and not spec.knows_sides else weights.grid_of(spec), new
 
@@ -105,17 +105,22 @@ def class_names(
 def initial_variables(exp: experiment.Experiment) -> tuple[weights.Variables, str]:
   """Returns the variables that `config.init` asks for, on the devices, and a line on what was done.
 
-  They are made for the configuration's image size and channels, the head is replaced by zeros if asked for.
+  They are made for the configuration's image size and channels, the head is replaced by zeros if asked for. A CycleMLP's
+  are inflated for an MLP-3D.
 
   Raises:
     InputError: no such weights, or not those of the configuration's model; what differs is listed.
   """
   source = str(exp.options.init.weights)
   variables = load(source)
-  weights.check_family(variables, exp.options.model["name"], source)
   directory = workdirs.find_run(source)
   spec = _spec_of_run(directory) if directory else weights.describe(variables, source)
   line, channels = f"parameters of {source}", exp.options.image_channels
+  if (spec.family, exp.options.model["name"]) == ("cycle_mlp", "mlp3d"):
+    arrangement = getattr(exp.model, "arrangement", ())
+    variables = {"params": mlp_3d.inflate(variables["params"], arrangement)}
+    line += ", inflated from a CycleMLP of images"
+  weights.check_family(variables, exp.options.model["name"], source)
   if spec.input_shape[-1] != channels:
     variables = weights.replace_channels(variables, channels)
     line += f", {weights.channels_line(channels)}"
@@ -156,7 +161,7 @@ def _resized(
   family = models.FAMILIES[spec.family]
   if not spec.resize_methods:
     return variables, ""
-  old, new = _grids(spec, exp.options.input_shape[:2])
+  old, new = _grids(spec, schema.sides(exp.options.image_size))
   method = resizing.choose_method(old, new, exp.options.init.resize, spec.resize_methods)
   if old == new:
     return variables, ""

@@ -1,6 +1,6 @@
 """The train and evaluation steps: pure functions of (state, batch), jitted by experiment.build.
 
-A batch is {"image": uint8 (b, h, w, c), "label": int32 (b,), or (b, m) padded with −1, "mask": float32
+A batch is {"image": uint8 (b, [t,] h, w, c), "label": int32 (b,), or (b, m) padded with −1, "mask": float32
 (b,)}; a row with mask 0 counts for nothing. b is the global batch.
 """
 

@@ -123,9 +123,9 @@ def resize(
   family = models.FAMILIES[spec.family]
   if not spec.resize_methods:
     raise InputError(
-      f"a {family.TITLE}'s parameters are those for every image size that it takes; there is nothing to do."
+      f"a {family.TITLE} of these fields is not resized: its parameters are those for every image size that it takes."
     )
-  height, width, _ = spec.input_shape
+  *_, height, width, _ = spec.input_shape
   rows, columns = resizing.token_grid((height, width), spec.fields["patch_size"])
   if rows * columns != old_grid[0] * old_grid[1]:
     raise InputError(

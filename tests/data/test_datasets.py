@@ -23,21 +23,27 @@ SIZES = {
   "dsprites": {"train": 737_280},
   "dtd": {"train": 1880, "validation": 1880, "test": 1880},
   "eurosat": {"train": 27_000},
+  "hmdb51": {"train": 3570, "test": 1530},
   "imagenet2012": {"train": 1_281_167, "validation": 50_000},
   "imagenet2012_real": {"validation": 50_000},
   "imagenet21k": {"train": 14_197_122},
   "imagenet_v2": {"test": 10_000},
   "jft300m": {"train": 300_000_000},
+  "kinetics400": {"train": 240_436, "validation": 19_796},
   "kitti": {"train": 6347, "validation": 423, "test": 711},
   "oxford_flowers102": {"train": 1020, "validation": 1020, "test": 6149},
   "oxford_iiit_pet": {"train": 3680, "test": 3669},
   "patch_camelyon": {"train": 262_144, "validation": 32_768, "test": 32_768},
   "resisc45": {"train": 31_500},
   "smallnorb": {"train": 24_300, "test": 24_300},
+  "something_v1": {"train": 86_017, "validation": 11_522},
+  "something_v2": {"train": 168_913, "validation": 24_777},
   "sun397": {"train": 76_128, "validation": 10_875, "test": 21_750},
   "svhn_cropped": {"train": 73_257, "test": 26_032},
+  "ucf101": {"train": 9537, "test": 3783},
 }
-NOT_IN_TFDS = {"imagenet21k", "jft300m"}
+VIDEOS = {"hmdb51", "kinetics400", "something_v1", "something_v2", "ucf101"}
+NOT_IN_TFDS = {"imagenet21k", "jft300m", *VIDEOS}
 
 
 @functools.lru_cache

@@ -12,7 +12,7 @@ import signal
 import numpy as np
 import pytest
 
-from mixer_jax.data import loading, pipeline, sources
+from mixer_jax.data import loading, pipeline, sources, synthetic
 from mixer_jax.data.preprocess import Preprocess
 from mixer_jax.errors import InputError, RetryError
 from tests.conftest import GOLDEN
@@ -337,6 +337,8 @@ def test_synthetic_photos_decode_and_belong_to_their_index():
   assert_same(batches[3], pickle.loads(pickle.dumps(batches))[3])
   assert np.any(batches[3]["label"] != batches[4]["label"])
   assert 60_000 < np.mean([len(source[i]["image"]) for i in range(8)]) < 90_000
+  video = synthetic.open_source(3, 10, 1, videos=True)[2]["image"]
+  assert (len(video), video[0]) == (64, source[2]["image"])
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from mixer_jax import models, schema
+from mixer_jax.data import ops, sources
 from mixer_jax.figures import curves
 from mixer_jax.training import experiment
+from tests import tfds_sets
 from tests.configurations import small_config
 
 
@@ -48,3 +50,12 @@ def test_a_run_of_one_evaluation_is_drawn():
     assert line.get_marker() == "o"
   assert loss.get_xlim()[0] == 0 and loss.get_yscale() == "log" and top1.get_yscale() == "linear"
   assert [text.get_text() for text in loss.get_legend().get_texts()] == ["training", "val"]
+
+
+def test_a_video_is_shown_by_four_of_its_frames():
+  frames = [tfds_sets.png(i) for i in range(7)]
+  source = sources.Source("videos", [{"image": frames, "label": 0}])
+  rows = {"top1": np.array([1]), "index": np.array([0]), "prediction": np.array([0])}
+  (sample,) = curves.samples(source, rows, 3)
+  first, second, third, last = (ops.decode_image(frames[i], 3) for i in (0, 2, 4, 6))
+  np.testing.assert_array_equal(sample.image, np.block([[[first], [second]], [[third], [last]]]))

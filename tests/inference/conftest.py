@@ -9,9 +9,9 @@ from mixer_jax.training import experiment
 from tests.configurations import small_config
 
 
-def make_trained(num_devices=1, dtype="float32", **changes):
-  """Returns an inference.Trained of the small configuration with random weights."""
-  config = small_config(**changes)
+def make_trained(num_devices=1, dtype="float32", config=None, **changes):
+  """Returns an inference.Trained of a configuration, by default the small one, with random weights."""
+  config = config or small_config(**changes)
   config.mesh.data = num_devices
   config.model.dtype = dtype
   setup = experiment.build_model(config, experiment.make_mesh(config))

@@ -15,12 +15,15 @@ import numpy as np
 import pytest
 from scipy import special
 
+from benchmarks import moving_fashion
 from mixer_jax import inference
+from mixer_jax.data import videos
 from mixer_jax.data.preprocess import Preprocess
 from mixer_jax.errors import BadRecordError, InputError
 from mixer_jax.inference import predict
 from mixer_jax.tools.preparation import folders
 from tests import marks, tfds_sets
+from tests.configurations import of_clips, small_config
 from tests.conftest import GOLDEN
 from tests.inference.conftest import make_trained
 from tests.tools.preparation import preparation_sets as sets
@@ -77,6 +80,28 @@ def test_predictions_are_those_of_the_model(folder, loss, activation, num_device
     assert [p["name"] for p in prediction["predictions"]] == [NAMES[i] for i in best]
     have = [p["probability"] for p in prediction["predictions"]]
     np.testing.assert_allclose(have, wanted[best], rtol=1e-5)
+
+
+def test_a_model_of_clips_names_videos_and_shows_their_frames(tmp_path):
+  config = of_clips(small_config(), 4)
+  config.model.tubelet = 2
+  trained = make_trained(config=config)
+  order, rng = moving_fashion.CLASSES[0], np.random.default_rng(0)
+  frames = moving_fashion.clip(rng.integers(0, 256, (28, 28), np.uint8), rng, order)
+  (tmp_path / "video.mp4").write_bytes(moving_fashion.encode(frames))
+  (tmp_path / "bad.mp4").write_bytes(moving_fashion.encode(frames)[:2000])
+  paths = predict.find_images([str(tmp_path)], kind=predict.kind_of(trained.setup))
+  bad, good = predict.predict(trained, paths, NAMES, top=5, batch_size=2, strips=tmp_path)
+  assert bad.keys() == {"file", "error"}
+  example = {"image": videos.read(str(tmp_path / "video.mp4"))}
+  clip = inference.preprocess(trained.setup)(example, np.random.default_rng(0))["image"]
+  strip = cv2.imread(str(tmp_path / "video.mp4.png"))[..., ::-1]
+  np.testing.assert_array_equal(np.hstack(list(clip)), strip)
+  x = trained.setup.normalize(jnp.asarray(clip)[None])
+  want = _softmax(np.asarray(trained.setup.model.apply(trained.variables, x))[0])
+  assert [p["class"] for p in good["predictions"]] == np.argsort(-want)[:5].tolist()
+  with pytest.raises(InputError, match="--strips=x"):
+    predict.check_strips("x", make_trained().setup)
 
 
 def test_one_program_serves_all_batches(folder, trained, monkeypatch):

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mixer_jax import losses, models
+from mixer_jax import losses, models, weights
 from mixer_jax.errors import InputError
 from mixer_jax.models import layers
 from mixer_jax.models.mixer import MixerBlock
 from mixer_jax.models.token_mixing import Mlp
+from tests import families
 from tests.conftest import GOLDEN, subtree
 
 TINY = dict(patch_size=4, num_blocks=2, hidden_dim=16, tokens_mlp_dim=12, channels_mlp_dim=24)
@@ -49,6 +50,29 @@ def test_logits_and_pre_logits_are_the_authors(mixer_tiny):
     np.testing.assert_array_equal(
       model.apply({"params": headless}, mixer_tiny["image"]), pre_logits
     )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_clip_is_the_image_of_its_tubelets_one_below_the_other(channels):
+  """Whose pixels have the channels of all frames of a tubelet: the same tokens, in the same order."""
+  clip = families.image(3, 6, 8, 12, channels)
+  model, image_model = tiny(tubelet=2), tiny()
+  shapes = models.abstract_variables(model, clip.shape[1:])
+  params = jax.tree.map(lambda x: 0.3 * families.image(*x.shape), shapes["params"])
+  kernel = jnp.moveaxis(params["stem"]["kernel"], 0, 2).reshape(4, 4, 2 * channels, 16)
+  image_params = {**params, "stem": {**params["stem"], "kernel": kernel}}
+  image = jnp.moveaxis(clip.reshape(3, 3, 2, 8, 12, channels), 2, 4)
+  image = image.reshape(3, 3 * 8, 12, 2 * channels)
+  have = models.features(model, {"params": params}, clip)
+  want = models.features(image_model, {"params": image_params}, image)
+  for name in ("block_0", "block_1", "pre_logits"):
+    np.testing.assert_allclose(have[name], want[name], atol=1e-5, rtol=0)
+  np.testing.assert_array_equal(have["stage_1"].reshape(have["block_1"].shape), have["block_1"])
+  assert have["stage_1"].shape == (3, 3, 2, 3, 16)
+  spec = weights.describe({"params": params})
+  assert spec.fields == {**TINY, "tubelet": 2, "num_classes": 5}
+  with pytest.raises(InputError, match=r"frames is 5\b.* tubelet 2"):
+    models.abstract_variables(model, (5, 8, 12, channels))
 
 
 @pytest.mark.parametrize("name", ["softmax", "sigmoid"])

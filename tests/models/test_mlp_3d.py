@@ -12,8 +12,10 @@ import pytest
 from mixer_jax import models, weights
 from mixer_jax.errors import InputError
 from mixer_jax.models import mlp_3d
+from mixer_jax.training import experiment, init_from
 from mixer_jax.weights import torch_layout
 from tests import families
+from tests.configurations import of_clips, small_config, with_family
 from tests.conftest import GOLDEN
 from tests.marks import long
 from tests.models import test_fingerprints as fingerprints
@@ -133,15 +135,23 @@ def test_published_arrangement_has_the_recorded_logits_at_full_size(recorded, va
     long(("token4", "window4", "long4+short2", "token2")),
   ],
 )
-def test_an_inflated_model_gives_of_a_still_clip_what_cycle_mlp_gives_of_its_image(arrangement):
+def test_an_mlp_3d_that_starts_from_cycle_mlp_gives_of_a_still_clip_what_that_gives_of_its_image(
+  arrangement, tmp_path
+):
   flat, tree = families.random_variables("cycle_mlp", 32, 32, **TINY["cycle_mlp"])
-  params = mlp_3d.inflate(tree["params"], arrangement)
-  fields = {**TINY["mlp3d"], "arrangement": arrangement, "step": flat.step}
-  model, features = models.build("mlp3d", **fields), jax.jit(models.features, static_argnums=0)
+  weights.save_npz(tmp_path / "images.npz", tree)
+  fields = {k: v for k, v in TINY["mlp3d"].items() if k != "num_classes"}
+  fields |= {"arrangement": arrangement, "step": flat.step}
+  config = small_config(image_size=(32, 40), num_classes=5)
+  config = of_clips(with_family(config, "mlp3d", fields), 16)
+  config.init.weights, config.init.new_head = str(tmp_path / "images.npz"), False
+  exp = experiment.build(config, experiment.make_mesh(config))
+  variables, line = init_from.initial_variables(exp)
+  assert re.search(r"images\.npz, inflated from a CycleMLP", line)
+  model, features = exp.model, jax.jit(models.features, static_argnums=0)
   image = families.image(1, 32, 40, 3)
   clip = jnp.where(jnp.arange(16)[:, None, None, None] % 4 == 2, image, 7.0)[None]
-  weights.check_match({"params": params}, models.abstract_variables(model, clip.shape[1:]), "x")
-  seen, want = features(model, {"params": params}, clip), features(flat, tree, image)
+  seen, want = features(model, variables, clip), features(flat, tree, image)
   for i in range(1, 5):
     still = jnp.tile(want[f"stage_{i}"], (4, 1, 1, 1))[None]
     np.testing.assert_allclose(seen[f"stage_{i}"], still, atol=1e-5, rtol=0)
@@ -196,8 +206,8 @@ def test_it_learns_clips_by_heart_and_recomputes_the_same(dtype):
       (16, 32, 32, 3),
       "'long3'.* expected",
     ),
-    ({}, (12, 32, 32, 3), "12 frames .* multiple of 8"),
-    ({}, (32, 32, 3), r"takes clips .* not inputs of \(32, 32, 3\)"),
+    ({}, (12, 32, 32, 3), r"frames is 12\b.* multiple of 8"),
+    ({}, (32, 32, 3), r"frames must be set.* shape \(1, 32, 32, 3\)"),
   ],
 )
 def test_sizes_that_cannot_be_are_named(fields, shape, message):

@@ -108,13 +108,19 @@ def test_published_sizes_have_the_published_number_of_parameters(family, variant
   assert models.function_fields(rebuilt) == models.function_fields(model)
 
 
-def test_pixels_that_are_not_normalised_are_refused(monkeypatch):
+def test_what_is_not_the_models_image_is_refused(monkeypatch):
+  """Pixels that are not normalised, clips for a model of images and images for one of clips."""
   monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as outside of tests
   for family, module in models.FAMILIES.items():
     model = models.build(family, variant=next(iter(module.VARIANTS)))
-    image = jax.ShapeDtypeStruct((1, *families.shape(family, 224, 224, 3)), "uint8")
-    with pytest.raises(InputError, match="image is of type uint8"):
-      jax.eval_shape(model.init, jax.random.key(0), image)
+    shape = families.shape(family, 224, 224, 3)
+    other = shape[1:] if len(shape) == 4 else (16, *shape)
+    for image, message in (
+      (((1, *shape), "uint8"), "image is of type uint8"),
+      (((1, *other), "f4"), "frames must be"),
+    ):
+      with pytest.raises(InputError, match=message):
+        jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(*image))
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,23 @@ def test_without_mixup_nothing_is_mixed():
   np.testing.assert_array_equal(targets > 0, [[True, False, True], [False, True, False]])
 
 
+@pytest.mark.parametrize("changes", [dict(cutmix_p=1.0), dict(erasing_p=1.0)])
+def test_all_frames_of_a_clip_are_changed_alike(changes):
+  """Each frame is what it is as an image; but for the noise in the erased box, whose place is the same."""
+  image, label = pixels(4, 3, 16, 12, 3), jnp.arange(4)
+  change, key = jax.jit(make(6, **changes)), jax.random.key(3)
+  values, targets = change(key, image, label)
+  assert np.abs(values - normalization.unit(image)).max() > 0.1
+  for t in range(3):
+    frame, alone = change(key, image[:, t], label)
+    np.testing.assert_array_equal(targets, alone)
+    if "erasing_p" in changes:
+      same = normalization.unit(image[:, t])
+      np.testing.assert_array_equal(values[:, t] == same, frame == same)
+    else:
+      np.testing.assert_array_equal(values[:, t], frame)
+
+
 # --- timm's results on the same draws ---------------------------------------------------------------
 
 

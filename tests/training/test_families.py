@@ -11,7 +11,7 @@ from mixer_jax.training import experiment, loop
 from mixer_jax.weights import torch_layout
 from mixer_jax.workdir import directory, restore
 from tests import families, runs
-from tests.configurations import small_config, with_family
+from tests.configurations import of_clips, small_config, with_family
 from tests.marks import long
 from tests.training.test_recipe import recipe
 
@@ -35,6 +35,10 @@ FIELDS = {
     num_blocks=(1, 1, 2, 1), widths=(8, 8, 12, 12), mlp_ratios=(2, 1, 1, 1), region_sizes=(2, 3, 2, 1),
     stoch_depth=0.5,
   ),
+  "mlp3d": dict(
+    arrangement=("short1", "token4", "window2", "long2"), widths=(8, 8, 12, 12), mlp_ratios=(2, 1, 1, 1),
+    stoch_depth=0.5,
+  ),
   "ms_mlp": dict(
     patch_size=2, width=9, num_blocks=(1, 1, 1, 1), mlp_ratio=1, mix_sizes=((1, 1, 1, 3, 3),) * 4,
     layer_scale_init=0.1, stoch_depth=0.5,
@@ -51,13 +55,15 @@ def grads_loss_and_statistics(family, *, devices, parts, masked=0):
   config = with_family(small_config(grad_accum_steps=parts), family, FIELDS[family])
   config.mesh.data = devices
   config.optimizer.clip_norm = None
+  *clip, height, width, channels = families.shape(family, 16, 16, 3)
+  config = of_clips(config, clip[0]) if clip else config
   exp = experiment.build(config, experiment.make_mesh(config))
   # A head of zeros would keep the gradients from the body.
   variables = families.random_variables(family, 16, 16, num_classes=10, **FIELDS[family])[1]
   state = exp.first_state(jax.device_put(variables, exp.shardings.variables))
   rng = np.random.default_rng(0)
   batch = {
-    "image": rng.integers(0, 256, (16, 16, 16, 3), np.uint8),
+    "image": rng.integers(0, 256, (16, *clip, height, width, channels), np.uint8),
     "label": rng.integers(0, 10, 16).astype(np.int32),
     "mask": (np.arange(16) >= masked).astype(np.float32),
   }
@@ -116,6 +122,37 @@ def test_resume_equals_an_uninterrupted_run(run):
   _, undisturbed, resumed = run
   runs.assert_same_state(runs.final_state(resumed, LAST), runs.final_state(undisturbed, LAST))
   assert runs.records(resumed) == runs.records(undisturbed)
+
+
+@pytest.mark.campaign
+def test_a_run_of_clips_resumes_to_the_bit_and_is_exported(tmp_path):
+  """With all that changes a batch, several views in evaluation, pictures, and workers."""
+  config = of_clips(with_family(small_config(total_steps=5), "mlp3d", FIELDS["mlp3d"]), 16)
+  config.augment.update({"erasing_p": 0.5, "mixup_p": 0.5, "cutmix_p": 1.0})
+  config.data.update(
+    {"dataset": "synthetic", "num_examples": 40, "ops": "window(2)|decode|inception_crop|flip"}
+  )
+  val = {
+    "num_examples": 10,
+    "ops": "window(2, views=2)|decode|resize(18)|three_crops",
+    "batch_size": 16,
+  }
+  config.evaluators.val.update({**val, "every_steps": 2})
+  config.evaluators.pictures.every_steps = 2
+  config.checkpoint.every_steps = 2
+  whole, parts = tmp_path / "whole", tmp_path / "parts"
+  loop.train(config, str(whole))
+  config.data.num_workers = 2
+  with pytest.raises(SystemExit):
+    loop.train(config, str(parts), runs.StopAfter(3))
+  config.data.num_workers = 0
+  loop.train(config, str(parts))
+  runs.assert_same_state(runs.final_state(parts, 5), runs.final_state(whole, 5))
+  assert runs.records(parts) == runs.records(whole)
+  assert {p.name for p in (whole / "plots").iterdir()} == {"learning_curves.png", "predictions.png"}
+  trained = inference.load(workdir=str(whole), config=None)
+  differences = export.save(trained, tmp_path / "x.stablehlo", input_type="uint8", tolerance=1e-5)
+  assert max(differences.values()) <= 1e-5
 
 
 def test_what_was_trained_is_put_to_use(run, tmp_path):
