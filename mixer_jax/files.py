@@ -96,7 +96,7 @@ def listed_checksums(directory: epath.Path) -> dict[str, str]:
   try:
     lines = read(directory / CHECKSUMS).decode().splitlines()
     return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-  except FileNotFoundError:
+  except (FileNotFoundError, NotADirectoryError):
     return {}
   except ValueError:
     raise ValueError(f"{CHECKSUMS} beside it is unreadable") from None

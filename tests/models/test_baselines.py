@@ -308,7 +308,7 @@ def test_what_does_not_fit_is_named(family, fields, message):
     ("vit", {"variant": "B/61"}, "Did you mean 'B/16'"),
     ("resnet", {"variant": "R50x1", "stoch_depth": 0.1}, "stoch_depth is not read by anything"),
     ("resnet", {"num_units": (1, "2"), "width": 32}, "expected tuple"),
-    ("vit", {"patch_size": 4}, "num_blocks is missing"),
+    ("vit", {"patch_size": 4}, "lacks num_blocks"),
   ],
 )
 def test_bad_models_are_named(family, fields, message):
