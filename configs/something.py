@@ -10,7 +10,8 @@ python train.py --config=configs/something.py:XS --workdir=gs://BUCKET/mlp3d-xs-
 python eval.py --workdir=gs://BUCKET/mlp3d-xs-something --evaluators=views
 
 What is known and what is assumed: configs/kinetics.py. Here a clip has a frame of each of 16 equal parts of the video,
-and is not mirrored, for classes tell left from right. The other version: configs/something.py:XS,version=1.
+and is not mirrored, for classes tell left from right. The other version, and shorter:
+configs/something.py:XS,version=1,epochs=30.
 """
 
 from mixer_jax.configs import common, kinetics

@@ -203,7 +203,7 @@ def test_a_familys_section_is_its_own():
   for family in ("mixer", "vit", "resnet"):
     config = good()
     config.model = common.get_config(family).model
-    with pytest.raises(InputError, match=r"config\.model\.\w+ is missing"):
+    with pytest.raises(InputError, match=r"config\.model \w+ lacks"):
       build(config)  # no size is given
     config.model.variant = {"mixer": "S/32", "vit": "B/32", "resnet": "R50x1"}[family]
     config.image_size = 32

@@ -207,5 +207,5 @@ def test_what_cannot_be_resized_is_named():
     weights.resize(random("vit")[1], (2, 3), (4, 6), "paper")
   with pytest.raises(InputError, match="not for a grid of 3x3"):
     weights.resize(random("vit")[1], (3, 3), (4, 6))
-  with pytest.raises(InputError, match="a BiT ResNet's parameters are those for every image size"):
+  with pytest.raises(InputError, match="a BiT ResNet of these fields is not resized"):
     weights.resize(random("resnet")[1], (2, 3), (4, 6))

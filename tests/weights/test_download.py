@@ -411,5 +411,5 @@ def test_paths_are_loaded_by_content_and_named_when_they_fail(tmp_path):
     pytest.raises(InputError, match="neither a file that can be read"),
   ):
     weights.load("nowhere.npz")
-  with pytest.raises(InputError, match=r"gs://mine/x\.npz: .*mixer-jax\[gcs\]"):
+  with pytest.raises(InputError, match=r"gs://mine/x\.npz: .*pip install .*gcs"):
     weights.load("gs://mine/x.npz")

@@ -236,7 +236,7 @@ def test_types_and_everything_but_token_mixing_stay(dtype, new):
 def test_the_new_width_is_told_before_and_after(new, method, wanted):
   variables = mixer_for((4, 4))
   resized = weights.resize(variables, (4, 4), new, method)
-  chosen = resizing.choose_method((4, 4), new, method, mixer.RESIZE_METHODS)
+  chosen = resizing.choose_method((4, 4), new, method, mixer.RESIZE_METHODS({}))
   fields = mixer.resize_fields(mixers.TINY, (4, 4), new, chosen)
   assert fields == {**mixers.TINY, "tokens_mlp_dim": wanted} == weights.describe(resized).fields
   model = models.build("mixer", **fields)

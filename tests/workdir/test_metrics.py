@@ -85,13 +85,13 @@ def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_written(
   monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda _: None)
   config = small_config()
   config.log.wandb = "mixers"
-  with pytest.raises(InputError, match=r"config\.log\.wandb is 'mixers'.*mixer-jax\[wandb\]"):
+  with pytest.raises(InputError, match=r"config\.log\.wandb is 'mixers'.*pip install .*wandb"):
     loop.train(config, str(tmp_path / "run"))
   assert [p.name for p in tmp_path.glob("run/*") if p.name != "lease"] == []
 
 
 def test_weights_and_biases_keeps_a_run_offline(tmp_path, monkeypatch):
-  pytest.importorskip("wandb", reason="needs wandb: pip install 'mixer-jax[wandb]'")
+  pytest.importorskip("wandb", reason="needs wandb: pip install '.[wandb]'")
   monkeypatch.setenv("WANDB_MODE", "offline")
   monkeypatch.setenv("WANDB_SILENT", "true")
   for step in (1, 2):  # resumed
