@@ -137,9 +137,7 @@ class _Hub(http.server.BaseHTTPRequestHandler):
 
 def test_a_repository_is_pushed_to_and_loaded_from(pushed, tmp_path):
   """In a process of its own, whose library asks a server on this machine."""
-  pytest.importorskip(
-    "huggingface_hub", reason="needs huggingface_hub: pip install '.[hub]'"
-  )
+  pytest.importorskip("huggingface_hub", reason="needs huggingface_hub: pip install '.[hub]'")
   trained, directory = pushed
   httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
   httpd.files, httpd.url = {}, f"http://127.0.0.1:{httpd.server_port}"
