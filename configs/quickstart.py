@@ -42,6 +42,7 @@ def get_config(model: str = "mixer"):
   config.evaluators.val.ops = "decode|resize(16)"
   config.evaluators.val.batch_size = 360
   config.evaluators.val.every_steps = 200
+  config.evaluators.pictures.every_steps = 1000  # which is at the end
 
   config.optimizer.weight_decay = 0.1
   config.schedule.warmup_steps = 50

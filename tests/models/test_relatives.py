@@ -82,7 +82,7 @@ TINY = {
   ),
 }  # fmt: skip
 
-SLOW = ("cycle_mlp", "hire_mlp", "ms_mlp", "smlp_net", "mlp3d")  # to compile
+SLOW = ("cycle_mlp", "hire_mlp", "ms_mlp", "smlp_net", "spach", "mlp3d")  # to compile
 
 
 MANY_BLOCKS = 40_000_000  # parameters from which on a model takes seconds to trace

@@ -14,6 +14,7 @@ from mixer_jax import schema, weights
 from mixer_jax.data import permutations
 from mixer_jax.training import experiment, loop
 from tests.configurations import small_config
+from tests.marks import long
 
 SIZE, PATCH, SEED, STEPS = 16, 4, 3, 30
 GRID = SIZE // PATCH
@@ -86,6 +87,7 @@ def test_a_mixer_learns_the_same_from_permuted_patches_and_pixels(mixer, tmp_pat
   np.testing.assert_allclose(permuted, plain, atol=1e-5, rtol=0)
 
 
+@pytest.mark.campaign
 def test_it_is_the_weights_that_have_to_be_permuted(mixer, tmp_path):
   params, plain = mixer
   assert np.abs(losses(config_of("mixer"), params, tmp_path, permuted=True) - plain).max() > 1e-2
@@ -114,7 +116,7 @@ def stepped(params, image, **changes):
   return jax.device_get(state.params), float(metrics["loss"])
 
 
-@pytest.mark.parametrize("image_size", ["8x32", (32, 8)])
+@pytest.mark.parametrize("image_size", ["8x32", long((32, 8))])
 def test_a_mixer_learns_from_a_rectangle_what_it_learns_from_a_square_of_the_same_patches(
   image_size,
 ):

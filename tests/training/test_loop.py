@@ -217,7 +217,7 @@ def break_metrics(step_directory):
   (step_directory / "metrics" / "metrics").write_text('{"top1": ')
 
 
-@pytest.mark.parametrize("damage", [flip, long(truncate), half_written, long(break_metrics)])
+@pytest.mark.parametrize("damage", [flip, long(truncate), long(half_written), long(break_metrics)])
 def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(
   undisturbed, tmp_path, capsys, damage
 ):

@@ -105,7 +105,8 @@ def ascended():
 
 
 @pytest.mark.parametrize(
-  ("num_devices", "fsdp", "accum"), [(1, 1, 1), long(1, 1, 4), (2, 1, 4), long(4, 1, 1), (4, 2, 4)]
+  ("num_devices", "fsdp", "accum"),
+  [(1, 1, 1), long(1, 1, 4), (2, 1, 4), long(4, 1, 1), long(4, 2, 4)],
 )
 def test_sam_takes_the_gradients_up_the_slope(ascended, num_devices, fsdp, accum):
   """With the same batch, drop path, dropout and mixup in both passes; the loss is that of the first."""
