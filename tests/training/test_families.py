@@ -100,21 +100,23 @@ def test_batch_statistics_and_accumulation_exclude_each_other():
 LAST = 11  # the recipe's last step
 
 
+def stop_and_resume(config, directory):
+  """Trains for 3 steps with two loader workers, and then to the end with none."""
+  config.data.num_workers = 2
+  with pytest.raises(SystemExit):
+    loop.train(config, str(directory), runs.StopAfter(3))
+  config.data.num_workers = 0
+  loop.train(config, str(directory))
+
+
 @pytest.fixture(scope="module", params=[long("res_mlp"), "conv_mlp"])
 def run(request, tmp_path_factory):
-  """A family, the directories of a run under all of DeiT's recipe and of one that was stopped after 3 steps and resumed.
-
-  The resumed one reads with two loader workers, then with none.
-  """
+  """A family, the directories of a run under all of DeiT's recipe and of one that was stopped and resumed."""
   config = with_family(recipe(), request.param, FIELDS[request.param])
   config.model.stoch_depth = 0.2
   undisturbed, resumed = (tmp_path_factory.mktemp(name) for name in ("undisturbed", "resumed"))
   loop.train(config, str(undisturbed))
-  config.data.num_workers = 2
-  with pytest.raises(SystemExit):
-    loop.train(config, str(resumed), runs.StopAfter(3))
-  config.data.num_workers = 0
-  loop.train(config, str(resumed))
+  stop_and_resume(config, resumed)
   return request.param, undisturbed, resumed
 
 
@@ -142,11 +144,7 @@ def test_a_run_of_clips_resumes_to_the_bit_and_is_exported(tmp_path):
   config.checkpoint.every_steps = 2
   whole, parts = tmp_path / "whole", tmp_path / "parts"
   loop.train(config, str(whole))
-  config.data.num_workers = 2
-  with pytest.raises(SystemExit):
-    loop.train(config, str(parts), runs.StopAfter(3))
-  config.data.num_workers = 0
-  loop.train(config, str(parts))
+  stop_and_resume(config, parts)
   runs.assert_same_state(runs.final_state(parts, 5), runs.final_state(whole, 5))
   assert runs.records(parts) == runs.records(whole)
   assert {p.name for p in (whole / "plots").iterdir()} == {"learning_curves.png", "predictions.png"}
