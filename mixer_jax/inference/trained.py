@@ -172,7 +172,8 @@ def config_of_weights(
     image_size: instead of the weights' own.
   """
   released = weights.known(source)
-  own_size = released.image_size if released else schema.joined(*spec.sides())
+  if not image_size:
+    image_size = released.image_size if released else schema.joined(*spec.sides())
   fields = {"name": spec.family, **spec.fields}
   clip = {"frames": spec.input_shape[0]} if len(spec.input_shape) == 4 else {}
   whole = (
@@ -181,7 +182,7 @@ def config_of_weights(
   crop = (released and released.crop) or whole
   return {
     **clip,
-    "image_size": image_size or own_size,
+    "image_size": image_size,
     "image_channels": spec.input_shape[-1],
     "normalize": released.normalize if released else "unit",
     "num_classes": fields.pop("num_classes"),
