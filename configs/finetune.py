@@ -99,6 +99,7 @@ def get_config(arg: str = ""):
   config.schedule.warmup_steps = min(500, config.total_steps // 5)
   config.evaluators.val.every_steps = max(config.total_steps // 5, 1)
   config.checkpoint.every_steps = max(config.total_steps // 5, 1)
+  config.log.every_steps = min(config.log.every_steps, max(config.total_steps // 20, 1))
   return config
 
 

@@ -92,10 +92,16 @@ def _limits(hint: Any) -> Range | None:
   return next((p for p in parts if isinstance(p, Range)), None)
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-  """Returns ' Did you mean …?' with the closest known word. If none is close, it lists all of them."""
+def nearest(word: str, known: Iterable[str], alike: float = 0.5) -> str:
+  """Returns ' Did you mean …?' with the closest known word. If none is close, it lists all of them.
+
+  Args:
+    word: what was given.
+    known: what could have been meant.
+    alike: how alike the two are at least, from 0 to 1 (difflib); of thousands, one is a little like anything.
+  """
   known = [str(k) for k in known]
-  close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+  close = difflib.get_close_matches(word, known, n=1, cutoff=alike)
   if not known:
     return ""
   return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(known)}."

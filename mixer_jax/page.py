@@ -26,7 +26,7 @@ figure { margin: 0; }
 .marked figcaption { color: #b3171b; font-weight: 600; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #eee; vertical-align: top; }
-pre { background: #f6f6f6; padding: .6rem; overflow-x: auto; font-size: .85rem; }
+pre { background: #f6f6f6; padding: .6rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; }
 """
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 

@@ -9,12 +9,10 @@ import pytest
 
 from tests import runs
 
-DOCS = runs.ROOT / "docs"
-
 
 def _blocks(name):
   """Returns the code of a notebook's cells or of a page's Python blocks."""
-  text = (DOCS / name).read_text()
+  text = (runs.ROOT / name).read_text()
   if name.endswith(".md"):
     return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
   cells = json.loads(text)["cells"]
@@ -22,7 +20,9 @@ def _blocks(name):
 
 
 @pytest.mark.campaign
-@pytest.mark.parametrize(("name", "count"), [("first_hour.ipynb", 6), ("library.md", 4)])
+@pytest.mark.parametrize(("name", "count"), [
+  ("docs/first_hour.ipynb", 6), ("docs/library.md", 4), ("README.md", 2),
+])  # fmt: skip
 def test_the_code_of_a_document_runs(name, count):
   blocks = _blocks(name)
   assert len(blocks) == count

@@ -93,6 +93,16 @@ def from_directory(directory: str) -> Any:
     raise InputError(f"{directory} is damaged: {first_line(e)}") from e
 
 
+def _meant(dataset: str, tfds: Any) -> str:
+  """Returns ' Did you mean …?' with a data set that was prepared below the current directory, or one of TFDS's."""
+  prepared = [str(p.parent) for p in sorted(pathlib.Path().glob("*/*/dataset_info.json"))]
+  if own := [name for name in prepared if name.startswith(f"{dataset}/")]:
+    return f" Did you mean {own[-1]!r}?"
+  known = [*prepared, *EMBEDDED, *tfds.list_builders(with_community_datasets=False)]
+  hint = configuration.nearest(dataset, known, alike=0.7)
+  return hint if "Did you mean" in hint else ""
+
+
 def find(dataset: str, data_dir: str | None, **options: Any) -> Any:
   """Returns the TFDS builder of a data set, prepared or not.
 
@@ -131,11 +141,9 @@ def find(dataset: str, data_dir: str | None, **options: Any) -> Any:
         f"it from its files: python -m mixer_jax.tools.prepare --name={dataset}, with --from_folder=DIR or, of videos, "
         "--from_videos=DIR."
       ) from e
-    known = [*EMBEDDED, *tfds.list_builders(with_community_datasets=False)]
-    hint = configuration.nearest(dataset, known)
     raise InputError(
       f"data set {dataset!r} is not known to TFDS; give the name of a TFDS data set, or the directory "
-      "of a prepared one." + (hint if "Did you mean" in hint else "")
+      f"of a prepared one, NAME/VERSION.{_meant(dataset, tfds)}"
     ) from e
   _check_description(epath.Path(builder.data_dir))
   return builder

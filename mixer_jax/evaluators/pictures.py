@@ -63,7 +63,9 @@ class Pictures:
     wrong = (
       f"{int((rows['top1'] == 0).sum())} of {len(rows['top1'])} images of {section.of} are wrong"
     )
-    panels = curves.panels(records, options, section.of, log_loss=section.log_loss)
+    panels = curves.panels(
+      records, options, section.of, self._setup.learning_rate, log_loss=section.log_loss
+    )
     samples = curves.samples(source, rows, options.image_channels)
     weights = _of_weights(variables["params"], schema.sides(options.image_size))
     pictures = {

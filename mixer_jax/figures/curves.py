@@ -1,6 +1,6 @@
 """Figures of a run: learning curves, and evaluation images with their predictions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -10,6 +10,7 @@ from mixer_jax import figures, schema
 from mixer_jax.data import ops
 
 _COLUMNS, _LINES = 12, 4  # of predictions
+_BEFORE = 100  # points of the learning rate, at most, before the first record
 _TILE_PX = 128  # the longer side of an image on a page
 Points = list[tuple[int, float]]
 
@@ -36,6 +37,7 @@ def panels(
   records: list[dict[str, Any]],
   options: schema.Options,
   evaluator: str,
+  learning_rate: Callable[[np.ndarray], np.ndarray],
   *,
   log_loss: bool = False,
 ) -> list[Panel]:
@@ -43,15 +45,17 @@ def panels(
 
   Args:
     records: of metrics.jsonl.
-    options: the configuration, which tells the learning rate of the first step.
+    options: the configuration.
     evaluator: a classification.
+    learning_rate: steps -> their learning rates; it draws those before the first record, where warm-up may lie.
     log_loss: whether the axis of the loss is logarithmic.
   """
   top1 = _points(records, f"{evaluator}/top1", 100)
   loss = {"training": _points(records, "loss"), evaluator: _points(records, f"{evaluator}/loss")}
   rate, fast = _points(records, "lr"), timed(records)
   if rate and rate[0][0] > 1:
-    rate.insert(0, _first_rate(options))
+    before = np.unique(np.linspace(1, rate[0][0] - 1, _BEFORE, dtype=int))
+    rate[:0] = zip(before.tolist(), learning_rate(before).tolist(), strict=True)
   speed, wait = _points(fast, "images_per_sec"), _points(fast, "data_wait", 100)
   every = [
     Panel("loss", f"{options.loss}, mean of the images", loss, log_loss),
@@ -70,13 +74,6 @@ def _points(records: list[dict[str, Any]], name: str, factor: float = 1.0) -> Po
 def timed(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
   """Returns the records without that of a first step, whose time is compilation."""
   return [r for r in records if r.get("images_per_sec") != 0]
-
-
-def _first_rate(options: schema.Options) -> tuple[int, float]:
-  """Returns the first step and its learning rate, which lies before the first record."""
-  schedule = options.schedule
-  warm = schedule.warmup_steps or schedule.warmup_epochs
-  return 1, schedule.warmup_start if warm else options.learning_rate
 
 
 def learning_curves(every: Sequence[Panel], title: str) -> Any:

@@ -104,7 +104,8 @@ def evaluate(
   if trained.step is None:
     options = trained.setup.options
     metrics.log(
-      f"{trained.name}: {trained.setup.title}, {options.size} px, normalize={options.normalize}"
+      f"{trained.name}: {trained.setup.title}, {options.size} px, normalize={options.normalize}, "
+      f"{options.evaluators[best(options)[0]].ops}"
     )
   found, step = {}, -1 if trained.step is None else trained.step
   for name, one in build(trained.setup, sections, run, trained.class_names).items():

@@ -1,6 +1,7 @@
 """A trained model as a directory or a repository of the Hugging Face hub, which timm and `mixer_jax.load` read."""
 
 import json
+import pathlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -39,7 +40,9 @@ def push(trained: trained_lib.Trained, to: str, scores: Mapping[str, float]) -> 
     with tempfile.TemporaryDirectory() as directory:
       _write(trained, epath.Path(directory), scores)
       api.create_repo(repository, exist_ok=True)
-      api.upload_folder(repo_id=repository, folder_path=directory, commit_message=trained.name)
+      api.upload_folder(
+        repo_id=repository, folder_path=directory, commit_message=_public(trained.name)
+      )
     return to
   directory = epath.Path(files.path_of(to, "--to"))
   if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
@@ -132,12 +135,14 @@ def card(
   ]
   if step is None:
     known = weights.RELEASED.get(trained.name)
-    facts.append(f"parameters of {trained.name}" + (f", licence {known.licence}" if known else ""))
+    facts.append(
+      f"parameters of {_public(trained.name)}" + (f", licence {known.licence}" if known else "")
+    )
   else:
     facts.append(
-      f"trained on {options.data.dataset} ({options.data.split}), {step} steps of {options.batch_size} images, "
+      f"trained on {_public(options.data.dataset, 2)} ({options.data.split}), {step} steps of {options.batch_size} images, "
       f"loss {options.loss}, optimizer {options.optimizer.name}, peak learning rate {options.learning_rate:g}"
-      + (f", from {options.init.weights}" if options.init.weights else "")
+      + (f", from {_public(options.init.weights)}" if options.init.weights else "")
     )
   facts += [f"{name}: {value:.4f}" for name, value in scores.items()]
   exact = own["fields"].get("gelu") == "tanh" and own["family"] != "vit"
@@ -147,8 +152,15 @@ def card(
   usage += f"\nimport functools, timm, torch\n\n{timm}\n" if "architecture" in described else ""
   return "\n".join(
     [
-      *("---", "library_name: timm", "tags:", "- image-classification", "- mixer-jax", "---", ""),
+      *("---", f"library_name: {'timm' if 'architecture' in described else 'mixer-jax'}"),
+      *("tags:", "- image-classification", "- mixer-jax", "---", ""),
       *(f"# {trained.setup.title}, {options.size} px", "", *[f"- {fact}" for fact in facts], ""),
       *("```python", usage.rstrip(), "```", ""),
     ]
   )
+
+
+def _public(place: str, names: int = 1) -> str:
+  """Returns the last names of a path: who reads a card does not know this machine's directories. Other places stay."""
+  path = pathlib.PurePath(place)
+  return str(pathlib.PurePath(*path.parts[-names:])) if path.is_absolute() else place

@@ -28,7 +28,7 @@ from mixer_jax.workdir import checkpoint, metrics, provenance, restore
 from mixer_jax.workdir import directory as workdirs
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Trained:
   """A trained model.
 
@@ -50,6 +50,9 @@ class Trained:
   def module(self) -> nn.Module:
     """The Flax module: `module.apply(variables, images)`, of float32 images normalised as in training."""
     return self.setup.model
+
+  def __repr__(self) -> str:
+    return f"Trained({self.name!r}: {self.setup.title}, {self.setup.options.size} px, {self.setup.options.num_classes} classes)"
 
   def __iter__(self) -> Iterator[Any]:
     """Yields the module and the variables."""
@@ -207,7 +210,7 @@ def _say_guesses(source: str, spec: weights.ModelSpec, model: Any, names: list[s
   taken = [f"{name}={getattr(model, name)!r}" for name in names if hasattr(model, name)]
   if taken and not spec.variant:
     print(
-      f"{source}: parameters do not tell {' '.join(taken)}; give load what they were trained with",
+      f"{source}: parameters do not tell {' '.join(taken)}, which is taken; mixer_jax.load takes another as a keyword",
       file=sys.stderr,
       flush=True,
     )

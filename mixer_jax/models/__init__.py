@@ -131,11 +131,19 @@ def build(name: str, *, variant: str | None = None, **fields: Any) -> nn.Module:
     sizes = dict(family.VARIANTS[variant])
     _check_effect(family, variant, fields)
   sizes.update({k: v for k, v in fields.items() if v is not None or k == "num_classes"})
-  declared = configuration.fields(family.Model).items()
-  left = [k for k, field in declared if field.default is configuration.MISSING and k not in sizes]
+  declared = configuration.fields(family.Model)
+  left = [
+    k for k, field in declared.items() if field.default is configuration.MISSING and k not in sizes
+  ]
   if left:
+    wrong = next(
+      (
+        f" It has no {k!r}.{configuration.nearest(k, declared)}" for k in sizes if k not in declared
+      ),
+      "",
+    )
     raise InputError(
-      f"model {name} lacks {', '.join(left)}: give every size, or one of its variants {', '.join(family.VARIANTS)}."
+      f"model {name} lacks {', '.join(left)}: give every size, or one of its variants {', '.join(family.VARIANTS)}.{wrong}"
     )
   return configuration.call(family.Model, sizes, "model")
 

@@ -91,7 +91,7 @@ def run(
     try:
       if command_help.asked(argv):
         end_with_reader()
-        print(command_help.text(argv))
+        print(command_help.as_called(command_help.text(argv)))
         sys.exit(0)
       return flags.FLAGS(argv)
     except Exception as e:
@@ -222,7 +222,8 @@ def _leave_out(config: Any, given: Mapping[str, Any]) -> None:
 
 
 def _report(error: Exception) -> None:
-  print(f"error: {printing.printable(_text(error))}", file=sys.stderr, flush=True)
+  text = command_help.as_called(printing.printable(_text(error)))
+  print(f"error: {text}", file=sys.stderr, flush=True)
 
 
 def _text(error: Exception) -> str:

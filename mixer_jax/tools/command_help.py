@@ -1,5 +1,6 @@
 """What every command prints with --help, and about a flag that it does not have."""
 
+import pathlib
 import re
 import sys
 from typing import Any
@@ -30,6 +31,14 @@ def text(argv: list[str]) -> str:
   return "\n".join([*lines, configuration_help.text(config_files.load(given[1]))])
 
 
+def as_called(text: str) -> str:
+  """Returns a text with commands as `mixer-jax NAME`, if this one was called so: an installed package has no train.py."""
+  if not any(pathlib.Path(word).name == "mixer-jax" for word in sys.orig_argv[:2]):
+    return text
+  python = r"python (?:-m mixer_jax\.tools\.(\w+)|(train|eval)\.py)"
+  return re.sub(python, lambda m: f"mixer-jax {(m[1] or m[2]).replace('_', '-')}", text)
+
+
 def unknown_flag(name: str, argument: str) -> str:
   """Returns a sentence about a flag that there is not, with the key or the flag that was meant.
 
@@ -39,6 +48,8 @@ def unknown_flag(name: str, argument: str) -> str:
   """
   from mixer_jax.tools import config_files
 
+  if name.startswith("config.") and "config" in flags.FLAGS:
+    return f"--{name} changes a configuration, and none is given: add --config=NAME."
   begin = f"there is no flag --{name}."
   config = flags.FLAGS["config"].value if "config" in flags.FLAGS else {}
   if config is None:

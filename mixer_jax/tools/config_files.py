@@ -126,9 +126,7 @@ class _Parser(flags.ArgumentParser):
 
 def define(default: str = "") -> Any:
   """Defines --config and --config.KEY=VALUE, and returns the flag; `default` says in --help what is its default."""
-  meaning = (
-    f"Configuration, NAME[:ARGUMENT] or FILE[:ARGUMENT]; tools.configs lists the names.{default}"
-  )
+  meaning = f"Configuration, NAME[:ARGUMENT] or FILE[:ARGUMENT]; python -m mixer_jax.tools.configs lists the names.{default}"
   flag = config_flags.DEFINE_config_file(
     "config", None, meaning, lock_config=False, accept_new_attributes=True
   )

@@ -9,7 +9,7 @@ import re
 
 from absl import app
 
-from mixer_jax.tools import command, config_files
+from mixer_jax.tools import command, command_help, config_files
 
 
 def main(argv: list[str]) -> None:
@@ -22,12 +22,16 @@ def main(argv: list[str]) -> None:
     text = description(name)
     examples = re.findall(rf"--config=configs/{name}\.py(\S*)", text)
     print(f"{name}\n  {text.splitlines()[0]}\n  --config={name}{examples[0] if examples else ''}")
-  print("\ntools.configs NAME describes one; --config=NAME --help lists its keys.")
+  print(
+    f"\n{command_help.as_called('python -m mixer_jax.tools.configs')} NAME describes one; "
+    "--config=NAME --help lists its keys."
+  )
 
 
 def description(name: str) -> str:
   """Returns the docstring of a configuration file."""
-  return ast.get_docstring(ast.parse(config_files.path_of(name).read_text())) or ""
+  text = ast.get_docstring(ast.parse(config_files.path_of(name).read_text())) or ""
+  return command_help.as_called(text)
 
 
 if __name__ == "__main__":

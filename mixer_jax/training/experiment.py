@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from jax.sharding import Mesh
@@ -54,6 +55,10 @@ class ModelSetup:
   def title(self) -> str:
     """What messages call the model: "Mixer"."""
     return models.FAMILIES[self.options.model["name"]].TITLE
+
+  def learning_rate(self, steps: np.ndarray) -> np.ndarray:
+    """Returns the learning rate of steps of the run, the first of which is 1."""
+    return self.options.learning_rate * np.asarray(_make_schedule(self.options)(steps - 1))
 
   def make_probabilities_step(self) -> Any:
     """Returns the jitted (variables, batch) -> rows of probabilities (float32), label and mask, replicated."""
@@ -172,12 +177,7 @@ def _build(setup: ModelSetup) -> Experiment:
   _check_augment(options)
   steps, split = total_steps(options), _train_split(options)
   _check_profile(options.profile, steps)
-  schedule = schedules.make_schedule(
-    **vars(options.schedule),
-    total_steps=steps,
-    steps_per_epoch=split.epoch_size(options.batch_size) / options.batch_size,
-    learning_rate=options.learning_rate,
-  )
+  schedule = _make_schedule(options)
   layers = functools.partial(models.layer_numbers, options.model["name"])
   tx = optimizer.make_optimizer(
     **vars(options.optimizer),
@@ -278,6 +278,15 @@ def _check_augment(options: schema.Options) -> None:
         f"config.augment.{key} is {value}, but config.data.labels_per_image is {several}: it is for images "
         f"with one label. Set config.augment.{key}=0, or labels_per_image=1."
       )
+
+
+def _make_schedule(options: schema.Options) -> schedules.Schedule:
+  return schedules.make_schedule(
+    **vars(options.schedule),
+    total_steps=total_steps(options),
+    steps_per_epoch=_train_split(options).epoch_size(options.batch_size) / options.batch_size,
+    learning_rate=options.learning_rate,
+  )
 
 
 def total_steps(options: schema.Options) -> int:

@@ -38,7 +38,7 @@ class Released:
     source: of `top1`.
     normalize: of the images, as in the configuration's key of this name.
     loss: that its head was trained with; None: its biases tell it.
-    licence: that the authors' repository names.
+    licence: that the authors' repository names, or timm's card of the file.
   """
 
   url: str
@@ -125,7 +125,7 @@ _TABLE3: dict[str, Any] = dict(
 _MIIL: dict[str, Any] = dict(
   normalize="zero_one",
   crop="decode(mode='pillow')|resize_short(crop_pct=0.875, interpolation='bilinear')|central_crop(rounding='even')",
-  licence="MIT",  # Alibaba-MIIL/ImageNet21K
+  licence="Apache-2.0",  # timm's card of them, huggingface.co/timm/mixer_b16_224.miil_in21k_ft_in1k
 )
 
 

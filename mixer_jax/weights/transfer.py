@@ -23,6 +23,7 @@ _TIMEOUT_SECONDS = 30.0  # without a byte
 _FLOOR = 1000  # bytes a second, while two timeouts are waited
 _RETRY_SECONDS = (1.0, 5.0)  # so three attempts
 _CHUNK_BYTES = 1 << 20
+_WAY_OUT = " Or fetch it with another program, and give the path of the file instead."
 _NETWORK = (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException)
 
 
@@ -82,7 +83,7 @@ def transfer(url: str, partial: Partial) -> str | None:
       if pause is None:
         kept = partial.begin()[0]
         note = f" {kept:,} bytes are kept: the next try continues from there." if kept else ""
-        raise InputError(f"{url} could not be downloaded: {reason}.{note}") from e
+        raise InputError(f"{url} could not be downloaded: {reason}.{note}{_WAY_OUT}") from e
     print(f"{url}: {reason}; trying again", file=sys.stderr, flush=True)
     time.sleep(pause)
 

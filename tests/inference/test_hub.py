@@ -1,6 +1,7 @@
 """What is pushed is read back as it was, by us and by timm; what timm wrote is read with its own preprocessing and GELU."""
 
 import base64
+import dataclasses
 import http.server
 import json
 import os
@@ -30,9 +31,11 @@ TIMM = json.loads((GOLDEN / "family" / "timm_configs.json").read_text())
 def pushed(tmp_path_factory):
   """A model whose configuration differs from a weights file's in every respect, and the directory that it was pushed to."""
   val = {"type": "classification", "ops": "decode|resize(12, 20)|central_crop"}
-  trained = make_trained(
+  config = small_config(
     image_size=(8, 16), loss="sigmoid_xent", normalize=(0.1, 0.2, 0.3, 1.0, 2.0, 3.0), evaluators={"val": val}
   )  # fmt: skip
+  config.data.dataset, config.init.weights = "/home/me/photos/1.0.0", "/home/me/before"
+  trained = dataclasses.replace(make_trained(config=config), name="/home/me/run step 4", step=4)
   directory = tmp_path_factory.mktemp("pushed") / "model"
   hub.push(trained, str(directory), {"val/top1": 0.75})
   return trained, directory
@@ -44,12 +47,15 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
 def test_what_is_pushed_is_read_back_as_it_was(pushed):
   trained, directory = pushed
   again = mixer_jax.load(str(directory))
+  assert repr(again) == f"Trained('{directory}': Mixer, 8x16 px, 10 classes)"
   assert again.predict(IMAGE) == trained.predict(IMAGE)
   np.testing.assert_array_equal(again.features(IMAGE)["logits"], trained.features(IMAGE)["logits"])
   card = (directory / "README.md").read_text()
   for fact in ("images of 8x16 px", "10 classes", "val/top1: 0.7500", "sigmoids"):
     assert fact in card
-  assert "timm.create_model" not in card  # which has no Mixer of this size
+  assert "timm" not in card  # which has no Mixer of this size
+  assert "trained on photos/1.0.0 (train), 4 steps" in card and "from before" in card
+  assert "/home" not in card
   with pytest.raises(InputError, match="not empty"):
     hub.push(trained, str(directory), {})
 

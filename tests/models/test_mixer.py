@@ -249,6 +249,7 @@ def test_initial_values():
     ("mixr", {}, "Did you mean 'mixer'"),
     ("mixer", {"variant": "B/61"}, "Did you mean 'B/16'"),
     ("mixer", {"variant": "B/16", "stoch_dept": 0.1}, "Did you mean 'stoch_depth'"),
+    ("mixer", {"patch": 4}, "lacks patch_size, .* It has no 'patch'. Did you mean 'patch_size'"),
     ("mixer", {"patch_size": 4}, "model mixer lacks num_blocks, .*variants S/32"),
     ("mixer", {"variant": "B/16", "dtype": "float16"}, "expected .*float32.*bfloat16"),
   ],

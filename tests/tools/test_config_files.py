@@ -1,7 +1,9 @@
 """Configurations by name: found from every directory, described, and their errors placed."""
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -73,6 +75,29 @@ def test_help_has_all_flags_of_the_project_and_no_others(tmp_path, tool):
   if tool == "eval":
     wanted = {"workdir", "weights", "checkpoint", "config", "distributed", "coordinator", "dataset"}
     assert wanted <= {*described}
+
+
+def _console(tmp_path, *arguments, **options):
+  """Runs `mixer-jax …` as an installed package does."""
+  script = tmp_path / "mixer-jax"
+  script.write_text("from mixer_jax.tools import main; main.main()")
+  command, env = [sys.executable, script, *arguments], {"PYTHONPATH": str(runs.ROOT)}
+  return subprocess.run(command, env=env, stderr=subprocess.PIPE, text=True, **options)
+
+
+def test_an_installed_package_names_its_own_commands(tmp_path):
+  shown = _console(tmp_path, "configs", "finetune", stdout=subprocess.PIPE).stdout
+  assert "mixer-jax train --workdir=DIR" in shown and "train.py" not in shown
+  wrong = _console(tmp_path, "eval", "--workdir=DIR", "--config.batch_size=2").stderr
+  assert "--config.batch_size" in wrong and "add --config=NAME" in wrong
+
+
+def test_a_list_whose_reader_has_gone_ends_without_a_word(tmp_path):
+  reader, writer = os.pipe()
+  os.close(reader)
+  done = _console(tmp_path, "configs", stdout=writer)
+  os.close(writer)
+  assert (done.returncode, done.stderr) == (-signal.SIGPIPE, "")
 
 
 @pytest.mark.campaign

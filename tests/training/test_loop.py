@@ -396,6 +396,7 @@ def test_weights_that_do_not_fit_are_listed(undisturbed, tmp_path):
       r"not prepared .*\n.*python -m mixer_jax\.tools\.prepare imagenet2012",
     ),
     ("data", "dataset", "digts", "not known to TFDS.* Did you mean 'digits'"),
+    ("data", "dataset", "min/1.0.0", r"not known to TFDS.* NAME/VERSION\.$"),
     ("data", "dataset", "/nowhere/digits/1.0.0", "not the directory of a prepared TFDS data set"),
     ("data", "split", "trian", r"split 'trian' .* Did you mean 'train'"),
     ("data", "split", "train[:50%]", r"data\.num_examples is 1437, .* has 718"),
