@@ -127,7 +127,7 @@ def _splits(eval_split: str, dataset) -> tuple[str, str]:
   for name in (train, evaluated):
     if name not in dataset.splits:
       raise InputError(
-        f"the data set has no split {name!r}; it has {', '.join(dataset.splits)}. Set config.data.split "
-        "and config.evaluators.val.split with their num_examples by hand."
+        f"the data set has no split {name!r}; it has {', '.join(dataset.splits)}. Prepare it with --held_out=10%, or "
+        "set config.data.split and config.evaluators.val.split with their num_examples by hand."
       )
   return train, evaluated

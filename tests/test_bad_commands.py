@@ -14,6 +14,7 @@ from tests.marks import long
     long(["--config=configs/quickstart.py", "--workdir=W", "--config.lerning_rate=1"], "learning_rate"),
     (["--config=configs/quickstart.py", "--workdir=W", "--config.batch_size=many"], "batch_size=many: expected a whole number"),
     (["--config=configs/quickstart.py", "--workdir=W", "--batch_size=32"], "--config.batch_size=32"),
+    long(["--config=configs/quickstart.py", "--workdir=W", "--config.evaluators.val=None"], "--config.evaluators.val is a section"),
     long(["--config=configs/quickstart.py", "--workdir=W", "stray"], "unexpected argument 'stray'"),
     long(["--config=configs/nowhere.py", "--workdir=W"], "configs/nowhere.py"),
     (["--config=configs/jft.py:B/16,epoch=3", "--workdir=W"], "epoch=3"),
@@ -25,7 +26,8 @@ from tests.marks import long
     (["--config=configs/quickstart.py"], "--workdir"),
     (["--workdir=W"], "--config"),
     long(["--config=configs/quickstart.py", "--workdir=W", "--config.mesh.data=3"], "there are 1 devices"),
-    (["--config=configs/imagenet.py:B/16", "--workdir=W", "--config.batch_size=8"], "python -m mixer_jax.tools.prepare"),
+    (["--config=configs/imagenet.py:B/16", "--workdir=W", "--config.batch_size=8", "--config.data.data_dir=None"], "python -m mixer_jax.tools.prepare imagenet2012\n"),
+    (["--workdir=W", "--config.data.dataset=None"], "add --config=NAME"),
   ],
 )  # fmt: skip
 def test_bad_commands_end_with_one_clear_error(tmp_path, arguments, message):

@@ -207,7 +207,12 @@ def _exit(status: int, error: Exception, at_once: bool) -> None:
 def loaded(flag: Any) -> Any:
   """Returns the configuration of a flag, None if it was not given."""
   if (config := flag.value) is not None:
-    _leave_out(config, config_flags.get_override_values(flags.FLAGS[flag.name]))
+    given = config_flags.get_override_values(flags.FLAGS[flag.name])
+    # ml_collections reads None of numbers, and keeps it as a text of texts.
+    config.update_from_flattened_dict(
+      {key: None for key, value in given.items() if value == "None"}
+    )
+    _leave_out(config, given)
   return config
 
 
@@ -236,6 +241,8 @@ def _text(error: Exception) -> str:
     r"flag (--[\w.]+=.*): (invalid literal for int|could not convert string)", text
   ):
     return f"{wrong[1]}: expected a {'whole ' * wrong[2].endswith('int')}number."
+  if section := re.match(r"flag (--[\w.]+)=.* as a ConfigDict", text):
+    return f"{section[1]} is a section: set its keys, {section[1]}.KEY=VALUE; --config=NAME --help lists them."
   if isinstance(error, KeyError | AttributeError):
     text = config_files.unknown_key(text)
   return text.strip()

@@ -228,6 +228,10 @@ def _show(prepared: engine.Prepared, plan: shards.Plan) -> None:
       f"{prepared.directory / engine.QUARANTINE}"
     )
   print(f"{'already ' * prepared.again}prepared in {prepared.directory}")
+  if list(prepared.splits) == ["train"]:
+    print(
+      "nothing is held out: these flags evaluate on what is trained on. --held_out=10% with another --name holds out a tenth"
+    )
   print("train and evaluate with\n  " + " \\\n  ".join(_train_flags(prepared, plan)))
 
 

@@ -119,7 +119,7 @@ def _pth(
 _DEIT = ("deit", "https://dl.fbaipublicfiles.com/deit/", "res_mlp")
 _SPACH = ("spach", "https://github.com/microsoft/SPACH/releases/download/v1.0/")
 _TABLE3: dict[str, Any] = dict(
-  crop="decode|resize_small(256)|central_crop(224)", source="arXiv:2105.01601, table 3"
+  crop="decode|resize_small(256)|central_crop", source="arXiv:2105.01601, table 3"
 )
 
 _MIIL: dict[str, Any] = dict(

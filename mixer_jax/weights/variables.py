@@ -217,7 +217,9 @@ def _other_size(variables: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     return f": they are a {family.TITLE} {have.variant}'s, the model is a {want.variant}"
   keys = [k for k in want.fields | have.fields if have.fields.get(k) != want.fields.get(k)]
   theirs, ours = (" ".join(f"{k}={spec.fields.get(k)}" for k in keys) for spec in specs)
-  return f": they are a {family.TITLE}'s with {theirs}, the model has {ours}" if keys else ""
+  if keys:
+    return f": they are a {family.TITLE}'s with {theirs}, the model has {ours}"
+  return f": they are for images {have.input_shape}, the model for {want.input_shape}; mixer_jax.weights.resize makes them fit"
 
 
 def _differences(

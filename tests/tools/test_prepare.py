@@ -116,7 +116,9 @@ def test_many_classes_are_summed_up(tmp_path, capsys):
     (tmp_path / line.split("\t")[0]).write_bytes(sets.tfds_sets.png(1))
   (tmp_path / "t.tsv").write_text("\n".join(lines))
   call(from_tsv=str(tmp_path / "t.tsv"), data_dir=str(tmp_path / "out"))
-  assert "train: 31 images; 30 classes, from 0 1 to 7 2" in capsys.readouterr().out
+  printed = capsys.readouterr().out
+  assert "train: 31 images; 30 classes, from 0 1 to 7 2" in printed
+  assert "evaluate on what is trained on. --held_out=10%" in printed
 
 
 @pytest.mark.parametrize(

@@ -339,6 +339,7 @@ def test_the_table_is_whole():
     counts[entry.family] -= 1
     assert entry.url == f"https://storage.googleapis.com/{buckets[entry.family]}/{name}.npz"
     assert (entry.top1 is None) == (entry.source is None)
+    Preprocess(entry.crop or "decode|resize_small|central_crop", (224, 224, 3))
     variant = name.removesuffix("-224").removesuffix("-ILSVRC2012").rsplit("-", 1)[1]
     variant = variant.replace("_", "/")
     if variant != "S/8":

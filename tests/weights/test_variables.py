@@ -70,6 +70,9 @@ def test_other_sizes_are_named_in_a_line():
   line = r"they are a Mixer's with num_blocks=2 num_classes=5, the model has num_blocks=3 num_classes=7:\n"
   with pytest.raises(InputError, match=line):
     weights.check_match(have, want, "x.npz")
+  want = mixers.random_variables(12, 12, **mixers.TINY)
+  with pytest.raises(InputError, match=r"they are for images .*; mixer_jax\.weights\.resize makes"):
+    weights.check_match(mixers.random_variables(8, 8, **mixers.TINY), want, "x.npz")
 
 
 def test_what_shapes_do_not_tell_is_said(tmp_path, capsys):
