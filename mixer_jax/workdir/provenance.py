@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import fnmatch
 import json
+import re
 import secrets
 import shlex
 from collections.abc import Iterable, Mapping
@@ -173,7 +174,7 @@ def resume(
     listed = "\n  ".join(refused)
     raise InputError(
       f"{workdir} belongs to a run with another configuration or other data:\n  {listed}\nChoose another "
-      "workdir, give what it was started with, or allow the change: --allow_change=KEY,…"
+      f"workdir, give what it was started with, or allow the change: --allow_change=KEY,…{_harmless(refused)}"
     )
   if changed:
     metrics.log("changed, as --allow_change permits:\n  " + "\n  ".join(changed))
@@ -181,6 +182,17 @@ def resume(
     return new
   return dataclasses.replace(
     new, run=before.run, records=before.records, records_sha256=before.records_sha256
+  )
+
+
+def _harmless(lines: Iterable[str]) -> str:
+  """Returns which differences leave the parameters as they are, with the flag, or "" if there are none."""
+  keys = [re.split(r"[:\s]", line)[0].removesuffix(".records") for line in lines]
+  measured = sorted({key for key in keys if key == "best" or key.startswith("evaluators.")})
+  if not measured:
+    return ""
+  return (
+    f"\nOnly what is measured changes, and no parameter, with --allow_change={','.join(measured)}"
   )
 
 

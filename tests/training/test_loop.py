@@ -283,8 +283,10 @@ def test_nan_stops_at_its_step_and_leaves_a_good_checkpoint(tmp_path):
 def test_another_configuration_is_refused_with_the_differences(undisturbed, capsys):
   config = averaging(learning_rate=0.5)
   config.model.stoch_depth = 0.2
+  config.evaluators.val.ops = "decode|resize(18)|central_crop"
   with pytest.raises(InputError) as error:
     loop.train(config, str(undisturbed[0]))
+  assert str(error.value).endswith(" --allow_change=evaluators.val.ops")
   assert "learning_rate: 0.001 -> 0.5" in str(error.value)
   assert "model.stoch_depth: 0.1 -> 0.2" in str(error.value)
   assert "seed" not in str(error.value)
