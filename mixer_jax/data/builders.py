@@ -6,6 +6,7 @@ import io
 import os
 import pathlib
 import re
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -98,9 +99,19 @@ def _meant(dataset: str, tfds: Any) -> str:
   prepared = [str(p.parent) for p in sorted(pathlib.Path().glob("*/*/dataset_info.json"))]
   if own := [name for name in prepared if name.startswith(f"{dataset}/")]:
     return f" Did you mean {own[-1]!r}?"
+  if folder := _of_folder(dataset):
+    return folder
   known = [*prepared, *EMBEDDED, *tfds.list_builders(with_community_datasets=False)]
   hint = configuration.nearest(dataset, known, alike=0.7)
   return hint if "Did you mean" in hint else ""
+
+
+def _of_folder(dataset: str) -> str:
+  """Returns the command that prepares a folder of images, "" if there is no such folder."""
+  if not pathlib.Path(dataset).is_dir():
+    return ""
+  command = f"python -m mixer_jax.tools.prepare {shlex.quote(f'--from_folder={dataset}')}"
+  return f" Prepare a folder of images with {command}"
 
 
 def find(dataset: str, data_dir: str | None, **options: Any) -> Any:
@@ -117,7 +128,9 @@ def find(dataset: str, data_dir: str | None, **options: Any) -> Any:
     buckets.check(dataset)
     dataset = str(files.path_of(dataset, "the data set"))
     if not (epath.Path(dataset) / "dataset_info.json").exists():
-      raise InputError(f"{dataset} is not the directory of a prepared TFDS data set.")
+      raise InputError(
+        f"{dataset} is not the directory of a prepared TFDS data set.{_of_folder(dataset)}"
+      )
     return from_directory(dataset)
   data_dir = _data_dir(data_dir)
   if dataset in EMBEDDED:
@@ -134,7 +147,10 @@ def find(dataset: str, data_dir: str | None, **options: Any) -> Any:
       builder = tfds.builder(dataset, data_dir=data_dir, try_gcs=False, **options)
   except (AssertionError, TypeError) as e:  # of arguments in the name
     raise InputError(f"data set {dataset!r}: {e}") from e
-  except tfds.core.DatasetNotFoundError as e:
+  except ValueError as e:
+    unknown = isinstance(e, tfds.core.DatasetNotFoundError) or str(e).startswith("Parsing builder")
+    if not unknown:
+      raise InputError(f"data set {dataset!r}: {first_line(e)}") from e
     if dataset in {entry.tfds for entry in datasets.DATASETS.values()}:
       raise InputError(
         f"data set {dataset!r} is not prepared in {data_dir or 'the default data_dir'}, and TFDS cannot prepare it. Prepare "
