@@ -8,6 +8,7 @@ the putting of its batch lies in another step's computing, and how long the devi
 
 import argparse
 import gzip
+import itertools
 import json
 import os
 import pathlib
@@ -44,7 +45,7 @@ def report(events: list[dict[str, Any]]) -> None:
     print(
       f"step {step}: batch put in {end - begin:.2f} ms, of which {within:.2f} ms while another step computed"
     )
-  for (_, end), (begin, _) in zip(computing, computing[1:], strict=False):
+  for (_, end), (begin, _) in itertools.pairwise(computing):
     print(f"nothing to do for {begin - end:.2f} ms after a step")
 
 
