@@ -28,14 +28,16 @@ def main(argv: list[str]) -> None:
   if unknown := set(_WORK.value) - {"training", "inference"}:
     raise InputError(f"--work={unknown.pop()} is neither training nor inference.")
   sizes = _batch_sizes(_BATCH_SIZES.value)
+  from mixer_jax import models, schema
   from mixer_jax.tools import throughput
 
-  results = {}
+  config, results = command.loaded(_CONFIG), {}
   for work in _WORK.value:
-    result = throughput.measure(command.loaded(_CONFIG), sizes, work)
+    result = throughput.measure(config, sizes, work)
     results[work] = result._asdict()
     if not _JSON.value:
-      _print(work, result.by_batch_size, result.batch_size)
+      examples = schema.read(config, models.schema).examples
+      _print(work, result.by_batch_size, result.batch_size, examples)
   if _JSON.value:
     print(json.dumps(results))
   else:
@@ -50,8 +52,8 @@ def _batch_sizes(texts: list[str] | None) -> list[int] | None:
   return sorted({int(t) for t in texts})
 
 
-def _print(work: str, speeds: dict[int, float], best: int) -> None:
-  print(f"{work:10} {'batch':>6} {'images/s and core':>18}")
+def _print(work: str, speeds: dict[int, float], best: int, examples: str) -> None:
+  print(f"{work:10} {'batch':>6} {examples + '/s and core':>18}")
   for batch_size, speed in speeds.items():
     print(f"{'':10} {batch_size:6} {speed:18.2f}{'  best' if batch_size == best else ''}")
 

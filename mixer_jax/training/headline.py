@@ -29,7 +29,7 @@ def headline(
   subset = f" ({used:,} of them used)" if used < exp.options.data.num_examples else ""
   return (
     f"{exp.title} with {parameters:,} parameters, {exp.options.size} px\n"
-    f"data {exp.options.data.dataset} {exp.options.data.split}: {exp.options.data.num_examples:,} images{subset}\n"
+    f"data {exp.options.data.dataset} {exp.options.data.split}: {exp.options.data.num_examples:,} {exp.options.examples}{subset}\n"
     f"evaluators: {', '.join(f'{name} {one.title}' for name, one in measured.items())};"
     f" best by {exp.options.best}\n"
     f"{exp.mesh.size} × {device.device_kind} in {jax.process_count()} process(es),"
@@ -56,7 +56,7 @@ def lacking_classes(exp: experiment.Experiment, source: sources.Source) -> str:
     return ""
   return (
     f"config.num_classes is {wanted}, but {source.name} has {there} classes: {wanted - there} outputs of the "
-    f"model have no images. Set config.num_classes={there} unless that is meant."
+    f"model have no {exp.options.examples}. Set config.num_classes={there} unless that is meant."
   )
 
 

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import os
+import pathlib
 import stat
 from collections.abc import Callable, Iterator
 
@@ -121,8 +122,9 @@ def _estimate(entries: catalogue.Catalogue, indices: np.ndarray, root: str) -> i
   for index in sample:
     entry = entries[int(index)]
     try:
-      size = entry.size if entry.archive else os.stat(os.path.join(root, entry.key)).st_size
-      sizes.append(size)
+      path = entry.archive or os.path.join(root, entry.key)
+      files = os.scandir(path) if os.path.isdir(path) else [pathlib.Path(path)]
+      sizes.append(entry.size if entry.archive else sum(file.stat().st_size for file in files))
     except OSError:
       continue  # reading it will say so
   if not sizes:
