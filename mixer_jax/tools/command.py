@@ -207,7 +207,10 @@ def _exit(status: int, error: Exception, at_once: bool) -> None:
 def loaded(flag: Any) -> Any:
   """Returns the configuration of a flag, None if it was not given."""
   if (config := flag.value) is not None:
-    _leave_out(config, config_flags.get_override_values(flags.FLAGS[flag.name]))
+    given = config_flags.get_override_values(flags.FLAGS[flag.name])
+    # Of a key that has text, ml_collections takes "None" for text, too.
+    config.update_from_flattened_dict({k: None for k, v in given.items() if v == "None"})
+    _leave_out(config, given)
   return config
 
 
