@@ -3,6 +3,7 @@
 A child answers one JSON line for each line of its input. The others wait meanwhile.
 """
 
+import functools
 import json
 import pathlib
 import subprocess
@@ -24,20 +25,27 @@ def serve(
     make: returns (work, batch size) -> what runs it, which is called once for each; two calls warm it up.
     peak_bytes: the most memory that the device has held so far; None: not known.
   """
-  answers, sys.stdout = sys.stdout, sys.stderr  # a library's message is no answer
-  prepare = make()
   ready: dict[tuple[str, int], Run] = {}
   facts: dict[tuple[str, int], dict[str, Any]] = {}
-  for line in sys.stdin:
-    job = json.loads(line)
+
+  def measure(prepare: Callable[[str, int], Run], job: dict[str, Any]) -> dict[str, Any]:
     key = job["work"], job["batch_size"]
     if key not in ready:
       begin = time.perf_counter()
       ready[key] = prepare(*key)
       ready[key](2)
       facts[key] = {"start_s": time.perf_counter() - begin, "peak_bytes": peak_bytes()}
-    answer = {**facts[key], **_timed(ready[key], job["min_secs"])}
-    print(json.dumps(answer), file=answers, flush=True)
+    return {**facts[key], **_timed(ready[key], job["min_secs"])}
+
+  reply(lambda: functools.partial(measure, make()))
+
+
+def reply(make: Callable[[], Callable[[dict[str, Any]], dict[str, Any]]]) -> None:
+  """Answers jobs with what `make` returns, until the input ends."""
+  answers, sys.stdout = sys.stdout, sys.stderr  # a library's message is no answer
+  answer = make()
+  for line in sys.stdin:
+    print(json.dumps(answer(json.loads(line))), file=answers, flush=True)
 
 
 def _timed(run: Run, min_secs: float) -> dict[str, float]:

@@ -92,6 +92,16 @@ class SplitSpec:
     self.check_ops(source)
     return source
 
+  def kept_bytes(self, source: sources.Source) -> int:
+    """Returns the memory that the examples take decoded, if all are like the first; 0 if they are not kept."""
+    if not isinstance(source, sources.Source):
+      return 0
+    with contextlib.suppress(BadRecordError):
+      if decode := self.ops.decode:
+        total = decode(source[0]["image"]).nbytes * self.num_used
+        return total if total <= sources.KEPT_BYTES else 0
+    return 0
+
   def check_ops(self, source: sources.Source) -> None:
     """Processes the first record; raises InputError if `ops` cannot make the model's images of it.
 
@@ -132,11 +142,12 @@ class _Loader:
   def __init__(self, spec: SplitSpec, source: sources.Source):
     self._spec = spec
     self._source = source
+    self._decode = spec.ops.decode if spec.kept_bytes(source) else None
 
   def load(self, index: int, rng: np.random.Generator, view: int = 0) -> dict[str, Any] | None:
     """Returns a view of the example, None if it is skipped; raises InputError that names a bad record."""
     try:
-      example = self._spec.ops(self._source[index], rng, view)
+      example = self._spec.ops(self._example(index), rng, view)
       return example | {"label": self._checked_label(np.asarray(example["label"]))}
     except BadRecordError as e:
       message = f"bad record {index} of {self._source.name}: {e}"
@@ -147,6 +158,11 @@ class _Loader:
         ) from e
       logging.warning("skipped %s", message)
       return None
+
+  def _example(self, index: int) -> dict[str, Any]:
+    if self._decode is None:
+      return self._source[index]
+    return self._source.decoded(index, self._decode)
 
   def _checked_label(self, label: np.ndarray) -> np.ndarray:
     """Returns int32 (), or (labels_per_image,) padded with −1; raises BadRecordError."""

@@ -21,6 +21,7 @@ class Preprocess:
     input_shape: of the result.
     views: how many views of an example the text has; `__call__` makes one of them.
     middle: the view in the middle, in time and in space.
+    decode: encoded image -> the pixels of which `__call__` makes the same; None if it needs more than these.
     draws_frames: whether the frames of a clip are drawn at random.
   """
 
@@ -45,6 +46,10 @@ class Preprocess:
     times = parts[0][1].get("views")
     self.draws_frames = self._sample is not None and times is None
     self._crops = clips.CROPS if "three_crops" in dict(parts) else 1
+    self.decode = None
+    if len(input_shape) == 3 and parts[0][1].get("mode") != "fast":
+      whole = _bind(ops.decode, parts[0][1], input_shape, f"{where}: decode")
+      self.decode = lambda encoded: whole({"image": encoded}, np.random.default_rng(0))["image"]
     self.views = (times or 1) * self._crops
     self.middle = (times or 1) // 2 * self._crops + self._crops // 2
 

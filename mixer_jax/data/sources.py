@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
@@ -21,6 +21,8 @@ from jaxtyping import Int
 from mixer_jax import configuration
 from mixer_jax.data import builders, datasets, decode
 from mixer_jax.errors import BadRecordError, InputError
+
+KEPT_BYTES = 1 << 28  # of a split's pixels, the most that each process keeps
 
 _UNREADABLE = (OSError, RuntimeError, ValueError, TypeError, IndexError, KeyError)
 
@@ -50,6 +52,11 @@ class Source:
     self._image = image  # the feature that holds it
     # The data's number of a class -> the model's.
     self._numbers: Int[np.ndarray, " k"] | None = None
+    self._kept: dict[int, dict[str, Any]] = {}
+    self._kept_bytes = 0
+
+  def __getstate__(self) -> dict[str, Any]:
+    return vars(self) | {"_kept": {}, "_kept_bytes": 0}
 
   def __len__(self) -> int:
     return len(self._data_source)
@@ -70,6 +77,22 @@ class Source:
       self._raise_if_storage(e)
       raise BadRecordError(f"unreadable: {builders.first_line(e)}") from e
 
+  def decoded(self, index: int, decode: Callable[[bytes], np.ndarray]) -> dict[str, Any]:
+    """Returns `self[index]` with its image's pixels, which are kept in this process up to KEPT_BYTES in all.
+
+    Args:
+      index: of the example.
+      decode: the same in every call.
+    """
+    if example := self._kept.get(index):
+      return example
+    example = self[index]
+    example["image"] = pixels = decode(example["image"])
+    if self._kept_bytes + pixels.nbytes <= KEPT_BYTES:
+      self._kept[index] = example
+      self._kept_bytes += pixels.nbytes
+    return example
+
   def number_classes_as(self, names: Sequence[str]) -> None:
     """Gives labels the numbers that a model has for the classes of these names, and says so if they are others.
 
@@ -87,7 +110,7 @@ class Source:
         "data of these classes, name them alike, or train a new head (docs/finetune.md)."
       )
     logging.warning("%s: its classes are in another order; labels are matched by name", self.name)
-    self._numbers = np.array([wanted.index(name) for name in own])
+    self._numbers, self._kept = np.array([wanted.index(name) for name in own]), {}
     self.class_names, self.num_classes = wanted, len(wanted)
 
   def _numbered(self, label: np.ndarray) -> np.ndarray:

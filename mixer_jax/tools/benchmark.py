@@ -1,12 +1,14 @@
-"""Throughput of a configuration's model on one local device, training step and inference.
+"""Throughput of a configuration's model on one local device, training step and inference, and of its input.
 
-python -m mixer_jax.tools.benchmark --config=configs/imagenet.py:B/16 [--batch_sizes=8,16,32] [--work=training]
+python -m mixer_jax.tools.benchmark --config=configs/imagenet.py:B/16 [--batch_sizes=8,16,32] [--work=training,input]
 
 Images are on the device already; the steps are those that training and evaluation run. The sweep ends
-where memory does, or after two batch sizes that were slower than the best.
+where memory does, or after two batch sizes that were slower than the best. The input is measured from the disk to the batch, with
+one loader worker: with the training step beside it, it tells how many workers feed a device.
 """
 
 import json
+from typing import Any
 
 from absl import app, flags
 
@@ -18,28 +20,31 @@ _BATCH_SIZES = flags.DEFINE_list(
   "batch_sizes", None, "Batch sizes of one device. Default: 8, 16, … 4096."
 )
 _WORK = flags.DEFINE_list(
-  "work", ["training", "inference"], "What to measure: training, inference, or both."
+  "work", ["training", "inference"], "What to measure: training, inference, input, in this order."
 )
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object instead of a table.")
 
 
 def main(argv: list[str]) -> None:
   command.no_arguments(argv)
-  if unknown := set(_WORK.value) - {"training", "inference"}:
-    raise InputError(f"--work={unknown.pop()} is neither training nor inference.")
+  if unknown := set(_WORK.value) - {"training", "inference", "input"}:
+    raise InputError(f"--work={unknown.pop()} is none of training, inference, input.")
   sizes = _batch_sizes(_BATCH_SIZES.value)
   from mixer_jax import models, schema
   from mixer_jax.tools import throughput
 
-  config, results = command.loaded(_CONFIG), {}
-  for work in _WORK.value:
-    result = throughput.measure(config, sizes, work)
-    results[work] = result._asdict()
+  results: dict[str, Any] = {}
+  for work in sorted(_WORK.value, key=lambda work: work == "input"):
+    config = command.loaded(_CONFIG)
+    if work == "input":
+      results[work] = throughput.measure_input(config, results.get("training"))
+    else:
+      results[work] = throughput.measure(config, sizes, work)
     if not _JSON.value:
       examples = schema.read(config, models.schema).examples
-      _print(work, result.by_batch_size, result.batch_size, examples)
+      print(f"{work:10} {results[work].render(examples)}")
   if _JSON.value:
-    print(json.dumps(results))
+    print(json.dumps({work: found._asdict() for work, found in results.items()}))
   else:
     print(throughput.describe({"": 0.0}))
 
@@ -50,12 +55,6 @@ def _batch_sizes(texts: list[str] | None) -> list[int] | None:
   if not texts or not all(t.isdecimal() and int(t) for t in texts):
     raise InputError(f"--batch_sizes={','.join(texts)} must be numbers of images, such as 8,16,32.")
   return sorted({int(t) for t in texts})
-
-
-def _print(work: str, speeds: dict[int, float], best: int, examples: str) -> None:
-  print(f"{work:10} {'batch':>6} {examples + '/s and core':>18}")
-  for batch_size, speed in speeds.items():
-    print(f"{'':10} {batch_size:6} {speed:18.2f}{'  best' if batch_size == best else ''}")
 
 
 if __name__ == "__main__":

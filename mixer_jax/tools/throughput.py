@@ -9,6 +9,7 @@ import functools
 import json
 import pathlib
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ import jax
 import numpy as np
 
 from mixer_jax import files
+from mixer_jax.data import loading, pipeline
 from mixer_jax.errors import InputError
 from mixer_jax.parallel import processes
 from mixer_jax.training import experiment
@@ -24,6 +26,7 @@ from mixer_jax.training import experiment
 BATCH_SIZES = tuple(2**n for n in range(3, 13))
 FILE = "throughput.json"
 _MIN_SECS, _REPEATS, _SLOWER = 0.5, 3, 2
+_INPUT_SECS = 10.0
 
 
 class Throughput(NamedTuple):
@@ -38,6 +41,32 @@ class Throughput(NamedTuple):
   images_per_sec_per_core: float
   batch_size: int
   by_batch_size: dict[int, float]
+
+  def render(self, examples: str) -> str:
+    """Returns a line for each batch size, below a heading; `examples` is what is counted."""
+    lines = [f"{'batch':>6} {examples + '/s and core':>18}"]
+    for batch_size, speed in self.by_batch_size.items():
+      best = "  best" if batch_size == self.batch_size else ""
+      lines.append(f"{batch_size:6} {speed:18.2f}{best}")
+    return f"\n{'':11}".join(lines)
+
+
+class InputSpeed(NamedTuple):
+  """How fast images are read.
+
+  Attributes:
+    images_per_sec_per_worker: that one loader worker hands over, from the disk to the batch that a step takes.
+    workers_per_device: that feed one device at its best training speed. None: it was not measured.
+  """
+
+  images_per_sec_per_worker: float
+  workers_per_device: float | None
+
+  def render(self, examples: str) -> str:
+    line = f"{self.images_per_sec_per_worker:.0f} {examples}/s from one loader worker"
+    if self.workers_per_device is None:
+      return line
+    return f"{line}: {self.workers_per_device:.2f} workers feed one device's training"
 
 
 def num_cores(device: Any) -> int:
@@ -94,6 +123,38 @@ def measure(
     raise InputError("the model does not fit into the device's memory with the first batch size.")
   best = max(speeds, key=lambda b: speeds[b])
   return Throughput(speeds[best], best, speeds)
+
+
+def measure_input(config: Any, training: Throughput | None = None) -> InputSpeed:
+  """Measures one loader worker on a configuration's training data, and so how many feed a device.
+
+  Args:
+    config: the configuration.
+    training: of the step on a local device, if it was measured.
+
+  Raises:
+    InputError: bad configuration or data.
+  """
+  exp = experiment.build(config, experiment.make_mesh(config))
+  size = exp.options.batch_size
+  batches = pipeline.TrainBatches(
+    exp.train_split,
+    exp.train_split.open(),
+    seed=exp.options.seed,
+    batch_size=size,
+    rows=np.arange(size),
+    total_steps=sys.maxsize,
+  )
+  with loading.iterate(batches, num_workers=1) as loaded:
+    for _ in range(2 * loading.PREFETCH + 1):
+      next(loaded)
+    begin, count = time.perf_counter(), 0
+    while (taken := time.perf_counter() - begin) < _INPUT_SECS:
+      next(loaded)
+      count += size
+  speed = count / taken
+  needed = training and training.images_per_sec_per_core * num_cores(exp.mesh.devices.flat[0])
+  return InputSpeed(speed, needed / speed if needed else None)
 
 
 def _one_device(config: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from mixer_jax.training import experiment
 
 def headline(
   exp: experiment.Experiment,
+  source: sources.Source,
   measured: Mapping[str, Evaluator],
   directory: epath.Path,
   start_step: int,
@@ -27,9 +28,12 @@ def headline(
   begin = f"resuming at step {start_step}" if start_step else "starting"
   used = exp.train_split.num_used
   subset = f" ({used:,} of them used)" if used < exp.options.data.num_examples else ""
+  kept = exp.train_split.kept_bytes(source)
+  memory = f", decoded once and kept in memory ({kept / 1e6:,.1f} MB)" if kept else ""
   return (
     f"{exp.title} with {parameters:,} parameters, {exp.options.size} px\n"
-    f"data {exp.options.data.dataset} {exp.options.data.split}: {exp.options.data.num_examples:,} {exp.options.examples}{subset}\n"
+    f"data {exp.options.data.dataset} {exp.options.data.split}: {exp.options.data.num_examples:,} {exp.options.examples}{subset}"
+    f"{memory}\n"
     f"evaluators: {', '.join(f'{name} {one.title}' for name, one in measured.items())};"
     f" best by {exp.options.best}\n"
     f"{exp.mesh.size} × {device.device_kind} in {jax.process_count()} process(es),"

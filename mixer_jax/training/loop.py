@@ -114,7 +114,7 @@ def _prepare(
     provenance=origin,
   )
   start_step = int(state.step)
-  metrics.log(headline.headline(exp, measured, directory, start_step))
+  metrics.log(headline.headline(exp, source, measured, directory, start_step))
   run = _Run(exp, directory, checkpointer, source, measured, start_step, origin, stop, lease)
   return run, state
 

@@ -16,6 +16,7 @@ from mixer_jax.data import loading, pipeline, sources, synthetic
 from mixer_jax.data.preprocess import Preprocess
 from mixer_jax.errors import InputError, RetryError
 from tests.conftest import GOLDEN
+from tests.encoded import encode, smooth
 from tests.marks import long
 from tests.tfds_sets import Numbered
 
@@ -148,6 +149,47 @@ def test_loading_is_the_same_with_any_number_of_workers(num_workers):
   assert len(got) == 5
   for step, batch in zip(range(4, 9), got, strict=True):
     assert_same(batch, batches[step])
+
+
+class Photos(Numbered):
+  """JPEG images, each of its own size; says how often one was read."""
+
+  reads = 0
+
+  def __getitem__(self, i):
+    self.reads += 1
+    return {"image": encode(".jpg", smooth(20 + i, 40 - i)), "label": i}
+
+
+@pytest.mark.parametrize("decode", ["decode", "decode(mode='pillow')"])
+@pytest.mark.parametrize(
+  "text",
+  [
+    "inception_crop(area_min=50)", "random_resized_crop", "resize_small(9)|central_crop",
+    "resize_short|resize(4)|pad", "resize(8)|random_crop", "resize(8)|flip", "randaugment(3, 15)|resize(8)",
+    "timm_randaugment('rand-m9-n4')|resize(8)", "color_jitter|resize(8)", "resize(8)|permute_patches(4)",
+    "resize(8)|permute_pixels",
+  ],
+)  # fmt: skip
+def test_examples_are_decoded_once_and_their_batches_stay_the_same(monkeypatch, text, decode):
+  """Six epochs, of which only the first reads; no operation writes into the pixels that are kept."""
+  kept, reads = six_epochs(f"{decode}|{text}")
+  assert reads <= 12 + 1  # the first tells their size
+  monkeypatch.setattr(sources, "KEPT_BYTES", 0)
+  read, reads = six_epochs(f"{decode}|{text}")
+  assert reads >= 72
+  for a, b in zip(kept, read, strict=True):
+    assert_same(a, b)
+
+
+def six_epochs(text):
+  """Returns the batches of 12 photos, and how often a photo was read for them."""
+  photos = Photos(12)
+  ops = Preprocess(text, (SIZE, SIZE, 3))
+  batches = pipeline.TrainBatches(
+    spec(12, ops=ops), sources.Source("photos", photos), seed=0, batch_size=8, rows=np.arange(8), total_steps=9
+  )  # fmt: skip
+  return [batches[step] for step in range(9)], photos.reads
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, long(signal.SIGBUS), long(signal.SIGSTOP)])
@@ -353,10 +395,11 @@ def test_trouble_with_the_storage_is_no_bad_record(error):
     def __getitem__(self, i):
       raise error
 
-  source = sources.Source("numbered train", Failing(20))
-  batches = pipeline.EvalBatches(
-    spec(20, on_bad_record="skip"), source, batch_size=20, rows=np.arange(20)
-  )
-  for read in (lambda: batches[0], source.fingerprint):
+  source, skip = sources.Source("numbered train", Failing(20)), spec(20, on_bad_record="skip")
+
+  def batches():
+    return pipeline.EvalBatches(skip, source, batch_size=20, rows=np.arange(20))
+
+  for read in (lambda: batches()[0], source.fingerprint):
     with pytest.raises(InputError, match="numbered train cannot be read, for the storage fails"):
       read()

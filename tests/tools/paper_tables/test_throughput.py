@@ -79,11 +79,20 @@ def test_what_is_timed_in_training_is_the_experiments_step():
     assert jax.device_get(call(batch)) == jax.device_get(metrics)
 
 
+def test_so_many_workers_feed_a_device(monkeypatch):
+  monkeypatch.setattr(throughput, "_INPUT_SECS", 0.1)
+  training = throughput.Throughput(100.0, 8, {8: 100.0})
+  found = throughput.measure_input(small_config(), training)
+  fed = 100.0 * throughput.num_cores(jax.devices()[0])
+  assert found.workers_per_device == pytest.approx(fed / found.images_per_sec_per_worker)
+  assert f"{found.workers_per_device:.2f} workers feed" in found.render("images")
+
+
 def test_the_command_names_what_is_wrong():
   for flags, message in [
     ((), "--config is missing"),
     (("--config=configs/quickstart.py", "--batch_sizes=8,x"), "--batch_sizes=8,x must be numbers"),
-    (("--config=configs/quickstart.py", "--work=sleep"), "--work=sleep is neither"),
+    (("--config=configs/quickstart.py", "--work=sleep"), "--work=sleep is none of"),
   ]:
     command = [sys.executable, "-m", "mixer_jax.tools.benchmark", *flags]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
