@@ -100,3 +100,24 @@ def test_weights_and_biases_keeps_a_run_offline(tmp_path, monkeypatch):
     tracker.close()
   files = [*tmp_path.glob("wandb/offline-run-*-abc123/run-abc123.wandb")]
   assert files and all(b"val/top1" in file.read_bytes() for file in files)
+
+
+def test_progress_tells_speed_and_waiting_apart_from_pauses(monkeypatch):
+  clock = [100.0]
+  monkeypatch.setattr(metrics.time, "perf_counter", lambda: clock[0])
+  progress = metrics.Progress(
+    start_step=4, total_steps=10, batch_size=6, num_cores=2, core_hours=1.0
+  )
+  clock[0] += 3.0
+  progress.wait(0.5)
+  progress.pause(1.0)
+  values = progress.measure(6)
+  assert values == {
+    "seconds": 2.0, "images_per_sec": 6.0, "data_wait": 0.25, "seconds_left": 4.0, "core_hours": 1 + 6 / 3600,
+  }  # fmt: skip
+  line = metrics.progress_line(6, 10, values | {"loss": 1.0, "lr": 0.1}, "videos")
+  assert "6 images/s  waits for data 25% of the time  left 0:00:04" in line
+  line = metrics.progress_line(
+    6, 10, values | {"loss": 1.0, "lr": 0.1, "data_wait": 0.09}, "images"
+  )
+  assert "6 images/s  left" in line
