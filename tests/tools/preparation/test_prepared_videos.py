@@ -104,3 +104,6 @@ def test_a_table_of_videos(root, tmp_path):
   by_label = {int(source[i]["label"]): source[i]["image"] for i in range(2)}
   for label, name in enumerate(("run/deep/c.webm", "jump/a.mp4")):
     assert by_label[label] == videos.read(str(root / name), short_side=24, fps=10.0)
+  (root / "list.tsv").write_text("jump/lost.mp4\tup\n")
+  with pytest.raises(InputError, match="none of 1 videos"):
+    images.plan(tables.read(str(root / "list.tsv"), "listed", videos=small))
