@@ -117,7 +117,7 @@ def cheapest(
   """Yields trials in the order of `Space.by_cost` until one fits.
 
   Where memory is short the compiler recomputes on its own, and smaller parts may be faster. So a trial
-  that fits with more operations than the model has is followed by one more that fits.
+  that fits with more operations than the model has is followed by one more that fits, of more parts.
 
   Args:
     space: what to choose from.
@@ -128,7 +128,10 @@ def cheapest(
     model_flops: of a step on a device, nothing recomputed.
   """
   trials: list[Trial] = []
+  fitting: list[Trial] = []
   for setting in space.by_cost():
+    if fitting and not _is_in_more_parts(setting, fitting[0].setting):
+      return
     arguments = argument_bytes(setting)
     if arguments is None:
       continue
@@ -137,9 +140,14 @@ def cheapest(
       continue
     trials.append(try_setting(setting))
     yield trials[-1]
-    fitting = [t for t in trials if t.fits(limit_bytes)]
+    if trials[-1].fits(limit_bytes):
+      fitting.append(trials[-1])
     if len(fitting) == 2 or (fitting and _flops(fitting[0]) < (1 + _WORTH) * model_flops):
       return
+
+
+def _is_in_more_parts(setting: Setting, other: Setting) -> bool:
+  return setting._replace(grad_accum_steps=other.grad_accum_steps) == other
 
 
 def _least(trial: Trial, argument_bytes: int, other: Setting) -> float:

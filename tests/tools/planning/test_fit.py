@@ -66,6 +66,8 @@ def test_compiler_recomputation_is_compared_with_smaller_parts():
   assert [t.setting.grad_accum_steps for t in trials] == [1, 2]
   assert all(t.fits(9000) for t in trials)
   assert fit.least_flops(trials, 9000) == trials[1]
+  whole = list(fit.cheapest(space(can_accumulate=False), squeezed, arguments, 9000, MODEL))
+  assert [t.setting for t in whole] == [space().start]  # shards would cost more than they save
   alone = list(fit.cheapest(space(), trial_of, arguments, 15_000, MODEL))
   assert fit.least_flops(alone, 15_000) == alone[0]
   assert len(alone) == 1
