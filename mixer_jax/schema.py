@@ -269,6 +269,11 @@ class Options:
     *clip, height, width, _ = self.input_shape
     return "x".join(map(str, (*clip, height, width))) if clip else joined(height, width)
 
+  @property
+  def examples(self) -> Literal["images", "videos"]:
+    """What is counted, for people."""
+    return "images" if self.frames is None else "videos"
+
 
 EITHER = (
   ("total_epochs", "total_steps"),

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -42,6 +43,7 @@ VIDEOS = Kind(
     ".ogv",
   ),
 )
+_FRAME = re.compile(r"(.*?)(\d+)(\.(?:jpe?g|png|webp))", re.IGNORECASE)
 
 Ignored = list[tuple[str, str]]
 """(path, why) of what was found and is none."""
@@ -74,7 +76,9 @@ def find(directory: str, ignored: Ignored, kind: Kind = IMAGES) -> Iterator[str]
   left = _entries(directory, ignored)[::-1]
   while left:
     entry = left.pop()
-    if _is_folder(entry):
+    if _is_folder(entry) and find_frames(entry.path, kind):
+      yield entry.path
+    elif _is_folder(entry):
       left += _entries(entry.path, ignored)[::-1]
     elif os.path.splitext(entry.name)[1].lower() in kind.suffixes:
       yield entry.path
@@ -83,6 +87,17 @@ def find(directory: str, ignored: Ignored, kind: Kind = IMAGES) -> Iterator[str]
 
 
 _AN = {"image": "an image", "video": "a video"}
+
+
+def find_frames(path: str, kind: Kind = VIDEOS) -> list[tuple[int, str]]:
+  """Returns (number, name) of the images of a folder that is a video, in order; [] of what is none.
+
+  Such a folder has nothing but images, whose names are alike but for a number: "img_00001.jpg", ….
+  """
+  entries = _entries(path, []) if kind == VIDEOS and os.path.isdir(path) else []
+  found = [m for entry in entries if (m := _FRAME.fullmatch(entry.name))]
+  alike = len(found) == len(entries) and len({m.group(1, 3) for m in found}) == 1
+  return sorted((int(m[2]), m[0]) for m in found) if alike else []
 
 
 def folders(directory: str, ignored: Ignored) -> list[str]:

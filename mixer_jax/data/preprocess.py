@@ -129,7 +129,9 @@ def _check_order(names: list[str], text: str, where: str, *, clip: bool) -> None
   """Raises InputError unless `decode` is first, of clips after a sampling, and each of these is there once."""
   known = " or ".join(clips.SAMPLINGS)
   if clip and names[0] not in clips.SAMPLINGS:
-    raise InputError(f"{where} of clips must start with a sampling of frames, {known}: {text!r}")
+    raise InputError(
+      f"{where} of clips must start with a sampling of frames, {known}, such as 'segments(views=1)|': {text!r}"
+    )
   rest = names[1:] if clip else names
   if sampling := next((name for name in rest if name in clips.SAMPLINGS), ""):
     raise InputError(

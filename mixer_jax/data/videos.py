@@ -1,4 +1,4 @@
-"""Video files to their frames as JPEG, by PyAV, from untrusted files; memory does not grow with a video's length.
+"""Videos to their frames as JPEG, by PyAV, from untrusted files; memory does not grow with a video's length.
 
 Frames are decoded one after the other by one thread. They are turned upright as the file says, their shorter side is
 limited, and they are encoded at once. A video is bad as soon as FFmpeg reports an error: its decoders go on
@@ -17,7 +17,7 @@ import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
 
-from mixer_jax.data import photos
+from mixer_jax.data import decode, photos
 from mixer_jax.errors import BadRecordError, InputError, installing
 
 SHORT_SIDE = 256  # pixels, what recipes for Kinetics resize to
@@ -48,10 +48,10 @@ def read(
   fps: float | None = None,
   alive: Callable[[], None] = lambda: None,
 ) -> list[bytes]:
-  """Returns the frames of a video file as JPEG, all of one size.
+  """Returns the frames of a video as JPEG, all of one size.
 
   Args:
-    path: of the file.
+    path: of a file, or of a folder of numbered images.
     short_side: in pixels, to which larger frames are reduced; smaller ones stay as they are.
     fps: frames to keep a second of the video. A frame is left out, or kept twice, as the times of the file say. If
       None, all frames are kept, whatever their times.
@@ -84,14 +84,46 @@ def _encoded(
   from av.video.reformatter import VideoReformatter
 
   converter, shape = VideoReformatter(), None
-  with _open(path) as file, _reported(path), _stream(file) as (container, stream):
-    frames = _checked(container, stream, alive)
-    for frame, times in _at_rate(frames, stream, fps) if fps else ((f, 1) for f in frames):
+  with _frames(path, fps, alive) as frames:
+    for frame, times in frames:
       image = _upright(converter, frame, short_side)
       if shape not in (None, image.shape):
         raise BadRecordError(f"frames of several sizes: {shape[:2]} and {image.shape[:2]} pixels")
       shape = image.shape
       yield simplejpeg.encode_jpeg(image, quality=QUALITY, colorsubsampling="420"), times
+
+
+@contextlib.contextmanager
+def _frames(
+  path: str, fps: float | None, alive: Callable[[], None]
+) -> Iterator[Iterable[tuple[Any, int]]]:
+  """Opens a video; gives its frames, and how often each is kept."""
+  if os.path.isdir(path):
+    yield ((frame, 1) for frame in _of_folder(path, fps, alive))
+    return
+  with _open(path) as file, _reported(path), _stream(file) as (container, stream):
+    frames = _checked(container, stream, alive)
+    yield _at_rate(frames, stream, fps) if fps else ((frame, 1) for frame in frames)
+
+
+def _of_folder(path: str, fps: float | None, alive: Callable[[], None]) -> Iterator[Any]:
+  """Yields numbered images as frames."""
+  from av import VideoFrame
+
+  if not (numbered := photos.find_frames(path)):
+    raise BadRecordError("a folder, but not of numbered images alone")
+  if fps:
+    raise BadRecordError("frames without a time: leave out --fps")
+  for expected, (number, name) in enumerate(numbered, numbered[0][0]):
+    if number != expected:
+      raise BadRecordError(f"a video with a gap: {name} where frame {expected} should be")
+    alive()
+    try:
+      with _open(os.path.join(path, name)) as file:
+        pixels = decode.decode_image(file.read(MAX_BYTES))
+    except BadRecordError as e:
+      raise BadRecordError(f"{name}: {e}") from e
+    yield VideoFrame.from_ndarray(pixels, "rgb24")
 
 
 @contextlib.contextmanager

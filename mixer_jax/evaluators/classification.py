@@ -65,7 +65,7 @@ class Classification:
   def line(self, values: Mapping[str, float]) -> str:
     skipped = self.split.num_examples - int(values["count"])
     several = self.split.labels_per_image > 1
-    what = "videos" if len(self.split.ops.input_shape) == 4 else "images"
+    what = self._setup.options.examples
     reason = f"{what} without a label, or bad," if several else "bad records"
     return (
       f"top-1 {values['top1']:.4f}  top-5 {values['top5']:.4f}  loss {values['loss']:.4f}"

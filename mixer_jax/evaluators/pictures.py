@@ -60,9 +60,7 @@ class Pictures:
     options, section, source = self._setup.options, self._section, self._of.source
     records = metrics.read_metrics(self._workdir)
     title = f"{self._setup.title} on {options.data.dataset}, step {step}"
-    wrong = (
-      f"{int((rows['top1'] == 0).sum())} of {len(rows['top1'])} images of {section.of} are wrong"
-    )
+    wrong = f"{int((rows['top1'] == 0).sum())} of {len(rows['top1'])} {options.examples} of {section.of} are wrong"
     panels = curves.panels(
       records, options, section.of, self._setup.learning_rate, log_loss=section.log_loss
     )

@@ -38,8 +38,8 @@ def facts(setup: Any, records: list[dict[str, Any]]) -> Parts:
   hours = [r["core_hours"] for r in records if "core_hours" in r]
   lines = [
     ("model", f"{setup.title} with {parameters:,} parameters, {options.size} px"),
-    ("data", f"{data.dataset} {data.split}, {data.num_examples:,} images in batches of {options.batch_size}"),
-    *([("throughput", f"{statistics.median(speed):,.0f} images/s (median)")] if speed else []),
+    ("data", f"{data.dataset} {data.split}, {data.num_examples:,} {options.examples} in batches of {options.batch_size}"),
+    *([("throughput", f"{statistics.median(speed):,.0f} {options.examples}/s (median)")] if speed else []),
     *([("waiting for data", f"{100 * statistics.mean(wait):.1f} % of the time")] if wait else []),
     *([("core-hours", f"{hours[-1]:.4f}")] if hours else []),
   ]  # fmt: skip
@@ -80,7 +80,7 @@ def confusions(
     return []
   picture = page.picture(figures.encode(confusion.figure(counted)), "Confusions by class")
   pairs = counted.confusions()
-  table = page.table(("true class", "taken for", "images"), pairs)
+  table = page.table(("true class", "taken for", options.examples), pairs)
   return [page.heading("Confusions"), page.panels([picture, *([table] if pairs else [])])]
 
 

@@ -58,10 +58,10 @@ def panels(
     rate[:0] = zip(before.tolist(), learning_rate(before).tolist(), strict=True)
   speed, wait = _points(fast, "images_per_sec"), _points(fast, "data_wait", 100)
   every = [
-    Panel("loss", f"{options.loss}, mean of the images", loss, log_loss),
-    Panel(f"top-1 of {evaluator}", "% of the images", {evaluator: top1}),
+    Panel("loss", f"{options.loss}, mean of the {options.examples}", loss, log_loss),
+    Panel(f"top-1 of {evaluator}", f"% of the {options.examples}", {evaluator: top1}),
     Panel("learning rate", "learning rate", {"": rate}),
-    Panel("throughput", "images/s of all devices", {"": speed}, from_zero=True),
+    Panel("throughput", f"{options.examples}/s of all devices", {"": speed}, from_zero=True),
     Panel("waiting for data", "% of the time", {"": wait}, from_zero=True),
   ]
   return [panel for panel in every if any(panel.lines.values())]

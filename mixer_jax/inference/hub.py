@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from mixer_jax import files, models, weights
+from mixer_jax import files, models, schema, weights
 from mixer_jax.data import preprocess
 from mixer_jax.errors import InputError
 from mixer_jax.evaluators import best
@@ -93,7 +93,8 @@ def config(trained: trained_lib.Trained) -> dict[str, Any]:
     hub.OWN: {
       "family": family,
       "fields": fields,
-      "image_size": options.size,
+      "image_size": schema.joined(*schema.sides(options.image_size)),
+      "frames": options.frames,
       "normalize": options.normalize,
       "ops": ops,
       "loss": options.loss,
@@ -128,7 +129,7 @@ def card(
   count = sum(x.size for x in jax.tree.leaves(trained.variables["params"]))
   own = described[hub.OWN]
   facts = [
-    f"{trained.setup.title}, {count:,} parameters, images of {options.size} px, {options.num_classes} classes",
+    f"{trained.setup.title}, {count:,} parameters, {options.examples} of {options.size} px, {options.num_classes} classes",
     f"preprocessing: `{own['ops']}`, values (pixel / 255 − mean) / std with mean "
     f"{described['pretrained_cfg']['mean']} and std {described['pretrained_cfg']['std']}",
     f"probabilities: {'sigmoids' if options.loss == 'sigmoid_xent' else 'a softmax'} of the logits",
@@ -140,7 +141,7 @@ def card(
     )
   else:
     facts.append(
-      f"trained on {_public(options.data.dataset, 2)} ({options.data.split}), {step} steps of {options.batch_size} images, "
+      f"trained on {_public(options.data.dataset, 2)} ({options.data.split}), {step} steps of {options.batch_size} {options.examples}, "
       f"loss {options.loss}, optimizer {options.optimizer.name}, peak learning rate {options.learning_rate:g}"
       + (f", from {_public(options.init.weights)}" if options.init.weights else "")
     )
@@ -148,12 +149,13 @@ def card(
   exact = own["fields"].get("gelu") == "tanh" and own["family"] != "vit"
   tanh = ', act_layer=functools.partial(torch.nn.GELU, approximate="tanh")' if exact else ""
   timm = f"timm.create_model('local-dir:DIR', pretrained=True{tanh})"
-  usage = "import mixer_jax\n\nmixer_jax.load('DIR').predict('photo.jpg')\n"
+  kind, file = ("image", "photo.jpg") if options.frames is None else ("video", "clip.mp4")
+  usage = f"import mixer_jax\n\nmixer_jax.load('DIR').predict('{file}')\n"
   usage += f"\nimport functools, timm, torch\n\n{timm}\n" if "architecture" in described else ""
   return "\n".join(
     [
       *("---", f"library_name: {'timm' if 'architecture' in described else 'mixer-jax'}"),
-      *("tags:", "- image-classification", "- mixer-jax", "---", ""),
+      *("tags:", f"- {kind}-classification", "- mixer-jax", "---", ""),
       *(f"# {trained.setup.title}, {options.size} px", "", *[f"- {fact}" for fact in facts], ""),
       *("```python", usage.rstrip(), "```", ""),
     ]

@@ -47,7 +47,7 @@ def find_images(
   paths: list[str] = []
   ignored = [] if ignored is None else ignored
   for argument in arguments:
-    if os.path.isdir(argument):
+    if os.path.isdir(argument) and not photos.find_frames(argument, kind):
       paths += list(photos.find(argument, ignored, kind)) or [argument]
     elif os.path.exists(argument):
       paths.append(argument)
@@ -121,7 +121,9 @@ def _pixels(image: np.ndarray, channels: int) -> UInt8[np.ndarray, "h w c"]:
 
 
 def _file(path: str, kind: photos.Kind) -> str:
-  """Returns the path; raises BadRecordError if no file is there."""
+  """Returns the path; raises BadRecordError if no file is there, nor a video's folder."""
+  if photos.find_frames(path, kind):
+    return path
   if os.path.isdir(path):
     raise BadRecordError(f"no {kind.name} ({', '.join(kind.suffixes)}) in this directory")
   if not os.path.isfile(path):
@@ -169,7 +171,8 @@ def predict(
     class_names: of all classes.
     top: classes for each image.
     batch_size: images computed at once; all batches have this size, so that one program serves them.
-    strips: directory for a picture of each video's frames as the model sees them. If None, there are none.
+    strips: directory for a picture of each video's frames as the model sees them, at the video's place below the folder
+      that all have in common. If None, there are none.
   """
   step = trained.jitted(make_top_step, top)
   for file, row in outputs(trained, images, step, batch_size=batch_size, strips=strips):
@@ -249,12 +252,13 @@ def outputs(
   size = -(-min(batch_size, len(images)) // setup.mesh.size) * setup.mesh.size
   blank = np.zeros(setup.options.input_shape, np.uint8)
   preprocess = trained_lib.preprocess(setup)
+  root = "" if strips is None else os.path.commonpath([_folder(str(x)) for x in images])
 
   def load(image: str | np.ndarray) -> np.ndarray | BadRecordError:
     try:
       pixels = load_image(image, preprocess)
       if strips is not None:
-        save_strip(strips / f"{os.path.basename(str(image))}.png", pixels)
+        save_strip(strips / f"{os.path.relpath(str(image), root)}.png", pixels)
       return pixels
     except BadRecordError as e:
       return e
@@ -275,14 +279,19 @@ def outputs(
         yield name, result if bad else jax.tree.map(lambda x, i=i: x[i], out)
 
 
+def _folder(path: str) -> str:
+  return os.path.dirname(os.path.abspath(path))
+
+
 def _shown(path: str) -> str:
   return printing.printable(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
 
 def save_strip(path: pathlib.Path, clip: UInt8[np.ndarray, "t h w c"]) -> None:
-  """Writes a PNG of the frames, one beside the other. Raises SaveError."""
+  """Writes a PNG of the frames, one beside the other, and makes its directory. Raises SaveError."""
   order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[clip.shape[-1]]  # OpenCV's
   with files.replacing(path) as partial:
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial.write_bytes(cv2.imencode(".png", np.hstack(list(clip))[..., order])[1].tobytes())
 
 

@@ -178,7 +178,8 @@ def config_of_weights(
   if not image_size:
     image_size = released.image_size if released else schema.joined(*spec.sides())
   fields = {"name": spec.family, **spec.fields}
-  clip = {"frames": spec.input_shape[0]} if len(spec.input_shape) == 4 else {}
+  told = released and released.frames
+  clip = {"frames": told or spec.input_shape[0]} if len(spec.input_shape) == 4 else {}
   whole = (
     "segments(1)|decode|resize_small|central_crop" if clip else "decode|resize_small|central_crop"
   )

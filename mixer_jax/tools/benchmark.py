@@ -30,6 +30,7 @@ def main(argv: list[str]) -> None:
   if unknown := set(_WORK.value) - {"training", "inference", "input"}:
     raise InputError(f"--work={unknown.pop()} is none of training, inference, input.")
   sizes = _batch_sizes(_BATCH_SIZES.value)
+  from mixer_jax import models, schema
   from mixer_jax.tools import throughput
 
   results: dict[str, Any] = {}
@@ -40,7 +41,8 @@ def main(argv: list[str]) -> None:
     else:
       results[work] = throughput.measure(config, sizes, work)
     if not _JSON.value:
-      print(f"{work:10} {results[work].render()}")
+      examples = schema.read(config, models.schema).examples
+      print(f"{work:10} {results[work].render(examples)}")
   if _JSON.value:
     print(json.dumps({work: found._asdict() for work, found in results.items()}))
   else:

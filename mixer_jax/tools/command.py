@@ -208,10 +208,8 @@ def loaded(flag: Any) -> Any:
   """Returns the configuration of a flag, None if it was not given."""
   if (config := flag.value) is not None:
     given = config_flags.get_override_values(flags.FLAGS[flag.name])
-    # ml_collections reads None of numbers, and keeps it as a text of texts.
-    config.update_from_flattened_dict(
-      {key: None for key, value in given.items() if value == "None"}
-    )
+    # Of a key that has text, ml_collections takes "None" for text, too.
+    config.update_from_flattened_dict({k: None for k, v in given.items() if v == "None"})
     _leave_out(config, given)
   return config
 

@@ -42,7 +42,9 @@ def main(argv: list[str]) -> None:
   trained = model_flags.load()
   differences = export.save(trained, output, input_type=_INPUT.value, tolerance=_TOLERANCE.value)
   shown = ", ".join(f"{d:.1e} (batch {b})" for b, d in differences.items())
-  print(f"{trained.name} -> {output}: {output.stat().st_size:,} bytes, {_INPUT.value} images")
+  print(
+    f"{trained.name} -> {output}: {output.stat().st_size:,} bytes, {_INPUT.value} {trained.setup.options.examples}"
+  )
   print(f"largest difference of a logit from Flax in float32: {shown}")
   print(f"input, output and class names: {output}.json")
 

@@ -53,12 +53,14 @@ def main(argv: list[str]) -> None:
   task = evaluators.Fewshot(trained.setup, section, "--")
   (_, train), (_, test) = task.train, task.test
   print(
-    f"{trained.name}: few-shot on {train.name} ({len(train)} of {task.num_train} images drawn),"
-    f" tested on {test.name} ({len(test)} images)",
+    f"{trained.name}: few-shot on {train.name} ({len(train)} of {task.num_train} {options.examples} drawn),"
+    f" tested on {test.name} ({len(test)} {options.examples})",
     flush=True,
   )
   values = dict(task(trained.variables, 0))
-  print("images a class  " + "".join(f"  draw {s}" for s in fewshot.SEEDS) + "    mean")
+  print(
+    f"{options.examples} a class  " + "".join(f"  draw {s}" for s in fewshot.SEEDS) + "    mean"
+  )
   for shots in fewshot.SHOTS:
     draws = "".join(f"  {values[f'{shots}shot_seed{s}']:.4f}" for s in fewshot.SEEDS)
     print(f"{shots:>14}  {draws}  {values[f'{shots}shot']:.4f}", flush=True)

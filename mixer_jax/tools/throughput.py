@@ -42,9 +42,9 @@ class Throughput(NamedTuple):
   batch_size: int
   by_batch_size: dict[int, float]
 
-  def render(self) -> str:
-    """Returns a line for each batch size, below a heading."""
-    lines = [f"{'batch':>6} {'images/s and core':>18}"]
+  def render(self, examples: str) -> str:
+    """Returns a line for each batch size, below a heading; `examples` is what is counted."""
+    lines = [f"{'batch':>6} {examples + '/s and core':>18}"]
     for batch_size, speed in self.by_batch_size.items():
       best = "  best" if batch_size == self.batch_size else ""
       lines.append(f"{batch_size:6} {speed:18.2f}{best}")
@@ -62,8 +62,8 @@ class InputSpeed(NamedTuple):
   images_per_sec_per_worker: float
   workers_per_device: float | None
 
-  def render(self) -> str:
-    line = f"{self.images_per_sec_per_worker:.0f} images/s from one loader worker"
+  def render(self, examples: str) -> str:
+    line = f"{self.images_per_sec_per_worker:.0f} {examples}/s from one loader worker"
     if self.workers_per_device is None:
       return line
     return f"{line}: {self.workers_per_device:.2f} workers feed one device's training"

@@ -32,7 +32,7 @@ def headline(
   memory = f", decoded once and kept in memory ({kept / 1e6:,.1f} MB)" if kept else ""
   return (
     f"{exp.title} with {parameters:,} parameters, {exp.options.size} px\n"
-    f"data {exp.options.data.dataset} {exp.options.data.split}: {exp.options.data.num_examples:,} images{subset}"
+    f"data {exp.options.data.dataset} {exp.options.data.split}: {exp.options.data.num_examples:,} {exp.options.examples}{subset}"
     f"{memory}\n"
     f"evaluators: {', '.join(f'{name} {one.title}' for name, one in measured.items())};"
     f" best by {exp.options.best}\n"
@@ -60,7 +60,7 @@ def lacking_classes(exp: experiment.Experiment, source: sources.Source) -> str:
     return ""
   return (
     f"config.num_classes is {wanted}, but {source.name} has {there} classes: {wanted - there} outputs of the "
-    f"model have no images. Set config.num_classes={there} unless that is meant."
+    f"model have no {exp.options.examples}. Set config.num_classes={there} unless that is meant."
   )
 
 

@@ -334,7 +334,7 @@ class _Run:
     if self._skipped:
       values["skipped_records"] = self._skipped
     metrics.log(
-      metrics.progress_line(step, self._exp.total_steps, values)
+      metrics.progress_line(step, self._exp.total_steps, values, self._exp.options.examples)
       + (f"  skipped {self._skipped} records" if self._skipped else "")
     )
     self._write(step, values)

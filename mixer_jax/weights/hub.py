@@ -1,7 +1,7 @@
 """Models as the Hugging Face hub keeps them: model.safetensors in timm's layout, and config.json as timm reads and writes it.
 
 A directory with these files is the same (timm, models/_hub.py: "local-dir:"). What timm's keys cannot say is below the key
-"mixer_jax" of config.json: family, fields, image_size, normalize, ops and loss.
+"mixer_jax" of config.json: family, fields, image_size, frames, normalize, ops and loss.
 """
 
 import json
@@ -79,6 +79,7 @@ def _of_own(source: str, own: Mapping[str, Any]) -> Released:
     dict(own["fields"]),
     family=own["family"],
     image_size=own["image_size"],
+    frames=own.get("frames"),
     crop=own["ops"],
     normalize=own["normalize"],
     loss=own["loss"],

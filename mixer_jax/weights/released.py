@@ -32,6 +32,7 @@ class Released:
     fields: of the family's module, num_classes included.
     family: key of `models.FAMILIES`.
     image_size: side of the images that it was last trained on, in pixels, or "HEIGHTxWIDTH".
+    frames: of the clips; None: it takes images, or its shapes tell.
     top1: of ImageNet's 50 000 validation images in per cent; None if not published for this very file,
       or no publication at hand.
     crop: operations (mixer_jax/data/ops.py) that `top1` was measured with; None: unknown.
@@ -46,6 +47,7 @@ class Released:
   fields: dict[str, Any]
   family: str = "mixer"
   image_size: int | str = 224
+  frames: int | None = None
   top1: float | None = None
   crop: str | None = None
   source: str | None = None

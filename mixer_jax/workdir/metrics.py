@@ -217,13 +217,13 @@ class Progress:
     }
 
 
-def progress_line(step: int, total_steps: int, values: dict[str, float]) -> str:
-  """Returns the line that is printed at every log step."""
+def progress_line(step: int, total_steps: int, values: dict[str, float], examples: str) -> str:
+  """Returns the line that is printed at every log step; `examples` is what is counted."""
   wait = values["data_wait"]
   waits = f"  waits for data {wait:.0%} of the time" if wait >= WORTH_SAYING else ""
   return (
     f"step {step:>{len(str(total_steps))}}/{total_steps} ({step / total_steps:4.0%})"
     f"  loss {values['loss']:.4f}  lr {values['lr']:.2e}"
-    f"  {values['images_per_sec']:,.0f} images/s{waits}"
+    f"  {values['images_per_sec']:,.0f} {examples}/s{waits}"
     f"  left {format_duration(values['seconds_left'])}  core-hours {values['core_hours']:.4f}"
   )

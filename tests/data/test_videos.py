@@ -147,11 +147,40 @@ def test_what_is_no_video_is_named(files, tmp_path, capfd, monkeypatch):
     (with_cover, "no video in it, but audio$"),
     (tmp_path / "pipe.mp4", "not a file"),
     (tmp_path / "absent.mp4", "No such file"),
-    (tmp_path, "Is a directory|not a file"),
+    (tmp_path, "not of numbered images alone"),
   ):
     with pytest.raises(BadRecordError, match=message):
       videos.read(str(path))
   assert capfd.readouterr() == ("", "")
+
+
+def test_a_folder_of_numbered_images_is_a_video(files, tmp_path):
+  """It is stored as the file whose frames it has."""
+  frames = video_files.decoded(files[".mp4"])
+  for number, frame in enumerate(frames, 7):  # the 10th comes before the 7th by its name
+    cv2.imwrite(str(tmp_path / f"img_{number}.png"), frame[..., ::-1])
+  (tmp_path / ".hidden").touch()
+  assert videos.read(str(tmp_path)) == videos.read(str(files[".mp4"]))
+  got = [decode_image(data) for data in videos.read(str(tmp_path), short_side=24)]
+  wanted = [cv2.resize(f, (32, 24), interpolation=cv2.INTER_AREA) for f in frames]
+  assert np.abs(np.subtract(got, wanted, dtype=float)).mean() < 6
+
+  def assert_bad(message, **arguments):
+    with pytest.raises(BadRecordError, match=message):
+      videos.read(str(tmp_path), **arguments)
+
+  assert_bad("--fps", fps=10)
+  (tmp_path / "img_012.png").write_bytes((tmp_path / "img_12.png").read_bytes())
+  assert_bad("img_12.png where frame 13 should be")
+  (tmp_path / "img_12.png").unlink()
+  (tmp_path / "img_012.png").rename(tmp_path / "img_31.png")
+  assert_bad("img_13.png where frame 12 should be")
+  (tmp_path / "img_31.png").rename(tmp_path / "img_12.png").write_bytes(b"<html>")
+  assert_bad("img_12.png: .*HTML")
+  cv2.imwrite(str(tmp_path / "img_12.png"), frames[0][:-1])
+  assert_bad("several sizes")
+  (tmp_path / "flow_12.png").touch()
+  assert_bad("not of numbered images alone")
 
 
 def test_without_pyav_the_way_out_is_named(monkeypatch):

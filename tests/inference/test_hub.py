@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from mixer_jax.errors import InputError
 from mixer_jax.inference import hub
 from mixer_jax.training import experiment
 from tests import families, runs
-from tests.configurations import small_config, with_family
+from tests.configurations import of_clips, small_config, with_family
 from tests.conftest import GOLDEN
 from tests.inference.conftest import make_trained
 
@@ -58,6 +59,20 @@ def test_what_is_pushed_is_read_back_as_it_was(pushed):
   assert "/home" not in card
   with pytest.raises(InputError, match="not empty"):
     hub.push(trained, str(directory), {})
+
+
+def test_a_model_of_clips_is_read_back_with_its_length(tmp_path):
+  """The weights of a Mixer tell the number of its tokens alone."""
+  config = of_clips(small_config(), 4)
+  config.model.tubelet = 2
+  trained = make_trained(config=config)
+  hub.push(trained, str(tmp_path), {})
+  again = mixer_jax.load(str(tmp_path))
+  assert again.setup.options.input_shape == trained.setup.options.input_shape
+  jax.tree.map(np.testing.assert_array_equal, again.variables, trained.variables)
+  card = (tmp_path / "README.md").read_text()
+  assert "video-classification" in card
+  assert "image" not in card
 
 
 @pytest.mark.parametrize(

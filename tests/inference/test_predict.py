@@ -87,16 +87,27 @@ def test_a_model_of_clips_names_videos_and_shows_their_frames(tmp_path):
   config.model.tubelet = 2
   trained = make_trained(config=config)
   order, rng = moving_fashion.CLASSES[0], np.random.default_rng(0)
-  frames = moving_fashion.clip(rng.integers(0, 256, (28, 28), np.uint8), rng, order)
-  (tmp_path / "video.mp4").write_bytes(moving_fashion.encode(frames))
+  for folder in ("below", "video"):
+    (tmp_path / folder).mkdir()
+    frames = moving_fashion.clip(rng.integers(0, 256, (28, 28), np.uint8), rng, order)
+    (tmp_path / folder / "1.mp4").write_bytes(moving_fashion.encode(frames))
   (tmp_path / "bad.mp4").write_bytes(moving_fashion.encode(frames)[:2000])
-  paths = predict.find_images([str(tmp_path)], kind=predict.kind_of(trained.setup))
-  bad, good = predict.predict(trained, paths, NAMES, top=5, batch_size=2, strips=tmp_path)
+  for number, data in enumerate(videos.read(str(tmp_path / "video" / "1.mp4"))):
+    (tmp_path / "frames").mkdir(exist_ok=True)
+    (tmp_path / "frames" / f"{number}.jpg").write_bytes(data)
+  kind = predict.kind_of(trained.setup)
+  paths = predict.find_images([str(tmp_path), str(tmp_path / "frames")], kind=kind)
+  strips = tmp_path / "strips"
+  bad, _, of_folder, good = predict.predict(
+    trained, paths, NAMES, top=5, batch_size=2, strips=strips
+  )
   assert bad.keys() == {"file", "error"}
-  example = {"image": videos.read(str(tmp_path / "video.mp4"))}
-  clip = inference.preprocess(trained.setup)(example, np.random.default_rng(0))["image"]
-  strip = cv2.imread(str(tmp_path / "video.mp4.png"))[..., ::-1]
-  np.testing.assert_array_equal(np.hstack(list(clip)), strip)
+  assert "predictions" in of_folder
+  for name in ("below/1.mp4", "frames", "video/1.mp4"):
+    example = {"image": videos.read(str(tmp_path / name))}
+    clip = inference.preprocess(trained.setup)(example, np.random.default_rng(0))["image"]
+    strip = cv2.imread(str(strips / f"{name}.png"))[..., ::-1]
+    np.testing.assert_array_equal(np.hstack(list(clip)), strip)
   x = trained.setup.normalize(jnp.asarray(clip)[None])
   want = _softmax(np.asarray(trained.setup.model.apply(trained.variables, x))[0])
   assert [p["class"] for p in good["predictions"]] == np.argsort(-want)[:5].tolist()

@@ -9,9 +9,11 @@ import sys
 import zipfile
 
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
 from mixer_jax.errors import InputError
-from mixer_jax.tools import config_files, configs
+from mixer_jax.tools import command, config_files, configs
 from tests import runs
 from tests.marks import long
 
@@ -114,3 +116,12 @@ def test_a_wheel_has_the_configurations_inside_the_package(tmp_path):
     assert {n.partition("/")[0].partition("-")[0] for n in names} == {"mixer_jax"}
     (points,) = (n for n in names if n.endswith("entry_points.txt"))
     assert "mixer-jax = mixer_jax.tools.main:main" in wheel.read(points).decode()
+
+
+def test_none_unsets_a_key_that_has_text(monkeypatch):
+  argv = ["x", "--config=configs/kinetics.py", "--config.init.weights=None"]
+  values = flags.FlagValues()
+  flag = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+  values(argv)
+  monkeypatch.setattr(flags, "FLAGS", values)
+  assert command.loaded(flag).init.weights is None

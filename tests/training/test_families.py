@@ -127,7 +127,7 @@ def test_resume_equals_an_uninterrupted_run(run):
 
 
 @pytest.mark.campaign
-def test_a_run_of_clips_resumes_to_the_bit_and_is_exported(tmp_path):
+def test_a_run_of_clips_resumes_to_the_bit_and_is_exported(tmp_path, capsys):
   """With all that changes a batch, several views in evaluation, pictures, and workers."""
   config = of_clips(with_family(small_config(total_steps=5), "mlp3d", FIELDS["mlp3d"]), 16)
   config.augment.update({"erasing_p": 0.5, "mixup_p": 0.5, "cutmix_p": 1.0})
@@ -144,6 +144,8 @@ def test_a_run_of_clips_resumes_to_the_bit_and_is_exported(tmp_path):
   config.checkpoint.every_steps = 2
   whole, parts = tmp_path / "whole", tmp_path / "parts"
   loop.train(config, str(whole))
+  log = capsys.readouterr()
+  assert "images" not in log.out + log.err
   stop_and_resume(config, parts)
   runs.assert_same_state(runs.final_state(parts, 5), runs.final_state(whole, 5))
   assert runs.records(parts) == runs.records(whole)

@@ -115,7 +115,9 @@ def test_progress_tells_speed_and_waiting_apart_from_pauses(monkeypatch):
   assert values == {
     "seconds": 2.0, "images_per_sec": 6.0, "data_wait": 0.25, "seconds_left": 4.0, "core_hours": 1 + 6 / 3600,
   }  # fmt: skip
-  line = metrics.progress_line(6, 10, values | {"loss": 1.0, "lr": 0.1})
-  assert "6 images/s  waits for data 25% of the time  left 0:00:04" in line
-  line = metrics.progress_line(6, 10, values | {"loss": 1.0, "lr": 0.1, "data_wait": 0.09})
+  line = metrics.progress_line(6, 10, values | {"loss": 1.0, "lr": 0.1}, "videos")
+  assert "6 videos/s  waits for data 25% of the time  left 0:00:04" in line
+  line = metrics.progress_line(
+    6, 10, values | {"loss": 1.0, "lr": 0.1, "data_wait": 0.09}, "images"
+  )
   assert "6 images/s  left" in line

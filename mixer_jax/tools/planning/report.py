@@ -23,6 +23,7 @@ class Report:
     devices: name of the topology, or the kind of the devices there are.
     num_devices, num_cores: JAX devices and TensorCores (for other devices the same).
     settings: what decides how much memory is needed: batch_size, grad_accum_steps, remat, fsdp, dtype.
+    examples: what a batch has, images or videos.
     parameters: of the model.
     training_flops_per_image: of the model, by its matrix products.
     program: the compiled step. If None, the compiler refused it.
@@ -37,6 +38,7 @@ class Report:
   num_devices: int
   num_cores: int
   settings: dict[str, Any]
+  examples: str
   parameters: int
   training_flops_per_image: int
   program: Program | None
@@ -84,6 +86,7 @@ def make(
     num_devices=exp.mesh.size,
     num_cores=chip.num_cores(exp.mesh.size) if chip else exp.mesh.size,
     settings=_settings(exp),
+    examples=exp.options.examples,
     parameters=sum(x.size for x in jax.tree.leaves(exp.abstract_state.params)),
     training_flops_per_image=flops.TRAINING * forward,
     program=trial.program,
@@ -164,7 +167,7 @@ def _head(report: Report) -> Rows:
     ("devices", f"{report.devices}: {report.num_devices} devices, {report.num_cores} cores"),
     (
       "settings",
-      f"batch {s['batch_size']} = {per_device:g} images a device, grad_accum_steps "
+      f"batch {s['batch_size']} = {per_device:g} {report.examples} a device, grad_accum_steps "
       f"{s['grad_accum_steps']}, remat {s['remat']}, fsdp {s['fsdp']}",
     ),
   ]
@@ -212,7 +215,7 @@ def _costs(report: Report, times: estimate.Estimate) -> Rows:
   return [
     (
       "at best",
-      f"{times.images_per_sec_per_core:,.0f} images/s/core, model-FLOPs utilisation "
+      f"{times.images_per_sec_per_core:,.0f} {report.examples}/s/core, model-FLOPs utilisation "
       f"{100 * times.mfu:.0f} %",
     ),
     (

@@ -120,6 +120,11 @@ class Collection:
   videos: Videos | None = None
 
   @property
+  def what(self) -> str:
+    """What the entries are, for people."""
+    return "videos" if self.videos else "images"
+
+  @property
   def multi_label(self) -> bool:
     """Whether images have several labels."""
     return self.labels_per_image > 1

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import os
+import pathlib
 import stat
 from collections.abc import Callable, Iterator
 
@@ -37,7 +38,7 @@ def plan(
     InputError: there are no images, an image is given twice, the held-out split exists already, or files are missing.
   """
   splits = _splits(collection, held_out, seed)
-  num_bytes = sum(_estimate(c, i, collection.root) for c, i in splits.values())
+  num_bytes = sum(_estimate(c, i, collection) for c, i in splits.values())
   num_examples = {split: len(indices) for split, (_, indices) in splits.items()}
   growth = _GROWTH if collection.videos else 1
   counts = _count_shards(num_examples, num_bytes * growth, num_shards)
@@ -48,7 +49,7 @@ def plan(
     labels_per_image=collection.labels_per_image,
     num_examples=num_examples,
     num_bytes=num_bytes,
-    what="videos" if collection.videos else "images",
+    what=collection.what,
     ignored=collection.ignored,
     fingerprint=_fingerprint(collection, splits, counts),
     shards=lambda: _shards(collection, splits, counts),
@@ -109,25 +110,32 @@ def _splits(collection: catalogue.Collection, held_out: float, seed: int) -> Spl
   entries = collection.splits["train"]
   kept, out = catalogue.hold_out(entries, held_out, seed)
   if not len(out) or not len(kept):
-    raise InputError(f"--held_out leaves {len(kept)} images to train on and {len(out)} held out.")
+    raise InputError(
+      f"--held_out leaves {len(kept)} {collection.what} to train on and {len(out)} held out."
+    )
   others = {s: (c, c.order()) for s, c in collection.splits.items() if s != "train"}
   return {"train": (entries, kept), HELD_OUT: (entries, out), **others}
 
 
-def _estimate(entries: catalogue.Catalogue, indices: np.ndarray, root: str) -> int:
+def _estimate(
+  entries: catalogue.Catalogue, indices: np.ndarray, collection: catalogue.Collection
+) -> int:
   """Returns the bytes of the images, estimated from every so many of them."""
   sample = indices[:: max(1, len(indices) // _SAMPLE)]
   sizes = []
   for index in sample:
     entry = entries[int(index)]
     try:
-      size = entry.size if entry.archive else os.stat(os.path.join(root, entry.key)).st_size
-      sizes.append(size)
+      path = entry.archive or os.path.join(collection.root, entry.key)
+      files = os.scandir(path) if os.path.isdir(path) else [pathlib.Path(path)]
+      sizes.append(entry.size if entry.archive else sum(file.stat().st_size for file in files))
     except OSError:
       continue  # reading it will say so
   if not sizes:
-    first = os.path.join(root, entries[int(sample[0])].key)
-    raise InputError(f"none of {len(sample)} images that were looked for exists: {first}, …")
+    first = os.path.join(collection.root, entries[int(sample[0])].key)
+    raise InputError(
+      f"none of {len(sample)} {collection.what} that were looked for exists: {first}, …"
+    )
   return int(np.mean(sizes) * len(indices))
 
 

@@ -85,7 +85,7 @@ def test_so_many_workers_feed_a_device(monkeypatch):
   found = throughput.measure_input(small_config(), training)
   fed = 100.0 * throughput.num_cores(jax.devices()[0])
   assert found.workers_per_device == pytest.approx(fed / found.images_per_sec_per_worker)
-  assert f"{found.workers_per_device:.2f} workers feed" in found.render()
+  assert f"{found.workers_per_device:.2f} workers feed" in found.render("images")
 
 
 def test_the_command_names_what_is_wrong():

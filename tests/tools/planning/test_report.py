@@ -37,6 +37,7 @@ def b16(**changes):
     num_devices=32,
     num_cores=32,
     settings=settings,
+    examples="images",
     parameters=59_880_472,
     training_flops_per_image=75_600_000_000,
     program=program,

@@ -69,6 +69,29 @@ def test_what_decides_the_frames_belongs_to_the_plan(root, tmp_path):
   assert whole.splits == {"train": 3}
 
 
+def test_folders_of_frames_are_videos(root, tmp_path):
+  """Their frames are encoded anew; those with a gap are bad."""
+  for name in ("jump/a", "run/b", "run/gap"):
+    (tmp_path / "set" / name).mkdir(parents=True)
+    for number, data in enumerate(videos.read(str(root / "jump" / "a.mp4"))):
+      (tmp_path / "set" / name / f"{number:05}.jpg").write_bytes(data)
+  (tmp_path / "set" / "run" / "gap" / "00003.jpg").unlink()
+  with pytest.raises(InputError, match=r"1 of 3 videos.*\n  run/gap: .* frame 3 "):
+    sets.prepare(plan(tmp_path / "set"), tmp_path)
+  (tmp_path / "set" / "list.tsv").write_text("jump/a/\tup\nrun/b\talong\n")
+  listed = images.plan(tables.read(str(tmp_path / "set" / "list.tsv"), "listed", videos=ALL))
+  for found, classes in (
+    (plan(tmp_path / "set"), {"jump": 1, "run": 1}),
+    (listed, {"along": 1, "up": 1}),
+  ):
+    prepared = sets.prepare(found, tmp_path, skip_bad=True)
+    assert prepared.classes == {"train": classes}
+    source = sources.open_source(
+      dataset=str(prepared.directory), data_dir=None, split="train", label=None
+    )
+    assert source[0]["image"] == source[1]["image"] == videos.read(str(tmp_path / "set/run/b"))
+
+
 def test_a_table_of_videos(root, tmp_path):
   (root / "list.tsv").write_text("jump/a.mp4\tup\nrun/deep/c.webm\talong\n")
   small = catalogue.Videos(short_side=24, fps=10.0)
@@ -81,3 +104,6 @@ def test_a_table_of_videos(root, tmp_path):
   by_label = {int(source[i]["label"]): source[i]["image"] for i in range(2)}
   for label, name in enumerate(("run/deep/c.webm", "jump/a.mp4")):
     assert by_label[label] == videos.read(str(root / name), short_side=24, fps=10.0)
+  (root / "list.tsv").write_text("jump/lost.mp4\tup\n")
+  with pytest.raises(InputError, match="none of 1 videos"):
+    images.plan(tables.read(str(root / "list.tsv"), "listed", videos=small))
