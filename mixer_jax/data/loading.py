@@ -1,7 +1,6 @@
 """Batches loaded ahead of the step, in threads or in worker processes."""
 
 import functools
-import gc
 import multiprocessing
 import os
 import re
@@ -13,18 +12,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import cv2
-import numpy as np
 from absl import flags
 
-from mixer_jax.data import segments
+from mixer_jax.data import lending, segments
 from mixer_jax.data.pipeline import Batch, EvalBatches, TrainBatches
 from mixer_jax.errors import RetryError
 
 PREFETCH = 2  # batches ready ahead of the step, in each worker or, without workers, in this process
-
-# Smaller arrays come through a pipe, larger ones in shared memory. What is in the pipe must fit into it
-# (64 KiB): closing an iterator, Grain waits for the rest of a message that was cut.
-MIN_SHARED_BYTES = 1 << 12
 
 MAX_LOST = 3  # times that workers are killed without a batch in between
 SAY_SECONDS = 30.0  # of waiting, until a line says so
@@ -46,16 +40,19 @@ def iterate(
   threads = grain.ReadOptions(num_threads=PREFETCH, prefetch_buffer_size=PREFETCH)
   source: Any = batches
 
-  def begin(first: int) -> Any:
-    dataset = grain.MapDataset.source(source)[first:].to_iter_dataset(threads)
-    if num_workers:
-      options = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=PREFETCH)
-      small = grain.experimental.DatasetOptions(min_shm_size=MIN_SHARED_BYTES)
-      dataset = grain.experimental.WithOptionsIterDataset(dataset, small)
-      dataset = dataset.mp_prefetch(options, functools.partial(_init_worker, segments.owned()))
-    return iter(dataset)
+  def begin(first: int, borrower: lending.Borrower | None) -> Any:
+    dataset: Any = grain.MapDataset.source(source)[first:]
+    if borrower is None:
+      return iter(dataset.to_iter_dataset(threads))
+    options = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=PREFETCH)
+    dataset = dataset.map(lending.Lender(borrower.name)).to_iter_dataset(threads)
+    # What the lender leaves goes through a pipe, and must fit into it (64 KiB): closing an iterator, Grain waits for the
+    # rest of a message that was cut.
+    piped = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
+    dataset = grain.experimental.WithOptionsIterDataset(dataset, piped)
+    return iter(dataset.mp_prefetch(options, functools.partial(_init_worker, segments.owned())))
 
-  return ClosingIterator(begin, start, copy=num_workers > 0)
+  return ClosingIterator(begin, start, workers=num_workers > 0)
 
 
 class ClosingIterator:
@@ -64,22 +61,22 @@ class ClosingIterator:
   Workers that were killed are started again, from the batch that is due. Nothing waits for ever: workers without a
   sign of life are killed, and if that does not help, the run is asked to stop.
 
-  With workers, batches arrive in shared memory that ends with the array. JAX may alias host memory for
-  as long as it likes, so they are copied first.
-
   Args:
-    begin: number of a batch -> iterator from that one on.
+    begin: number of a batch, what takes batches from workers -> iterator from that one on.
     start: number of the first batch.
-    copy: whether there are workers.
+    workers: whether there are any.
 
   Raises:
     RetryError: workers were killed again and again.
   """
 
-  def __init__(self, begin: Callable[[int], Any], start: int, copy: bool):
-    self._begin, self._number, self._copy = begin, start, copy
+  def __init__(
+    self, begin: Callable[[int, lending.Borrower | None], Any], start: int, *, workers: bool
+  ):
+    self._begin, self._number = begin, start
+    self._borrower = lending.Borrower() if workers else None
     self._lost = 0  # times that workers were killed since the last batch
-    self._iterator: Any = begin(start)
+    self._iterator: Any = begin(start, self._borrower)
     self._since: float | None = None  # when the wait for a batch began
     self._closed = threading.Event()
     threading.Thread(target=self._watch, daemon=True).start()
@@ -100,7 +97,7 @@ class ClosingIterator:
       finally:
         self._since = None
       self._number, self._lost = self._number + 1, 0
-      return {key: np.array(value) for key, value in batch.items()} if self._copy else batch
+      return batch if self._borrower is None else self._borrower.copied(batch)
 
   def _start_again(self, status: str) -> None:
     """Starts the workers anew, from the batch that is due; raises RetryError if that has been tried in vain."""
@@ -110,7 +107,7 @@ class ClosingIterator:
       raise RetryError(f"{lost}, {MAX_LOST} times at batch {self._number}. {_ADVICE}")
     print(f"{lost}: starting again from batch {self._number}. {_ADVICE}", file=sys.stderr)
     self._close()
-    self._iterator = self._begin(self._number)
+    self._iterator = self._begin(self._number, self._borrower)
 
   def __enter__(self) -> "ClosingIterator":
     return self
@@ -122,9 +119,9 @@ class ClosingIterator:
   def _close(self) -> None:
     if hasattr(self._iterator, "close"):
       self._iterator.close()
-    # Grain's iterators refer to themselves, and the last batch's shared memory ends only with them.
     self._iterator = None
-    gc.collect()
+    if self._borrower is not None:
+      self._borrower.close()
 
   def _watch(self) -> None:
     """Says what the main thread waits for, and ends the wait when it has lasted too long."""
@@ -155,7 +152,6 @@ def _init_worker(mark: str, index: int, count: int) -> None:
     count: of workers.
   """
   del index, count
-  segments.adopt(mark)
   cv2.setNumThreads(1)
   for number in segments.SIGNALS:
     signal.signal(number, signal.SIG_IGN)

@@ -11,12 +11,12 @@ import multiprocessing
 import pathlib
 import secrets
 import signal
-from multiprocessing import resource_tracker, shared_memory
+from multiprocessing import resource_tracker
 from typing import Any
 
 from mixer_jax import files
 
-_PLACE = pathlib.Path("/dev/shm")  # noqa: S108  (where Linux has shared memory)
+PLACE = pathlib.Path("/dev/shm")  # noqa: S108  (where Linux has shared memory)
 _PREFIX = "mixer_jax-"
 _OPEN: list[Any] = []
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)
@@ -27,9 +27,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.
 def owned() -> str:
   """Returns the name of this process's mark, and removes what dead processes left. Linux only."""
   mark = f"{_PREFIX}{secrets.token_hex(8)}"
-  if not _PLACE.is_dir():
+  if not PLACE.is_dir():
     return mark
-  for name in {_mark_of(path.name) for path in _PLACE.glob(f"*{_PREFIX}*")}:
+  for name in {_mark_of(path.name) for path in PLACE.glob(f"*{_PREFIX}*")}:
     if _is_dead(name):
       remove(name)
   with contextlib.suppress(OSError):  # full: the workers will say so
@@ -50,12 +50,6 @@ def _start_tracker() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def adopt(mark: str) -> None:
-  """Gives the shared memory that this worker makes from now on the name of its parent's mark."""
-  module: Any = shared_memory
-  module._make_filename = lambda: f"/{mark}-{secrets.token_hex(8)}"
-
-
 def forget(mark: str) -> None:
   """Leaves this worker's segments to Python's resource tracker, and removes the mark of the parent, which has ended.
 
@@ -68,12 +62,12 @@ def forget(mark: str) -> None:
       if target.name.startswith(mark) and target.exists():  # not "… (deleted)"
         resource_tracker.register(f"/{target.name}", "shared_memory")
   with contextlib.suppress(OSError):
-    (_PLACE / mark).unlink()
+    (PLACE / mark).unlink()
 
 
 def remove(mark: str) -> None:
   """Removes a mark, and all shared memory of its name."""
-  for path in [*_PLACE.glob(f"*{mark}-*"), _PLACE / mark]:
+  for path in [*PLACE.glob(f"*{mark}-*"), PLACE / mark]:
     # Another process of the user was faster, or it is another user's.
     with contextlib.suppress(OSError):
       path.unlink()
@@ -81,12 +75,12 @@ def remove(mark: str) -> None:
 
 def _keep_locked(mark: str) -> None:
   """Makes the mark, which is locked from the moment that it has its name."""
-  unnamed = _PLACE / f".{mark.removeprefix(_PREFIX)}"
+  unnamed = PLACE / f".{mark.removeprefix(_PREFIX)}"
   file = unnamed.open("x")
   files.try_lock(file)
-  unnamed.rename(_PLACE / mark)
+  unnamed.rename(PLACE / mark)
   _OPEN.append(file)
-  atexit.register((_PLACE / mark).unlink, missing_ok=True)
+  atexit.register((PLACE / mark).unlink, missing_ok=True)
 
 
 def _mark_of(name: str) -> str:
@@ -97,7 +91,7 @@ def _mark_of(name: str) -> str:
 
 def _is_dead(mark: str) -> bool:
   try:
-    with files.open_regular(_PLACE / mark) as file:
+    with files.open_regular(PLACE / mark) as file:
       return files.try_lock(file, shared=True) is True
   except FileNotFoundError:
     return True  # the mark comes first and goes last

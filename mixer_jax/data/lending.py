@@ -1,0 +1,106 @@
+"""Arrays from a loader worker to its parent, through shared memory that is used again and again.
+
+New memory costs more than the copy: of the 9.6 MB of 64 images, 7 ms for its pages and 0.3 ms for copying. So a worker keeps
+its segments. The first byte of a segment says whether it is lent; the worker sets it, and the parent, which has copied the
+array, clears it.
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+import secrets
+import threading
+from collections.abc import Mapping
+from multiprocessing import shared_memory
+from typing import Any
+
+import numpy as np
+
+from mixer_jax.data import segments
+
+_HEADER_BYTES = 64  # a cache line, so that arrays are aligned
+_MIN_BYTES = 1 << 12  # smaller arrays go through the pipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Lent:
+  """Where an array lies."""
+
+  segment: str
+  shape: tuple[int, ...]
+  dtype: np.dtype[Any]
+
+  def view(self, segment: shared_memory.SharedMemory) -> np.ndarray:
+    return np.ndarray(self.shape, self.dtype, segment.buf, _HEADER_BYTES)
+
+
+def _flag(segment: shared_memory.SharedMemory) -> memoryview:
+  assert segment.buf is not None  # it is not closed
+  return segment.buf[:1]
+
+
+class Lender:
+  """A worker's side: `lender(batch)` is the batch with its large arrays lent. Each process that it is pickled to has its own.
+
+  Args:
+    name: what the names of its segments begin with.
+  """
+
+  def __init__(self, name: str):
+    self._name = name
+    self._segments: list[shared_memory.SharedMemory] = []
+    self._lock = threading.Lock()
+
+  def __reduce__(self) -> tuple[Any, ...]:
+    return Lender, (self._name,)
+
+  def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray | Lent]:
+    return {k: self._lend(v) if v.nbytes >= _MIN_BYTES else v for k, v in batch.items()}
+
+  def _lend(self, array: np.ndarray) -> Lent:
+    segment = self._take(array.nbytes + _HEADER_BYTES)
+    lent = Lent(segment.name, array.shape, array.dtype)
+    np.copyto(lent.view(segment), array)
+    return lent
+
+  def _take(self, size: int) -> shared_memory.SharedMemory:
+    """Returns a segment of this process that is free, or a new one; it counts as lent."""
+    with self._lock:
+      free = (s for s in self._segments if s.size >= size and not _flag(s)[0])
+      if (segment := next(free, None)) is None:
+        name = f"{self._name}-{secrets.token_hex(4)}"
+        segment = shared_memory.SharedMemory(name, create=True, size=size)
+        self._segments.append(segment)
+      _flag(segment)[0] = 1
+      return segment
+
+
+class Borrower:
+  """The parent's side."""
+
+  def __init__(self) -> None:
+    self.name = f"{segments.owned()}-{secrets.token_hex(4)}"
+    self._segments: dict[str, shared_memory.SharedMemory] = {}
+
+  def copied(self, batch: Mapping[str, np.ndarray | Lent]) -> dict[str, np.ndarray]:
+    """Returns a batch that is the caller's, and gives back what was lent."""
+    return {k: self._copied(v) if isinstance(v, Lent) else v for k, v in batch.items()}
+
+  def _copied(self, lent: Lent) -> np.ndarray:
+    segment = self._segments.get(lent.segment)
+    if segment is None:
+      segment = self._segments[lent.segment] = shared_memory.SharedMemory(lent.segment)
+    array = lent.view(segment).copy()
+    _flag(segment)[0] = 0
+    return array
+
+  def close(self) -> None:
+    """Removes the segments of workers that have ended, those too that they never lent."""
+    for path in pathlib.Path(segments.PLACE).glob(f"{self.name}-*"):
+      if path.name not in self._segments:
+        with contextlib.suppress(FileNotFoundError):
+          self._segments[path.name] = shared_memory.SharedMemory(path.name)
+    for segment in self._segments.values():
+      segment.close()
+      segment.unlink()
+    self._segments = {}
