@@ -5,13 +5,11 @@ its segments. The first byte of a segment says whether it is lent; the worker se
 array, clears it.
 """
 
-import contextlib
 import dataclasses
-import pathlib
 import secrets
 import threading
 from collections.abc import Mapping
-from multiprocessing import shared_memory
+from multiprocessing import resource_tracker, shared_memory
 from typing import Any
 
 import numpy as np
@@ -67,7 +65,8 @@ class Lender:
     """Returns a segment of this process that is free, or a new one; it counts as lent."""
     with self._lock:
       free = (s for s in self._segments if s.size >= size and not _flag(s)[0])
-      if (segment := next(free, None)) is None:
+      # The smallest, so that labels leave those of images alone.
+      if (segment := min(free, key=lambda s: s.size, default=None)) is None:
         name = f"{self._name}-{secrets.token_hex(4)}"
         segment = shared_memory.SharedMemory(name, create=True, size=size)
         self._segments.append(segment)
@@ -96,11 +95,11 @@ class Borrower:
 
   def close(self) -> None:
     """Removes the segments of workers that have ended, those too that they never lent."""
-    for path in pathlib.Path(segments.PLACE).glob(f"{self.name}-*"):
-      if path.name not in self._segments:
-        with contextlib.suppress(FileNotFoundError):
-          self._segments[path.name] = shared_memory.SharedMemory(path.name)
     for segment in self._segments.values():
       segment.close()
-      segment.unlink()
     self._segments = {}
+    for path in segments.PLACE.glob(f"{self.name}-*"):
+      path.unlink(missing_ok=True)
+      # First registered, which a worker that was killed may not have come to.
+      resource_tracker.register(f"/{path.name}", "shared_memory")
+      resource_tracker.unregister(f"/{path.name}", "shared_memory")

@@ -142,7 +142,7 @@ class _Loader:
   def __init__(self, spec: SplitSpec, source: sources.Source):
     self._spec = spec
     self._source = source
-    self._decode = spec.ops.decode if spec.kept_bytes(source) else None
+    self._keeps = spec.kept_bytes(source) > 0
 
   def load(self, index: int, rng: np.random.Generator, view: int = 0) -> dict[str, Any] | None:
     """Returns a view of the example, None if it is skipped; raises InputError that names a bad record."""
@@ -160,9 +160,10 @@ class _Loader:
       return None
 
   def _example(self, index: int) -> dict[str, Any]:
-    if self._decode is None:
+    decode = self._spec.ops.decode
+    if decode is None or not self._keeps:
       return self._source[index]
-    return self._source.decoded(index, self._decode)
+    return self._source.decoded(index, decode)
 
   def _checked_label(self, label: np.ndarray) -> np.ndarray:
     """Returns int32 (), or (labels_per_image,) padded with −1; raises BadRecordError."""

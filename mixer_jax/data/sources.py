@@ -110,7 +110,8 @@ class Source:
         "data of these classes, name them alike, or train a new head (docs/finetune.md)."
       )
     logging.warning("%s: its classes are in another order; labels are matched by name", self.name)
-    self._numbers, self._kept = np.array([wanted.index(name) for name in own]), {}
+    self._numbers = np.array([wanted.index(name) for name in own])
+    self._kept, self._kept_bytes = {}, 0
     self.class_names, self.num_classes = wanted, len(wanted)
 
   def _numbered(self, label: np.ndarray) -> np.ndarray:

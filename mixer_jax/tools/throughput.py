@@ -129,13 +129,14 @@ def measure_input(config: Any, training: Throughput | None = None) -> InputSpeed
   """Measures one loader worker on a configuration's training data, and so how many feed a device.
 
   Args:
-    config: the configuration.
+    config: the configuration; its mesh does not matter.
     training: of the step on a local device, if it was measured.
 
   Raises:
     InputError: bad configuration or data.
   """
-  exp = experiment.build(config, experiment.make_mesh(config))
+  one = {**config, "mesh": _one_device(config)}
+  exp = experiment.build(one, experiment.make_mesh(one))
   size = exp.options.batch_size
   batches = pipeline.TrainBatches(
     exp.train_split,

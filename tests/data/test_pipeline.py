@@ -12,7 +12,7 @@ import signal
 import numpy as np
 import pytest
 
-from mixer_jax.data import loading, pipeline, sources, synthetic
+from mixer_jax.data import lending, loading, pipeline, segments, sources, synthetic
 from mixer_jax.data.preprocess import Preprocess
 from mixer_jax.errors import InputError, RetryError
 from tests.conftest import GOLDEN
@@ -143,7 +143,7 @@ def test_processes_split_the_same_batches(processes):
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_loading_is_the_same_with_any_number_of_workers(num_workers):
-  batches = train_batches(total_steps=9)
+  batches = pickle.loads(pickle.dumps(train_batches(total_steps=9)))
   with loading.iterate(batches, start=4, num_workers=num_workers) as loaded:
     got = list(loaded)
   assert len(got) == 5
@@ -190,6 +190,39 @@ def six_epochs(text):
     spec(12, ops=ops), sources.Source("photos", photos), seed=0, batch_size=8, rows=np.arange(8), total_steps=9
   )  # fmt: skip
   return [batches[step] for step in range(9)], photos.reads
+
+
+def test_pixels_that_are_kept_get_the_models_numbers_of_classes(monkeypatch):
+  """And leave room for all of them again."""
+  photos = Photos(3)
+  source = sources.Source("photos", photos, class_names=["a", "b", "c"])
+  decode = Preprocess("decode|resize(8)", (SIZE, SIZE, 3)).decode
+  monkeypatch.setattr(sources, "KEPT_BYTES", 3 * 30 * 40 * 3)
+  assert [int(source.decoded(i, decode)["label"]) for i in range(3)] == [0, 1, 2]
+  source.number_classes_as(["c", "b", "a"])
+  assert [int(source.decoded(i % 3, decode)["label"]) for i in range(6)] == [2, 1, 0] * 2
+  assert photos.reads == 6
+
+
+def test_memory_is_lent_to_arrays_of_its_size_and_removed_after_a_worker_that_died_making_it():
+  borrower = lending.Borrower()
+  lender = lending.Lender(borrower.name)
+  large, small = np.ones(1 << 20, np.uint8), np.ones(1 << 12, np.uint8)
+
+  def lent(array):
+    return lender({"x": array})["x"]
+
+  def copied(*several):
+    for one in several:
+      assert borrower.copied({"x": one})["x"].all()
+
+  first, second = lent(large), lent(small)
+  copied(first, second)
+  assert lent(small).segment == second.segment
+  (segments.PLACE / f"{borrower.name}-0").touch()
+  (segments.PLACE / first.segment).unlink()
+  borrower.close()
+  assert not [*segments.PLACE.glob(f"{borrower.name}-*")]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, long(signal.SIGBUS), long(signal.SIGSTOP)])

@@ -82,7 +82,9 @@ def test_what_is_timed_in_training_is_the_experiments_step():
 def test_so_many_workers_feed_a_device(monkeypatch):
   monkeypatch.setattr(throughput, "_INPUT_SECS", 0.1)
   training = throughput.Throughput(100.0, 8, {8: 100.0})
-  found = throughput.measure_input(small_config(), training)
+  config = small_config()
+  config.mesh.data = 1000  # devices of a cluster
+  found = throughput.measure_input(config, training)
   fed = 100.0 * throughput.num_cores(jax.devices()[0])
   assert found.workers_per_device == pytest.approx(fed / found.images_per_sec_per_worker)
   assert f"{found.workers_per_device:.2f} workers feed" in found.render("images")
