@@ -59,10 +59,10 @@ def decode_region(
     fast_dct: the fast DCT instead of the accurate one.
 
   Returns:
-    The pixels. None if no library is installed, or if it cannot crop this kind of file.
+    The pixels. None if no library is installed, it cannot crop this kind of file, or the file is damaged.
 
   Raises:
-    ValueError: damaged beyond decoding. Lesser damage is decoded as far as it goes, as by TensorFlow.
+    ValueError: damaged beyond decoding.
   """
   library = _library()
   if library is None:
@@ -101,13 +101,15 @@ def _decode(
   scaled = library.tj3SetScalingFactor(handle, _Fraction(1, 8 // eighths))
   if scaled < 0 or library.tj3SetCroppingRegion(handle, region) < 0:
     return None
-  pixels = np.zeros((height, end - start, channels), np.uint8)  # damage may leave the rest
+  pixels = np.empty((height, end - start, channels), np.uint8)
   failed = library.tj3Decompress8(
     handle, data, len(data), pixels.ctypes.data, channels * (end - start), _PIXELS[channels]
   )
-  if failed and library.tj3GetErrorCode(handle) != _WARNING:
-    raise ValueError(library.tj3GetErrorStr(handle).decode(errors="replace"))
-  return pixels[:, left - start : left - start + width]
+  if not failed:
+    return pixels[:, left - start : left - start + width]
+  if library.tj3GetErrorCode(handle) == _WARNING:
+    return None  # behind damage, skipped blocks would differ from decoded ones
+  raise ValueError(library.tj3GetErrorStr(handle).decode(errors="replace"))
 
 
 @functools.cache

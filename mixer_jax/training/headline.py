@@ -29,7 +29,7 @@ def headline(
   used = exp.train_split.num_used
   subset = f" ({used:,} of them used)" if used < exp.options.data.num_examples else ""
   kept = exp.train_split.kept_bytes(source)
-  memory = f", decoded once and kept in memory ({kept / 1e6:,.1f} MB)" if kept else ""
+  memory = f", decoded once and kept in memory (about {kept / 1e6:,.1f} MB)" if kept else ""
   return (
     f"{exp.title} with {parameters:,} parameters, {exp.options.size} px\n"
     f"data {exp.options.data.dataset} {exp.options.data.split}: {exp.options.data.num_examples:,} {exp.options.examples}{subset}"

@@ -216,8 +216,11 @@ def turbojpeg_3(request, monkeypatch):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.usefixtures("turbojpeg_3")
 def test_a_region_holds_the_pixels_of_the_whole(channels):
-  """Every subsampling, progressive, grey, CMYK and PNG; edges too."""
-  files = jpegs(75, 101) | {
+  """Every subsampling, progressive, grey, CMYK, PNG and a JPEG that ends in the middle; edges too."""
+  files = jpegs(75, 101)
+  half = files["progressive"][: len(files["progressive"]) // 2]
+  files |= {
+    "damaged": half + b"\xff\xd9",
     "cmyk": golden_jpeg("extra_cmyk"),
     "png": encode(".png", smooth(20, 31)),
   }
