@@ -5,6 +5,7 @@ its segments. The first byte of a segment says whether it is lent; the worker se
 array, clears it.
 """
 
+import contextlib
 import dataclasses
 import secrets
 import threading
@@ -97,6 +98,8 @@ class Borrower:
     """Removes the segments of workers that have ended, those too that they never lent."""
     for segment in self._segments.values():
       segment.close()
+      with contextlib.suppress(FileNotFoundError):
+        segment.unlink()
     self._segments = {}
     for path in segments.PLACE.glob(f"{self.name}-*"):
       path.unlink(missing_ok=True)
