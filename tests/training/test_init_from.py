@@ -12,6 +12,7 @@ from mixer_jax.training import experiment, init_from, loop
 from tests import families, runs
 from tests.configurations import small_config
 from tests.families import RESNET, VIT
+from tests.training.steps import batches
 
 
 @pytest.fixture(scope="module")
@@ -121,12 +122,7 @@ def test_frozen_parameters_do_not_move_and_cost_nothing(source, tmp_path):
   for rules in ((), ("head/.*=1", ".*=0")):
     config.optimizer.lr_multipliers = rules
     exp = build(config)
-    batch = {
-      "image": jax.ShapeDtypeStruct((16, 16, 16, 3), "uint8"),
-      "label": jax.ShapeDtypeStruct((16,), "int32"),
-      "mask": jax.ShapeDtypeStruct((16,), "float32"),
-    }
-    text = exp.train_step.lower(exp.abstract_state, batch).compile().as_text()
+    text = exp.train_step.lower(exp.abstract_state, next(batches(1))).compile().as_text()
     counts.append(text.count(" dot("))
   assert counts[1] < counts[0] / 2
 
@@ -266,16 +262,12 @@ def test_the_papers_settings():
   )  # fmt: skip
   assert (config.data.num_examples, config.evaluators.val.num_examples) == (49_000, 1000)
   assert config.model.tokens_mlp_dim == 4 * 384
-  assert build_total(config) == 10_000
+  assert build(config).total_steps == 10_000
   flowers = finetune_config.get_config("model=L/16,dataset=oxford_flowers102")
   assert (flowers.image_size, flowers.total_steps, flowers.schedule.warmup_steps) == (224, 500, 100)
   vtab = finetune_config.get_config("model=B/16,dataset=vtab/clevr_count")
   assert (vtab.total_steps, vtab.num_classes, vtab.data.num_examples) == (2500, 8, 1000)
   assert vtab.data.ops == vtab.evaluators.val.ops == "decode|resize(224)"
-
-
-def build_total(config):
-  return build(config).total_steps
 
 
 def test_a_run_on_rectangles_is_enlarged_by_its_own_grid(tmp_path):

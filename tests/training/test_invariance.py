@@ -15,6 +15,7 @@ from mixer_jax.data import permutations
 from mixer_jax.training import experiment, loop
 from tests.configurations import small_config
 from tests.marks import long
+from tests.training.steps import batches, put
 
 SIZE, PATCH, SEED, STEPS = 16, 4, 3, 30
 GRID = SIZE // PATCH
@@ -107,12 +108,8 @@ def stepped(params, image, **changes):
   """Returns the parameters after a step from these, and the loss."""
   config = small_config(**changes)
   exp = experiment.build(config, experiment.make_mesh(config))
-  batch = {
-    "image": image,
-    "label": np.arange(16, dtype=np.int32) % 10,
-    "mask": np.ones(16, np.float32),
-  }
-  state, metrics = exp.train_step(exp.first_state({"params": params}), jax.device_put(batch))
+  batch = {**next(batches(1)), "image": image}
+  state, metrics = exp.train_step(exp.first_state({"params": params}), put(exp, batch))
   return jax.device_get(state.params), float(metrics["loss"])
 
 
