@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from mixer_jax.data import pipeline, sources, videos
+from mixer_jax.data import pipeline, videos
 from mixer_jax.data.preprocess import Preprocess
 from mixer_jax.errors import InputError
 from mixer_jax.tools.preparation import catalogue, folders, images, tables
@@ -44,7 +44,7 @@ def test_a_folder_becomes_a_data_set_of_clips(root, tmp_path):
     "run/cut.mp4", "run/empty.avi", "run/sound.mp4", None,
   }  # fmt: skip
   place = dict(dataset=str(prepared.directory), data_dir=None, split="train", label=None)
-  source = sources.open_source(**place)
+  source = sets.opened(prepared)
   got = sorted((int(source[i]["label"]), source[i]["image"]) for i in range(3))
   names = ("jump/a.mp4", "jump/b.gif", "run/deep/c.webm")
   wanted = [(int(n.startswith("run")), videos.read(str(root / n))) for n in names]
@@ -86,9 +86,7 @@ def test_folders_of_frames_are_videos(root, tmp_path):
   ):
     prepared = sets.prepare(found, tmp_path, skip_bad=True)
     assert prepared.classes == {"train": classes}
-    source = sources.open_source(
-      dataset=str(prepared.directory), data_dir=None, split="train", label=None
-    )
+    source = sets.opened(prepared)
     assert source[0]["image"] == source[1]["image"] == videos.read(str(tmp_path / "set/run/b"))
 
 
@@ -98,9 +96,7 @@ def test_a_table_of_videos(root, tmp_path):
   collection = tables.read(str(root / "list.tsv"), "listed", videos=small)
   prepared = sets.prepare(images.plan(collection), tmp_path)
   assert prepared.classes == {"train": {"along": 1, "up": 1}}
-  source = sources.open_source(
-    dataset=str(prepared.directory), data_dir=None, split="train", label=None
-  )
+  source = sets.opened(prepared)
   by_label = {int(source[i]["label"]): source[i]["image"] for i in range(2)}
   for label, name in enumerate(("run/deep/c.webm", "jump/a.mp4")):
     assert by_label[label] == videos.read(str(root / name), short_side=24, fps=10.0)
