@@ -26,9 +26,8 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # one file serves all
 ONNX_OPSET = 20  # the first with GELU; the lowest serves most runtimes
 PARITY_BATCHES = (1, 7)
 COLOURS = {1: "grey", 3: "RGB", 4: "RGB and alpha"}
-MAX_BYTES = (1 << 31) - (
-  1 << 24
-)  # both formats end at 2 GiB; the program needs little beside weights
+# Both formats end at 2 GiB; the program needs little beside weights.
+MAX_BYTES = (1 << 31) - (1 << 24)
 
 Logits = Callable[[np.ndarray], np.ndarray]
 

@@ -1,8 +1,6 @@
 """Predictions for image and video files, which come from anywhere: bad ones are named, the others predicted."""
 
-import csv
 import glob
-import io
 import json
 import os
 import pathlib
@@ -15,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from mixer_jax import figures, files, losses, printing
+from mixer_jax import figures, files, losses, printing, tables
 from mixer_jax.data import decode, photos, videos
 from mixer_jax.data.preprocess import Preprocess
 from mixer_jax.errors import BadRecordError, InputError
@@ -333,13 +331,12 @@ def format_file(predictions: Sequence[Prediction], suffix: str) -> str:
   """Returns the contents of a .json file (everything), or a .csv one (a line for each class named)."""
   if suffix == ".json":
     return json.dumps(predictions, indent=1, ensure_ascii=False) + "\n"
-  text = io.StringIO()
-  writer = csv.writer(text, lineterminator="\n")
-  writer.writerow(("file", "rank", "class", "name", "probability"))
-  for one in predictions:
-    for rank, p in enumerate(one.get("predictions", ()), 1):
-      writer.writerow((one["file"], rank, p["class"], p["name"], p["probability"]))
-  return text.getvalue()
+  lines = [
+    (one["file"], rank, p["class"], p["name"], p["probability"])
+    for one in predictions
+    for rank, p in enumerate(one.get("predictions", ()), 1)
+  ]
+  return tables.as_csv([("file", "rank", "class", "name", "probability"), *lines])
 
 
 def draw(paths: Sequence[str], predictions: Sequence[Prediction], kind: photos.Kind) -> bytes:

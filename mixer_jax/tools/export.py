@@ -10,7 +10,7 @@ pip install '.[export]'.
 
 import pathlib
 
-from absl import app, flags
+from absl import flags
 
 from mixer_jax import files
 from mixer_jax.tools import command, model_flags
@@ -50,4 +50,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  command.run(app.run, main)
+  command.run(main)
