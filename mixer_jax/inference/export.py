@@ -166,14 +166,6 @@ def description(trained: trained_lib.Trained, input_type: str) -> dict[str, Any]
   }
 
 
-def check_output(output: pathlib.Path) -> None:
-  """Raises InputError for a suffix of another format or a directory that is not there."""
-  if output.suffix not in FORMATS:
-    raise InputError(f"--output={output} must end with {' or '.join(FORMATS)}.")
-  if not output.parent.is_dir():
-    raise InputError(f"--output={output}: {output.parent} is not a directory.")
-
-
 def save(
   trained: trained_lib.Trained, output: pathlib.Path, *, input_type: str, tolerance: float
 ) -> dict[int, float]:

@@ -250,7 +250,8 @@ def outputs(
   size = -(-min(batch_size, len(images)) // setup.mesh.size) * setup.mesh.size
   blank = np.zeros(setup.options.input_shape, np.uint8)
   preprocess = trained_lib.preprocess(setup)
-  root = "" if strips is None else os.path.commonpath([_folder(str(x)) for x in images])
+  folders = [os.path.dirname(os.path.abspath(str(x))) for x in images] if strips else [""]
+  root = os.path.commonpath(folders)
 
   def load(image: str | np.ndarray) -> np.ndarray | BadRecordError:
     try:
@@ -275,10 +276,6 @@ def outputs(
         name = f"image {start + i}" if isinstance(image, np.ndarray) else _shown(image)
         bad = isinstance(result, BadRecordError)
         yield name, result if bad else jax.tree.map(lambda x, i=i: x[i], out)
-
-
-def _folder(path: str) -> str:
-  return os.path.dirname(os.path.abspath(path))
 
 
 def _shown(path: str) -> str:
