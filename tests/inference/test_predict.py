@@ -254,9 +254,8 @@ def test_prepare_and_predict_take_the_same_photos(tmp_path, depth):
   ignored = []
   found = predict.find_images([str(tmp_path)], ignored)
   prepared = folders.read(str(tmp_path), "mine")
-  subprocess.run(
-    ["rm", "-r", str(tmp_path / "a")], check=True
-  )  # Python's own way goes as deep as the folders
+  # Python's own way goes as deep as the folders.
+  subprocess.run(["rm", "-r", str(tmp_path / "a")], check=True)
   train = prepared.splits["train"]
   assert [str(tmp_path / train[i].key) for i in range(len(train))] == found
   assert [os.path.basename(path) for path in found] == ["0.JPG", "1.png", "x.jpg", "0.JPG"]

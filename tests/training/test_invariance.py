@@ -55,9 +55,8 @@ def losses(config, params, directory, *, permuted):
 
 def permute_weights(params):
   """Returns the parameters that see in the permuted image what the given ones see in the original."""
-  order = permutations.order_of_patches(
-    (SIZE, SIZE), PATCH, SEED
-  )  # new pixel -> old pixel, raster order
+  # New pixel -> old pixel, in raster order.
+  order = permutations.order_of_patches((SIZE, SIZE), PATCH, SEED)
   raster = order.reshape(GRID, PATCH, GRID, PATCH).swapaxes(1, 2).reshape(GRID**2, PATCH**2)
   y, x = raster // SIZE, raster % SIZE
   tokens = (y // PATCH * GRID + x // PATCH)[:, 0]  # new token -> old token

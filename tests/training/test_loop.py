@@ -432,9 +432,8 @@ def test_damaged_records_stop_or_are_counted(tmp_path, capsys):
   config.data.num_examples, config.evaluators.val.num_examples = 40, 20
   with pytest.raises(InputError, match=r"bad record \d+ of .*damaged.* test: .*PNG"):
     loop.train(config, str(tmp_path / "stop"))
-  assert steps_of(tmp_path / "stop") == [
-    4
-  ]  # what was trained is saved before the evaluation's error
+  # What was trained is saved before the evaluation's error.
+  assert steps_of(tmp_path / "stop") == [4]
   config.data.on_bad_record = "skip"  # what the message says, for the same run
   results = loop.train(config, str(tmp_path / "stop"))
   assert results["count"] == 18
