@@ -18,7 +18,6 @@ from mixer_jax.data import decode, photos, videos
 from mixer_jax.data.preprocess import Preprocess
 from mixer_jax.errors import BadRecordError, InputError
 from mixer_jax.figures import curves
-from mixer_jax.inference import features
 from mixer_jax.inference import trained as trained_lib
 from mixer_jax.parallel import sharding
 from mixer_jax.training import experiment
@@ -184,28 +183,7 @@ def predict(
       yield {"file": file, "predictions": named}
 
 
-def predict_images(
-  trained: trained_lib.Trained, images: Any, *, top: int, batch_size: int
-) -> list[list[dict[str, Any]]]:
-  """Returns the predictions for each image; see Trained.predict."""
-  names = trained_lib.class_names(trained)
-  predictions = predict(
-    trained, _listed(images, kind_of(trained.setup)), names, top=top, batch_size=batch_size
-  )
-  return [_good(one["file"], one.get("error"), one.get("predictions")) for one in predictions]
-
-
-def features_of_images(
-  trained: trained_lib.Trained, images: Any, *, batch_size: int
-) -> dict[str, np.ndarray]:
-  """Returns what the model computes of the images; see Trained.features."""
-  step = trained.jitted(features.make_features_step, "")
-  found = outputs(trained, _listed(images, kind_of(trained.setup)), step, batch_size=batch_size)
-  rows = [_good(name, row if isinstance(row, BadRecordError) else None, row) for name, row in found]
-  return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
-
-
-def _listed(images: Any, kind: photos.Kind) -> list[str | np.ndarray]:
+def listed(images: Any, kind: photos.Kind) -> list[str | np.ndarray]:
   """Returns the images one by one: files as paths, others as pixels; raises InputError if there are none."""
   if isinstance(images, str | os.PathLike):
     return [*find_images([os.fspath(images)], kind=kind)]
@@ -220,7 +198,7 @@ def _listed(images: Any, kind: photos.Kind) -> list[str | np.ndarray]:
   return [*find_images([*map(os.fspath, images)], kind=kind)]
 
 
-def _good(name: str, error: Any, row: Any) -> Any:
+def good(name: str, error: Any, row: Any) -> Any:
   """Returns the row; raises InputError if there is an error instead."""
   if error is not None:
     raise InputError(f"{name} cannot be used: {error}.")
