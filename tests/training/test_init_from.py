@@ -8,9 +8,9 @@ import pytest
 from configs import finetune as finetune_config
 from mixer_jax import inference, weights
 from mixer_jax.errors import InputError
-from mixer_jax.training import experiment, init_from, loop
+from mixer_jax.training import init_from, loop
 from tests import families, runs
-from tests.configurations import small_config
+from tests.configurations import build, small_config
 from tests.families import RESNET, VIT
 from tests.training.steps import batches
 
@@ -19,7 +19,7 @@ from tests.training.steps import batches
 def source(tmp_path_factory):
   """Weights of the small model at 16 px, no parameter of which is zero."""
   config = small_config()
-  exp = experiment.build(config, experiment.make_mesh(config))
+  exp = build(config)
   rng = np.random.default_rng(0)
   params = jax.tree.map(
     lambda x: (0.2 * rng.normal(size=x.shape)).astype(np.float32), exp.abstract_state.params
@@ -46,10 +46,6 @@ def tuning(source, size, **changes):
   for key, value in changes.items():
     config[key] = value
   return config
-
-
-def build(config):
-  return experiment.build(config, experiment.make_mesh(config))
 
 
 def pre_logits(exp, params, image):
