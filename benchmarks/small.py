@@ -59,7 +59,10 @@ def compare(contestants: dict[str, turns.Contestant], epochs: int) -> None:
         taken[name].append(child.ask({"work": work})["cpu_s"])
     seconds = {name: statistics.median(each) for name, each in taken.items()}
     ratio = seconds["ours"] / seconds["timm"]
-    listed = "  ".join(f"{name} {each:6.2f} s" for name, each in seconds.items())
+    listed = "  ".join(
+      f"{name} {seconds[name]:6.2f} s ({', '.join(f'{s:.1f}' for s in each)})"
+      for name, each in taken.items()
+    )
     print(f"{work:6} {listed}  ours takes {ratio:.2f} x as long", flush=True)
     if work == "epoch":
       scores = {name: child.ask({"work": "score"})["top1"] for name, child in contestants.items()}
