@@ -1,6 +1,9 @@
-"""Tables of text, for a terminal and as Markdown."""
+"""Tables of text, for a terminal, as Markdown and as CSV."""
 
-from collections.abc import Collection, Sequence
+import csv
+import io
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 
 def as_text(lines: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
@@ -24,3 +27,10 @@ def as_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
   return "\n".join(
     f"| {' | '.join(line)} |" for line in (escaped[0], ["---"] * len(header), *escaped[1:])
   )
+
+
+def as_csv(lines: Iterable[Iterable[Any]]) -> str:
+  """Returns the lines as CSV, the header's first."""
+  text = io.StringIO()
+  csv.writer(text, lineterminator="\n").writerows(lines)
+  return text.getvalue()

@@ -2,7 +2,11 @@
 
 import contextlib
 
+import numpy as np
+
 from configs import common, quickstart
+from mixer_jax.data import pipeline
+from mixer_jax.training import experiment
 
 
 def small_config(**changes):
@@ -30,6 +34,11 @@ def small_config(**changes):
   return config
 
 
+def build(config):
+  """Returns the experiment of a configuration on its own mesh."""
+  return experiment.build(config, experiment.make_mesh(config))
+
+
 def of_clips(config, frames):
   """Returns the configuration for clips of the same images, a frame of each of equal parts of a video."""
   config.frames = frames
@@ -43,3 +52,12 @@ def with_family(config, family, fields):
   config.model = common.get_config(family).model
   config.model.update(fields)
   return config
+
+
+def train_batches(exp, total_steps, rows=None):
+  """Returns the batches of an experiment as the loop reads them; of a part of their rows, if that is given."""
+  size = exp.options.batch_size
+  return pipeline.TrainBatches(
+    exp.train_split, exp.train_split.open(), seed=0, batch_size=size,
+    rows=np.arange(size) if rows is None else rows, total_steps=total_steps,
+  )  # fmt: skip

@@ -83,6 +83,16 @@ def run(args, **environment):
   return process.returncode, output
 
 
+def tool(name, *arguments):
+  """Returns (exit status, stdout, stderr) of a command of mixer_jax.tools, which ends without a traceback."""
+  done = subprocess.run(
+    [sys.executable, "-m", f"mixer_jax.tools.{name}", *map(str, arguments)],
+    cwd=ROOT, env={**os.environ, "XLA_FLAGS": ""}, capture_output=True, text=True, timeout=300,
+  )  # fmt: skip
+  assert "Traceback" not in done.stderr, done.stderr
+  return done.returncode, done.stdout, done.stderr
+
+
 def wait_for(process, text, timeout=120):
   """Reads the output up to a line with this text; returns what was read."""
   seen, deadline = [], time.monotonic() + timeout

@@ -9,10 +9,9 @@ from flax import traverse_util
 from jax.experimental import multihost_utils
 
 from mixer_jax import evaluators
-from mixer_jax.data import pipeline
 from mixer_jax.parallel import distributed, sharding
 from mixer_jax.training import experiment
-from tests.configurations import small_config
+from tests.configurations import small_config, train_batches
 
 STEPS = 20
 RULES = ("head/bias=replicate", "stem/kernel=3", ".*=0")
@@ -44,14 +43,7 @@ def train(data, fsdp) -> dict[str, Any]:
   params = {**state.params, "head": {**state.params["head"], "kernel": head}}
   state = state.replace(params=params)
   rows = sharding.local_rows(exp.shardings.batch, config.batch_size)
-  batches = pipeline.TrainBatches(
-    exp.train_split,
-    exp.train_split.open(),
-    seed=0,
-    batch_size=config.batch_size,
-    rows=rows,
-    total_steps=STEPS,
-  )
+  batches = train_batches(exp, STEPS, rows)
   found: dict[str, Any] = {"losses": []}
   for step in range(STEPS):
     batch = sharding.put_batch(batches[step], exp.shardings.batch, rows, config.batch_size)

@@ -39,11 +39,36 @@ def test_bad_commands_end_with_one_clear_error(tmp_path, arguments, message):
   assert not (tmp_path / "run").exists()
 
 
+QUICK = "--config=configs/quickstart.py"
+
+
+@pytest.mark.parametrize(
+  ("tool", "arguments", "message"),
+  [
+    ("benchmark", [], "--config is missing"),
+    ("benchmark", [QUICK, "--batch_sizes=8,x"], "--batch_sizes=8,x must be numbers"),
+    ("benchmark", [QUICK, "--work=sleep"], "--work=sleep is none of"),
+    ("export", ["--output=model.pb"], "must end with .stablehlo or .onnx"),
+    ("features", ["x.png"], "give image files, directories or globs, and a file"),
+    ("features", ["x.png", "--output=maps.csv"], "must end with .npz"),
+    ("paper", ["table5"], "'table5'"),
+    ("paper", [], "0 names"),
+    ("paper", ["table1", "--weights=a.npz"], "--weights goes with figure5"),
+    ("paper", ["table1", "--measure_throughput"], "goes with table2 and table3"),
+    ("plan", [QUICK, "--topology=v3:4"], "topology 'v3:4' is unknown. Known"),
+    ("plan", [QUICK, "--config.batch_sise=32"], "batch_sise"),
+    ("plan", [QUICK, "--fit=fast"], "fit"),
+    ("predict", [], "give image files"),
+    ("prepare", ["digts"], "digts"),
+  ],
+)
+def test_bad_tools_end_with_one_clear_error(tool, arguments, message):
+  status, output, errors = runs.tool(tool, *arguments)
+  assert (status, output) == (2, "")
+  assert message in errors, errors
+
+
 def test_the_embedded_data_set_can_be_prepared_by_command(tmp_path):
-  tool = [sys.executable, "-m", "mixer_jax.tools.prepare"]
-  status, output = runs.run([*tool, "digits", f"--data_dir={tmp_path}"])
-  assert status == 0, output
+  status, output, errors = runs.tool("prepare", "digits", f"--data_dir={tmp_path}")
+  assert status == 0, errors
   assert f"digits is prepared in {tmp_path}/digits/1.0.0" in output
-  status, output = runs.run([*tool, "digts", f"--data_dir={tmp_path}"])
-  assert status == 2
-  assert "Traceback" not in output

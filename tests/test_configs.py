@@ -17,6 +17,7 @@ from mixer_jax.errors import InputError
 from mixer_jax.tools import config_files
 from mixer_jax.tools.paper_tables import rows
 from mixer_jax.training import experiment
+from tests.configurations import build
 from tests.conftest import GOLDEN
 from tests.marks import long
 
@@ -63,7 +64,7 @@ def test_every_configuration_builds(path):
   assert logits.shape == (2, config.num_classes)
   if path.stem == "evaluate":
     return  # trains nothing
-  exp = experiment.build(config, experiment.make_mesh(config))
+  exp = build(config)
   examples, batch_size = config.data.num_examples, config.batch_size
   epoch = examples - examples % batch_size * config.data.drop_remainder
   images = int((config.total_epochs or 0) * epoch)
@@ -102,7 +103,7 @@ def test_released_weights_see_images_as_published(weights, normalize, ops):
 def test_deits_learning_rates_are_the_references(arg, recorded):
   """Of every epoch: the Mixer's schedule is DeiT's own, as CycleMLP's (tests/golden/family)."""
   config = get_config("deit", arg)
-  exp = experiment.build(config, experiment.make_mesh(config))
+  exp = build(config)
   recipe = json.loads((GOLDEN / "family" / "recipe.json").read_text())[recorded]
   steps = 1281167 // config.batch_size  # of an epoch
   assert exp.total_steps == steps * recipe["total_epochs_run"]
@@ -127,7 +128,7 @@ def test_res_mlps_recipe_is_the_one_that_its_author_gave():
 def test_ms_mlps_learning_rates_are_the_references():
   """Of updates: each has the rate that the reference's scheduler sets behind the one before it."""
   config = get_config("deit", "ms_mlp-T")
-  exp = experiment.build(config, experiment.make_mesh(config))
+  exp = build(config)
   recipe = json.loads((GOLDEN / "family" / "recipe.json").read_text())["ms_mlp"]
   assert exp.total_steps == recipe["updates_per_epoch"] * recipe["epochs"]
   for update, rate in recipe["schedule"].items():
@@ -139,7 +140,7 @@ def test_circulant_mixing_has_one_recipe_for_both_models():
   for arg in ("ccs-mixer-B/16", "ccs-res_mlp-36"):
     config = get_config("deit", arg)
     assert (config.optimizer.name, config.learning_rate) == ("adam", 1e-3)
-    exp = experiment.build(config, experiment.make_mesh(config))
+    exp = build(config)
     count = sum(x.size for x in jax.tree.leaves(exp.abstract_state.params))
     assert count == {"ccs-mixer-B/16": 58_085_992, "ccs-res_mlp-36": 43_356_904}[arg]
   with pytest.raises(InputError, match=r"known: .*ccs-res_mlp-36"):
@@ -215,7 +216,7 @@ def test_a_familys_section_is_its_own():
 
 def test_imagenet_has_the_authors_number_of_steps():
   config = get_config("imagenet", "B/16")
-  exp = experiment.build(config, experiment.make_mesh(config))
+  exp = build(config)
   assert exp.total_steps == 92897
 
 
@@ -236,10 +237,6 @@ def good():
   config = ConfigDict(get_config("quickstart").to_dict())
   config.mesh.data = 1
   return config
-
-
-def build(config):
-  return experiment.build(config, experiment.make_mesh(config))
 
 
 @pytest.mark.parametrize(

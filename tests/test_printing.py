@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+from unittest import mock
 
 import jax
 import numpy as np
@@ -21,13 +22,9 @@ FORMULAS = ["$5 and $6", "$\\frac{", "a_b^c", "é"]
 
 def run(main):
   """Runs a command's main as the command does, without absl."""
-
-  def app_run(guarded, flags_parser):
-    del flags_parser
-    guarded([])
-
   flags.FLAGS.mark_as_parsed()
-  command.run(app_run, main)
+  with mock.patch.object(command.app, "run", lambda guarded, **_: guarded([])):
+    command.run(main)
 
 
 @pytest.mark.parametrize(

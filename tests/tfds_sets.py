@@ -4,6 +4,8 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
+from mixer_jax.data import pipeline
+
 
 def png(number, size=12):
   """Returns a PNG of noise that depends on the number."""
@@ -73,3 +75,12 @@ def varied(data_dir):
     example = {"image": data, "outline": data, "labels": list(range(i % 3)), "sex": i % 2}
     examples.append((i, example))
   return prepare(data_dir, "Varied", features, {"train": examples})
+
+
+def split_of(directory, ops, **changes):
+  """Returns the specification of a data set's training split with these operations."""
+  fields = dict(
+    dataset=str(directory), data_dir=None, split="train", label=None, num_classes=10, labels_per_image=1,
+    on_bad_record="stop",
+  )  # fmt: skip
+  return pipeline.SplitSpec(**{**fields, "ops": ops, **changes})

@@ -3,7 +3,6 @@
 For single-label data with k classes. The matrix is sparse: 21 843 classes have 477 million pairs, few of which occur.
 """
 
-import csv
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +12,7 @@ from etils import epath
 from jaxtyping import Float, Int
 from scipy import sparse
 
-from mixer_jax import figures
+from mixer_jax import figures, tables
 from mixer_jax.errors import InputError
 
 MATRIX_CLASSES = 40  # more are not readable as a matrix
@@ -119,16 +118,15 @@ def save(directory: epath.Path, confusion: Confusion) -> list[epath.Path]:
   columns = (confusion.count, confusion.correct, confusion.accuracy)
   classes = zip(range(len(names)), names, *columns, strict=True)
   pairs = ((a, names[a], b, names[b], n) for a, b, n in confusion.pairs())
-  tables = {
+  files = {
     "classes.csv": [("class", "name", "count", "correct", "accuracy"), *classes],
     "confusions.csv": [("label", "label_name", "prediction", "prediction_name", "times"), *pairs],
   }
-  for name, lines in tables.items():
-    with (directory / name).open("w") as f:
-      csv.writer(f, lineterminator="\n").writerows(lines)
+  for name, lines in files.items():
+    (directory / name).write_text(tables.as_csv(lines))
   with (directory / "confusions.png").open("wb") as f:
     figure(confusion).savefig(f, format="png", dpi=120)
-  return [directory / name for name in (*tables, "confusions.png")]
+  return [directory / name for name in (*files, "confusions.png")]
 
 
 def figure(confusion: Confusion) -> Any:

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from mixer_jax import figures
 from mixer_jax.errors import InputError
 
-_PAIRED_BLOCKS, _MOST_PAIRS = 3, 64  # of figure 5
+PAIRED_BLOCKS, _MOST_PAIRS = 3, 64  # of figure 5
 
 
 def hidden_units(
@@ -154,14 +154,7 @@ def paired_mosaics(
   params: dict[str, Any], image_size: tuple[int, int] = (1, 1)
 ) -> list[Float[np.ndarray, "y x 3"]]:
   """Returns `paired_mosaic` of the blocks that figure 5 shows."""
-  return [paired_mosaic(units) for units in paired_blocks(params, image_size)]
-
-
-def paired_blocks(
-  params: dict[str, Any], image_size: tuple[int, int] = (1, 1)
-) -> list[Float[np.ndarray, "d rows columns"]]:
-  """Returns the hidden units of the blocks that figure 5 shows."""
-  return first_blocks(params, _PAIRED_BLOCKS, image_size)
+  return [paired_mosaic(units) for units in first_blocks(params, PAIRED_BLOCKS, image_size)]
 
 
 def ordered_mosaic(units: Float[np.ndarray, "d rows columns"]) -> Float[np.ndarray, "y x 3"]:

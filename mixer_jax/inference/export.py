@@ -26,9 +26,8 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # one file serves all
 ONNX_OPSET = 20  # the first with GELU; the lowest serves most runtimes
 PARITY_BATCHES = (1, 7)
 COLOURS = {1: "grey", 3: "RGB", 4: "RGB and alpha"}
-MAX_BYTES = (1 << 31) - (
-  1 << 24
-)  # both formats end at 2 GiB; the program needs little beside weights
+# Both formats end at 2 GiB; the program needs little beside weights.
+MAX_BYTES = (1 << 31) - (1 << 24)
 
 Logits = Callable[[np.ndarray], np.ndarray]
 
@@ -165,14 +164,6 @@ def description(trained: trained_lib.Trained, input_type: str) -> dict[str, Any]
     },
     "class_names": trained_lib.class_names(trained),
   }
-
-
-def check_output(output: pathlib.Path) -> None:
-  """Raises InputError for a suffix of another format or a directory that is not there."""
-  if output.suffix not in FORMATS:
-    raise InputError(f"--output={output} must end with {' or '.join(FORMATS)}.")
-  if not output.parent.is_dir():
-    raise InputError(f"--output={output}: {output.parent} is not a directory.")
 
 
 def save(

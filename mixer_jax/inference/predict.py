@@ -1,8 +1,6 @@
 """Predictions for image and video files, which come from anywhere: bad ones are named, the others predicted."""
 
-import csv
 import glob
-import io
 import json
 import os
 import pathlib
@@ -15,12 +13,11 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from mixer_jax import figures, files, losses, printing
+from mixer_jax import figures, files, losses, printing, tables
 from mixer_jax.data import decode, photos, videos
 from mixer_jax.data.preprocess import Preprocess
 from mixer_jax.errors import BadRecordError, InputError
 from mixer_jax.figures import curves
-from mixer_jax.inference import features
 from mixer_jax.inference import trained as trained_lib
 from mixer_jax.parallel import sharding
 from mixer_jax.training import experiment
@@ -186,28 +183,7 @@ def predict(
       yield {"file": file, "predictions": named}
 
 
-def predict_images(
-  trained: trained_lib.Trained, images: Any, *, top: int, batch_size: int
-) -> list[list[dict[str, Any]]]:
-  """Returns the predictions for each image; see Trained.predict."""
-  names = trained_lib.class_names(trained)
-  predictions = predict(
-    trained, _listed(images, kind_of(trained.setup)), names, top=top, batch_size=batch_size
-  )
-  return [_good(one["file"], one.get("error"), one.get("predictions")) for one in predictions]
-
-
-def features_of_images(
-  trained: trained_lib.Trained, images: Any, *, batch_size: int
-) -> dict[str, np.ndarray]:
-  """Returns what the model computes of the images; see Trained.features."""
-  step = trained.jitted(features.make_features_step, "")
-  found = outputs(trained, _listed(images, kind_of(trained.setup)), step, batch_size=batch_size)
-  rows = [_good(name, row if isinstance(row, BadRecordError) else None, row) for name, row in found]
-  return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
-
-
-def _listed(images: Any, kind: photos.Kind) -> list[str | np.ndarray]:
+def listed(images: Any, kind: photos.Kind) -> list[str | np.ndarray]:
   """Returns the images one by one: files as paths, others as pixels; raises InputError if there are none."""
   if isinstance(images, str | os.PathLike):
     return [*find_images([os.fspath(images)], kind=kind)]
@@ -222,7 +198,7 @@ def _listed(images: Any, kind: photos.Kind) -> list[str | np.ndarray]:
   return [*find_images([*map(os.fspath, images)], kind=kind)]
 
 
-def _good(name: str, error: Any, row: Any) -> Any:
+def good(name: str, error: Any, row: Any) -> Any:
   """Returns the row; raises InputError if there is an error instead."""
   if error is not None:
     raise InputError(f"{name} cannot be used: {error}.")
@@ -252,7 +228,8 @@ def outputs(
   size = -(-min(batch_size, len(images)) // setup.mesh.size) * setup.mesh.size
   blank = np.zeros(setup.options.input_shape, np.uint8)
   preprocess = trained_lib.preprocess(setup)
-  root = "" if strips is None else os.path.commonpath([_folder(str(x)) for x in images])
+  folders = [os.path.dirname(os.path.abspath(str(x))) for x in images] if strips else [""]
+  root = os.path.commonpath(folders)
 
   def load(image: str | np.ndarray) -> np.ndarray | BadRecordError:
     try:
@@ -277,10 +254,6 @@ def outputs(
         name = f"image {start + i}" if isinstance(image, np.ndarray) else _shown(image)
         bad = isinstance(result, BadRecordError)
         yield name, result if bad else jax.tree.map(lambda x, i=i: x[i], out)
-
-
-def _folder(path: str) -> str:
-  return os.path.dirname(os.path.abspath(path))
 
 
 def _shown(path: str) -> str:
@@ -333,13 +306,12 @@ def format_file(predictions: Sequence[Prediction], suffix: str) -> str:
   """Returns the contents of a .json file (everything), or a .csv one (a line for each class named)."""
   if suffix == ".json":
     return json.dumps(predictions, indent=1, ensure_ascii=False) + "\n"
-  text = io.StringIO()
-  writer = csv.writer(text, lineterminator="\n")
-  writer.writerow(("file", "rank", "class", "name", "probability"))
-  for one in predictions:
-    for rank, p in enumerate(one.get("predictions", ()), 1):
-      writer.writerow((one["file"], rank, p["class"], p["name"], p["probability"]))
-  return text.getvalue()
+  lines = [
+    (one["file"], rank, p["class"], p["name"], p["probability"])
+    for one in predictions
+    for rank, p in enumerate(one.get("predictions", ()), 1)
+  ]
+  return tables.as_csv([("file", "rank", "class", "name", "probability"), *lines])
 
 
 def draw(paths: Sequence[str], predictions: Sequence[Prediction], kind: photos.Kind) -> bytes:

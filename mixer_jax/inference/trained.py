@@ -20,7 +20,7 @@ from flax import linen as nn
 from mixer_jax import configuration, evaluators, models, schema, weights
 from mixer_jax.data import imagenet, sources
 from mixer_jax.data.preprocess import Preprocess
-from mixer_jax.errors import InputError
+from mixer_jax.errors import BadRecordError, InputError
 from mixer_jax.training import experiment
 from mixer_jax.training.state import Variables
 from mixer_jax.weights.variables import flatten
@@ -72,16 +72,24 @@ class Trained:
     """
     from mixer_jax.inference import predict  # which imports this file
 
-    return predict.predict_images(self, images, top=top, batch_size=batch_size)
+    paths, names = predict.listed(images, predict.kind_of(self.setup)), class_names(self)
+    found = predict.predict(self, paths, names, top=top, batch_size=batch_size)
+    return [predict.good(one["file"], one.get("error"), one.get("predictions")) for one in found]
 
   def features(self, images: Any, batch_size: int = 64) -> dict[str, np.ndarray]:
     """Returns what the model computes inside, float32: `logits` and `pre_logits` (b, c), `stage_<i>`, `block_<i>`.
 
     Arguments and errors are those of `predict`.
     """
-    from mixer_jax.inference import predict
+    from mixer_jax.inference import features, predict
 
-    return predict.features_of_images(self, images, batch_size=batch_size)
+    paths = predict.listed(images, predict.kind_of(self.setup))
+    step = self.jitted(features.make_features_step, "")
+    found = predict.outputs(self, paths, step, batch_size=batch_size)
+    rows = [
+      predict.good(k, row if isinstance(row, BadRecordError) else None, row) for k, row in found
+    ]
+    return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
   def jitted(self, make: Callable[..., Any], *arguments: Any) -> Any:
     """Returns make(setup, *arguments), a jitted step, which is made and compiled once."""

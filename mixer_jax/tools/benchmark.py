@@ -10,7 +10,7 @@ one loader worker: with the training step beside it, it tells how many workers f
 import json
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 from mixer_jax.errors import InputError
 from mixer_jax.tools import command, config_files
@@ -59,4 +59,4 @@ def _batch_sizes(texts: list[str] | None) -> list[int] | None:
 
 if __name__ == "__main__":
   flags.mark_flag_as_required("config")
-  command.run(app.run, main)
+  command.run(main)

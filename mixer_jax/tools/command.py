@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any
 
-from absl import flags, logging
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from mixer_jax import printing
@@ -53,10 +53,7 @@ def _refuse_blank(arguments: list[str]) -> None:
       raise InputError(f"{name} is {value!r}, which names nothing; was a variable not set?")
 
 
-def run(
-  app_run: Callable[..., Any],
-  main: Callable[[list[str]], Any],
-) -> None:
+def run(main: Callable[[list[str]], Any]) -> None:
   """Runs `main` under absl.
 
   Exits with 2 on bad input, 1 if a run diverged or could not save, 75 if its processes did not meet.
@@ -104,7 +101,7 @@ def run(
     _handle_interrupts()
     _set_up_output()
     host_memory.keep_on_cpu()
-    app_run(guarded, flags_parser=parse)
+    app.run(guarded, flags_parser=parse)
   except KeyboardInterrupt:
     _leave_interrupted()
 
@@ -124,9 +121,8 @@ def _set_up_output() -> None:
 
 
 def _handle_interrupts() -> None:
-  if (
-    signal.getsignal(signal.SIGINT) is signal.default_int_handler
-  ):  # else a shell has it ignored, say
+  # Else a shell has it ignored, say.
+  if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, _interrupt)
   signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # from a supervisor
 

@@ -7,8 +7,6 @@ python -m mixer_jax.tools.configs imagenet # the whole description of one: its a
 import ast
 import re
 
-from absl import app
-
 from mixer_jax.tools import command, command_help, config_files
 
 
@@ -35,4 +33,4 @@ def description(name: str) -> str:
 
 
 if __name__ == "__main__":
-  command.run(app.run, main)
+  command.run(main)

@@ -6,7 +6,7 @@ INPUT: a released name, an address, a weights file, or the workdir of a run (--c
 OUTPUT: a file that does not exist yet, .npz or .safetensors.
 """
 
-from absl import app, flags
+from absl import flags
 from etils import epath
 
 from mixer_jax import files, models, schema, weights
@@ -142,4 +142,4 @@ def _size(flag: flags.FlagHolder[str | None]) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-  command.run(app.run, main)
+  command.run(main)

@@ -11,7 +11,7 @@ file alone needs --dataset. It is evaluated as its published accuracy was, or as
 
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 from mixer_jax.errors import InputError
 from mixer_jax.tools import command, model_flags, process_flags
@@ -76,4 +76,4 @@ def _follow(model: dict[str, Any], asked: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-  command.run(app.run, main)
+  command.run(main)

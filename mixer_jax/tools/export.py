@@ -8,11 +8,8 @@ read back from the file and compared with Flax before the file gets its name. ON
 pip install '.[export]'.
 """
 
-import pathlib
+from absl import flags
 
-from absl import app, flags
-
-from mixer_jax import files
 from mixer_jax.tools import command, model_flags
 
 _OUTPUT = flags.DEFINE_string(
@@ -31,10 +28,9 @@ _TOLERANCE = flags.DEFINE_float(
 
 def main(argv: list[str]) -> None:
   command.no_arguments(argv)
-  output = pathlib.Path(files.path_of(_OUTPUT.value, "--output"))
-  from mixer_jax.inference import export
+  from mixer_jax.inference import export, predict
 
-  export.check_output(output)
+  output = predict.check_output(_OUTPUT.value, tuple(export.FORMATS))
   import jax
 
   # Accelerators multiply float32 more coarsely by default; on the CPU both sides are exact float32.
@@ -50,4 +46,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  command.run(app.run, main)
+  command.run(main)

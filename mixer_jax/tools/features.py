@@ -10,7 +10,7 @@ read, 1 some could not be (each is named, the others are written), 2 bad input.
 
 import sys
 
-from absl import app, flags
+from absl import flags
 
 from mixer_jax.errors import BadRecordError, InputError
 from mixer_jax.tools import command, model_flags
@@ -50,4 +50,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  command.run(app.run, main)
+  command.run(main)

@@ -5,7 +5,7 @@ python -m mixer_jax.tools.fewshot --config=configs/NAME.py --weights=FILE.npz --
   --train_split=train --test_split=test
 """
 
-from absl import app, flags
+from absl import flags
 
 from mixer_jax import schema
 from mixer_jax.tools import command, model_flags
@@ -67,4 +67,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  command.run(app.run, main)
+  command.run(main)

@@ -25,14 +25,10 @@ def main() -> None:
     return
   if name not in COMMANDS:
     hint = configuration.nearest(name, COMMANDS)
-    sys.exit(_fail(f"there is no command {name!r}.{hint}"))
+    print(f"error: there is no command {name!r}.{hint}", file=sys.stderr)
+    sys.exit(2)
   del sys.argv[1]
   runpy.run_module(f"mixer_jax.tools.{_module(name)}", run_name="__main__", alter_sys=True)
-
-
-def _fail(text: str) -> int:
-  print(f"error: {text}", file=sys.stderr)
-  return 2
 
 
 def _line(name: str) -> str:

@@ -14,7 +14,7 @@ figures also as PNG and SVG.
 import pathlib
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 from mixer_jax import files
 from mixer_jax.errors import InputError
@@ -128,4 +128,4 @@ def _show(name: str, table: Any, figure: Any, output: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-  command.run(app.run, main)
+  command.run(main)

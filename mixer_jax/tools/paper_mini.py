@@ -12,7 +12,7 @@ import pathlib
 import sys
 import time
 
-from absl import app, flags
+from absl import flags
 
 from mixer_jax import files
 from mixer_jax.errors import DivergedError
@@ -81,4 +81,4 @@ def _run_all(setting, results: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-  command.run(app.run, main)
+  command.run(main)

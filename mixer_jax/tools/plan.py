@@ -10,7 +10,7 @@ for the one with the least temporaries. Exit status: 0 it fits, 1 it does not, 2
 import re
 import sys
 
-from absl import app, flags
+from absl import flags
 
 from mixer_jax.tools import command, config_files
 from mixer_jax.tools.planning import topology
@@ -44,4 +44,4 @@ if __name__ == "__main__":
   flags.mark_flag_as_required("config")
   if any(re.match("--?topology", argument) for argument in sys.argv):
     topology.prepare_environment()  # The configuration's file, read with the flags, imports JAX.
-  command.run(app.run, main)
+  command.run(main)

@@ -9,7 +9,7 @@ middle. Exit status: 0 all were predicted, 1 some could not be (each is named, t
 
 import sys
 
-from absl import app, flags
+from absl import flags
 
 from mixer_jax.errors import InputError
 from mixer_jax.tools import command, model_flags
@@ -77,4 +77,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  command.run(app.run, main)
+  command.run(main)

@@ -17,7 +17,7 @@ import re
 import shlex
 import sys
 
-from absl import app, flags
+from absl import flags
 
 from mixer_jax.data import builders, datasets, videos
 from mixer_jax.errors import InputError, installing
@@ -267,4 +267,4 @@ def _train_flags(prepared: engine.Prepared, plan: shards.Plan) -> list[str]:
 
 
 if __name__ == "__main__":
-  command.run(app.run, main)
+  command.run(main)

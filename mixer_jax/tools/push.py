@@ -6,7 +6,7 @@ python -m mixer_jax.tools.push --workdir=DIR --checkpoint=best --to=hf://OWNER/N
 MODEL is a new directory. mixer_jax.load reads it, and timm.create_model("local-dir:MODEL") if timm has such a model.
 """
 
-from absl import app, flags
+from absl import flags
 
 from mixer_jax.tools import command, model_flags
 
@@ -28,4 +28,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  command.run(app.run, main)
+  command.run(main)

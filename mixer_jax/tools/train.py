@@ -8,7 +8,7 @@ The same command resumes, and so does --workdir=DIR alone. Exit status: 0 finish
 
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 from mixer_jax.errors import InputError
 from mixer_jax.tools import command, config_files, process_flags
@@ -53,4 +53,4 @@ def _configuration() -> Any:
 
 
 if __name__ == "__main__":
-  command.run(app.run, main)
+  command.run(main)

@@ -10,7 +10,7 @@ table is printed, and written to DIR/table.csv and DIR/table.md. `--report` only
 import pathlib
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 from mixer_jax import files
 from mixer_jax.errors import InputError
@@ -93,4 +93,4 @@ def _load_get_config(path: str) -> worker.MakeConfig:
 
 
 if __name__ == "__main__":
-  command.run(app.run, main)
+  command.run(main)

@@ -31,13 +31,10 @@ from mixer_jax.workdir import provenance as provenance_lib
 from mixer_jax.workdir.provenance import Provenance
 
 _METRICS = f"{METRIC_ITEM_NAME}/metrics"
-_READ_OF_ALL = (
-  _METRICS,
-  "_CHECKPOINT_METADATA",
-)  # what Orbax reads of each checkpoint where it saves the next one
-_DELETED = (
-  "deleted"  # where Orbax moves a checkpoint to delete, so that no kill leaves a part of one
-)
+# What Orbax reads of each checkpoint where it saves the next one.
+_READ_OF_ALL = (_METRICS, "_CHECKPOINT_METADATA")
+# Where Orbax moves a checkpoint to delete, so that no kill leaves a part of one.
+_DELETED = "deleted"
 # TensorStore's errors are ValueErrors that begin with a status: "RESOURCE_EXHAUSTED: …"
 _STATUS = re.compile(r"[A-Z]+(_[A-Z]+)*: ")
 _DATASET = re.compile(r'"dataset": "(?:[^"\\]|\\.)*", ')  # in what a score measures

@@ -59,7 +59,7 @@ def find_damage(directory: epath.Path) -> str | None:
     return f"{CHECKSUMS} is missing: it was not written completely"
   except ValueError:
     return f"{CHECKSUMS} is unreadable"
-  wanted = {name: digest for name, digest in listed.items() if not _is_foreign(name)}
+  wanted = {k: v for k, v in listed.items() if not any(map(files.is_foreign, k.split("/")))}
   found = _files(directory)
   if missing := sorted({*wanted, *_NEEDED} - {*found}):
     return f"missing file {missing[0]}"
@@ -71,7 +71,3 @@ def find_damage(directory: epath.Path) -> str | None:
     if _sha256(path) != wanted[name]:
       return f"{name} does not match its SHA-256"
   return None
-
-
-def _is_foreign(name: str) -> bool:
-  return any(map(files.is_foreign, name.split("/")))

@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 import uuid
-from typing import Any, NamedTuple, Protocol, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from etils import epath
 
@@ -47,30 +47,10 @@ class _Found(NamedTuple):
     return self.lives is False or (self.lives is None and self.age > STALE_SECS)
 
 
-class _Place(Protocol):
-  """Where a lease is."""
-
-  def create(self, text: str) -> bool:
-    """Creates the lease; returns False if there is one."""
-    ...
-
-  def find(self) -> _Found | None: ...
-
-  def text(self) -> str | None:
-    """Returns the text of the lease. None if there is none."""
-    ...
-
-  def renew(self, text: str) -> None: ...
-
-  def remove(self, text: str) -> None:
-    """Removes the lease if it is the one with this text."""
-    ...
-
-
 class Lease:
   """This process's lease of a directory, which ends with the `with` block."""
 
-  def __init__(self, directory: str, place: _Place, text: str):
+  def __init__(self, directory: str, place: "_File | _Object", text: str):
     self._directory, self._place, self._text = directory, place, text
     self._ended = threading.Event()
     self._beat = threading.Thread(target=self._renew, daemon=True)
@@ -120,7 +100,7 @@ def take(directory: epath.Path | pathlib.Path | str, *, wait: bool = False) -> L
     InputError: the directory cannot be written.
   """
   url, mine = str(directory), _description()
-  place: _Place = _Object(url) if "://" in url else _File(url)
+  place = _Object(url) if "://" in url else _File(url)
   try:
     while not place.create(mine):
       found = place.find()
@@ -142,7 +122,7 @@ def take(directory: epath.Path | pathlib.Path | str, *, wait: bool = False) -> L
   return Lease(url, place, mine)
 
 
-def _wait(url: str, place: _Place, found: _Found) -> None:
+def _wait(url: str, place: "_File | _Object", found: _Found) -> None:
   """Returns when the lease is another one, is gone or can be taken over."""
   limit = "" if found.lives else f", or {STALE_SECS:.0f} s after its last sign of life"
   metrics.log(f"waiting for workdir {url}, in use by {_owner(found)}, until that run ends{limit}")
@@ -182,7 +162,10 @@ def _machine() -> str:
 
 
 class _File:
-  """A lease on a file system."""
+  """A lease on a file system.
+
+  `create` returns False if there is one, `text` None if there is none; `renew` and `remove` leave another's text alone.
+  """
 
   def __init__(self, directory: str):
     self._path = pathlib.Path(directory) / "lease"
@@ -243,7 +226,7 @@ class _File:
 
 
 class _Object:
-  """A lease in a bucket, whose server creates an object only if there is none."""
+  """A lease in a bucket, whose server creates an object only if there is none; as `_File`."""
 
   def __init__(self, directory: str):
     import fsspec

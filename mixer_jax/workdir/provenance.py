@@ -155,9 +155,7 @@ def resume(
       f"a new workdir from their weights: {shlex.quote(f'--config.init.weights={workdir}')}."
     )
   saved = schema.translated(saved, models.schema)
-  if (
-    last and "evaluators" in last
-  ):  # which the last start may have changed without a new checkpoint
+  if last and "evaluators" in last:  # the last start may have changed them without a checkpoint
     saved = {**saved, "evaluators": last["evaluators"]}
   saved = schema.completed(saved, models.schema)
   come_and_gone = _evaluators(saved) ^ _evaluators(new.configuration)
@@ -212,9 +210,8 @@ def _contents(split: Split | None) -> tuple[int, tuple[str, ...]] | None:
 def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the keys and their values, of those that can be written in several ways the one for people."""
   flat = configuration.flatten(config)
-  with contextlib.suppress(
-    InputError, KeyError, TypeError
-  ):  # damaged, as the differences will show
+  # Of a damaged one the differences will show it.
+  with contextlib.suppress(InputError, KeyError, TypeError):
     flat["image_size"] = schema.joined(*schema.sides(flat["image_size"]))
   return flat
 

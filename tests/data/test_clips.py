@@ -131,10 +131,7 @@ def directory(tmp_path_factory):
 
 
 def split(directory, text):
-  return pipeline.SplitSpec(
-    dataset=directory, data_dir=None, split="train", label=None, num_examples=10, num_classes=10,
-    labels_per_image=1, ops=Preprocess(text, SHAPE), on_bad_record="stop",
-  )  # fmt: skip
+  return tfds_sets.split_of(directory, Preprocess(text, SHAPE), num_examples=10)
 
 
 def test_a_video_is_the_list_of_its_encoded_frames(directory):

@@ -67,12 +67,16 @@ def _batches(features, labels, masked=()):
     }
 
 
+def _evaluated(golden, drawn, masked=()):
+  used = drawn.rows
+  train = _batches(golden["features_train"][used], golden["labels_train"][used], masked)
+  test = _batches(golden["features_test"], golden["labels_test"])
+  return dict(fewshot.evaluate(lambda batch: batch, train, test, drawn, batch_size=BATCH))
+
+
 def test_the_evaluator_yields_the_authors_accuracies(golden, drawn):
   """In batches with padding, from the features of the drawn images alone."""
-  used = drawn.rows
-  train = _batches(golden["features_train"][used], golden["labels_train"][used])
-  test = _batches(golden["features_test"], golden["labels_test"])
-  values = dict(fewshot.evaluate(lambda batch: batch, train, test, drawn, batch_size=BATCH))
+  values = _evaluated(golden, drawn)
   for seed, shots in _draws(golden):
     wanted = golden[f"seed{seed}/shot{shots}/accuracy_float64"]
     assert abs(values[f"{shots}shot_seed{seed}"] - wanted) <= 1e-6
@@ -83,12 +87,9 @@ def test_the_evaluator_yields_the_authors_accuracies(golden, drawn):
 
 def test_a_skipped_image_only_leaves_its_draw(golden, drawn):
   """Row 7 of the used images is bad: the classifier is that of the other images."""
-  used = drawn.rows
-  train = _batches(golden["features_train"][used], golden["labels_train"][used], masked={7})
-  test = _batches(golden["features_test"], golden["labels_test"])
-  values = dict(fewshot.evaluate(lambda batch: batch, train, test, drawn, batch_size=BATCH))
+  values = _evaluated(golden, drawn, masked={7})
   for seed, shots in _draws(golden):
-    others = np.setdiff1d(drawn.chosen[seed, shots], used[7])
+    others = np.setdiff1d(drawn.chosen[seed, shots], drawn.rows[7])
     classifier = fewshot.fit(
       golden["features_train"][others], golden["labels_train"][others], num_classes=10
     )

@@ -119,12 +119,6 @@ def test_weights_beyond_the_formats_are_refused(tmp_path, trained, monkeypatch):
     export.save(trained, tmp_path / "model.onnx", input_type="uint8", tolerance=1e-5)
 
 
-@pytest.mark.parametrize(("name", "message"), [("a.pb", ".stablehlo or .onnx"), ("x/a.onnx", "no")])
-def test_an_output_that_cannot_be_is_refused(tmp_path, name, message):
-  with pytest.raises(InputError, match=message):
-    export.check_output(tmp_path / name)
-
-
 @pytest.mark.parametrize(("channels", "colours"), [(1, "grey"), (4, "RGB and alpha")])
 def test_rectangles_and_other_channels_are_exported(tmp_path, channels, colours):
   trained = make_trained(image_size="8x16", image_channels=channels)

@@ -4,9 +4,7 @@ import csv
 import io
 import json
 import os
-import struct
 import subprocess
-import zlib
 
 import cv2
 import jax
@@ -22,7 +20,7 @@ from mixer_jax.data.preprocess import Preprocess
 from mixer_jax.errors import BadRecordError, InputError
 from mixer_jax.inference import predict
 from mixer_jax.tools.preparation import folders
-from tests import marks, tfds_sets
+from tests import encoded, marks, tfds_sets
 from tests.configurations import of_clips, small_config
 from tests.conftest import GOLDEN
 from tests.inference.conftest import make_trained
@@ -125,32 +123,17 @@ def test_one_program_serves_all_batches(folder, trained, monkeypatch):
   assert [step._cache_size() for step in made] == [1]
 
 
-def _png_header(width, height):
-  """A PNG whose header claims a size, without pixels."""
-
-  def chunk(name, data):
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-  header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-  return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-
-
-def _jpeg_header(width, height):
-  """A JPEG whose header claims another size than it has."""
-  data = bytearray((GOLDEN / "extra_tiny.jpg").read_bytes())
-  at = data.index(b"\xff\xc0") + 5
-  data[at : at + 4] = struct.pack(">HH", height, width)
-  return bytes(data)
-
-
 BAD = {
   "empty.png": (b"", "not a JPEG, PNG or WebP, but 0 bytes"),
   "page.jpg": (b"<!DOCTYPE html>", "not a JPEG, PNG or WebP, but HTML"),
   "cut.png": (tfds_sets.png(0)[:60], "truncated PNG"),
   "cut.jpg": ((GOLDEN / "extra_tiny.jpg").read_bytes()[:300], "truncated JPEG"),
-  "bomb.png": (_png_header(60_000, 60_000), "PNG of 60000×60000 pixels; 100000000 at most"),
-  "bomb.jpg": (_jpeg_header(65_000, 65_000), "JPEG of 65000×65000 pixels; 100000000 at most"),
-  "line.png": (_png_header(60_000, 2), "sides differ by more than 100 times"),
+  "bomb.png": (encoded.png(60_000, 60_000), "PNG of 60000×60000 pixels; 100000000 at most"),
+  "bomb.jpg": (
+    encoded.resized_jpeg(65_000, 65_000),
+    "JPEG of 65000×65000 pixels; 100000000 at most",
+  ),
+  "line.png": (encoded.png(60_000, 2), "sides differ by more than 100 times"),
 }
 
 
@@ -271,9 +254,8 @@ def test_prepare_and_predict_take_the_same_photos(tmp_path, depth):
   ignored = []
   found = predict.find_images([str(tmp_path)], ignored)
   prepared = folders.read(str(tmp_path), "mine")
-  subprocess.run(
-    ["rm", "-r", str(tmp_path / "a")], check=True
-  )  # Python's own way goes as deep as the folders
+  # Python's own way goes as deep as the folders.
+  subprocess.run(["rm", "-r", str(tmp_path / "a")], check=True)
   train = prepared.splits["train"]
   assert [str(tmp_path / train[i].key) for i in range(len(train))] == found
   assert [os.path.basename(path) for path in found] == ["0.JPG", "1.png", "x.jpg", "0.JPG"]

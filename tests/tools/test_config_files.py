@@ -67,11 +67,7 @@ def test_descriptions_name_every_argument(name):
   "tool", ["eval", *map(long, ("predict", "train", "transfer", "prepare", "plan", "paper"))]
 )
 def test_help_has_all_flags_of_the_project_and_no_others(tmp_path, tool):
-  code = "from mixer_jax.tools import main; main.main()"
-  result = subprocess.run(
-    [sys.executable, "-c", code, tool, "--help"], cwd=tmp_path, env={"PYTHONPATH": str(runs.ROOT)},
-    capture_output=True, text=True, check=True,
-  )  # fmt: skip
+  result = _console(tmp_path, tool, "--help", cwd=tmp_path, stdout=subprocess.PIPE, check=True)
   described = re.findall(r"^  --(?:\[no\])?(\w+)", result.stdout, re.MULTILINE)
   assert not {"verbosity", "pdb", "flagfile", "helpfull"}.intersection(described)
   if tool == "eval":

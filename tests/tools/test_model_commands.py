@@ -1,8 +1,6 @@
 """The commands for trained models as a user gives them, on a recorded weights file."""
 
 import csv
-import subprocess
-import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -26,31 +24,18 @@ MODEL = [
 ]
 
 
-def _run(tool, *arguments):
-  """Returns (exit status, stdout, stderr)."""
-  process = subprocess.run(
-    [sys.executable, "-m", f"mixer_jax.tools.{tool}", *arguments],
-    cwd=runs.ROOT,
-    capture_output=True,
-    text=True,
-    timeout=300,
-  )
-  assert "Traceback" not in process.stderr, process.stderr
-  return process.returncode, process.stdout, process.stderr
-
-
 def test_predict_names_bad_images_and_predicts_the_others(tmp_path):
   for i in range(2):
     (tmp_path / f"{i}.png").write_bytes(tfds_sets.png(i))
   output = tmp_path / "out.csv"
-  status, stdout, stderr = _run("predict", *MODEL, str(tmp_path), f"--output={output}")
+  status, stdout, stderr = runs.tool("predict", *MODEL, str(tmp_path), f"--output={output}")
   assert status == 0, stderr
   lines = list(csv.DictReader(output.open()))
   assert [line["rank"] for line in lines] == list("12345") * 2
   assert abs(sum(float(line["probability"]) for line in lines) - 2) < 1e-5
   assert f"{tmp_path}/0.png\n  {float(lines[0]['probability']):.4f}  {lines[0]['name']}" in stdout
   (tmp_path / "0.png").write_text("<html>")
-  status, again, stderr = _run("predict", *MODEL, f"{tmp_path}/*.png", "--top=1")
+  status, again, stderr = runs.tool("predict", *MODEL, f"{tmp_path}/*.png", "--top=1")
   assert status == 1
   assert f"bad image {tmp_path}/0.png: not a JPEG, PNG or WebP" in stderr
   assert "1 of 2 images predicted, 1 bad" in again
@@ -63,7 +48,7 @@ def test_features_writes_the_maps_of_every_image_that_it_can_read(tmp_path):
     (tmp_path / f"{i}.png").write_bytes(tfds_sets.png(i))
   (tmp_path / "1.png").write_text("<html>")
   output = tmp_path / "maps.npz"
-  status, stdout, stderr = _run("features", MODEL[1], str(tmp_path), f"--output={output}")
+  status, stdout, stderr = runs.tool("features", MODEL[1], str(tmp_path), f"--output={output}")
   assert status == 1
   assert f"bad image {tmp_path}/1.png: not a JPEG, PNG or WebP" in stderr
   assert f"{output}: 2 of 3 images, stage_1 4x4x16" in stdout
@@ -89,7 +74,7 @@ FEWSHOT = "{'type': 'fewshot', 'test_split': 'test[:300]', 'every_steps': 1}"
 )
 def test_fewshot_prints_its_table(flags, split):
   """It tests on the split of the evaluator that config.best names."""
-  status, stdout, stderr = _run("fewshot", *MODEL, *flags)
+  status, stdout, stderr = runs.tool("fewshot", *MODEL, *flags)
   assert status == 0, stderr
   assert (
     f"few-shot on digits train (627 of 1437 images drawn), tested on digits {split} (" in stdout
@@ -104,22 +89,7 @@ def test_fewshot_prints_its_table(flags, split):
 
 def test_export_prints_its_parity(tmp_path):
   output = tmp_path / "model.stablehlo"
-  status, stdout, stderr = _run("export", *MODEL, f"--output={output}")
+  status, stdout, stderr = runs.tool("export", *MODEL, f"--output={output}")
   assert status == 0, stderr
   assert "largest difference of a logit from Flax in float32: 0.0e+00 (batch 1)" in stdout
   assert sorted(p.name for p in tmp_path.iterdir()) == ["model.stablehlo", "model.stablehlo.json"]
-
-
-@pytest.mark.parametrize(
-  ("tool", "arguments", "message"),
-  [
-    ("predict", MODEL, "give image files"),
-    ("features", [*MODEL, "x.png"], "give image files, directories or globs, and a file"),
-    ("features", [*MODEL, "x.png", "--output=maps.csv"], "must end with .npz"),
-    ("export", [*MODEL, "--output=model.pb"], "must end with .stablehlo or .onnx"),
-  ],
-)
-def test_bad_commands_end_with_one_clear_error(tool, arguments, message):
-  status, _, stderr = _run(tool, *arguments)
-  assert status == 2
-  assert message in stderr

@@ -11,11 +11,10 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from mixer_jax.data import pipeline
 from mixer_jax.data.preprocess import Preprocess
 from mixer_jax.errors import InputError
 from mixer_jax.tools import prepare
-from tests import runs
+from tests import runs, tfds_sets
 from tests.tools.preparation import preparation_sets as sets
 
 COMMAND = [sys.executable, "-m", "mixer_jax.tools.prepare"]
@@ -96,17 +95,10 @@ def test_prints_the_flags_that_train_on_it(tmp_path, capsys):
   found = dict(re.findall(r"--config\.([a-z_.]+)=(\S+)", printed))
   assert found["data.dataset"] == str(tmp_path / "out" / "my_photos" / "1.0.0")
   for place in ("data", "evaluators.val"):
-    spec = pipeline.SplitSpec(
-      dataset=found["data.dataset"],
-      data_dir=None,
-      split=found[f"{place}.split"],
-      label=None,
-      labels_per_image=1,
-      num_examples=int(found[f"{place}.num_examples"]),
-      num_classes=int(found["num_classes"]),
-      ops=Preprocess("decode|resize(8)", (8, 8, 3)),
-      on_bad_record="stop",
-    )
+    spec = tfds_sets.split_of(
+      found["data.dataset"], Preprocess("decode|resize(8)", (8, 8, 3)), split=found[f"{place}.split"],
+      num_examples=int(found[f"{place}.num_examples"]), num_classes=int(found["num_classes"]),
+    )  # fmt: skip
     assert len(spec.open()) == spec.num_examples
 
 

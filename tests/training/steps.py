@@ -28,13 +28,13 @@ def shard(config, num_devices, fsdp):
   config.mesh.rules = SHARDED if fsdp > 1 else ()
 
 
-def batches(count, size=16, masked=()):
+def batches(count, size=16, masked=(), shape=(16, 16, 3)):
   rng = np.random.default_rng(0)
   for _ in range(count):
     mask = np.ones(size, np.float32)
     mask[list(masked)] = 0
     yield {
-      "image": rng.integers(0, 256, (size, 16, 16, 3), np.uint8),
+      "image": rng.integers(0, 256, (size, *shape), np.uint8),
       "label": rng.integers(0, 10, size).astype(np.int32),
       "mask": mask,
     }

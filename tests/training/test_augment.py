@@ -145,9 +145,7 @@ def recorded(name):
 def test_mixed_images_and_smoothed_targets_are_timms(name, shares, monkeypatch):
   monkeypatch.setattr(augment, "draw_shares", lambda *_, **__: shares())
   image, label = recorded("mix/image"), MIXED["mix/labels"]
-  table = jnp.asarray(
-    image.reshape(-1, 3)
-  )  # the images are no 8-bit levels: these are pixels' numbers
+  table = jnp.asarray(image.reshape(-1, 3))  # no 8-bit levels: those here are pixels' numbers
   numbers = np.arange(len(table)).reshape(image.shape[:3])
   levels = jnp.uint8(np.stack([numbers // 256, numbers % 256, numbers * 0], axis=-1))
   mix = make(
@@ -205,10 +203,7 @@ def test_how_often_batches_are_mixed_and_how(mix_p, switch_p):
   assert cut[mixed].mean() == pytest.approx(switch_p, abs=0.05)
   mixup = shares[mixed & ~cut]
   assert (mixup.mean(), mixup.var()) == pytest.approx((0.5, 1 / 4 / (2 * 0.8 + 1)), abs=0.05)
-  for axis in (
-    0,
-    1,
-  ):  # CutMix's boxes lie anywhere: their pixels are spread evenly about the middle
+  for axis in (0, 1):  # the boxes lie anywhere: their pixels are spread evenly about the middle
     density = pasted.sum(axis)
     assert np.average(np.arange(64), weights=density) == pytest.approx(31.5, abs=3)
 

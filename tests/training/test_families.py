@@ -13,6 +13,7 @@ from mixer_jax.workdir import directory, restore
 from tests import families, runs
 from tests.configurations import of_clips, small_config, with_family
 from tests.marks import long
+from tests.training.steps import batches, put
 from tests.training.test_recipe import recipe
 
 FIELDS = {
@@ -55,19 +56,14 @@ def grads_loss_and_statistics(family, *, devices, parts, masked=0):
   config = with_family(small_config(grad_accum_steps=parts), family, FIELDS[family])
   config.mesh.data = devices
   config.optimizer.clip_norm = None
-  *clip, height, width, channels = families.shape(family, 16, 16, 3)
-  config = of_clips(config, clip[0]) if clip else config
+  shape = families.shape(family, 16, 16, 3)
+  config = of_clips(config, shape[0]) if len(shape) == 4 else config
   exp = experiment.build(config, experiment.make_mesh(config))
   # A head of zeros would keep the gradients from the body.
   variables = families.random_variables(family, 16, 16, num_classes=10, **FIELDS[family])[1]
   state = exp.first_state(jax.device_put(variables, exp.shardings.variables))
-  rng = np.random.default_rng(0)
-  batch = {
-    "image": rng.integers(0, 256, (16, *clip, height, width, channels), np.uint8),
-    "label": rng.integers(0, 10, 16).astype(np.int32),
-    "mask": (np.arange(16) >= masked).astype(np.float32),
-  }
-  state, metrics = exp.train_step(state, jax.device_put(batch, exp.shardings.batch))
+  batch = next(batches(1, masked=range(masked), shape=shape))
+  state, metrics = exp.train_step(state, put(exp, batch))
   return jax.device_get((state.opt_state[1].mu, metrics["loss"], state.batch_stats))
 
 

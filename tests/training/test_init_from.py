@@ -8,17 +8,18 @@ import pytest
 from configs import finetune as finetune_config
 from mixer_jax import inference, weights
 from mixer_jax.errors import InputError
-from mixer_jax.training import experiment, init_from, loop
+from mixer_jax.training import init_from, loop
 from tests import families, runs
-from tests.configurations import small_config
+from tests.configurations import build, small_config
 from tests.families import RESNET, VIT
+from tests.training.steps import batches
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
   """Weights of the small model at 16 px, no parameter of which is zero."""
   config = small_config()
-  exp = experiment.build(config, experiment.make_mesh(config))
+  exp = build(config)
   rng = np.random.default_rng(0)
   params = jax.tree.map(
     lambda x: (0.2 * rng.normal(size=x.shape)).astype(np.float32), exp.abstract_state.params
@@ -33,6 +34,11 @@ def initial_params(exp):
   return variables["params"], line
 
 
+def by_name(tree):
+  """Returns the arrays by their names in runs.final_state."""
+  return {jax.tree_util.keystr(k): v for k, v in jax.tree_util.tree_leaves_with_path(tree)}
+
+
 def tuning(source, size, **changes):
   config = finetune_config.get_config(f"weights={source},dataset=digits_5_9,size={size},steps=4")
   config.batch_size, config.mesh.data, config.evaluators.pictures.every_steps = 16, 1, 0
@@ -40,10 +46,6 @@ def tuning(source, size, **changes):
   for key, value in changes.items():
     config[key] = value
   return config
-
-
-def build(config):
-  return experiment.build(config, experiment.make_mesh(config))
 
 
 def pre_logits(exp, params, image):
@@ -86,11 +88,8 @@ def test_a_run_starts_from_another_run_and_resumes_without_it(tmp_path):
   params, line = initial_params(exp)
   assert "new head" not in line
   saved = runs.final_state(tmp_path / "first", 3)
-  found = {k: v for k, v in saved.items() if "params" in k and "opt_state" not in k}
-  flat = {jax.tree_util.keystr(k): v for k, v in jax.tree_util.tree_leaves_with_path(params)}
-  assert len(found) == len(flat)
-  for key, value in flat.items():
-    np.testing.assert_array_equal(next(v for k, v in found.items() if k.endswith(key)), value)
+  found = {k: v for k, v in saved.items() if k.startswith("['params']")}
+  runs.assert_same_state(by_name({"params": params}), found)
   results = loop.train(config, str(tmp_path / "second"))
   (tmp_path / "first").rename(tmp_path / "gone")
   assert loop.train(config, str(tmp_path / "second")) == results
@@ -101,19 +100,9 @@ def test_frozen_parameters_do_not_move_and_cost_nothing(source, tmp_path):
   config.optimizer.lr_multipliers = ("head/.*=1", ".*=0")
   config.checkpoint.every_steps = 2
   loop.train(config, str(tmp_path))
-  old = weights.load(source)["params"]
-  state = runs.final_state(tmp_path, 4)
-  moved = {k for k, v in state.items() if "params" in k and "opt_state" not in k and v.ndim}
-  same = set()
-  for path, value in jax.tree_util.tree_leaves_with_path(old):
-    key = next(k for k in moved if k.endswith(jax.tree_util.keystr(path)))
-    if state[key].shape == value.shape and np.array_equal(state[key], value):
-      same.add(jax.tree_util.keystr(path))
-  assert set(map(str, same)) == {
-    jax.tree_util.keystr(p)
-    for p, _ in jax.tree_util.tree_leaves_with_path(old)
-    if not jax.tree_util.keystr(p).startswith("['head']")
-  }
+  old, state = by_name(weights.load(source)), runs.final_state(tmp_path, 4)
+  same = {name for name, value in old.items() if np.array_equal(state[name], value)}
+  assert same == {name for name in old if not name.startswith("['params']['head']")}
   momenta = [k for k in state if "opt_state" in k and "trace" in k]
   assert len(momenta) == 2, momenta  # the head's kernel and bias
   # The backward pass stops at the head: fewer products than with all parameters.
@@ -121,12 +110,7 @@ def test_frozen_parameters_do_not_move_and_cost_nothing(source, tmp_path):
   for rules in ((), ("head/.*=1", ".*=0")):
     config.optimizer.lr_multipliers = rules
     exp = build(config)
-    batch = {
-      "image": jax.ShapeDtypeStruct((16, 16, 16, 3), "uint8"),
-      "label": jax.ShapeDtypeStruct((16,), "int32"),
-      "mask": jax.ShapeDtypeStruct((16,), "float32"),
-    }
-    text = exp.train_step.lower(exp.abstract_state, batch).compile().as_text()
+    text = exp.train_step.lower(exp.abstract_state, next(batches(1))).compile().as_text()
     counts.append(text.count(" dot("))
   assert counts[1] < counts[0] / 2
 
@@ -204,15 +188,12 @@ def test_the_average_starts_at_the_weights_and_is_what_is_used(source, tmp_path)
   config.ema_decay = 0.75
   results = loop.train(config, str(tmp_path))
   state = runs.final_state(tmp_path, 1)
-  start = weights.load(source)["params"]
-  used = inference.load(workdir=str(tmp_path), config=None)
+  used = by_name(inference.load(workdir=str(tmp_path), config=None).variables)
   moved = 0.0
-  for path, value in jax.tree_util.tree_leaves_with_path(start):
-    name = jax.tree_util.keystr(path)
-    new, average = (state[f"{where}['params']{name}"] for where in ("", "['ema']"))
+  for name, value in by_name(weights.load(source)).items():
+    new, average = state[name], state[f"['ema']{name}"]
     np.testing.assert_allclose(average, 0.75 * value + 0.25 * new, atol=1e-6, rtol=0)
-    got = dict(jax.tree_util.tree_leaves_with_path(used.variables["params"]))[path]
-    np.testing.assert_array_equal(got, average)
+    np.testing.assert_array_equal(used[name], average)
     moved = max(moved, np.abs(new - average).max())
   assert moved > 1e-4
   again = runs.evaluated(workdir=str(tmp_path), config=None)
@@ -266,16 +247,12 @@ def test_the_papers_settings():
   )  # fmt: skip
   assert (config.data.num_examples, config.evaluators.val.num_examples) == (49_000, 1000)
   assert config.model.tokens_mlp_dim == 4 * 384
-  assert build_total(config) == 10_000
+  assert build(config).total_steps == 10_000
   flowers = finetune_config.get_config("model=L/16,dataset=oxford_flowers102")
   assert (flowers.image_size, flowers.total_steps, flowers.schedule.warmup_steps) == (224, 500, 100)
   vtab = finetune_config.get_config("model=B/16,dataset=vtab/clevr_count")
   assert (vtab.total_steps, vtab.num_classes, vtab.data.num_examples) == (2500, 8, 1000)
   assert vtab.data.ops == vtab.evaluators.val.ops == "decode|resize(224)"
-
-
-def build_total(config):
-  return build(config).total_steps
 
 
 def test_a_run_on_rectangles_is_enlarged_by_its_own_grid(tmp_path):

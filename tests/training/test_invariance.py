@@ -15,6 +15,7 @@ from mixer_jax.data import permutations
 from mixer_jax.training import experiment, loop
 from tests.configurations import small_config
 from tests.marks import long
+from tests.training.steps import batches, put
 
 SIZE, PATCH, SEED, STEPS = 16, 4, 3, 30
 GRID = SIZE // PATCH
@@ -54,9 +55,8 @@ def losses(config, params, directory, *, permuted):
 
 def permute_weights(params):
   """Returns the parameters that see in the permuted image what the given ones see in the original."""
-  order = permutations.order_of_patches(
-    (SIZE, SIZE), PATCH, SEED
-  )  # new pixel -> old pixel, raster order
+  # New pixel -> old pixel, in raster order.
+  order = permutations.order_of_patches((SIZE, SIZE), PATCH, SEED)
   raster = order.reshape(GRID, PATCH, GRID, PATCH).swapaxes(1, 2).reshape(GRID**2, PATCH**2)
   y, x = raster // SIZE, raster % SIZE
   tokens = (y // PATCH * GRID + x // PATCH)[:, 0]  # new token -> old token
@@ -107,12 +107,8 @@ def stepped(params, image, **changes):
   """Returns the parameters after a step from these, and the loss."""
   config = small_config(**changes)
   exp = experiment.build(config, experiment.make_mesh(config))
-  batch = {
-    "image": image,
-    "label": np.arange(16, dtype=np.int32) % 10,
-    "mask": np.ones(16, np.float32),
-  }
-  state, metrics = exp.train_step(exp.first_state({"params": params}), jax.device_put(batch))
+  batch = {**next(batches(1)), "image": image}
+  state, metrics = exp.train_step(exp.first_state({"params": params}), put(exp, batch))
   return jax.device_get(state.params), float(metrics["loss"])
 
 

@@ -16,8 +16,9 @@ from mixer_jax.inference import follow
 from mixer_jax.training import experiment, headline, loop
 from mixer_jax.workdir import checkpoint, checksums, provenance
 from tests import runs, tfds_sets
-from tests.configurations import small_config
+from tests.configurations import small_config, train_batches
 from tests.marks import long
+from tests.training.steps import put
 
 
 def averaging(**changes):
@@ -122,32 +123,14 @@ def test_saving_does_not_see_later_steps(tmp_path):
   loop.train(config, str(tmp_path))
   again = small_config(total_steps=13)
   exp = experiment.build(again, experiment.make_mesh(again))
-  from mixer_jax.data import pipeline
-  from mixer_jax.parallel import sharding
-
-  batches = pipeline.TrainBatches(
-    exp.train_split,
-    exp.train_split.open(),
-    seed=0,
-    batch_size=16,
-    rows=np.arange(16),
-    total_steps=13,
-  )
+  batches = train_batches(exp, 13)
   state = exp.init_state()
   for step in range(13):
-    state, _ = exp.train_step(
-      state, sharding.put_batch(batches[step], exp.shardings.batch, np.arange(16), 16)
-    )
+    state, _ = exp.train_step(state, put(exp, batches[step]))
     if step % 6 == 0:
       saved = runs.final_state(tmp_path, step + 1)
-      np.testing.assert_array_equal(
-        saved[
-          ".params['stem']['kernel']"
-          if ".params['stem']['kernel']" in saved
-          else "['params']['stem']['kernel']"
-        ],
-        state.params["stem"]["kernel"],
-      )
+      kernel = saved["['params']['stem']['kernel']"]
+      np.testing.assert_array_equal(kernel, state.params["stem"]["kernel"])
 
 
 def steps_of(workdir):
@@ -449,9 +432,8 @@ def test_damaged_records_stop_or_are_counted(tmp_path, capsys):
   config.data.num_examples, config.evaluators.val.num_examples = 40, 20
   with pytest.raises(InputError, match=r"bad record \d+ of .*damaged.* test: .*PNG"):
     loop.train(config, str(tmp_path / "stop"))
-  assert steps_of(tmp_path / "stop") == [
-    4
-  ]  # what was trained is saved before the evaluation's error
+  # What was trained is saved before the evaluation's error.
+  assert steps_of(tmp_path / "stop") == [4]
   config.data.on_bad_record = "skip"  # what the message says, for the same run
   results = loop.train(config, str(tmp_path / "stop"))
   assert results["count"] == 18

@@ -89,19 +89,13 @@ def test_the_papers_weight_decay_is_big_visions_in_other_units(golden):
   assert_is_big_visions(golden, *run(golden, **papers, schedule=BV_SCHEDULE))
 
 
-def test_momentum_is_vision_transformers_in_float32(golden):
-  params, updates, opt_state = run(golden, **MOMENTUM, schedule=VT_SCHEDULE)
-  assert_close(params, subtree(golden, "vt_f32_params/"), 5e-7)
-  assert_close(updates, subtree(golden, "vt_f32_updates/"), 5e-7)
-  assert_close(opt_state[1].trace, subtree(golden, "vt_f32_trace/"), 5e-7)
-
-
-def test_momentum_is_vision_transformers_in_bfloat16(golden):
-  settings = {**MOMENTUM, "accumulator_dtype": "bfloat16"}
+@pytest.mark.parametrize(("accumulator_dtype", "name"), [(None, "f32"), ("bfloat16", "bf16")])
+def test_momentum_is_vision_transformers(golden, accumulator_dtype, name):
+  settings = {**MOMENTUM, "accumulator_dtype": accumulator_dtype or MOMENTUM["accumulator_dtype"]}
   params, updates, opt_state = run(golden, **settings, schedule=VT_SCHEDULE)
-  assert_close(params, subtree(golden, "vt_bf16_params/"), 5e-7)
-  assert_close(updates, subtree(golden, "vt_bf16_updates/"), 5e-7)
-  assert_close(opt_state[1].trace, subtree(golden, "vt_bf16_trace/"), 5e-7)
+  assert_close(params, subtree(golden, f"vt_{name}_params/"), 5e-7)
+  assert_close(updates, subtree(golden, f"vt_{name}_updates/"), 5e-7)
+  assert_close(opt_state[1].trace, subtree(golden, f"vt_{name}_trace/"), 5e-7)
 
 
 RULES = ("head/.*=0.5", r".*LayerNorm_\d+/.*=0", "Dense_0/bias=3")

@@ -9,6 +9,7 @@ from mixer_jax.training import experiment, loop
 from tests import runs
 from tests.configurations import small_config
 from tests.marks import long
+from tests.training.steps import batches, put
 
 
 def recipe(**changes):
@@ -51,14 +52,8 @@ def after_a_step(devices, parts):
   config = recipe(**{"grad_accum_steps": parts, "mesh.data": devices, "batch_size": 48})
   exp = experiment.build(config, experiment.make_mesh(config))
   state, norms = exp.init_state(), []
-  for step in range(3):
-    rng = np.random.default_rng(step)
-    batch = {
-      "image": rng.integers(0, 256, (48, 16, 16, 3), np.uint8),
-      "label": rng.integers(0, 10, 48).astype(np.int32),
-      "mask": np.ones(48, np.float32),
-    }
-    state, metrics = exp.train_step(state, jax.device_put(batch, exp.shardings.batch))
+  for batch in batches(3, size=48):
+    state, metrics = exp.train_step(state, put(exp, batch))
     norms.append(float(metrics["l2_grads"]))
   return jax.device_get(state.params), norms
 

@@ -1,8 +1,6 @@
 """A table of the paper's numbers beside ours: for a terminal, as Markdown, as CSV."""
 
-import csv
 import dataclasses
-import io
 from collections.abc import Sequence
 
 from mixer_jax import tables
@@ -117,9 +115,7 @@ def as_csv(table: ComparisonTable) -> str:
     for part in ("paper", "ours", "difference"):
       values = [getattr(c, part) if isinstance(c, Comparison) else None for c in cells]
       columns.append([f"{name} ({part})", *values])
-  out = io.StringIO()
-  csv.writer(out, lineterminator="\n").writerows(zip(*columns, strict=True))
-  return out.getvalue()
+  return tables.as_csv(zip(*columns, strict=True))
 
 
 def _joined(table: ComparisonTable) -> list[list[str]]:

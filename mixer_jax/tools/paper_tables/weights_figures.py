@@ -17,7 +17,7 @@ def figure5(params: Named) -> PaperFigure:
   """Hidden units of the first three token-mixing MLPs, in pairs of opposite phase; one model."""
   (name, tree), *_ = params.items()
   lines = []
-  for i, units in enumerate(hidden_units.paired_blocks(tree)):
+  for i, units in enumerate(hidden_units.first_blocks(tree, hidden_units.PAIRED_BLOCKS)):
     frequency = hidden_units.frequencies(units)
     cosine = f"{hidden_units.mean_cosine(units):+.3f}"
     numbers = f"{frequency.min():.3f}, {np.median(frequency):.3f}, {frequency.max():.3f}"

@@ -57,7 +57,10 @@ class Planner:
     else:
       search = fit.cheapest(*attempts, self._limit_bytes, self._model_flops(space.start))
       best = fit.least_flops(tried(search), self._limit_bytes)
-    return self._report(best)
+    return report.make(
+      self._build(best.setting), devices=self._name, chip=self._chip,
+      limit_bytes=self._limit_bytes, trial=best,
+    )  # fmt: skip
 
   def attempt(self, setting: fit.Setting) -> fit.Trial:
     """Compiles the step with a setting."""
@@ -102,12 +105,6 @@ class Planner:
       can_remat="remat" in config.model,
       can_shard=config.mesh.data == -1,
     )
-
-  def _report(self, trial: fit.Trial) -> report.Report:
-    return report.make(
-      self._build(trial.setting),
-      devices=self._name, chip=self._chip, limit_bytes=self._limit_bytes, trial=trial,
-    )  # fmt: skip
 
 
 @contextlib.contextmanager

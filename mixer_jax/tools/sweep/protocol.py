@@ -4,14 +4,12 @@ For each pair of weights and data set, one run per learning rate of the grid tra
 "dev". Then runs of three seeds at the best rate train on "train" and are evaluated on "test".
 """
 
-import csv
 import dataclasses
-import io
 import re
 import statistics
 from collections.abc import Mapping, Sequence
 
-from mixer_jax import schema
+from mixer_jax import schema, tables
 from mixer_jax.data import datasets
 from mixer_jax.errors import InputError
 
@@ -194,10 +192,8 @@ def cells(row: Row) -> list[str]:
 
 def as_csv(rows: Sequence[Row]) -> str:
   """Returns the table as CSV, shares and not per cent, with a column of all seeds."""
-  text = io.StringIO()
-  writer = csv.writer(text, lineterminator="\n")
-  writer.writerow(("weights", "dataset", "size_px", "lr", "top1_mean", "top1_std", "top1_by_seed"))
-  for r in rows:
-    by_seed = " ".join(map(str, r.top1))
-    writer.writerow((r.weights, r.dataset, r.size, r.lr, r.mean, r.std, by_seed))
-  return text.getvalue()
+  header = ("weights", "dataset", "size_px", "lr", "top1_mean", "top1_std", "top1_by_seed")
+  lines = [
+    (r.weights, r.dataset, r.size, r.lr, r.mean, r.std, " ".join(map(str, r.top1))) for r in rows
+  ]
+  return tables.as_csv([header, *lines])

@@ -64,9 +64,8 @@ def test_nothing_run_shows_no_number_and_the_commands(tmp_path):
   assert len(table.missing) == 26 + 2  # every row, the throughput and the plans
   text = comparison.as_text(table)
   assert "after fine-tuning" in text
-  assert text.rindex("python train.py") < text.index(
-    "Table 3"
-  )  # what the terminal shows is the table
+  # What the terminal shows last is the table.
+  assert text.rindex("python train.py") < text.index("Table 3")
   file = "configs/jft.py:L/16,epochs=14"
   assert f"python train.py --config={file} --workdir={tmp_path}/none/pretrain/" in text
   assert config_files.load(file).total_epochs == 14.0  # the command's configuration is there

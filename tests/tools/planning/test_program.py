@@ -4,13 +4,11 @@ import functools
 import threading
 
 import jax
-import numpy as np
 import pytest
 
-from mixer_jax.data import pipeline
 from mixer_jax.tools.planning import chips, estimate, flops, hlo, planner, program
 from mixer_jax.training import experiment
-from tests.configurations import small_config
+from tests.configurations import small_config, train_batches
 
 
 @functools.cache
@@ -61,14 +59,7 @@ def test_gradients_are_summed_once_and_nothing_grows_with_the_batch():
 def test_a_planned_batch_is_what_the_loader_makes(image_size, channels):
   config = small_config(image_size=image_size, image_channels=channels)
   exp = experiment.build(config, experiment.make_mesh(config))
-  batches = pipeline.TrainBatches(
-    exp.train_split,
-    exp.train_split.open(),
-    seed=0,
-    batch_size=16,
-    rows=np.arange(16),
-    total_steps=1,
-  )
+  batches = train_batches(exp, 1)
   planned = {k: (v.shape, v.dtype) for k, v in program.abstract_batch(exp).items()}
   assert planned == {k: (v.shape, v.dtype) for k, v in batches[0].items()}
 

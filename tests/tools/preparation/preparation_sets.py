@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
+from mixer_jax.data import sources
 from mixer_jax.tools.preparation import engine, folders, images
 from tests import tfds_sets
 
@@ -49,6 +50,12 @@ def read(directory, split):
   """Returns the examples of a split in order, the images still encoded, by TFDS's own reader."""
   builder = tfds.builder_from_directory(directory)
   return list(builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()}))
+
+
+def opened(prepared, split="train"):
+  """Returns the split as training opens it."""
+  place = dict(dataset=str(prepared.directory), data_dir=None, label=None)
+  return sources.open_source(split=split, **place)
 
 
 def tar(members):

@@ -8,7 +8,6 @@ import shutil
 import pytest
 import tensorflow_datasets as tfds
 
-from mixer_jax.data import sources
 from mixer_jax.errors import InputError
 from mixer_jax.tools.preparation import engine, folders, shards
 from tests import tfds_sets
@@ -36,24 +35,22 @@ def test_holds_each_image_once_with_its_label(photos, tmp_path):
   label = {"C": 0, "a": 1, "b": 2}
   assert found == sorted((data, label[path.split("/")[0]]) for path, data in files.items())
   assert prepared.classes == {"train": {"C": 5, "a": 12, "b": 7}}
-  source = sources.open_source(
-    dataset=str(prepared.directory), data_dir=None, split="train[:50%]", label=None
-  )
+  source = sets.opened(prepared, "train[:50%]")
   assert len(source) == 12 and source.num_classes == 3
 
 
 @pytest.mark.parametrize("name", ["label.labels.txt", "features.json", "dataset_info.json"])
 def test_a_description_that_changed_is_named(photos, tmp_path, name):
-  directory = sets.prepare(sets.plan(photos[0]), tmp_path / "out").directory
-  opened = {"dataset": str(directory), "data_dir": None, "split": "train", "label": None}
-  assert len(sources.open_source(**opened)) == 24
+  prepared = sets.prepare(sets.plan(photos[0]), tmp_path / "out")
+  directory = prepared.directory
+  assert len(sets.opened(prepared)) == 24
   text = (directory / name).read_text()
   (directory / name).write_text(text.replace("a", "i", 1))
   with pytest.raises(InputError, match=f"{name} is damaged: it does not match its SHA-256"):
-    sources.open_source(**opened)
+    sets.opened(prepared)
   (directory / name).write_text(text)
   (directory / "SHA256SUMS").unlink()  # as earlier versions prepared it
-  assert len(sources.open_source(**opened)) == 24
+  assert len(sets.opened(prepared)) == 24
 
 
 def test_order_and_examples_are_those_of_a_tfds_builder(photos, tmp_path):

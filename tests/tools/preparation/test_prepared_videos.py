@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from mixer_jax.data import pipeline, sources, videos
+from mixer_jax.data import pipeline, videos
 from mixer_jax.data.preprocess import Preprocess
 from mixer_jax.errors import InputError
 from mixer_jax.tools.preparation import catalogue, folders, images, tables
-from tests import video_files
+from tests import tfds_sets, video_files
 from tests.tools.preparation import preparation_sets as sets
 
 ALL = catalogue.Videos(short_side=256, fps=None)
@@ -43,16 +43,13 @@ def test_a_folder_becomes_a_data_set_of_clips(root, tmp_path):
   assert {json.loads(line).get("record") for line in lines} == {
     "run/cut.mp4", "run/empty.avi", "run/sound.mp4", None,
   }  # fmt: skip
-  place = dict(dataset=str(prepared.directory), data_dir=None, split="train", label=None)
-  source = sources.open_source(**place)
+  source = sets.opened(prepared)
   got = sorted((int(source[i]["label"]), source[i]["image"]) for i in range(3))
   names = ("jump/a.mp4", "jump/b.gif", "run/deep/c.webm")
   wanted = [(int(n.startswith("run")), videos.read(str(root / n))) for n in names]
   assert got == sorted(wanted)
-  spec = pipeline.SplitSpec(
-    **place, num_examples=3, num_classes=2, labels_per_image=1, on_bad_record="stop",
-    ops=Preprocess("window(2)|decode|inception_crop|flip", (4, 32, 32, 3)),
-  )  # fmt: skip
+  ops = Preprocess("window(2)|decode|inception_crop|flip", (4, 32, 32, 3))
+  spec = tfds_sets.split_of(prepared.directory, ops, num_examples=3, num_classes=2)
   batches = pipeline.TrainBatches(
     spec, spec.open(), seed=0, batch_size=3, rows=np.arange(3), total_steps=1
   )
@@ -86,9 +83,7 @@ def test_folders_of_frames_are_videos(root, tmp_path):
   ):
     prepared = sets.prepare(found, tmp_path, skip_bad=True)
     assert prepared.classes == {"train": classes}
-    source = sources.open_source(
-      dataset=str(prepared.directory), data_dir=None, split="train", label=None
-    )
+    source = sets.opened(prepared)
     assert source[0]["image"] == source[1]["image"] == videos.read(str(tmp_path / "set/run/b"))
 
 
@@ -98,9 +93,7 @@ def test_a_table_of_videos(root, tmp_path):
   collection = tables.read(str(root / "list.tsv"), "listed", videos=small)
   prepared = sets.prepare(images.plan(collection), tmp_path)
   assert prepared.classes == {"train": {"along": 1, "up": 1}}
-  source = sources.open_source(
-    dataset=str(prepared.directory), data_dir=None, split="train", label=None
-  )
+  source = sets.opened(prepared)
   by_label = {int(source[i]["label"]): source[i]["image"] for i in range(2)}
   for label, name in enumerate(("run/deep/c.webm", "jump/a.mp4")):
     assert by_label[label] == videos.read(str(root / name), short_side=24, fps=10.0)
