@@ -13,6 +13,7 @@ from mixer_jax.models import hire_mlp
 from mixer_jax.weights import torch_layout, variables
 from tests import families
 from tests.conftest import GOLDEN
+from tests.marks import long
 
 OPS = np.load(GOLDEN / "family/ops_hire_mlp.npz")
 PADDING = {"0": "zero", "c": "circular", "replicate": "replicate"}
@@ -32,7 +33,7 @@ def test_other_paddings_are_the_authors(golden, name):
   families.assert_close(jax.jit(model.apply)(found, recorded["image"]), want)
 
 
-@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("train", [long(False), True])
 def test_it_is_the_authors_with_maps_gradients_and_statistics(golden, train):
   model, _, _ = golden
   sides = [(16, 22), (8, 11), (4, 6), (2, 3)]

@@ -273,6 +273,7 @@ def test_another_configuration_is_refused_by_all(tmp_path):
   assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.campaign
 def test_a_coordinator_that_does_not_answer_is_named(tmp_path):
   address = runs.free_address()
   place = ["--distributed", f"--coordinator={address}", "--num_processes=2", "--join_seconds=2"]
@@ -330,8 +331,9 @@ def test_a_cluster_that_is_not_ready_yet_exits_75(monkeypatch, capsys):
     raise RuntimeError("Failed to recognize coordinator address mixer-0:8482")
 
   monkeypatch.setattr(jax.distributed, "initialize", initialize)
+  monkeypatch.setattr(command_module.app, "run", lambda main, **_: main([]))
   with pytest.raises(SystemExit) as ended:
-    command_module.run(lambda main, **_: main([]), lambda _: distributed.join(None, None, None, 3))
+    command_module.run(lambda _: distributed.join(None, None, None, 3))
   assert ended.value.code == supervisor.EXIT_RETRY
   assert "not found within 3 s: Failed to recognize coordinator address mixer-0:8482" in (
     capsys.readouterr().err

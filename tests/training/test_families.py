@@ -105,7 +105,7 @@ def stop_and_resume(config, directory):
   loop.train(config, str(directory))
 
 
-@pytest.fixture(scope="module", params=[long("res_mlp"), "conv_mlp"])
+@pytest.fixture(scope="module", params=["res_mlp", long("conv_mlp")])
 def run(request, tmp_path_factory):
   """A family, the directories of a run under all of DeiT's recipe and of one that was stopped and resumed."""
   config = with_family(recipe(), request.param, FIELDS[request.param])
