@@ -331,7 +331,9 @@ def test_a_cluster_that_is_not_ready_yet_exits_75(monkeypatch, capsys):
     raise RuntimeError("Failed to recognize coordinator address mixer-0:8482")
 
   monkeypatch.setattr(jax.distributed, "initialize", initialize)
-  monkeypatch.setattr(command_module.app, "run", lambda main, **_: main([]))
+  monkeypatch.setattr(
+    command_module.app, "run", lambda main, flags_parser: main(flags_parser(["x"]))
+  )
   with pytest.raises(SystemExit) as ended:
     command_module.run(lambda _: distributed.join(None, None, None, 3))
   assert ended.value.code == supervisor.EXIT_RETRY
