@@ -10,10 +10,11 @@ import argparse
 import gzip
 import itertools
 import json
-import os
 import pathlib
 import tempfile
 from typing import Any
+
+import jax
 
 from mixer_jax.configs import quickstart
 from mixer_jax.training import loop
@@ -23,7 +24,7 @@ FIRST, STEPS = 10, 12
 
 def main() -> None:
   argparse.ArgumentParser(description="copies of batches beside computing").parse_args()
-  os.environ.setdefault("JAX_PLATFORMS", "cpu")
+  jax.config.update("jax_platforms", "cpu")
   config = quickstart.get_config()
   config.model.hidden_dim, config.schedule.warmup_steps = 256, 5
   config.total_epochs, config.total_steps = None, FIRST + STEPS

@@ -83,7 +83,7 @@ class Borrower:
     self._segments: dict[str, shared_memory.SharedMemory] = {}
 
   def copied(self, batch: Mapping[str, np.ndarray | Lent]) -> dict[str, np.ndarray]:
-    """Returns a batch that is the caller's, and gives back what was lent."""
+    """Returns a batch that is the caller's, and gives back what was lent: JAX may alias host memory for as long as it likes."""
     return {k: self._copied(v) if isinstance(v, Lent) else v for k, v in batch.items()}
 
   def _copied(self, lent: Lent) -> np.ndarray:
