@@ -61,7 +61,7 @@ class Dataset:
 
 def _clevr_count(record: Mapping[str, Any]) -> int:
   """Number of objects, 3 to 10."""
-  return len(record["objects"]["size"]) - 3
+  return len(record["objects/size"]) - 3
 
 
 def _interval(distance: float, thresholds: list[float]) -> int:
@@ -71,16 +71,15 @@ def _interval(distance: float, thresholds: list[float]) -> int:
 
 def _clevr_distance(record: Mapping[str, Any]) -> int:
   """Distance of the closest object, in six intervals."""
-  distance = np.min(np.asarray(record["objects"]["pixel_coords"])[:, 2])
+  distance = np.min(record["objects/pixel_coords"][2::3])
   return _interval(distance, [0.0, 8.0, 8.5, 9.0, 9.5, 10.0, 100.0])
 
 
 def _kitti_distance(record: Mapping[str, Any]) -> int:
   """Distance of the closest car, van or truck, in three intervals. 3 if there is none."""
-  objects = record["objects"]
-  vehicles = np.asarray(objects["type"]) < 3
-  depth = np.asarray(objects["location"]).reshape(-1, 3)[vehicles, 2]
-  return _interval(min([*depth.tolist(), 1000.0]), [-100.0, 8.0, 20.0, 999.0])
+  depths = zip(record["objects/type"], record["objects/location"][2::3], strict=True)
+  closest = min((depth for kind, depth in depths if kind < 3), default=1000.0)
+  return _interval(closest, [-100.0, 8.0, 20.0, 999.0])
 
 
 def _dsprites_position(record: Mapping[str, Any]) -> int:
@@ -93,6 +92,7 @@ def _dsprites_orientation(record: Mapping[str, Any]) -> int:
   return int(record["label_orientation"]) * 16 // 40
 
 
+# Of a record, whose features have the names under which they are stored.
 LABELS: dict[str, Callable[[Mapping[str, Any]], int]] = {
   "clevr_count": _clevr_count,
   "clevr_distance": _clevr_distance,

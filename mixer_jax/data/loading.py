@@ -38,14 +38,13 @@ def iterate(
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # Grain reads its own absl flags, which a library call never parses.
   threads = grain.ReadOptions(num_threads=PREFETCH, prefetch_buffer_size=PREFETCH)
-  source: Any = batches
 
   def begin(first: int, borrower: lending.Borrower | None) -> Any:
-    dataset: Any = grain.MapDataset.source(source)[first:]
+    source: Any = batches if borrower is None else lending.Lender(batches, borrower.name)
+    dataset: Any = grain.MapDataset.source(source)[first:].to_iter_dataset(threads)
     if borrower is None:
-      return iter(dataset.to_iter_dataset(threads))
+      return iter(dataset)
     options = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=PREFETCH)
-    dataset = dataset.map(lending.Lender(borrower.name)).to_iter_dataset(threads)
     # What the lender leaves goes through a pipe, and must fit into it (64 KiB): closing an iterator, Grain waits for the
     # rest of a message that was cut.
     piped = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)

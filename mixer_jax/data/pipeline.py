@@ -9,7 +9,7 @@ change what is read. Batches are {"image": uint8 (b, h, w, c), of clips (b, t, h
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from mixer_jax.data.preprocess import Preprocess
 from mixer_jax.errors import BadRecordError, InputError
 
 Batch = dict[str, np.ndarray]
+Empty = Callable[[Sequence[int], Any], np.ndarray]  # shape, dtype -> array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,9 +124,9 @@ class Order:
     )
     self._places: Any = grain.MapDataset.range(spec.num_used).shuffle(seed=run).repeat()
     # Looked up by the place within an epoch, so that it is the same subset in every epoch.
-    all_examples: Any = grain.MapDataset.range(spec.num_examples)
     whole = spec.num_used == spec.num_examples
-    self._examples: Any = all_examples if whole else all_examples.shuffle(seed=subset)
+    all_examples: Any = grain.MapDataset.range(spec.num_examples)
+    self._examples = range(spec.num_examples) if whole else all_examples.shuffle(seed=subset)
 
   def __getitem__(self, n: int) -> int:
     return int(self._examples[int(self._places[n])])
@@ -133,7 +134,21 @@ class Order:
 
 def example_rng(seed: int, epoch: int, index: int, copy: int = 0) -> np.random.Generator:
   """Returns the generator of an example: no two (epoch, index, copy) share numbers (Philox counters)."""
-  return np.random.Generator(np.random.Philox(key=seed, counter=[0, copy, epoch, index]))
+  return _Rngs(seed)(epoch, index, copy)
+
+
+class _Rngs:
+  """`rngs(epoch, index, copy)` is `example_rng` by one generator that is set anew, which takes a tenth of making one."""
+
+  def __init__(self, seed: int):
+    self._philox = np.random.Philox(key=seed)
+    self._generator = np.random.Generator(self._philox)
+    self._state = self._philox.state
+
+  def __call__(self, epoch: int, index: int, copy: int) -> np.random.Generator:
+    self._state["state"]["counter"][:] = 0, copy, epoch, index
+    self._philox.state = self._state
+    return self._generator
 
 
 class _Loader:
@@ -148,7 +163,7 @@ class _Loader:
     """Returns a view of the example, None if it is skipped; raises InputError that names a bad record."""
     try:
       example = self._spec.ops(self._example(index), rng, view)
-      return example | {"label": self._checked_label(np.asarray(example["label"]))}
+      return example | {"label": self._checked_label(example["label"])}
     except BadRecordError as e:
       message = f"bad record {index} of {self._source.name}: {e}"
       if self._spec.on_bad_record == "stop":
@@ -167,27 +182,27 @@ class _Loader:
 
   def _checked_label(self, label: np.ndarray) -> np.ndarray:
     """Returns int32 (), or (labels_per_image,) padded with −1; raises BadRecordError."""
-    ids, most = np.atleast_1d(label), self._spec.labels_per_image
-    for i in ids[(ids < 0) | (ids >= self._spec.num_classes)]:
-      raise BadRecordError(f"label {i} is not in 0..{self._spec.num_classes - 1}")
+    ids, most = np.ravel(label).tolist(), self._spec.labels_per_image
+    for i in ids:
+      if not 0 <= i < self._spec.num_classes:
+        raise BadRecordError(f"label {i} is not in 0..{self._spec.num_classes - 1}")
     if len(ids) > most:
       raise BadRecordError(f"has {len(ids)} labels; labels_per_image says at most {most}")
     if most == 1 and len(ids) == 0:
       raise BadRecordError("has no label")
-    padded = np.full(most, -1, np.int32)
-    padded[: len(ids)] = ids
-    return padded if most > 1 else padded[0]
+    return np.array(ids[0] if most == 1 else ids + [-1] * (most - len(ids)), np.int32)
 
-  def batch(self, examples: Iterator[dict[str, Any] | None], size: int) -> Batch:
+  def batch(self, examples: Iterator[dict[str, Any] | None], size: int, empty: Empty) -> Batch:
     """Gathers `size` rows; None is a row with mask 0 that repeats a good one (mixup may reach into it).
 
     Each is copied as soon as it is there: memory that is kept for a batch's worth of single images is
     fresh every time, and costs more than the copy.
     """
     most = self._spec.labels_per_image
-    image = np.empty((size, *self._spec.ops.input_shape), np.uint8)
-    label = np.empty((size,) if most == 1 else (size, most), np.int32)
-    mask = np.zeros(size, np.float32)
+    image = empty((size, *self._spec.ops.input_shape), np.uint8)
+    label = empty((size,) if most == 1 else (size, most), np.int32)
+    mask = empty((size,), np.float32)
+    mask[:] = 0
     for row, example in enumerate(examples):
       if example is not None:
         image[row], label[row], mask[row] = example["image"], example["label"], 1
@@ -230,8 +245,13 @@ class TrainBatches:
     return epoch, self._order[epoch * self._spec.num_used + place], copy
 
   def __getitem__(self, step: int) -> Batch:
-    examples = (self.example(*place) for place in self.indices(step))
-    return self._loader.batch(examples, len(self._rows))
+    return self.load(step)
+
+  def load(self, step: int, empty: Empty = np.empty) -> Batch:
+    """Returns `self[step]`, made in arrays of (shape, dtype) that `empty` gives."""
+    rngs = _Rngs(self._seed)
+    examples = (self._loader.load(p[1], rngs(*p)) for p in self.indices(step))
+    return self._loader.batch(examples, len(self._rows), empty)
 
 
 class EvalBatches:
@@ -251,11 +271,17 @@ class EvalBatches:
     return -(-self._num_rows // self._batch_size)
 
   def __getitem__(self, i: int) -> Batch:
-    return self._loader.batch((self._example(i, int(row)) for row in self._rows), len(self._rows))
+    return self.load(i)
 
-  def _example(self, i: int, row: int) -> dict[str, Any] | None:
+  def load(self, i: int, empty: Empty = np.empty) -> Batch:
+    """See TrainBatches.load."""
+    rngs = _Rngs(0)
+    examples = (self._example(i, int(row), rngs) for row in self._rows)
+    return self._loader.batch(examples, len(self._rows), empty)
+
+  def _example(self, i: int, row: int, rngs: _Rngs) -> dict[str, Any] | None:
     n = i * self._batch_size + row
     if row >= self._batch_size or n >= self._num_rows:
       return None
     index, view = divmod(n, self._views)
-    return self._loader.load(index, example_rng(0, 0, index), view)
+    return self._loader.load(index, rngs(0, index, 0), view)

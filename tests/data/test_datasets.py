@@ -7,7 +7,7 @@ import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import naming, splits
 
-from mixer_jax.data import datasets, digits
+from mixer_jax.data import datasets, digits, sources
 
 # TFDS's splits and sizes, from its catalogue.
 SIZES = {
@@ -116,18 +116,30 @@ def test_vtab_has_its_nineteen_tasks():
     assert entry.small == (shape[0] is not None and shape[0] <= 96)
 
 
+def label(name, **values):
+  """Returns a computed label of a record as TFDS stores it, of a data set's own features."""
+  entry = next(d for d in datasets.DATASETS.values() if d.label == name)
+  features = features_of(entry.tfds)
+  kinds = {k: features[k] for k in values}
+  if "objects" in values:
+    objects = features["objects"].feature
+    kinds = {"objects": tfds.features.Sequence({k: objects[k] for k in values["objects"]})}
+  described = tfds.features.FeaturesDict(kinds)
+  stored = described.serialize_example(described.encode_example(values))
+  (record,) = sources.Records([stored], described.get_serialized_info())
+  return datasets.LABELS[name](record)
+
+
 def test_every_computed_label_is_reachable_and_in_range():
   """Each task's records, made so that class c is the right answer, give c."""
   for c in range(8):
-    assert datasets.LABELS["clevr_count"]({"objects": {"size": [0] * (c + 3)}}) == c
+    assert label("clevr_count", objects={"size": [0] * (c + 3)}) == c
   for c, distance in enumerate([7.9, 8.2, 8.7, 9.3, 9.9, 11.0]):
     coordinates = np.array([[0, 0, 50.0], [1, 2, distance]], np.float32)
-    assert datasets.LABELS["clevr_distance"]({"objects": {"pixel_coords": coordinates}}) == c
-  positions = [datasets.LABELS["dsprites_position"]({"label_x_position": i}) for i in range(32)]
+    assert label("clevr_distance", objects={"pixel_coords": coordinates}) == c
+  positions = [label("dsprites_position", label_x_position=i) for i in range(32)]
   assert positions == [i // 2 for i in range(32)]
-  orientations = [
-    datasets.LABELS["dsprites_orientation"]({"label_orientation": i}) for i in range(40)
-  ]
+  orientations = [label("dsprites_orientation", label_orientation=i) for i in range(40)]
   assert orientations == [int(i // 2.5) for i in range(40)]
 
 
@@ -139,8 +151,7 @@ def test_every_computed_label_is_reachable_and_in_range():
 )  # fmt: skip
 def test_kitti_looks_at_cars_vans_and_trucks_only(types, depths, wanted):
   location = np.array([[0.0, 0.0, z] for z in depths], np.float32).reshape(-1, 3)
-  record = {"objects": {"type": np.array(types, np.int64), "location": location}}
-  assert datasets.LABELS["kitti_distance"](record) == wanted
+  assert label("kitti_distance", objects={"type": types, "location": location}) == wanted
 
 
 def test_other_names_are_left_to_tfds():

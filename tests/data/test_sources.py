@@ -11,9 +11,11 @@ import tempfile
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2
 
 from mixer_jax.data import buckets, builders, datasets, ops, sources
-from mixer_jax.errors import InputError
+from mixer_jax.errors import BadRecordError, InputError
 from mixer_jax.tools.preparation import tfrecords
 from tests import tfds_sets
 
@@ -189,3 +191,29 @@ def test_a_command_imports_nothing_from_the_working_directory(tmp_path):
 def test_a_data_set_that_users_prepare_says_how(tmp_path):
   with pytest.raises(InputError, match=r"prepare --name=imagenet21k, with --from_folder=DIR"):
     sources.open_source(dataset="imagenet21k", data_dir=str(tmp_path), split="train", label=None)
+
+
+def test_records_hold_what_tfds_decodes(directory):
+  builder = builders.from_directory(directory)
+  decoded = builder.as_data_source("train", decoders={"image": tfds.decode.SkipDecoding()})
+  raw = builder.as_data_source("train", deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+  records = sources.Records(raw, builder.info.features.get_serialized_info())
+  assert len(records) == 12
+  for i in range(12):
+    record, wanted = records[i], decoded[i]
+    assert record["image"] == wanted["image"]
+    assert (list(record["labels"]), record["sex"]) == (list(wanted["labels"]), wanted["sex"])
+
+
+@pytest.mark.parametrize("stored", [b"\xff" * 9, {"label": [1, 2]}, {"label": [2**40]}, {}])
+def test_records_that_are_no_examples_are_bad_ones(stored):
+  kinds = {"image": tfds.features.Image(), "label": tfds.features.Scalar(np.int64)}
+  described = tfds.features.FeaturesDict(kinds)
+  if isinstance(stored, dict):
+    features = {k: {"int64_list": {"value": v}} for k, v in stored.items()}
+    image = {"image": {"bytes_list": {"value": [tfds_sets.png(0)]}}}
+    example = tf_example_pb2.Example(features={"feature": features | image})
+    stored = example.SerializeToString()
+  source = sources.Source("s", sources.Records([stored], described.get_serialized_info()))
+  with pytest.raises(BadRecordError):
+    source[0]
