@@ -1,9 +1,10 @@
 """Model families by name. `build("mixer", variant="B/16", num_classes=1000)` returns a Flax module.
 
 A family is one file, entered in `FAMILIES`. It has:
-- `Model`, a Linen module: (image, train, index, mask) -> logits; `num_classes` defaults to 1000. An image is (h, w, c),
-  a family of clips takes (t, h, w, c) in its place. It sows
-  `pre_logits`, every block's output (`block_<i>`) and every stage's map (`stage_<i>`, from 1);
+- `Model`, a `base.BlockModel`, or without drop path a `base.ImageModel`: (image, train, index, mask) -> logits. An image
+  is (h, w, c), a family of clips takes (t, h, w, c) in its place. It has its sizes as fields, and `check`, `logits`,
+  `narrow` and `block_fields`; the rest is the base's. It sows `pre_logits`, every block's output (`block_<i>`) and
+  every stage's map (`stage_<i>`, from 1);
 - `TITLE`, what messages call it; `VARIANTS`, published size -> fields;
 - `PREFIX`, an expression that only its parameters' names begin with; `STEM`, one for the kernel (…, channels, out)
   that the image meets first; and `HEAD`, the modules that a new head replaces -> the field that each follows from;

@@ -14,11 +14,12 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
-from mixer_jax.configuration import PositiveInt, Rate
+from mixer_jax.configuration import PositiveInt
 from mixer_jax.errors import InputError
-from mixer_jax.models import layers
+from mixer_jax.models import base, layers
+from mixer_jax.models.layers import Index, Kept, Mask
 
 TITLE = "CycleMLP"
 Fusion = Literal["reweight", "sum"]
@@ -69,7 +70,7 @@ def displace(x: Float[Array, "b *n c"], step: int, axis: int) -> Float[Array, "b
   return y
 
 
-class CycleMixing(nn.Module):
+class CycleMixing(layers.Layer):
   """proj(Σ_i w_i·branch_i): linear maps of x displaced along the width, along the height, and of x itself.
 
   With "reweight" w is, for each image and channel, the softmax over the branches of an MLP of the mean over positions
@@ -79,24 +80,20 @@ class CycleMixing(nn.Module):
   step: int
   fusion: Fusion
   gelu: layers.Gelu = "erf"
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "b *n h w c"], index: Int[Array, " b"], train: bool = False
+    self, x: Float[Array, "b *n h w c"], index: Index, train: bool = False
   ) -> Float[Array, "b *n h w c"]:
     channels, rank = x.shape[-1], x.ndim
-    dtypes: dict[str, Any] = dict(
-      kernel_init=TRUNCATED_NORMAL, dtype=self.dtype, param_dtype=self.param_dtype
-    )
-    dense = functools.partial(nn.Dense, dot_general=layers.dot_general(train), **dtypes)
+    common: dict[str, Any] = dict(kernel_init=TRUNCATED_NORMAL, **self.dtypes)
+    dense = functools.partial(nn.Dense, dot_general=layers.dot_general(train), **common)
     width = dense(channels, name="width")(displace(x, self.step, rank - 2))
     height = dense(channels, name="height")(displace(x, self.step, rank - 3))
     third = self._third(x, dense)
     total = width + height + third
     if self.fusion == "reweight":
-      mlp = layers.MlpBlock(channels // 4, 3 * channels, gelu=self.gelu, name="reweight", **dtypes)
+      mlp = layers.MlpBlock(channels // 4, 3 * channels, gelu=self.gelu, name="reweight", **common)
       mean = jnp.mean(total, axis=tuple(range(1, rank - 1)), dtype=jnp.float32)
       weights = mlp(mean, index, train=train).reshape(-1, *[1] * (rank - 2), channels, 3)
       weights = jax.nn.softmax(weights.astype(jnp.float32)).astype(self.dtype)
@@ -108,65 +105,47 @@ class CycleMixing(nn.Module):
     return dense(x.shape[-1], use_bias=False, name="channel")(x)
 
 
-class CycleBlock(nn.Module):
-  """Mixes across positions, then across channels; each half is `x + branch(norm(x))`.
-
-  Where `kept[i, j]` is False, image i skips branch j (drop path).
-  """
+class CycleBlock(layers.Block):
+  """Mixes across positions, then across channels; each half is `x + branch(norm(x))`."""
 
   mlp_dim: int
   step: int
   fusion: Fusion
-  gelu: layers.Gelu = "erf"
-  drop_path_rate: float = 0.0
-  rescale: bool = True
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
-    self,
-    x: Float[Array, "b *n c"],
-    index: Int[Array, " b"],
-    kept: Bool[Array, "b 2"] | None = None,
-    train: bool = False,
+    self, x: Float[Array, "b *n c"], index: Index, kept: Kept, mask: Mask, train: bool
   ) -> Float[Array, "b *n c"]:
-    kept_positions, kept_channels = (None, None) if kept is None else (kept[:, 0], kept[:, 1])
-    dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    drop_path = functools.partial(layers.drop_path, rate=self.drop_path_rate, rescale=self.rescale)
-    norm = functools.partial(nn.LayerNorm, epsilon=1e-5, **dtypes)
-    mixing = self._mixing(gelu=self.gelu, name="mixing", **dtypes)
-    x = x + drop_path(mixing(norm()(x), index, train), kept_positions)
-    mlp = layers.MlpBlock(self.mlp_dim, gelu=self.gelu, kernel_init=TRUNCATED_NORMAL, **dtypes)
-    return x + drop_path(mlp(norm()(x), index, train=train), kept_channels)
+    norm = functools.partial(nn.LayerNorm, epsilon=1e-5, **self.dtypes)
+    mixing = self._mixing(gelu=self.gelu, name="mixing", **self.dtypes)
+    x = x + self.drop_path(mixing(norm()(x), index, train), kept, 0)
+    mlp = layers.MlpBlock(self.mlp_dim, gelu=self.gelu, kernel_init=TRUNCATED_NORMAL, **self.dtypes)
+    return x + self.drop_path(mlp(norm()(x), index, train=train), kept, 1)
 
   def _mixing(self, **fields: Any) -> Any:
     return CycleMixing(self.step, self.fusion, **fields)
 
 
-class PatchMerging(nn.Module):
+class PatchMerging(layers.Layer):
   """Dense(norm(the four neighbours of every 2×2 positions joined)); odd maps are padded with zeros first.
 
   The order of the neighbours is (row, column) (0,0), (1,0), (0,1), (1,1), as in Swin.
   """
 
   features: int
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b y x o"]:
-    dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     x = _pad_to_multiple(x, 2)
     b, h, w, c = x.shape
     x = x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 4, 2, 5)
-    x = nn.LayerNorm(epsilon=1e-5, **dtypes)(x.reshape(b, h // 2, w // 2, 4 * c))
+    x = nn.LayerNorm(epsilon=1e-5, **self.dtypes)(x.reshape(b, h // 2, w // 2, 4 * c))
     dense = nn.Dense(
       self.features,
       use_bias=False,
       kernel_init=TRUNCATED_NORMAL,
       dot_general=layers.dot_general(train),
-      **dtypes,
+      **self.dtypes,
     )
     return dense(x)
 
@@ -176,7 +155,7 @@ def _pad_to_multiple(x: Float[Array, "b h w c"], side: int) -> Float[Array, "b y
   return jnp.pad(x, ((0, 0), (0, -height % side), (0, -width % side), (0, 0)))
 
 
-class Model(layers.ImageModel):
+class Model(base.BlockModel):
   """CycleMLP: stem -> four stages of CycleBlock -> LayerNorm -> mean over positions -> head.
 
   The stem divides each side by 4, what lies between two stages by 2. Sows every stage's output (`stage_1` to
@@ -187,101 +166,20 @@ class Model(layers.ImageModel):
     num_blocks: blocks of each stage.
     widths: channels of each stage; from 4 with "reweight".
     mlp_ratios: hidden width of each stage's MLPs, in its channels.
-    num_classes: width of the head k. If None or 0, there is no head and the module returns `pre_logits`.
     overlapping: True (B1 to B5): patches of 7×7 with stride 4, of 3×3 with stride 2 between stages, no norms.
       False (T, S, B): patches of 4×4, then a LayerNorm, and 2×2 positions merged between stages.
     step: number of displacements that the channels take in turn: 3 in B1 to B5, 7 in T, S and B.
     fusion: "reweight", a softmax over the three branches; "sum", as in the paper's figure.
-    gelu: "erf", the exact one; "tanh", the approximation.
-    stoch_depth: s; block i of the network's L drops each branch of an image with probability s·i/(L−1).
-    stoch_depth_rescale: divide the branches that are kept by 1 − that.
-    head_bias_init: start of the head's bias.
-    dtype: compute type; the means over positions, the softmax and the head stay float32.
-    param_dtype: type of the parameters.
-    remat: "block" keeps only the blocks' inputs for the backward pass and recomputes the rest.
   """
 
   num_blocks: tuple[int, ...]
   widths: tuple[int, ...]
   mlp_ratios: tuple[int, ...]
-  num_classes: int | None = 1000
   overlapping: bool = True
   step: PositiveInt = 3
   fusion: Fusion = "reweight"
-  gelu: layers.Gelu = "erf"
-  stoch_depth: Rate = 0.0
-  stoch_depth_rescale: bool = True
-  head_bias_init: float = 0.0
-  dtype: Literal["float32", "bfloat16"] = "float32"
-  param_dtype: Literal["float32", "bfloat16"] = "float32"
-  remat: Literal["none", "block"] = "none"
 
-  @nn.compact
-  def __call__(
-    self,
-    image: Float[Array, "b h w p"],
-    *,
-    train: bool = False,
-    index: Int[Array, " b"] | None = None,
-    mask: Float[Array, " b"] | None = None,
-  ) -> Float[Array, "b k"]:
-    """Returns logits, or `pre_logits` (b, c) without a head.
-
-    Args:
-      image: normalised values, of any size.
-      train: draw drop path, from the random stream "dropout".
-      index: the images' positions in the global batch, which their draws belong to; default 0 … b−1.
-      mask: without effect, as no statistics are taken over the batch.
-
-    Raises:
-      InputError: num_blocks, widths and mlp_ratios are not four numbers from 1 each, or a width is too small.
-    """
-    del mask
-    layers.check_image(image)
-    self._check_stages()
-    x = layers.run_stages(self, self.num_blocks, image, index, train)
-    x = nn.LayerNorm(epsilon=1e-5, name="pre_head_layer_norm", **self._dtypes())(x)
-    pre_logits = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
-    return layers.classify(self, pre_logits, TRUNCATED_NORMAL)
-
-  def narrow(self, x: Array, stage: int, train: bool) -> Array:
-    """Returns the stage's input: the stem's output, or the last stage's at half the resolution."""
-    width = self.widths[stage]
-    if stage and not self.overlapping:
-      return PatchMerging(width, name=f"downsample_{stage}", **self._dtypes())(x, train)
-    size, stride, pad = (3, 2, 1) if stage else (7, 4, 2) if self.overlapping else (4, 4, 0)
-    x = x if self.overlapping else _pad_to_multiple(x, 4)
-    x = nn.Conv(
-      width,
-      (size, size),
-      (stride, stride),
-      padding=((pad, pad), (pad, pad)),
-      kernel_init=CONV_KERNEL,
-      bias_init=layers.uniform_bias(size**2 * x.shape[-1]),
-      name=f"downsample_{stage}" if stage else "stem",
-      **self._dtypes(),
-    )(x)
-    if self.overlapping:
-      return x
-    return nn.LayerNorm(epsilon=1e-5, name="stem_layer_norm", **self._dtypes())(x)
-
-  def block(self, stage: int, i: int, number: int) -> Any:
-    block = nn.remat(CycleBlock, static_argnums=(4,)) if self.remat == "block" else CycleBlock
-    return block(
-      self.widths[stage] * self.mlp_ratios[stage],
-      self.step,
-      self.fusion,
-      gelu=self.gelu,
-      drop_path_rate=layers.linear_rate(self.stoch_depth, number, sum(self.num_blocks)),
-      rescale=self.stoch_depth_rescale,
-      name=f"{'CycleBlock' if self.overlapping else 'CycleSwinBlock'}_{stage}_{i}",
-      **self._dtypes(),
-    )
-
-  def _dtypes(self) -> dict[str, Any]:
-    return dict(dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype))
-
-  def _check_stages(self) -> None:
+  def check(self, sides: tuple[int, ...]) -> None:
     for name in ("num_blocks", "widths", "mlp_ratios"):
       value = getattr(self, name)
       if len(value) != 4 or min(value) < 1:
@@ -293,6 +191,37 @@ class Model(layers.ImageModel):
         f"widths is {self.widths}; expected numbers from 4, as reweighting divides them by 4. "
         "fusion='sum' takes any."
       )
+
+  def logits(self, image: Array, index: Index, mask: Mask, train: bool) -> Array:
+    x = self.run_stages(CycleBlock, self.num_blocks, image, index, mask, train)
+    x = nn.LayerNorm(epsilon=1e-5, name="pre_head_layer_norm", **self.dtypes)(x)
+    return self.classify(jnp.mean(x, axis=(1, 2), dtype=jnp.float32), TRUNCATED_NORMAL)
+
+  def narrow(self, x: Array, stage: int, mask: Mask, train: bool) -> Array:
+    width = self.widths[stage]
+    if stage and not self.overlapping:
+      return PatchMerging(width, name=f"downsample_{stage}", **self.dtypes)(x, train)
+    size, stride, pad = (3, 2, 1) if stage else (7, 4, 2) if self.overlapping else (4, 4, 0)
+    x = x if self.overlapping else _pad_to_multiple(x, 4)
+    x = nn.Conv(
+      width,
+      (size, size),
+      (stride, stride),
+      padding=((pad, pad), (pad, pad)),
+      kernel_init=CONV_KERNEL,
+      bias_init=layers.uniform_bias(size**2 * x.shape[-1]),
+      name=f"downsample_{stage}" if stage else "stem",
+      **self.dtypes,
+    )(x)
+    if self.overlapping:
+      return x
+    return nn.LayerNorm(epsilon=1e-5, name="stem_layer_norm", **self.dtypes)(x)
+
+  def block_fields(self, x: Array, stage: int) -> list[dict[str, Any]]:
+    mlp_dim, depth = x.shape[-1] * self.mlp_ratios[stage], self.num_blocks[stage]
+    sizes = dict(mlp_dim=mlp_dim, step=self.step, fusion=self.fusion)
+    name = "CycleBlock" if self.overlapping else "CycleSwinBlock"
+    return [dict(sizes, name=f"{name}_{stage}_{i}") for i in range(depth)]
 
 
 PREFIX = r"Cycle(?:Swin)?Block_\d+_\d+/"
@@ -354,7 +283,7 @@ def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
   hidden = [shapes[f"{block}_{stage}_0/MlpBlock_0/Dense_0/kernel"] for stage in range(4)]
   reweight = any("/reweight/" in name for name in shapes)
   return dict(
-    num_blocks=tuple(layers.num_blocks(shapes, f"{block}_{stage}_") for stage in range(4)),
+    num_blocks=tuple(base.num_blocks(shapes, f"{block}_{stage}_") for stage in range(4)),
     widths=tuple(width for width, _ in hidden),
     mlp_ratios=tuple(mlp_dim // width for width, mlp_dim in hidden),
     num_classes=shapes["head/kernel"][1] if "head/kernel" in shapes else None,

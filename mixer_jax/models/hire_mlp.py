@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
-from mixer_jax.configuration import Rate
 from mixer_jax.errors import InputError
-from mixer_jax.models import layers
+from mixer_jax.models import base, layers
+from mixer_jax.models.layers import Index, Kept, Mask
 
 TITLE = "Hire-MLP"
 _TRUNCATED_NORMAL = nn.initializers.truncated_normal(0.02)
@@ -76,7 +76,7 @@ def from_regions(
   return jnp.roll(x, -shift, axis=2) if shift_padding == "circular" else x
 
 
-class RegionLinear(nn.Module):
+class RegionLinear(layers.Layer):
   """A linear map from a region's values, without a bias, or to them, with one.
 
   The kernel and the bias number a region's values as the released weights do, channel·size + r; the maps number them
@@ -91,8 +91,6 @@ class RegionLinear(nn.Module):
   features: int
   size: int
   to_values: bool
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, "b h g i"], train: bool) -> Float[Array, "b h g o"]:
@@ -111,30 +109,27 @@ class RegionLinear(nn.Module):
     return jnp.swapaxes(split, axis, axis + 1).reshape(x.shape).astype(self.dtype)
 
 
-class RegionMlp(nn.Module):
+class RegionMlp(layers.Layer):
   """regions -> linear (no bias) -> BatchNorm -> ReLU -> linear -> positions, along the width."""
 
   size: int
   shift: int
   shift_padding: ShiftPadding
   region_padding: RegionPadding
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "b h w c"], mask: Float[Array, " b"] | None, train: bool
+    self, x: Float[Array, "b h w c"], mask: Mask, train: bool
   ) -> Float[Array, "b h w c"]:
-    dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     y = to_regions(x, self.size, self.shift, self.shift_padding, self.region_padding)
     values = y.shape[-1]
-    y = RegionLinear(x.shape[-1] // 2, self.size, to_values=False, **dtypes)(y, train)
-    y = nn.relu(layers.batch_norm(y, mask, train, **dtypes))
-    y = RegionLinear(values, self.size, to_values=True, **dtypes)(y, train)
+    y = RegionLinear(x.shape[-1] // 2, self.size, to_values=False, **self.dtypes)(y, train)
+    y = nn.relu(layers.batch_norm(y, mask, train, **self.dtypes))
+    y = RegionLinear(values, self.size, to_values=True, **self.dtypes)(y, train)
     return from_regions(y, self.size, self.shift, x.shape[2], self.shift_padding)
 
 
-class HireModule(nn.Module):
+class HireModule(layers.Layer):
   """linear(a₀⊙h + a₁⊙w + a₂⊙c), of mixed rows h, mixed columns w and c = linear(x).
 
   a = softmax over the three of MLP(mean over positions of h + w + c), for each channel.
@@ -145,28 +140,25 @@ class HireModule(nn.Module):
   gelu: layers.Gelu = "erf"
   shift_padding: ShiftPadding = "circular"
   region_padding: RegionPadding = "circular"
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
     self,
     x: Float[Array, "b h w c"],
-    index: Int[Array, " b"],
-    mask: Float[Array, " b"] | None = None,
+    index: Index,
+    mask: Mask = None,
     train: bool = False,
   ) -> Float[Array, "b h w c"]:
-    dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     channels = x.shape[-1]
     mix = functools.partial(
-      RegionMlp, self.size, self.shift, self.shift_padding, self.region_padding, **dtypes
+      RegionMlp, self.size, self.shift, self.shift_padding, self.region_padding, **self.dtypes
     )
     linear = functools.partial(
       nn.Dense,
       channels,
       kernel_init=_TRUNCATED_NORMAL,
       dot_general=layers.dot_general(train),
-      **dtypes,
+      **self.dtypes,
     )
     rows = jnp.swapaxes(mix(name="rows")(jnp.swapaxes(x, 1, 2), mask, train), 1, 2)
     columns = mix(name="columns")(x, mask, train)
@@ -177,7 +169,7 @@ class HireModule(nn.Module):
       gelu=self.gelu,
       kernel_init=_TRUNCATED_NORMAL,
       name="reweight",
-      **dtypes,
+      **self.dtypes,
     )(jnp.mean(rows + columns + alone, axis=(1, 2)), index, train=train)
     logits = logits.reshape(-1, 1, 1, channels, 3)
     precise = logits.astype(jnp.promote_types(self.dtype, jnp.float32))
@@ -186,36 +178,20 @@ class HireModule(nn.Module):
     return linear(name="project")(y)
 
 
-class HireBlock(nn.Module):
-  """x + HireModule(BatchNorm(x)), then x + MLP(BatchNorm(x)).
-
-  Where `kept[i, j]` is False, image i skips branch j (drop path).
-  """
+class HireBlock(layers.Block):
+  """x + HireModule(BatchNorm(x)), then x + MLP(BatchNorm(x))."""
 
   mlp_dim: int
   size: int
   shift: int
-  gelu: layers.Gelu = "erf"
   shift_padding: ShiftPadding = "circular"
   region_padding: RegionPadding = "circular"
-  drop_path_rate: float = 0.0
-  rescale: bool = True
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
-    self,
-    x: Float[Array, "b h w c"],
-    index: Int[Array, " b"],
-    mask: Float[Array, " b"] | None = None,
-    kept: Bool[Array, "b 2"] | None = None,
-    train: bool = False,
+    self, x: Float[Array, "b h w c"], index: Index, kept: Kept, mask: Mask, train: bool
   ) -> Float[Array, "b h w c"]:
-    kept_first, kept_second = (None, None) if kept is None else (kept[:, 0], kept[:, 1])
-    dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    drop_path = functools.partial(layers.drop_path, rate=self.drop_path_rate, rescale=self.rescale)
-    y = layers.batch_norm(x, mask, train, **dtypes)
+    y = layers.batch_norm(x, mask, train, **self.dtypes)
     y = HireModule(
       self.size,
       self.shift,
@@ -223,30 +199,27 @@ class HireBlock(nn.Module):
       self.shift_padding,
       self.region_padding,
       name="hire",
-      **dtypes,
+      **self.dtypes,
     )(y, index, mask, train)
-    x = x + drop_path(y, kept_first)
+    x = x + self.drop_path(y, kept, 0)
     y = layers.MlpBlock(
-      self.mlp_dim, gelu=self.gelu, kernel_init=_TRUNCATED_NORMAL, name="mlp", **dtypes
-    )(layers.batch_norm(x, mask, train, **dtypes), index, train=train)
-    return x + drop_path(y, kept_second)
+      self.mlp_dim, gelu=self.gelu, kernel_init=_TRUNCATED_NORMAL, name="mlp", **self.dtypes
+    )(layers.batch_norm(x, mask, train, **self.dtypes), index, train=train)
+    return x + self.drop_path(y, kept, 1)
 
 
-class ConvNorm(nn.Module):
+class ConvNorm(layers.Layer):
   """Convolution -> BatchNorm -> ReLU: the stem, and the way from stage to stage."""
 
   channels: int
   size: int
   stride: int
   padding: int
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "b h w i"], mask: Float[Array, " b"] | None, train: bool
+    self, x: Float[Array, "b h w i"], mask: Mask, train: bool
   ) -> Float[Array, "b y x c"]:
-    dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     pad = (self.padding, self.padding)
     x = nn.Conv(
       self.channels,
@@ -254,12 +227,12 @@ class ConvNorm(nn.Module):
       strides=(self.stride, self.stride),
       padding=(pad, pad),
       kernel_init=_TRUNCATED_NORMAL,
-      **dtypes,
+      **self.dtypes,
     )(x)
-    return nn.relu(layers.batch_norm(x, mask, train, **dtypes))
+    return nn.relu(layers.batch_norm(x, mask, train, **self.dtypes))
 
 
-class Model(layers.ImageModel):
+class Model(base.BlockModel):
   """Hire-MLP: stem -> four stages of HireBlock, the map halved between them -> BatchNorm -> mean -> head.
 
   Block i of a stage shifts its map by s = (i mod num_shifts)·shift_step positions before it cuts regions. Sows every
@@ -275,14 +248,6 @@ class Model(layers.ImageModel):
     shift_padding: "circular" brings in what leaves at the other end, and shifts back behind the regions; "zero"
       brings in zeros and shifts nothing back.
     region_padding: what fills the last region: "circular", the map's beginning; "zero"; "replicate", its end.
-    num_classes: width of the head k. If None or 0, there is no head and the module returns `pre_logits`.
-    gelu: "erf", the exact one; "tanh", the approximation.
-    stoch_depth: s; block i of the L of the network drops each branch of an image with probability s·i/(L−1).
-    stoch_depth_rescale: divide the branches that are kept by 1 − that.
-    head_bias_init: start of the head's bias.
-    dtype: compute type; statistics, the mean over positions and the head stay float32.
-    param_dtype: type of the parameters.
-    remat: "block" keeps only the blocks' inputs for the backward pass and recomputes the rest.
   """
 
   num_blocks: tuple[int, ...]
@@ -293,79 +258,41 @@ class Model(layers.ImageModel):
   shift_steps: tuple[int, ...] = (2, 2, 1, 1)
   shift_padding: ShiftPadding = "circular"
   region_padding: RegionPadding = "circular"
-  num_classes: int | None = 1000
-  gelu: layers.Gelu = "erf"
-  stoch_depth: Rate = 0.0
-  stoch_depth_rescale: bool = True
-  head_bias_init: float = 0.0
-  dtype: Literal["float32", "bfloat16"] = "float32"
-  param_dtype: Literal["float32", "bfloat16"] = "float32"
-  remat: Literal["none", "block"] = "none"
 
-  @nn.compact
-  def __call__(
-    self,
-    image: Float[Array, "b h w p"],
-    *,
-    train: bool = False,
-    index: Int[Array, " b"] | None = None,
-    mask: Float[Array, " b"] | None = None,
-  ) -> Float[Array, "b k"]:
-    """Returns logits, or `pre_logits` (b, c) without a head.
-
-    Args:
-      image: normalised values, of any size.
-      train: draw drop path, from the random stream "dropout", and take the batch's statistics.
-      index: the images' positions in the global batch, which their draws belong to; default 0 … b−1.
-      mask: 0 for images that are padding, which do not enter the statistics; default: none are.
-
-    Raises:
-      InputError: a field of the stages is not four numbers, or one of them is too small; an image below 3 pixels.
-    """
-    layers.check_image(image)
-    self._check_stages()
-    if min(image.shape[1:3]) < 3:
-      raise InputError(
-        f"image_size {image.shape[1]}x{image.shape[2]} leaves nothing behind the stem: at least 3x3."
-      )
-    index = jnp.arange(image.shape[0]) if index is None else index
-    dtypes: dict[str, Any] = dict(
-      dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype)
-    )
-    block = nn.remat(HireBlock, static_argnums=(5,)) if self.remat == "block" else HireBlock
-    total, number, kept = sum(self.num_blocks), 0, None
-    if train and self.stoch_depth:
-      rates = layers.linear_rates(self.stoch_depth, total)
-      kept = layers.draw_kept(self.make_rng("dropout"), index, rates)
-    x = ConvNorm(self.widths[0], 7, 4, 2, name="stem", **dtypes)(image, mask, train)
-    for stage, width in enumerate(self.widths):
-      if stage:
-        x = ConvNorm(width, 3, 2, 1, name=f"downsample_{stage}", **dtypes)(x, mask, train)
-      for i in range(self.num_blocks[stage]):
-        x = block(
-          width * self.mlp_ratios[stage],
-          self.region_sizes[stage],
-          i % self.num_shifts[stage] * self.shift_steps[stage],
-          self.gelu,
-          self.shift_padding,
-          self.region_padding,
-          drop_path_rate=layers.linear_rate(self.stoch_depth, number, total),
-          rescale=self.stoch_depth_rescale,
-          name=f"HireBlock_{stage}_{i}",
-          **dtypes,
-        )(x, index, mask, None if kept is None else kept[:, number], train)
-        self.sow("intermediates", f"block_{number}", x)
-        number += 1
-      self.sow("intermediates", f"stage_{stage + 1}", x)
-    x = layers.batch_norm(x, mask, train, name="pre_head_batch_norm", **dtypes)
-    return layers.classify(self, jnp.mean(x, axis=(1, 2), dtype=jnp.float32), _TRUNCATED_NORMAL)
-
-  def _check_stages(self) -> None:
+  def check(self, sides: tuple[int, ...]) -> None:
     lowest = dict(num_blocks=1, widths=4, mlp_ratios=1, region_sizes=1, num_shifts=1, shift_steps=0)
     for name, low in lowest.items():
       value = getattr(self, name)
       if len(value) != 4 or min(value) < low:
         raise InputError(f"{name} is {value}; expected a number from {low} for each of 4 stages.")
+    if min(sides) < 3:
+      raise InputError(
+        f"image_size {sides[0]}x{sides[1]} leaves nothing behind the stem: at least 3x3."
+      )
+
+  def logits(self, image: Array, index: Index, mask: Mask, train: bool) -> Array:
+    x = self.run_stages(HireBlock, self.num_blocks, image, index, mask, train)
+    x = layers.batch_norm(x, mask, train, name="pre_head_batch_norm", **self.dtypes)
+    return self.classify(jnp.mean(x, axis=(1, 2), dtype=jnp.float32), _TRUNCATED_NORMAL)
+
+  def narrow(self, x: Array, stage: int, mask: Mask, train: bool) -> Array:
+    size, stride, padding = (3, 2, 1) if stage else (7, 4, 2)
+    name = f"downsample_{stage}" if stage else "stem"
+    narrowed = ConvNorm(self.widths[stage], size, stride, padding, name=name, **self.dtypes)
+    return narrowed(x, mask, train)
+
+  def block_fields(self, x: Array, stage: int) -> list[dict[str, Any]]:
+    return [
+      dict(
+        mlp_dim=x.shape[-1] * self.mlp_ratios[stage],
+        size=self.region_sizes[stage],
+        shift=i % self.num_shifts[stage] * self.shift_steps[stage],
+        shift_padding=self.shift_padding,
+        region_padding=self.region_padding,
+        name=f"HireBlock_{stage}_{i}",
+      )
+      for i in range(self.num_blocks[stage])
+    ]
 
 
 PREFIX = r"HireBlock_\d+_\d+/"
@@ -434,7 +361,7 @@ def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
   ]
   widths = tuple(width for width, _ in hidden)
   return dict(
-    num_blocks=tuple(layers.num_blocks(shapes, f"HireBlock_{stage}_") for stage in range(4)),
+    num_blocks=tuple(base.num_blocks(shapes, f"HireBlock_{stage}_") for stage in range(4)),
     widths=widths,
     mlp_ratios=tuple(mlp_dim // width for width, mlp_dim in hidden),
     region_sizes=tuple(values // width for values, width in zip(regions, widths, strict=True)),

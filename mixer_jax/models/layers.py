@@ -1,102 +1,68 @@
-"""What the model families share: MLP, drop path and dropout whose draws belong to the image, convolutions, BatchNorm, head.
+"""What the blocks of the families share: MLP, drop path and dropout whose draws belong to the image, convolutions, BatchNorm.
 
 All draws come from a key per image, `fold_in(key, index)`, with `index` the image's position in the global
 batch. So an image meets the same masks whether the batch is taken at once, sharded over devices or
 accumulated in parts.
 """
 
-import contextlib
-import math
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import errors as flax_errors
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from mixer_jax.errors import InputError
 from mixer_jax.models.kernels import cpu_dense, cpu_depthwise, cpu_max_pool, gpu_mlp, gpu_patches
 
+Index = Int[Array, " b"]
+Kept = Bool[Array, "b 2"] | None
+Mask = Float[Array, " b"] | None
 Gelu = gpu_mlp.Gelu
 GELU = gpu_mlp.GELU
 
 
-def num_blocks(names: Iterable[str], prefix: str) -> int:
-  """Returns how many blocks `prefix`0, `prefix`1, … the parameters' names begin with."""
-  return len({m[0] for name in names if (m := re.match(rf"{re.escape(prefix)}\d+/", name))})
+class Layer(nn.Module, kw_only=True):
+  """Computes in `dtype`, with parameters of `param_dtype`."""
+
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @property
+  def dtypes(self) -> dict[str, Any]:
+    """Both types, for the modules inside."""
+    return dict(dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype))
 
 
-def check_image(image: Array, *, clips: bool = False) -> None:
-  """Raises InputError for pixels that are not normalised yet, images in place of clips and clips in place of images."""
-  if image.ndim == (4 if clips else 5):
-    wanted = (
-      "set, for instance to 16: this model takes clips (b, frames, height, width, channels)."
-      if clips
-      else "None: this model takes images (b, height, width, channels). mlp3d, and mixer with a tubelet, take clips."
-    )
-    raise InputError(f"frames must be {wanted} image has the shape {image.shape}.")
-  if not jnp.issubdtype(image.dtype, jnp.floating):
-    raise InputError(
-      f"image is of type {image.dtype}; expected float values as config.normalize makes them of pixels. With its "
-      "default: image / 127.5 - 1."
-    )
+class Block(Layer, kw_only=True):
+  """A residual block, called with (x, index, kept, mask, train).
 
+  `index` are the images' positions in the global batch, which their draws belong to. Where `kept[i, j]` is False, image i
+  skips branch j. `mask` is 0 for padding, which does not enter the statistics of a BatchNorm.
 
-class ImageModel(nn.Module):
-  """What every family's Model does besides its own: it says what is wrong with images that cannot be its."""
+  Attributes:
+    gelu: "erf", the exact one; "tanh", the approximation.
+    drop_path_rate: probability that a branch is skipped.
+    rescale: see `drop_path`.
+  """
+
+  gelu: Gelu = "erf"
+  drop_path_rate: float = 0.0
+  rescale: bool = True
 
   @nn.nowrap
-  def init(self, rngs: Any, image: Array, *args: Any, **options: Any) -> Any:
-    with _explained(image):
-      return super().init(rngs, image, *args, **options)
-
-  @nn.nowrap
-  def apply(self, variables: Any, image: Array, *args: Any, **options: Any) -> Any:
-    with _explained(image):
-      return super().apply(variables, image, *args, **options)
-
-
-@contextlib.contextmanager
-def _explained(image: Array) -> Iterator[None]:
-  """Raises InputError in place of what JAX and Flax say about images of another shape."""
-  try:
-    yield
-  except flax_errors.InvalidRngError as e:
-    raise InputError(
-      'train=True draws drop path and dropout: give rngs={"dropout": jax.random.key(…)}.'
-    ) from e
-  except (TypeError, ValueError, flax_errors.ScopeParamShapeError) as e:
-    shape = f"image has the shape {image.shape}"
-    if image.ndim < 4:
-      raise InputError(f"{shape}; expected a batch (b, h, w, c): image[None] is one of 1.") from e
-    if image.shape[-3] in (1, 3) and image.shape[-1] > 4:
-      raise InputError(
-        f"{shape}, channels first; expected (b, h, w, c): jnp.moveaxis(image, -3, -1)."
-      ) from e
-    if isinstance(e, flax_errors.ScopeParamShapeError):
-      raise InputError(
-        f"{shape}, but the parameters are for another size or number of channels, or another model: "
-        f"{str(e).partition(' (http')[0]} Resize the images, or the parameters with mixer_jax.weights.resize."
-      ) from e
-    raise
+  def drop_path(
+    self, branch: Float[Array, "b ..."], kept: Kept, number: int
+  ) -> Float[Array, "b ..."]:
+    """Returns `drop_path` of the block's branch of this number."""
+    one = None if kept is None else kept[:, number]
+    return drop_path(branch, one, self.drop_path_rate, rescale=self.rescale)
 
 
 def per_image_keys(key: Array, index: Int[Array, " b"]) -> Array:
   """Returns a key for each image."""
   return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)
-
-
-def linear_rates(stoch_depth: float, num_blocks: int) -> Float[Array, " l"]:
-  """Returns drop path rates that grow linearly over the network: s·i/(L−1) for block i of L."""
-  return stoch_depth * jnp.arange(num_blocks) / max(num_blocks - 1, 1)
-
-
-def linear_rate(stoch_depth: float, block: int, num_blocks: int) -> float:
-  """Returns one block's of `linear_rates`."""
-  return stoch_depth * block / max(num_blocks - 1, 1)
 
 
 def draw_kept(
@@ -158,11 +124,8 @@ def dot_general(train: bool) -> Any:
   return cpu_dense.dense_dot if train else None
 
 
-class Affine(nn.Module):
+class Affine(Layer):
   """alpha·x + beta for each channel; no statistics (ResMLP, arXiv:2105.03404, section 2)."""
-
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, "b *n c"]) -> Float[Array, "b *n c"]:
@@ -171,12 +134,10 @@ class Affine(nn.Module):
     return alpha.astype(self.dtype) * x.astype(self.dtype) + beta.astype(self.dtype)
 
 
-class LayerScale(nn.Module):
+class LayerScale(Layer):
   """gamma·x for each channel; gamma starts at `initial` (CaiT, arXiv:2103.17239)."""
 
   initial: float
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, "b *n c"]) -> Float[Array, "b *n c"]:
@@ -260,14 +221,12 @@ def batch_norm(
   return norm(x, mask=present | ~jnp.any(present))  # of a batch of padding alone, finite numbers
 
 
-class UnbiasedDense(nn.Module):
+class UnbiasedDense(Layer):
   """nn.Dense that returns its product and its bias, whose sum `gpu_mlp.gelu` takes."""
 
   features: int
   kernel_init: Callable[..., Array]
   bias_init: Callable[..., Array]
-  dtype: Any
-  param_dtype: Any
   dot_general: Any
 
   @nn.compact
@@ -280,7 +239,7 @@ class UnbiasedDense(nn.Module):
     return product, bias.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
-class MlpBlock(nn.Module):
+class MlpBlock(Layer):
   """Dense -> GELU -> Dense, on the last axis.
 
   Dropout, when training, follows the GELU and the second Dense, as in the Vision Transformer's MLP.
@@ -292,8 +251,6 @@ class MlpBlock(nn.Module):
   dropout_rate: float = 0.0
   kernel_init: Callable[..., Array] = nn.initializers.lecun_normal()
   bias_init: Callable[..., Array] = nn.initializers.zeros
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
@@ -302,9 +259,8 @@ class MlpBlock(nn.Module):
     dense: dict[str, Any] = dict(
       kernel_init=self.kernel_init,
       bias_init=self.bias_init,
-      dtype=self.dtype,
-      param_dtype=self.param_dtype,
       dot_general=dot_general(train),
+      **self.dtypes,
     )
     y, bias = UnbiasedDense(self.mlp_dim, name="Dense_0", **dense)(x)
     y = gpu_mlp.gelu(self.gelu, y, bias, train)
@@ -323,7 +279,7 @@ def circulant(x: Float[Array, "b s c"], kernel: Float[Array, "s g"]) -> Float[Ar
   return jnp.einsum("gns,bskg->bnkg", rows[:, :, :num_tokens], columns).reshape(x.shape)
 
 
-class Circulant(nn.Module):
+class Circulant(Layer):
   """Circulant channel-specific token mixing (CCS, arXiv:2106.14882): `circulant`, without bias or activation.
 
   Attributes:
@@ -331,8 +287,6 @@ class Circulant(nn.Module):
   """
 
   groups: int
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, "b s c"]) -> Float[Array, "b s c"]:
@@ -343,71 +297,3 @@ class Circulant(nn.Module):
     start = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # in ±1/√s
     kernel = self.param("kernel", start, (x.shape[1], self.groups), self.param_dtype)
     return circulant(x.astype(self.dtype), jnp.asarray(kernel, self.dtype))
-
-
-def sow_map(module: nn.Module, name: str, x: Float[Array, "b s c"], *grid: int) -> None:
-  """Sows tokens in raster order as a map (b, *grid, c); nothing if they are another number."""
-  if x.shape[1] == math.prod(grid):
-    module.sow("intermediates", name, x.reshape(x.shape[0], *grid, -1))
-
-
-def run_stages(
-  model: Any,
-  depths: Sequence[int],
-  x: Float[Array, "b ..."],
-  index: Int[Array, " b"] | None,
-  train: bool,
-) -> Float[Array, "b ..."]:
-  """Returns the last stage's output of a model, and sows every block's and stage's.
-
-  Called in its compact method.
-
-  Args:
-    model: `narrow(x, stage, train)` makes a stage's input and `block(stage, i, number)` a block, `number` counted over
-      the network; drop path grows linearly to its `stoch_depth`.
-    depths: blocks of each stage.
-    x: the model's input.
-    index: the images' positions in the global batch; default 0 … b−1.
-    train: draw drop path.
-  """
-  index = jnp.arange(x.shape[0]) if index is None else index
-  rates = linear_rates(model.stoch_depth, sum(depths))
-  kept, number = None, 0
-  if train and model.stoch_depth:
-    kept = draw_kept(model.make_rng("dropout"), index, rates)
-  for stage, depth in enumerate(depths):
-    x = model.narrow(x, stage, train)
-    for i in range(depth):
-      x = model.block(stage, i, number)(x, index, None if kept is None else kept[:, number], train)
-      model.sow("intermediates", f"block_{number}", x)
-      number += 1
-    model.sow("intermediates", f"stage_{stage + 1}", x)
-  return x
-
-
-def classify(
-  module: Any,
-  pre_logits: Float[Array, "b c"],
-  kernel_init: Callable[..., Array] = nn.initializers.zeros,
-) -> Float[Array, "b k"]:
-  """Sows `pre_logits` and returns logits, or `pre_logits` themselves if the model has no classes.
-
-  Args:
-    module: the model. Its child "head" is made here by its fields num_classes, head_bias_init, param_dtype.
-    pre_logits: float32.
-    kernel_init: of the head.
-  """
-  # As module.sow would do it, which refuses the name of a submodule (the Vision Transformer's tanh layer).
-  if module.is_mutable_collection("intermediates"):
-    module.put_variable("intermediates", "pre_logits", (pre_logits,))
-  if not module.num_classes:
-    return pre_logits
-  head = nn.Dense(
-    module.num_classes,
-    kernel_init=kernel_init,
-    bias_init=nn.initializers.constant(module.head_bias_init),
-    dtype=jnp.float32,
-    param_dtype=jnp.dtype(module.param_dtype),
-    name="head",
-  )
-  return head(pre_logits)

@@ -10,16 +10,17 @@ Parameter names are those of the released files (vision_transformer, vit_jax/mod
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from mixer_jax.configuration import Fraction, PositiveInt, Rate
 from mixer_jax.errors import InputError
-from mixer_jax.models import layers, resizing
+from mixer_jax.models import base, layers, resizing
 from mixer_jax.models.kernels import Kernels, gpu_token_mixing
+from mixer_jax.models.layers import Index, Kept, Mask
 from mixer_jax.models.resizing import Grid
 from mixer_jax.models.token_mixing import TOKEN_MIXING, Name, TokenMixing, check_token_mixing
 
@@ -49,7 +50,7 @@ VARIANTS = {
 """Table 1: published size -> fields of the model."""
 
 
-class MixerBlock(nn.Module):
+class MixerBlock(layers.Block):
   """Mixes across tokens, then across channels; each half is `x + branch(norm(x))`.
 
   Where `kept[i, j]` is False, image i skips branch j (drop path). `mix_tokens` makes the token mixing,
@@ -58,61 +59,41 @@ class MixerBlock(nn.Module):
 
   mix_tokens: Callable[..., TokenMixing]
   channels_mlp_dim: int
-  gelu: layers.Gelu = "tanh"
   dropout_rate: float = 0.0
-  drop_path_rate: float = 0.0
-  rescale: bool = False
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
-    self,
-    x: Float[Array, "b s c"],
-    index: Int[Array, " b"],
-    kept: Bool[Array, "b 2"] | None = None,
-    train: bool = False,
+    self, x: Float[Array, "b s c"], index: Index, kept: Kept, mask: Mask, train: bool
   ) -> Float[Array, "b t c"]:
-    kept_tokens, kept_channels = (None, None) if kept is None else (kept[:, 0], kept[:, 1])
-    dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    drop_path = functools.partial(layers.drop_path, rate=self.drop_path_rate, rescale=self.rescale)
-    mlp: dict[str, Any] = dict(gelu=self.gelu, dropout_rate=self.dropout_rate, **dtypes)
+    mlp: dict[str, Any] = dict(gelu=self.gelu, dropout_rate=self.dropout_rate, **self.dtypes)
     # Flax's LayerNorm takes its statistics in float32 whatever the compute type.
-    y = nn.LayerNorm(**dtypes)(x)
+    y = nn.LayerNorm(**self.dtypes)(x)
     y = self.mix_tokens(name="token_mixing", **mlp)(y, index, train=train)
     # Another number of tokens has nothing to be added to; the paper does not say what was done.
-    x = x + drop_path(y, kept_tokens) if y.shape == x.shape else y
-    y = nn.LayerNorm(**dtypes)(x)
+    x = x + self.drop_path(y, kept, 0) if y.shape == x.shape else y
+    y = nn.LayerNorm(**self.dtypes)(x)
     y = layers.MlpBlock(self.channels_mlp_dim, name="channel_mixing", **mlp)(y, index, train=train)
-    return x + drop_path(y, kept_channels)
+    return x + self.drop_path(y, kept, 1)
 
 
-class Model(layers.ImageModel):
+class Model(base.BlockModel, kw_only=True):
   """MLP-Mixer: patches -> stem -> `num_blocks` × MixerBlock -> LayerNorm -> mean over tokens -> head.
 
   Sows every block's output as tokens (`block_<i>`), the last one's as a map (`stage_1`), and `pre_logits`.
 
   Attributes:
-    num_classes: width of the head k. If None or 0, there is no head and the module returns `pre_logits`.
     patch_size: side of a square patch in pixels.
     tubelet: frames that a patch of a clip spans. If None, the model takes images.
     num_blocks: number of Mixer blocks L.
     hidden_dim: channels of a token c.
     tokens_mlp_dim: hidden width of token mixing.
     channels_mlp_dim: hidden width of channel mixing.
-    gelu: "tanh", the authors' approximation; "erf", the exact one, as in timm.
     dropout_rate: dropout inside the MLPs while training.
-    stoch_depth: s; block i of L drops each branch of an image with probability s·i/(L−1).
-    stoch_depth_rescale: divide the branches that are kept by 1 − that; the authors do not.
     token_mixing: "mlp", appendix A's "untied", "grouped", "views", or "circulant" (models/token_mixing.py), which have
       other parameters below `MixerBlock_<i>/token_mixing`. "circulant" has no use for tokens_mlp_dim.
     channel_groups: G channels that are joined in "grouped" and "views"; G vectors of "circulant" (published: 8).
     pyramid: tokens that leave each block (appendix A); (): as many as enter it. Where their number changes,
       token mixing has no skip connection and is never dropped.
-    head_bias_init: start of the head's bias (its kernel starts at zero).
-    dtype: compute type; statistics of LayerNorm, the mean over tokens and the head stay float32.
-    param_dtype: type of the parameters.
-    remat: "block" keeps only the blocks' inputs for the backward pass and recomputes the rest.
     kernels: how tokens are mixed on NVIDIA GPUs, from config.kernels.
   """
 
@@ -121,7 +102,6 @@ class Model(layers.ImageModel):
   hidden_dim: PositiveInt
   tokens_mlp_dim: PositiveInt
   channels_mlp_dim: PositiveInt
-  num_classes: int | None = 1000
   tubelet: PositiveInt | None = None
   gelu: layers.Gelu = "tanh"
   dropout_rate: Rate = 0.0
@@ -130,10 +110,6 @@ class Model(layers.ImageModel):
   token_mixing: Name = "mlp"
   channel_groups: PositiveInt = 1
   pyramid: tuple[int, ...] = ()
-  head_bias_init: float = 0.0
-  dtype: Literal["float32", "bfloat16"] = "float32"
-  param_dtype: Literal["float32", "bfloat16"] = "float32"
-  remat: Literal["none", "block"] = "none"
   kernels: Kernels = "xla"
 
   def takes_kernel(self, input_shape: tuple[int, ...]) -> bool:
@@ -142,59 +118,42 @@ class Model(layers.ImageModel):
     fits = gpu_token_mixing.fits(tokens, *self.pyramid)
     return self.token_mixing == "mlp" and fits and not self.dropout_rate
 
-  @nn.compact
-  def __call__(
-    self,
-    image: Float[Array, "b *t h w p"],
-    *,
-    train: bool = False,
-    index: Int[Array, " b"] | None = None,
-    mask: Float[Array, " b"] | None = None,
-  ) -> Float[Array, "b k"]:
-    """Returns logits, or `pre_logits` (b, c) without a head.
+  @property
+  def takes_clips(self) -> bool:
+    return self.tubelet is not None
 
-    Args:
-      image: normalised values; the number of tokens, hw/patch_size² times t/tubelet, is fixed by the parameters.
-      train: draw drop path and dropout, from the random stream "dropout".
-      index: the images' positions in the global batch, which their draws belong to; default 0 … b−1.
-      mask: without effect, as no statistics are taken over the batch.
-
-    Raises:
-      InputError: the patch does not divide the image (the authors' code pads it silently), images in place of clips or
-        clips in place of images, or the options of token mixing do not go together.
-    """
-    del mask
-    layers.check_image(image, clips=self.tubelet is not None)
-    grid = self._grid(image.shape[1:-1])
+  def check(self, sides: tuple[int, ...]) -> None:
+    self._grid(sides)
     check_token_mixing(
       self.token_mixing, self.channel_groups, self.pyramid, self.num_blocks, self.hidden_dim
     )
-    index = jnp.arange(image.shape[0]) if index is None else index
-    dtypes: dict[str, Any] = dict(
-      dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype)
-    )
-    patch = (self.tubelet or 1,) * (image.ndim - 4) + (self.patch_size,) * 2
+
+  def logits(self, image: Array, index: Index, mask: Mask, train: bool) -> Array:
+    x = self.run_stages(MixerBlock, [self.num_blocks], image, index, mask, train)
+    self.sow_map(x, *self._grid(image.shape[1:-1]))
+    x = nn.LayerNorm(name="pre_head_layer_norm", **self.dtypes)(x)
+    return self.classify(jnp.mean(x, axis=1, dtype=jnp.float32))
+
+  def narrow(self, x: Array, stage: int, mask: Mask, train: bool) -> Array:
+    patch = (self.tubelet or 1,) * (x.ndim - 4) + (self.patch_size,) * 2
     convolution = None if self.tubelet else layers.patch_convolution
     stem = dict(padding="VALID", conv_general_dilated=convolution, name="stem")
-    x = nn.Conv(self.hidden_dim, patch, strides=patch, **stem, **dtypes)(image)
-    x = x.reshape(x.shape[0], -1, x.shape[-1])
-    kept = self._draw_kept(index) if train and self.stoch_depth else None
-    block = nn.remat(MixerBlock, static_argnums=(4,)) if self.remat == "block" else MixerBlock
-    for i in range(self.num_blocks):
-      x = block(
-        self._mix_tokens(i),
-        self.channels_mlp_dim,
-        gelu=self.gelu,
-        dropout_rate=self.dropout_rate,
-        drop_path_rate=layers.linear_rate(self.stoch_depth, i, self.num_blocks),
-        rescale=self.stoch_depth_rescale,
-        name=f"MixerBlock_{i}",
-        **dtypes,
-      )(x, index, None if kept is None else kept[:, i], train)
-      self.sow("intermediates", f"block_{i}", x)
-    layers.sow_map(self, "stage_1", x, *grid)
-    x = nn.LayerNorm(name="pre_head_layer_norm", **dtypes)(x)
-    return layers.classify(self, jnp.mean(x, axis=1, dtype=jnp.float32))
+    x = nn.Conv(self.hidden_dim, patch, strides=patch, **stem, **self.dtypes)(x)
+    return x.reshape(x.shape[0], -1, x.shape[-1])
+
+  def block_fields(self, x: Array, stage: int) -> list[dict[str, Any]]:
+    mixing = functools.partial(
+      TOKEN_MIXING[self.token_mixing],
+      self.tokens_mlp_dim,
+      channel_groups=self.channel_groups,
+      kernels=self.kernels,
+    )
+    sizes = dict(channels_mlp_dim=self.channels_mlp_dim, dropout_rate=self.dropout_rate)
+    num_tokens = self.pyramid or [None] * self.num_blocks
+    return [
+      dict(sizes, mix_tokens=functools.partial(mixing, num_tokens=n), name=f"MixerBlock_{i}")
+      for i, n in enumerate(num_tokens)
+    ]
 
   def _grid(self, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Returns the grid of tokens ([time,] rows, columns) of an image or clip ([frames,] height, width)."""
@@ -207,19 +166,6 @@ class Model(layers.ImageModel):
         f"frames is {clip[0]}, which tubelet {self.tubelet} does not divide: take a multiple."
       )
     return clip[0] // self.tubelet, *grid
-
-  def _mix_tokens(self, block: int) -> Callable[..., TokenMixing]:
-    return functools.partial(
-      TOKEN_MIXING[self.token_mixing],
-      self.tokens_mlp_dim,
-      num_tokens=self.pyramid[block] if self.pyramid else None,
-      channel_groups=self.channel_groups,
-      kernels=self.kernels,
-    )
-
-  def _draw_kept(self, index: Array) -> Array:
-    rates = layers.linear_rates(self.stoch_depth, self.num_blocks)
-    return layers.draw_kept(self.make_rng("dropout"), index, rates)
 
 
 _RING = "MixerBlock_0/token_mixing/kernel"
@@ -282,7 +228,7 @@ def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
   return dict(
     patch_size=patch_size,
     **({"tubelet": tubelet[0]} if tubelet else {}),
-    num_blocks=layers.num_blocks(shapes, "MixerBlock_"),
+    num_blocks=base.num_blocks(shapes, "MixerBlock_"),
     hidden_dim=hidden_dim,
     **mixing,
     channels_mlp_dim=channels_mlp_dim,

@@ -24,18 +24,19 @@ will do. Frames are a multiple of 4·S, for the largest S.
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax import traverse_util
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from mixer_jax.configuration import PositiveInt, Rate
+from mixer_jax.configuration import PositiveInt
 from mixer_jax.errors import InputError
-from mixer_jax.models import cycle_mlp, layers
+from mixer_jax.models import base, cycle_mlp, layers
+from mixer_jax.models.layers import Index, Mask
 
 TITLE = "MLP-3D"
 TUBELET = 4
@@ -126,7 +127,7 @@ class Mlp3dBlock(cycle_mlp.CycleBlock):
     return TimeMixing(self.step, self.fusion, kind=self.kind, size=self.size, **fields)
 
 
-class Model(layers.ImageModel):
+class Model(base.BlockModel):
   """MLP-3D: stem -> four stages of Mlp3dBlock -> LayerNorm -> mean over time and positions -> head.
 
   The stem divides the frames and each side by 4, what lies between two stages each side by 2: convolutions of 4×7×7
@@ -138,64 +139,41 @@ class Model(layers.ImageModel):
       tokens of a group, 1, 2 or 4.
     widths: channels of each stage, from 4.
     mlp_ratios: hidden width of each stage's MLPs, in its channels.
-    num_classes: width of the head k. If None or 0, there is no head and the module returns `pre_logits`.
     step: number of displacements that the channels take in turn along the width and the height. CycleMLP's B1 to B5,
       and what is inflated from them, have 3.
-    gelu: "erf", the exact one; "tanh", the approximation.
-    stoch_depth: s; block i of the network's L drops each branch of a clip with probability s·i/(L−1).
-    stoch_depth_rescale: divide the branches that are kept by 1 − that.
-    head_bias_init: start of the head's bias.
-    dtype: compute type; the means over positions, the softmax and the head stay float32.
-    param_dtype: type of the parameters.
-    remat: "block" keeps only the blocks' inputs for the backward pass and recomputes the rest.
   """
 
   arrangement: tuple[str, ...]
   widths: tuple[int, ...]
   mlp_ratios: tuple[int, ...]
-  num_classes: int | None = 1000
   step: PositiveInt = 7
-  gelu: layers.Gelu = "erf"
-  stoch_depth: Rate = 0.0
-  stoch_depth_rescale: bool = True
-  head_bias_init: float = 0.0
-  dtype: Literal["float32", "bfloat16"] = "float32"
-  param_dtype: Literal["float32", "bfloat16"] = "float32"
-  remat: Literal["none", "block"] = "none"
 
-  @nn.compact
-  def __call__(
-    self,
-    image: Float[Array, "b *t h w p"],
-    *,
-    train: bool = False,
-    index: Int[Array, " b"] | None = None,
-    mask: Float[Array, " b"] | None = None,
-  ) -> Float[Array, "b k"]:
-    """Returns logits, or `pre_logits` (b, c) without a head.
+  @property
+  def takes_clips(self) -> bool:
+    return True
 
-    Args:
-      image: clips (b, t, h, w, p) of normalised values.
-      train: draw drop path, from the random stream "dropout".
-      index: the clips' positions in the global batch, which their draws belong to; default 0 … b−1.
-      mask: without effect, as no statistics are taken over the batch.
+  def check(self, sides: tuple[int, ...]) -> None:
+    for name, least in (("widths", 4), ("mlp_ratios", 1)):
+      value = getattr(self, name)
+      if len(value) != 4 or min(value) < least:
+        raise InputError(
+          f"{name} is {value}; expected a number from {least} for each of the four stages."
+        )
+    times = [time for stage in _times(self.arrangement) for time in stage]
+    multiple = TUBELET * max(1 if kind == "token" else size for kind, size in times)
+    if (frames := sides[0]) % multiple or not frames:
+      raise InputError(
+        f"frames is {frames}, which does not go with arrangement {self.arrangement}: take a multiple of {multiple}."
+      )
 
-    Raises:
-      InputError: arrangement, widths or mlp_ratios are not for four stages or cannot be, images in place of clips, or
-        a number of frames that the groups do not divide.
-    """
-    del mask
-    layers.check_image(image, clips=True)
-    self._check(image.shape[1])
+  def logits(self, image: Array, index: Index, mask: Mask, train: bool) -> Array:
     depths = [len(times) for times in _times(self.arrangement)]
-    x = layers.run_stages(self, depths, image, index, train)
-    x = nn.LayerNorm(epsilon=1e-5, name="pre_head_layer_norm", **self._dtypes())(x)
+    x = self.run_stages(Mlp3dBlock, depths, image, index, mask, train)
+    x = nn.LayerNorm(epsilon=1e-5, name="pre_head_layer_norm", **self.dtypes)(x)
     pre_logits = jnp.mean(x, axis=(1, 2, 3), dtype=jnp.float32)
-    return layers.classify(self, pre_logits, cycle_mlp.TRUNCATED_NORMAL)
+    return self.classify(pre_logits, cycle_mlp.TRUNCATED_NORMAL)
 
-  def narrow(self, x: Array, stage: int, train: bool) -> Array:
-    """Returns the stage's input: the stem's output, or the last stage's at half the height and width."""
-    del train
+  def narrow(self, x: Array, stage: int, mask: Mask, train: bool) -> Array:
     size, strides = ((1, 3, 3), (1, 2, 2)) if stage else ((TUBELET, 7, 7), (TUBELET, 4, 4))
     pad = (1, 1) if stage else (2, 2)
     conv = nn.Conv(
@@ -206,44 +184,17 @@ class Model(layers.ImageModel):
       kernel_init=cycle_mlp.CONV_KERNEL,
       bias_init=layers.uniform_bias(int(np.prod(size)) * x.shape[-1]),
       name=f"downsample_{stage}" if stage else "stem",
-      **self._dtypes(),
+      **self.dtypes,
     )
     return conv(x)
 
-  def block(self, stage: int, i: int, number: int) -> Any:
-    """Returns block i of a stage, the network's `number`-th."""
-    block = nn.remat(Mlp3dBlock, static_argnums=(4,)) if self.remat == "block" else Mlp3dBlock
-    times = _times(self.arrangement)
-    kind, size = times[stage][i]
-    return block(
-      self.widths[stage] * self.mlp_ratios[stage],
-      self.step,
-      "reweight",
-      kind=kind,
-      size=size,
-      gelu=self.gelu,
-      drop_path_rate=layers.linear_rate(self.stoch_depth, number, sum(map(len, times))),
-      rescale=self.stoch_depth_rescale,
-      name=f"Mlp3dBlock_{stage}_{i}",
-      **self._dtypes(),
-    )
-
-  def _dtypes(self) -> dict[str, Any]:
-    return dict(dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype))
-
-  def _check(self, frames: int) -> None:
-    for name, least in (("widths", 4), ("mlp_ratios", 1)):
-      value = getattr(self, name)
-      if len(value) != 4 or min(value) < least:
-        raise InputError(
-          f"{name} is {value}; expected a number from {least} for each of the four stages."
-        )
-    times = [time for stage in _times(self.arrangement) for time in stage]
-    multiple = TUBELET * max(1 if kind == "token" else size for kind, size in times)
-    if frames % multiple or not frames:
-      raise InputError(
-        f"frames is {frames}, which does not go with arrangement {self.arrangement}: take a multiple of {multiple}."
-      )
+  def block_fields(self, x: Array, stage: int) -> list[dict[str, Any]]:
+    mlp_dim = x.shape[-1] * self.mlp_ratios[stage]
+    sizes = dict(mlp_dim=mlp_dim, step=self.step, fusion="reweight")
+    return [
+      dict(sizes, kind=kind, size=size, name=f"Mlp3dBlock_{stage}_{i}")
+      for i, (kind, size) in enumerate(_times(self.arrangement)[stage])
+    ]
 
 
 def _times(arrangement: tuple[str, ...]) -> list[list[tuple[str, int]]]:

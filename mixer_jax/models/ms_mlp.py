@@ -7,15 +7,16 @@ Facts: JegZheng/MS-MLP, models/ms_mlp.py and configs.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
-from mixer_jax.configuration import NonNegativeFloat, PositiveInt, Rate
+from mixer_jax.configuration import NonNegativeFloat, PositiveInt
 from mixer_jax.errors import InputError
-from mixer_jax.models import layers
+from mixer_jax.models import base, layers
+from mixer_jax.models.layers import Index, Kept, Mask
 
 TITLE = "MS-MLP"
 _TRUNCATED_NORMAL = nn.initializers.truncated_normal(0.02)
@@ -58,7 +59,7 @@ def group_sizes(channels: int) -> list[int]:
   return [size] * (len(SHIFTS) - 1) + [last]
 
 
-class MixShift(nn.Module):
+class MixShift(layers.Layer):
   """across + down, of groups of channels with a shift of their own.
 
   Of each group, across is a depthwise convolution of the group moved around the width by its shift, and down another
@@ -66,17 +67,14 @@ class MixShift(nn.Module):
   """
 
   mix_sizes: tuple[int, ...]
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     sizes = group_sizes(x.shape[-1])
     mixed, begin = [], 0
     for i, (channels, shift, size) in enumerate(zip(sizes, SHIFTS, self.mix_sizes, strict=True)):
       group = x[..., begin : begin + channels]
-      fields = dict(kernel_init=_TORCH_CONV, bias_init=layers.uniform_bias(size**2), **dtypes)
+      fields = dict(kernel_init=_TORCH_CONV, bias_init=layers.uniform_bias(size**2), **self.dtypes)
       across = layers.depthwise(jnp.roll(group, shift, axis=2), size, name=f"across_{i}", **fields)
       down = layers.depthwise(jnp.roll(group, shift, axis=1), size, name=f"down_{i}", **fields)
       mixed.append(across + down)
@@ -84,37 +82,27 @@ class MixShift(nn.Module):
     return jnp.concatenate(mixed, axis=-1)
 
 
-class MsMlpBlock(nn.Module):
-  """x + gamma·MLP(norm(mix(x))). Where `kept[i]` is False, image i skips the block (drop path)."""
+class MsMlpBlock(layers.Block):
+  """x + gamma·MLP(norm(mix(x)))."""
 
   mlp_dim: int
   mix_sizes: tuple[int, ...]
   layer_scale_init: float
-  gelu: layers.Gelu = "erf"
-  drop_path_rate: float = 0.0
-  rescale: bool = True
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
-    self,
-    x: Float[Array, "b h w c"],
-    index: Int[Array, " b"],
-    kept: Bool[Array, " b"] | None = None,
-    train: bool = False,
+    self, x: Float[Array, "b h w c"], index: Index, kept: Kept, mask: Mask, train: bool
   ) -> Float[Array, "b h w c"]:
-    dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    y = MixShift(self.mix_sizes, name="mix", **dtypes)(x)
-    y = nn.LayerNorm(epsilon=1e-6, **dtypes)(y)
+    y = MixShift(self.mix_sizes, name="mix", **self.dtypes)(x)
+    y = nn.LayerNorm(epsilon=1e-6, **self.dtypes)(y)
     y = layers.MlpBlock(
-      self.mlp_dim, gelu=self.gelu, kernel_init=_TRUNCATED_NORMAL, name="mlp", **dtypes
+      self.mlp_dim, gelu=self.gelu, kernel_init=_TRUNCATED_NORMAL, name="mlp", **self.dtypes
     )(y, index, train=train)
-    y = layers.LayerScale(self.layer_scale_init, **dtypes)(y)
-    return x + layers.drop_path(y, kept, self.drop_path_rate, rescale=self.rescale)
+    y = layers.LayerScale(self.layer_scale_init, **self.dtypes)(y)
+    return x + self.drop_path(y, kept, 0)
 
 
-class PatchNorm(nn.Module):
+class PatchNorm(layers.Layer):
   """A convolution of square patches that do not overlap, then LayerNorm: the stem, and the way from stage to stage.
 
   Rows and columns at the end that fill no patch are left out.
@@ -122,12 +110,9 @@ class PatchNorm(nn.Module):
 
   channels: int
   size: int
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b y x c"]:
-    dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     x = nn.Conv(
       self.channels,
       (self.size, self.size),
@@ -135,12 +120,12 @@ class PatchNorm(nn.Module):
       padding="VALID",
       kernel_init=_TORCH_CONV,
       bias_init=layers.uniform_bias(x.shape[-1] * self.size**2),
-      **dtypes,
+      **self.dtypes,
     )(x)
-    return nn.LayerNorm(epsilon=1e-6, **dtypes)(x)
+    return nn.LayerNorm(epsilon=1e-6, **self.dtypes)(x)
 
 
-class Model(layers.ImageModel):
+class Model(base.BlockModel):
   """MS-MLP: patches -> four stages of MsMlpBlock, the map halved between them -> mean -> LayerNorm -> head.
 
   Each stage is twice as wide as the one before it. Sows every block's output (`block_<i>`), every stage's (`stage_1` to
@@ -152,15 +137,7 @@ class Model(layers.ImageModel):
     num_blocks: of each stage.
     mlp_ratio: hidden width of the MLPs, in channels.
     mix_sizes: side of each group's convolutions, odd, of each stage.
-    num_classes: width of the head k. If None or 0, there is no head and the module returns `pre_logits`.
     layer_scale_init: start of gamma, the scale of each branch.
-    gelu: "erf", the exact one; "tanh", the approximation.
-    stoch_depth: s; an image skips block i of the L of the network with probability s·i/(L−1).
-    stoch_depth_rescale: divide the branches that are kept by 1 − that.
-    head_bias_init: start of the head's bias.
-    dtype: compute type; the mean over positions and the head stay float32.
-    param_dtype: type of the parameters.
-    remat: "block" keeps only the blocks' inputs for the backward pass and recomputes the rest.
   """
 
   patch_size: PositiveInt
@@ -168,74 +145,9 @@ class Model(layers.ImageModel):
   num_blocks: tuple[int, ...]
   mlp_ratio: PositiveInt
   mix_sizes: tuple[tuple[int, ...], ...]
-  num_classes: int | None = 1000
   layer_scale_init: NonNegativeFloat = 1e-6
-  gelu: layers.Gelu = "erf"
-  stoch_depth: Rate = 0.0
-  stoch_depth_rescale: bool = True
-  head_bias_init: float = 0.0
-  dtype: Literal["float32", "bfloat16"] = "float32"
-  param_dtype: Literal["float32", "bfloat16"] = "float32"
-  remat: Literal["none", "block"] = "none"
 
-  @nn.compact
-  def __call__(
-    self,
-    image: Float[Array, "b h w p"],
-    *,
-    train: bool = False,
-    index: Int[Array, " b"] | None = None,
-    mask: Float[Array, " b"] | None = None,
-  ) -> Float[Array, "b k"]:
-    """Returns logits, or `pre_logits` (b, c) without a head.
-
-    Args:
-      image: normalised values, of any size from 8 patches × 8 patches.
-      train: draw drop path, from the random stream "dropout".
-      index: the images' positions in the global batch, which their draws belong to; default 0 … b−1.
-      mask: without effect, as no statistics are taken over the batch.
-
-    Raises:
-      InputError: a field of the stages does not fit, or the image has too few patches.
-    """
-    del mask
-    layers.check_image(image)
-    self._check(image.shape)
-    index = jnp.arange(image.shape[0]) if index is None else index
-    dtypes: dict[str, Any] = dict(
-      dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype)
-    )
-    block = nn.remat(MsMlpBlock, static_argnums=(4,)) if self.remat == "block" else MsMlpBlock
-    total, number, kept = sum(self.num_blocks), 0, None
-    if train and self.stoch_depth:
-      rates = layers.linear_rates(self.stoch_depth, total)
-      kept = layers.draw_kept(self.make_rng("dropout"), index, rates)[..., 0]
-    x = PatchNorm(self.width, self.patch_size, name="stem", **dtypes)(image)
-    for stage, depth in enumerate(self.num_blocks):
-      channels = self.width * 2**stage
-      if stage:
-        x = PatchNorm(channels, 2, name=f"downsample_{stage}", **dtypes)(x)
-      for i in range(depth):
-        x = block(
-          channels * self.mlp_ratio,
-          self.mix_sizes[stage],
-          self.layer_scale_init,
-          gelu=self.gelu,
-          drop_path_rate=layers.linear_rate(self.stoch_depth, number, total),
-          rescale=self.stoch_depth_rescale,
-          name=f"MsMlpBlock_{stage}_{i}",
-          **dtypes,
-        )(x, index, None if kept is None else kept[:, number], train)
-        self.sow("intermediates", f"block_{number}", x)
-        number += 1
-      self.sow("intermediates", f"stage_{stage + 1}", x)
-    x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
-    norm = nn.LayerNorm(
-      epsilon=1e-6, param_dtype=jnp.dtype(self.param_dtype), name="pre_head_layer_norm"
-    )
-    return layers.classify(self, norm(x), _TRUNCATED_NORMAL)
-
-  def _check(self, shape: tuple[int, ...]) -> None:
+  def check(self, sides: tuple[int, ...]) -> None:
     if len(self.num_blocks) != 4 or min(self.num_blocks) < 1:
       raise InputError(
         f"num_blocks is {self.num_blocks}; expected a number from 1 for each of 4 stages."
@@ -248,11 +160,30 @@ class Model(layers.ImageModel):
         f"mix_sizes is {self.mix_sizes}; expected five odd numbers for each of 4 stages."
       )
     lowest = 8 * self.patch_size  # which is one position of the last stage
-    if min(shape[1:3]) < lowest:
+    if min(sides) < lowest:
       raise InputError(
-        f"images of {shape[1]}x{shape[2]} pixels have too few patches of {self.patch_size}x{self.patch_size} for four "
+        f"images of {sides[0]}x{sides[1]} pixels have too few patches of {self.patch_size}x{self.patch_size} for four "
         f"stages; make image_size {lowest} or more, or patch_size smaller."
       )
+
+  def logits(self, image: Array, index: Index, mask: Mask, train: bool) -> Array:
+    x = self.run_stages(MsMlpBlock, self.num_blocks, image, index, mask, train)
+    norm = nn.LayerNorm(
+      epsilon=1e-6, param_dtype=jnp.dtype(self.param_dtype), name="pre_head_layer_norm"
+    )
+    return self.classify(norm(jnp.mean(x, axis=(1, 2), dtype=jnp.float32)), _TRUNCATED_NORMAL)
+
+  def narrow(self, x: Array, stage: int, mask: Mask, train: bool) -> Array:
+    size, name = (2, f"downsample_{stage}") if stage else (self.patch_size, "stem")
+    return PatchNorm(self.width * 2**stage, size, name=name, **self.dtypes)(x)
+
+  def block_fields(self, x: Array, stage: int) -> list[dict[str, Any]]:
+    sizes = dict(
+      mlp_dim=x.shape[-1] * self.mlp_ratio,
+      mix_sizes=self.mix_sizes[stage],
+      layer_scale_init=self.layer_scale_init,
+    )
+    return [dict(sizes, name=f"MsMlpBlock_{stage}_{i}") for i in range(self.num_blocks[stage])]
 
 
 PREFIX = r"MsMlpBlock_\d+_\d+/"
@@ -289,7 +220,7 @@ def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
   return dict(
     patch_size=shapes["stem/Conv_0/kernel"][0],
     width=width,
-    num_blocks=tuple(layers.num_blocks(shapes, f"MsMlpBlock_{stage}_") for stage in range(4)),
+    num_blocks=tuple(base.num_blocks(shapes, f"MsMlpBlock_{stage}_") for stage in range(4)),
     mlp_ratio=mlp_dim // width,
     mix_sizes=tuple(
       tuple(shapes[f"MsMlpBlock_{stage}_0/mix/across_{i}/kernel"][0] for i in range(5))

@@ -5,18 +5,18 @@ Facts: facebookresearch/deit, resmlp_models.py; timm, models/mlp_mixer.py (ResBl
 CCS (Yu et al., 2021, arXiv:2106.14882).
 """
 
-import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
-from mixer_jax.configuration import NonNegativeFloat, PositiveInt, Rate
+from mixer_jax.configuration import NonNegativeFloat, PositiveInt
 from mixer_jax.errors import InputError
-from mixer_jax.models import layers, resizing
+from mixer_jax.models import base, layers, resizing
+from mixer_jax.models.layers import Index, Kept, Mask
 from mixer_jax.models.resizing import Grid
 
 TITLE = "ResMLP"
@@ -42,161 +42,102 @@ VARIANTS = {
 """Published size -> fields of the model. timm starts 12 at 1e-4."""
 
 
-class ResMlpBlock(nn.Module):
-  """Mixes across tokens, then across channels; each half is `x + gamma·branch(affine(x))`.
-
-  Where `kept[i, j]` is False, image i skips branch j (drop path).
-  """
+class ResMlpBlock(layers.Block):
+  """Mixes across tokens, then across channels; each half is `x + gamma·branch(affine(x))`."""
 
   mlp_dim: int
   layer_scale_init: float
   circulants: int | None = (
     None  # vectors of circulant token mixing; None: one linear map for all channels
   )
-  gelu: layers.Gelu = "erf"
-  drop_path_rate: float = 0.0
-  rescale: bool = True
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
-    self,
-    x: Float[Array, "b s c"],
-    index: Int[Array, " b"],
-    kept: Bool[Array, "b 2"] | None = None,
-    train: bool = False,
+    self, x: Float[Array, "b s c"], index: Index, kept: Kept, mask: Mask, train: bool
   ) -> Float[Array, "b s c"]:
-    kept_tokens, kept_channels = (None, None) if kept is None else (kept[:, 0], kept[:, 1])
-    dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    drop_path = functools.partial(layers.drop_path, rate=self.drop_path_rate, rescale=self.rescale)
-    y = self._mix_tokens(layers.Affine(**dtypes)(x), train, **dtypes)
-    x = x + drop_path(layers.LayerScale(self.layer_scale_init, **dtypes)(y), kept_tokens)
+    y = self._mix_tokens(layers.Affine(**self.dtypes)(x), train)
+    x = x + self.drop_path(layers.LayerScale(self.layer_scale_init, **self.dtypes)(y), kept, 0)
     y = layers.MlpBlock(
       self.mlp_dim,
       gelu=self.gelu,
       kernel_init=_TRUNCATED_NORMAL,
       name="channel_mixing",
-      **dtypes,
-    )(layers.Affine(**dtypes)(x), index, train=train)
-    return x + drop_path(layers.LayerScale(self.layer_scale_init, **dtypes)(y), kept_channels)
+      **self.dtypes,
+    )(layers.Affine(**self.dtypes)(x), index, train=train)
+    return x + self.drop_path(layers.LayerScale(self.layer_scale_init, **self.dtypes)(y), kept, 1)
 
-  def _mix_tokens(self, x: Array, train: bool, **dtypes: Any) -> Array:
+  def _mix_tokens(self, x: Array, train: bool) -> Array:
     if self.circulants is not None:
-      return layers.Circulant(self.circulants, name="circulant", **dtypes)(x)
+      return layers.Circulant(self.circulants, name="circulant", **self.dtypes)(x)
     linear = nn.Dense(
       x.shape[1],
       kernel_init=_TRUNCATED_NORMAL,
       dot_general=layers.dot_general(train),
       name="token_mixing",
-      **dtypes,
+      **self.dtypes,
     )
     return jnp.swapaxes(linear(jnp.swapaxes(x, 1, 2)), 1, 2)
 
 
-class Model(layers.ImageModel):
+class Model(base.BlockModel):
   """ResMLP: patches -> stem -> `num_blocks` × ResMlpBlock -> affine -> mean over tokens -> head.
 
-  Sows every block's output as tokens (`block_<i>`), the last one's as a map (`stage_1`), and `pre_logits`.
+  All blocks drop their branches with the same probability, stoch_depth. Sows every block's output as tokens (`block_<i>`), the
+  last one's as a map (`stage_1`), and `pre_logits`.
 
   Attributes:
     patch_size: side of a square patch in pixels.
     num_blocks: number of blocks L.
     hidden_dim: channels of a token c.
     mlp_dim: hidden width of channel mixing.
-    num_classes: width of the head k. If None or 0, there is no head and the module returns `pre_logits`.
     layer_scale_init: start of gamma, the scale of each branch.
-    gelu: "erf", the exact one; "tanh", the approximation.
     token_mixing: "linear", one map for all channels; "circulant" (layers.Circulant).
     channel_groups: G vectors of "circulant" (published: 8).
-    stoch_depth: each block drops each branch of an image with this probability, the same for all blocks.
-    stoch_depth_rescale: divide the branches that are kept by 1 − that.
-    head_bias_init: start of the head's bias.
-    dtype: compute type; the mean over tokens and the head stay float32.
-    param_dtype: type of the parameters.
-    remat: "block" keeps only the blocks' inputs for the backward pass and recomputes the rest.
   """
 
   patch_size: PositiveInt
   num_blocks: PositiveInt
   hidden_dim: PositiveInt
   mlp_dim: PositiveInt
-  num_classes: int | None = 1000
   layer_scale_init: NonNegativeFloat = 1e-5
-  gelu: layers.Gelu = "erf"
   token_mixing: Literal["linear", "circulant"] = "linear"
   channel_groups: PositiveInt = 1
-  stoch_depth: Rate = 0.0
-  stoch_depth_rescale: bool = True
-  head_bias_init: float = 0.0
-  dtype: Literal["float32", "bfloat16"] = "float32"
-  param_dtype: Literal["float32", "bfloat16"] = "float32"
-  remat: Literal["none", "block"] = "none"
 
-  @nn.compact
-  def __call__(
-    self,
-    image: Float[Array, "b h w p"],
-    *,
-    train: bool = False,
-    index: Int[Array, " b"] | None = None,
-    mask: Float[Array, " b"] | None = None,
-  ) -> Float[Array, "b k"]:
-    """Returns logits, or `pre_logits` (b, c) without a head.
-
-    Args:
-      image: normalised values; the number of tokens, hw/patch_size², is fixed by the parameters.
-      train: draw drop path, from the random stream "dropout".
-      index: the images' positions in the global batch, which their draws belong to; default 0 … b−1.
-      mask: without effect, as no statistics are taken over the batch.
-
-    Raises:
-      InputError: the patch does not divide the image, or the options of token mixing do not go together.
-    """
-    del mask
-    layers.check_image(image)
-    _, height, width, channels = image.shape
-    resizing.token_grid((height, width), self.patch_size)
+  def check(self, sides: tuple[int, ...]) -> None:
+    resizing.token_grid(sides, self.patch_size)
     if self.token_mixing == "linear" and self.channel_groups > 1:
       raise InputError(
         f"channel_groups {self.channel_groups} with token_mixing 'linear' must be 1: only 'circulant' has groups."
       )
-    index = jnp.arange(image.shape[0]) if index is None else index
-    dtypes: dict[str, Any] = dict(
-      dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype)
-    )
+
+  def logits(self, image: Array, index: Index, mask: Mask, train: bool) -> Array:
+    x = self.run_stages(ResMlpBlock, [self.num_blocks], image, index, mask, train)
+    self.sow_map(x, *resizing.token_grid(image.shape[1:3], self.patch_size))
+    x = layers.Affine(name="pre_head_affine", **self.dtypes)(x)
+    return self.classify(jnp.mean(x, axis=1, dtype=jnp.float32), _TRUNCATED_NORMAL)
+
+  def rates(self, depths: Sequence[int]) -> list[float]:
+    return [self.stoch_depth] * sum(depths)
+
+  def narrow(self, x: Array, stage: int, mask: Mask, train: bool) -> Array:
     x = nn.Conv(
       self.hidden_dim,
       (self.patch_size, self.patch_size),
       strides=(self.patch_size, self.patch_size),
       padding="VALID",
       kernel_init=nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
-      bias_init=layers.uniform_bias(channels * self.patch_size**2),
+      bias_init=layers.uniform_bias(x.shape[-1] * self.patch_size**2),
       name="stem",
-      **dtypes,
-    )(image)
-    x = x.reshape(x.shape[0], -1, x.shape[-1])
-    kept = self._draw_kept(index) if train and self.stoch_depth else None
-    block = nn.remat(ResMlpBlock, static_argnums=(4,)) if self.remat == "block" else ResMlpBlock
-    for i in range(self.num_blocks):
-      x = block(
-        self.mlp_dim,
-        self.layer_scale_init,
-        self.channel_groups if self.token_mixing == "circulant" else None,
-        gelu=self.gelu,
-        drop_path_rate=self.stoch_depth,
-        rescale=self.stoch_depth_rescale,
-        name=f"ResMlpBlock_{i}",
-        **dtypes,
-      )(x, index, None if kept is None else kept[:, i], train)
-      self.sow("intermediates", f"block_{i}", x)
-    layers.sow_map(self, "stage_1", x, height // self.patch_size, width // self.patch_size)
-    x = layers.Affine(name="pre_head_affine", **dtypes)(x)
-    return layers.classify(self, jnp.mean(x, axis=1, dtype=jnp.float32), _TRUNCATED_NORMAL)
+      **self.dtypes,
+    )(x)
+    return x.reshape(x.shape[0], -1, x.shape[-1])
 
-  def _draw_kept(self, index: Array) -> Array:
-    rates = jnp.full(self.num_blocks, self.stoch_depth)
-    return layers.draw_kept(self.make_rng("dropout"), index, rates)
+  def block_fields(self, x: Array, stage: int) -> list[dict[str, Any]]:
+    circulants = self.channel_groups if self.token_mixing == "circulant" else None
+    sizes = dict(
+      mlp_dim=self.mlp_dim, layer_scale_init=self.layer_scale_init, circulants=circulants
+    )
+    return [dict(sizes, name=f"ResMlpBlock_{i}") for i in range(self.num_blocks)]
 
 
 _RING = "ResMlpBlock_0/circulant/kernel"
@@ -247,7 +188,7 @@ def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
   ring = shapes.get(_RING)
   return dict(
     patch_size=patch_size,
-    num_blocks=layers.num_blocks(shapes, "ResMlpBlock_"),
+    num_blocks=base.num_blocks(shapes, "ResMlpBlock_"),
     hidden_dim=hidden_dim,
     mlp_dim=shapes["ResMlpBlock_0/channel_mixing/Dense_0/kernel"][1],
     num_classes=shapes["head/kernel"][1] if "head/kernel" in shapes else None,

@@ -23,7 +23,7 @@ from mixer_jax.errors import InputError
 Grid = tuple[int, int]
 
 
-def token_grid(image_size: tuple[int, int], patch_size: int, halvings: int = 0) -> Grid:
+def token_grid(image_size: tuple[int, ...], patch_size: int, halvings: int = 0) -> Grid:
   """Returns the grid of an image, (rows, columns).
 
   Args:

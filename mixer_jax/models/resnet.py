@@ -9,17 +9,18 @@ names are those of the released files (big_transfer, bit_pytorch/models.py: load
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from mixer_jax.configuration import PositiveInt
 from mixer_jax.errors import InputError
-from mixer_jax.models import layers
+from mixer_jax.models import base, layers
+from mixer_jax.models.layers import Index, Mask
 
 TITLE = "BiT ResNet"
 
@@ -44,12 +45,10 @@ VARIANTS = {
 """The paper's table 3 and the released files: size -> fields of the model."""
 
 
-class GroupNorm(nn.Module):
+class GroupNorm(layers.Layer):
   """(x − mean)/√(variance + 1e-5)·gamma + beta, over positions and the channels of a group, in float32."""
 
   num_groups: int
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
@@ -62,14 +61,12 @@ class GroupNorm(nn.Module):
     return (y.reshape(x.shape) * gamma + beta).astype(self.dtype)
 
 
-class StdConv(nn.Module):
+class StdConv(layers.Layer):
   """Convolution without bias whose kernel is standardised for every channel that comes out of it."""
 
   features: int
   size: int
   stride: int = 1
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b y x o"]:
@@ -88,22 +85,21 @@ class StdConv(nn.Module):
     )
 
 
-class NestedConv(nn.Module):
+class NestedConv(layers.Layer):
   """A StdConv one name deeper, where the files have it."""
 
   features: int
   size: int
   stride: int
-  dtype: Any
-  param_dtype: Any
 
   @nn.compact
   def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b y x o"]:
-    dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    return StdConv(self.features, self.size, self.stride, name="standardized_conv2d", **dtypes)(x)
+    return StdConv(
+      self.features, self.size, self.stride, name="standardized_conv2d", **self.dtypes
+    )(x)
 
 
-class PreActivation(nn.Module):
+class PreActivation(layers.Layer):
   """GroupNorm -> ReLU -> StdConv. Returns that, and the shortcut past it.
 
   The shortcut is the input, or, `shortcut_features` wide and at `shortcut_stride`, a projection of the ReLU.
@@ -113,8 +109,6 @@ class PreActivation(nn.Module):
   size: int
   stride: int
   num_groups: int
-  dtype: Any
-  param_dtype: Any
   shortcut_features: int = 0
   shortcut_stride: int = 1
 
@@ -122,29 +116,24 @@ class PreActivation(nn.Module):
   def __call__(
     self, x: Float[Array, "b h w i"]
   ) -> tuple[Float[Array, "b y x o"], Float[Array, "b v u p"]]:
-    dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    y = nn.relu(GroupNorm(self.num_groups, name="group_norm", **dtypes)(x))
+    y = nn.relu(GroupNorm(self.num_groups, name="group_norm", **self.dtypes)(x))
     if self.shortcut_features:
-      x = NestedConv(self.shortcut_features, 1, self.shortcut_stride, name="proj", **dtypes)(y)
-    y = StdConv(self.features, self.size, self.stride, name="standardized_conv2d", **dtypes)(y)
+      x = NestedConv(self.shortcut_features, 1, self.shortcut_stride, name="proj", **self.dtypes)(y)
+    y = StdConv(self.features, self.size, self.stride, name="standardized_conv2d", **self.dtypes)(y)
     return y, x
 
 
-class Unit(nn.Module):
+class Unit(layers.Layer):
   """Bottleneck: shortcut + 1×1 to `width`, 3×3 at the stride, 1×1 to 4 × `width`."""
 
   width: int
   stride: int
   num_groups: int
-  dtype: Any
-  param_dtype: Any
 
   @nn.compact
   def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b y x o"]:
     features = 4 * self.width
-    common: dict[str, Any] = dict(
-      num_groups=self.num_groups, dtype=self.dtype, param_dtype=self.param_dtype
-    )
+    common: dict[str, Any] = dict(num_groups=self.num_groups, **self.dtypes)
     reshaped = self.stride != 1 or x.shape[-1] != features
     y, shortcut = PreActivation(
       self.width,
@@ -160,7 +149,7 @@ class Unit(nn.Module):
     return shortcut + y
 
 
-class Stage(nn.Module):
+class Stage(layers.Layer):
   """Units of one width; the first takes the stride."""
 
   num_units: int
@@ -168,8 +157,6 @@ class Stage(nn.Module):
   stride: int
   num_groups: int
   remat: str
-  dtype: Any
-  param_dtype: Any
 
   @nn.compact
   def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b y x o"]:
@@ -179,19 +166,17 @@ class Stage(nn.Module):
         self.width,
         self.stride if i == 0 else 1,
         self.num_groups,
-        self.dtype,
-        self.param_dtype,
         name=f"unit{i + 1:02d}",
+        **self.dtypes,
       )(x)
     return x
 
 
-class Head(nn.Module):
+class Head(layers.Layer):
   """The linear classifier, which the files keep as a 1×1 convolution; float32."""
 
   num_classes: int
   bias_init: float
-  param_dtype: Any
 
   @nn.compact
   def __call__(self, x: Float[Array, "b c"]) -> Float[Array, "b k"]:
@@ -206,7 +191,7 @@ class Head(nn.Module):
     return logits[:, 0, 0]
 
 
-class Network(nn.Module):
+class Network(layers.Layer):
   """What the files have below `resnet`. Returns every stage's output, `pre_logits`, and logits if it has a head."""
 
   num_classes: int | None
@@ -215,15 +200,12 @@ class Network(nn.Module):
   num_groups: int
   head_bias_init: float
   remat: str
-  dtype: Any
-  param_dtype: Any
 
   @nn.compact
   def __call__(
     self, image: Float[Array, "b h w p"]
   ) -> tuple[list[Array], Float[Array, "b c"], Float[Array, "b k"] | None]:
-    dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    x = NestedConv(self.width, 7, 2, name="root_block", **dtypes)(image)
+    x = NestedConv(self.width, 7, 2, name="root_block", **self.dtypes)(image)
     # Padded with zeros, as the authors do it, where a maximum's own padding is −∞.
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     # Its size by name, as jax2onnx wants it.
@@ -237,68 +219,41 @@ class Network(nn.Module):
         self.num_groups,
         self.remat,
         name=f"block{i + 1}",
-        **dtypes,
+        **self.dtypes,
       )(x)
       outputs.append(x)
-    x = nn.relu(GroupNorm(self.num_groups, name="group_norm", **dtypes)(x))
+    x = nn.relu(GroupNorm(self.num_groups, name="group_norm", **self.dtypes)(x))
     x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
     if not self.num_classes:
       return outputs, x, None
-    head = Head(self.num_classes, self.head_bias_init, self.param_dtype, name="head")
+    head = Head(self.num_classes, self.head_bias_init, param_dtype=self.param_dtype, name="head")
     return outputs, x, head(x)
 
 
-class Model(layers.ImageModel):
+class Model(base.ImageModel):
   """7×7 convolution, max pooling -> stages of bottlenecks -> GroupNorm, ReLU -> mean over positions -> head.
 
   Sows every stage's output (`block_<i>`, and as maps `stage_<i + 1>`) and `pre_logits`. It draws nothing while
   training.
 
   Attributes:
-    num_classes: width of the head k. If None or 0, there is no head and the module returns `pre_logits`.
     num_units: bottlenecks of each stage.
     width: channels inside the first stage's bottlenecks, 64 × the factor in the name; each stage has
       twice those of the one before it, and 4 × as many come out of it.
     num_groups: of group normalisation; it divides `width`.
-    head_bias_init: start of the head's bias (its kernel starts at zero).
-    dtype: compute type; both standardisations' statistics, the mean over positions and the head stay float32.
-    param_dtype: type of the parameters.
-    remat: "block" keeps only the units' inputs for the backward pass and recomputes the rest.
   """
 
   num_units: tuple[int, ...]
   width: PositiveInt
-  num_classes: int | None = 1000
   num_groups: PositiveInt = 32
-  head_bias_init: float = 0.0
-  dtype: Literal["float32", "bfloat16"] = "float32"
-  param_dtype: Literal["float32", "bfloat16"] = "float32"
-  remat: Literal["none", "block"] = "none"
 
-  @nn.compact
-  def __call__(
-    self,
-    image: Float[Array, "b h w p"],
-    *,
-    train: bool = False,
-    index: Int[Array, " b"] | None = None,
-    mask: Float[Array, " b"] | None = None,
-  ) -> Float[Array, "b k"]:
-    """Returns logits, or `pre_logits` (b, c) without a head.
-
-    Args:
-      image: normalised values, of any size.
-      train, index, mask: without effect, as nothing is drawn and no statistics are taken over the batch.
-
-    Raises:
-      InputError: the groups do not divide the width, or a stage has no unit.
-    """
-    del train, index, mask
-    layers.check_image(image)
+  def check(self, sides: tuple[int, ...]) -> None:
     if self.width % self.num_groups:
       raise InputError(f"num_groups {self.num_groups} does not divide width {self.width}.")
     if min(self.num_units, default=0) < 1:
       raise InputError(f"num_units {self.num_units}: every stage needs a unit.")
+
+  def logits(self, image: Array, index: Index, mask: Mask, train: bool) -> Array:
     outputs, pre_logits, logits = Network(
       self.num_classes,
       self.num_units,
@@ -306,9 +261,8 @@ class Model(layers.ImageModel):
       self.num_groups,
       self.head_bias_init,
       self.remat,
-      jnp.dtype(self.dtype),
-      jnp.dtype(self.param_dtype),
       name="resnet",
+      **self.dtypes,
     )(image)
     for i, output in enumerate(outputs):
       self.sow("intermediates", f"block_{i}", output)
@@ -390,9 +344,9 @@ RESIZE_METHODS = ()
 
 def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
   """Returns the model's fields that parameter shapes tell; all but num_groups."""
-  stages = layers.num_blocks(shapes, "resnet/block")
+  stages = base.num_blocks(shapes, "resnet/block")
   return dict(
-    num_units=tuple(layers.num_blocks(shapes, f"resnet/block{i + 1}/unit") for i in range(stages)),
+    num_units=tuple(base.num_blocks(shapes, f"resnet/block{i + 1}/unit") for i in range(stages)),
     width=shapes[STEM][3],
     num_classes=shapes.get("resnet/head/conv2d/kernel", (None,))[-1],
   )

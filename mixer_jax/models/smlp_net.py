@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
-from mixer_jax.configuration import PositiveInt, Rate
+from mixer_jax.configuration import PositiveInt
 from mixer_jax.errors import InputError
-from mixer_jax.models import layers, resizing
+from mixer_jax.models import base, layers, resizing
+from mixer_jax.models.layers import Index, Kept, Mask
 from mixer_jax.models.resizing import Grid
 
 TITLE = "sMLPNet"
@@ -40,12 +41,10 @@ VARIANTS = {
 _LAST_AXIS = (((3,), (0,)), ((), ()))
 
 
-class AxisMixing(nn.Module):
+class AxisMixing(layers.Layer):
   """kernelᵀ·x + bias along one axis of the maps, the same for all that lies across it and for all channels."""
 
   axis: Literal[1, 2]
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
@@ -62,11 +61,8 @@ class AxisMixing(nn.Module):
     return jnp.moveaxis(jnp.swapaxes(y, self.axis + 1, 3), 1, 3)
 
 
-class Fusion(nn.Module):
+class Fusion(layers.Layer):
   """kernelᵀ·(the maps' concatenation), as the sum of a product for each map."""
-
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, maps: list[Float[Array, "b h w c"]], train: bool) -> Float[Array, "b h w c"]:
@@ -78,7 +74,7 @@ class Fusion(nn.Module):
     return functools.reduce(jnp.add, [product(x, part, _LAST_AXIS) for x, part in parts])
 
 
-class SmlpBlock(nn.Module):
+class SmlpBlock(layers.Block):
   """Mixes along rows and columns, then across channels; each half is `x + branch(x)`.
 
   The first branch is y = depthwise(GELU(norm(x))), then z = GELU(norm(y)) and fusion[z, width(z), height(z)], with
@@ -89,59 +85,44 @@ class SmlpBlock(nn.Module):
 
   mlp_dim: int
   residuals: Literal["one", "two"] = "one"
-  gelu: layers.Gelu = "erf"
-  drop_path_rate: float = 0.0
-  rescale: bool = True
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
-    self,
-    x: Float[Array, "b h w c"],
-    index: Int[Array, " b"],
-    kept: Bool[Array, "b 2"] | None = None,
-    mask: Float[Array, " b"] | None = None,
-    train: bool = False,
+    self, x: Float[Array, "b h w c"], index: Index, kept: Kept, mask: Mask, train: bool
   ) -> Float[Array, "b h w c"]:
-    kept_tokens, kept_channels = (None, None) if kept is None else (kept[:, 0], kept[:, 1])
-    drop_path = functools.partial(layers.drop_path, rate=self.drop_path_rate, rescale=self.rescale)
     if self.residuals == "two":
-      x = x + drop_path(self._depthwise(self._norm(x, mask, train)), kept_tokens)
-      x = x + drop_path(self._mix(self._norm(x, mask, train), train), kept_tokens)
+      x = x + self.drop_path(self._depthwise(self._norm(x, mask, train)), kept, 0)
+      x = x + self.drop_path(self._mix(self._norm(x, mask, train), train), kept, 0)
     else:
       gelu = layers.GELU[self.gelu]
       y = self._depthwise(gelu(self._norm(x, mask, train)))
       y = self._mix(gelu(self._norm(y, mask, train)), train)
-      x = x + drop_path(y, kept_tokens)
-    y = nn.LayerNorm(epsilon=1e-5, **self._dtypes())(x)
+      x = x + self.drop_path(y, kept, 0)
+    y = nn.LayerNorm(epsilon=1e-5, **self.dtypes)(x)
     y = layers.MlpBlock(
       self.mlp_dim,
       gelu=self.gelu,
       kernel_init=_UNIFORM,
       name="channel_mixing",
-      **self._dtypes(),
+      **self.dtypes,
     )(y, index, train=train)
-    return x + drop_path(y, kept_channels)
-
-  def _dtypes(self) -> dict[str, Any]:
-    return dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    return x + self.drop_path(y, kept, 1)
 
   def _norm(self, x: Array, mask: Array | None, train: bool) -> Array:
-    return layers.batch_norm(x, mask, train, **self._dtypes())
+    return layers.batch_norm(x, mask, train, **self.dtypes)
 
   def _depthwise(self, x: Array) -> Array:
     return layers.depthwise(
-      x, 3, use_bias=False, kernel_init=_UNIFORM, name="depthwise", **self._dtypes()
+      x, 3, use_bias=False, kernel_init=_UNIFORM, name="depthwise", **self.dtypes
     )
 
   def _mix(self, z: Array, train: bool) -> Array:
-    along_width = AxisMixing(2, name="width", **self._dtypes())(z, train)
-    along_height = AxisMixing(1, name="height", **self._dtypes())(z, train)
-    return Fusion(name="fusion", **self._dtypes())([z, along_width, along_height], train)
+    along_width = AxisMixing(2, name="width", **self.dtypes)(z, train)
+    along_height = AxisMixing(1, name="height", **self.dtypes)(z, train)
+    return Fusion(name="fusion", **self.dtypes)([z, along_width, along_height], train)
 
 
-class Model(layers.ImageModel):
+class Model(base.BlockModel):
   """sMLPNet: patches -> stages of SmlpBlock -> BatchNorm -> mean over positions -> head.
 
   Between the stages a 2×2 convolution with stride 2 and twice as many channels; neither it nor the patches' has a bias
@@ -152,94 +133,36 @@ class Model(layers.ImageModel):
     hidden_dim: channels of the first stage.
     num_blocks: blocks of each stage.
     mlp_ratio: hidden width of channel mixing, in a stage's channels.
-    num_classes: width of the head k. If None or 0, there is no head and the module returns `pre_logits`.
     residuals: of the mixing of tokens: "one", as the released code and weights have it; "two", as the paper draws it.
-    gelu: "erf", the exact one; "tanh", the approximation.
-    stoch_depth: s; block i of all L drops each half of an image with probability s·i/(L−1).
-    stoch_depth_rescale: divide the branches that are kept by 1 − that.
-    head_bias_init: start of the head's bias.
-    dtype: compute type; statistics, the mean over positions and the head stay float32.
-    param_dtype: type of the parameters.
-    remat: "block" keeps only the blocks' inputs for the backward pass and recomputes the rest.
   """
 
   patch_size: PositiveInt
   hidden_dim: PositiveInt
   num_blocks: tuple[int, ...]
   mlp_ratio: PositiveInt
-  num_classes: int | None = 1000
   residuals: Literal["one", "two"] = "one"
-  gelu: layers.Gelu = "erf"
-  stoch_depth: Rate = 0.0
-  stoch_depth_rescale: bool = True
-  head_bias_init: float = 0.0
-  dtype: Literal["float32", "bfloat16"] = "float32"
-  param_dtype: Literal["float32", "bfloat16"] = "float32"
-  remat: Literal["none", "block"] = "none"
 
-  @nn.compact
-  def __call__(
-    self,
-    image: Float[Array, "b h w p"],
-    *,
-    train: bool = False,
-    index: Int[Array, " b"] | None = None,
-    mask: Float[Array, " b"] | None = None,
-  ) -> Float[Array, "b k"]:
-    """Returns logits, or `pre_logits` (b, c) without a head.
-
-    Args:
-      image: normalised values; height and width are fixed by the parameters.
-      train: draw drop path, from the random stream "dropout", and take the batch's statistics.
-      index: the images' positions in the global batch, which their draws belong to; default 0 … b−1.
-      mask: 0 for images that are padding, which do not enter the statistics; default: none are.
-
-    Raises:
-      InputError: a stage without a block, or a side that the patches of the last stage do not divide.
-    """
-    layers.check_image(image)
+  def check(self, sides: tuple[int, ...]) -> None:
     if not self.num_blocks or min(self.num_blocks) < 1:
       raise InputError(f"num_blocks is {self.num_blocks}; expected a number from 1 for each stage.")
-    _, height, columns, _ = image.shape
-    resizing.token_grid((height, columns), self.patch_size, len(self.num_blocks) - 1)
-    index = jnp.arange(image.shape[0]) if index is None else index
-    dtypes: dict[str, Any] = dict(
-      dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype)
-    )
-    kept = self._draw_kept(index) if train and self.stoch_depth else None
-    block = nn.remat(SmlpBlock, static_argnums=(5,)) if self.remat == "block" else SmlpBlock
-    x, number = image, 0
-    for stage, depth in enumerate(self.num_blocks):
-      width = self.hidden_dim * 2**stage
-      x = nn.Conv(
-        width,
-        (self.patch_size if stage == 0 else 2,) * 2,
-        strides=self.patch_size if stage == 0 else 2,
-        padding="VALID",
-        use_bias=False,
-        kernel_init=_UNIFORM,
-        name=f"downsample_{number}" if stage else "stem",
-        **dtypes,
-      )(x)
-      for _ in range(depth):
-        x = block(
-          width * self.mlp_ratio,
-          residuals=self.residuals,
-          gelu=self.gelu,
-          drop_path_rate=layers.linear_rate(self.stoch_depth, number, sum(self.num_blocks)),
-          rescale=self.stoch_depth_rescale,
-          name=f"SmlpBlock_{number}",
-          **dtypes,
-        )(x, index, None if kept is None else kept[:, number], mask, train)
-        self.sow("intermediates", f"block_{number}", x)
-        number += 1
-      self.sow("intermediates", f"stage_{stage + 1}", x)
-    x = layers.batch_norm(x, mask, train, name="pre_head_batch_norm", **dtypes)
-    return layers.classify(self, jnp.mean(x, axis=(1, 2), dtype=jnp.float32), _UNIFORM)
+    resizing.token_grid(sides, self.patch_size, len(self.num_blocks) - 1)
 
-  def _draw_kept(self, index: Array) -> Array:
-    rates = layers.linear_rates(self.stoch_depth, sum(self.num_blocks))
-    return layers.draw_kept(self.make_rng("dropout"), index, rates)
+  def logits(self, image: Array, index: Index, mask: Mask, train: bool) -> Array:
+    x = self.run_stages(SmlpBlock, self.num_blocks, image, index, mask, train)
+    x = layers.batch_norm(x, mask, train, name="pre_head_batch_norm", **self.dtypes)
+    return self.classify(jnp.mean(x, axis=(1, 2), dtype=jnp.float32), _UNIFORM)
+
+  def narrow(self, x: Array, stage: int, mask: Mask, train: bool) -> Array:
+    side = 2 if stage else self.patch_size
+    name = f"downsample_{sum(self.num_blocks[:stage])}" if stage else "stem"
+    fields = dict(padding="VALID", use_bias=False, kernel_init=_UNIFORM, name=name)
+    width = self.hidden_dim * 2**stage
+    return nn.Conv(width, (side, side), strides=side, **fields, **self.dtypes)(x)
+
+  def block_fields(self, x: Array, stage: int) -> list[dict[str, Any]]:
+    sizes = dict(mlp_dim=x.shape[-1] * self.mlp_ratio, residuals=self.residuals)
+    first = sum(self.num_blocks[:stage])
+    return [dict(sizes, name=f"SmlpBlock_{first + i}") for i in range(self.num_blocks[stage])]
 
 
 PREFIX = r"SmlpBlock_\d+/"
@@ -295,14 +218,14 @@ resize_fields = resizing.same_fields
 def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
   """Returns the model's fields that parameter shapes tell."""
   patch_size, _, _, hidden_dim = shapes[STEM]
-  depth = layers.num_blocks(shapes, "SmlpBlock_")
+  depth = base.num_blocks(shapes, "SmlpBlock_")
   widths = [shapes[f"SmlpBlock_{i}/LayerNorm_0/bias"][0] for i in range(depth)]
   return dict(
     patch_size=patch_size,
     hidden_dim=hidden_dim,
     num_blocks=tuple(
       widths.count(hidden_dim * 2**stage)
-      for stage in range(1 + layers.num_blocks(shapes, "downsample_"))
+      for stage in range(1 + base.num_blocks(shapes, "downsample_"))
     ),
     mlp_ratio=shapes["SmlpBlock_0/channel_mixing/Dense_0/kernel"][1] // hidden_dim,
     num_classes=shapes["head/kernel"][1] if "head/kernel" in shapes else None,
@@ -327,7 +250,7 @@ def resize(
     InputError: a stage of the new grid would have a row or column that is not whole.
   """
   del method  # there is only one
-  stages = 1 + layers.num_blocks((f"{name}/" for name in params), "downsample_")
+  stages = 1 + base.num_blocks((f"{name}/" for name in params), "downsample_")
   resizing.halved(new_grid, stages - 1, 0)  # raises if the stages cannot do so
 
   def changed(block: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,17 +7,18 @@ Facts: microsoft/SPACH, models/spach and models/spach_ms.
 import functools
 import itertools
 import re
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
-from mixer_jax.configuration import NonNegativeInt, PositiveInt, Rate
+from mixer_jax.configuration import NonNegativeInt, PositiveInt
 from mixer_jax.errors import InputError
-from mixer_jax.models import layers, resizing
+from mixer_jax.models import base, layers, resizing
+from mixer_jax.models.layers import Index, Kept, Mask
 from mixer_jax.models.resizing import Grid
 
 TITLE = "SPACH"
@@ -67,23 +68,16 @@ VARIANTS |= {f"{k}-shared": v | dict(shared_mixing=True) for k, v in VARIANTS.it
 """Published size and kind -> fields of the model."""
 
 
-class Attention(nn.Module):
+class Attention(layers.Layer):
   """Self-attention: out(softmax(query·keyᵀ/√(c/n))·value) in n heads; the softmax is float32 at least."""
 
   num_heads: int
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(
-    self, x: Float[Array, "b s c"], index: Int[Array, " b"], train: bool
-  ) -> Float[Array, "b s c"]:
+  def __call__(self, x: Float[Array, "b s c"], index: Index, train: bool) -> Float[Array, "b s c"]:
     del index  # draws nothing
     dense: dict[str, Any] = dict(
-      kernel_init=_XAVIER,
-      dtype=self.dtype,
-      param_dtype=self.param_dtype,
-      dot_general=layers.dot_general(train),
+      kernel_init=_XAVIER, dot_general=layers.dot_general(train), **self.dtypes
     )
     qkv = nn.Dense(3 * x.shape[-1], name="qkv", **dense)(x)
     query, key, value = jnp.moveaxis(qkv.reshape(*x.shape[:2], 3, self.num_heads, -1), 2, 0)
@@ -93,82 +87,64 @@ class Attention(nn.Module):
     return nn.Dense(x.shape[-1], name="out", **dense)(y.reshape(x.shape))
 
 
-class TokenMlp(nn.Module):
+class TokenMlp(layers.Layer):
   """MLP over the tokens, the same for all channels."""
 
   mlp_dim: int
   gelu: layers.Gelu = "erf"
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(
-    self, x: Float[Array, "b s c"], index: Int[Array, " b"], train: bool
-  ) -> Float[Array, "b s c"]:
-    dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    mlp = layers.MlpBlock(self.mlp_dim, gelu=self.gelu, kernel_init=_XAVIER, name="mlp", **dtypes)
+  def __call__(self, x: Float[Array, "b s c"], index: Index, train: bool) -> Float[Array, "b s c"]:
+    mlp = layers.MlpBlock(
+      self.mlp_dim, gelu=self.gelu, kernel_init=_XAVIER, name="mlp", **self.dtypes
+    )
     return jnp.swapaxes(mlp(jnp.swapaxes(x, 1, 2), index, train=train), 1, 2)
 
 
-class SpachBlock(nn.Module):
+class SpachBlock(layers.Block):
   """u -> x = u + gamma·mixing(norm(u)) + depthwise(u), with a 3×3 convolution, -> x + MLP(norm(x)).
 
-  Without a `mixing`, x = u + depthwise(u). Where `kept[i, j]` is False, image i skips mixing (0) or MLP (1).
+  Without a `mixing`, x = u + depthwise(u). Branch 0 is the mixing, 1 the MLP.
   """
 
   mlp_dim: int
-  mixing: Any = None  # a function that makes the module in this one, or a module that blocks share
-  gelu: layers.Gelu = "erf"
-  drop_path_rate: float = 0.0
-  rescale: bool = True
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
+  mixing: Any  # a function that makes the module in this one, a module that blocks share, or None
 
   @nn.compact
   def __call__(
-    self,
-    u: Float[Array, "b h w c"],
-    index: Int[Array, " b"],
-    kept: Bool[Array, "b 2"] | None = None,
-    train: bool = False,
+    self, u: Float[Array, "b h w c"], index: Index, kept: Kept, mask: Mask, train: bool
   ) -> Float[Array, "b h w c"]:
-    kept_tokens, kept_channels = (None, None) if kept is None else (kept[:, 0], kept[:, 1])
-    dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    drop_path = functools.partial(layers.drop_path, rate=self.drop_path_rate, rescale=self.rescale)
     batch, _, _, c = u.shape
     x = u
     if self.mixing is not None:
       mixing = self.mixing if isinstance(self.mixing, nn.Module) else self.mixing(name="mixing")
-      y = nn.LayerNorm(name="norm_tokens", **dtypes)(u).reshape(batch, -1, c)
-      y = layers.LayerScale(1e-4, name="scale", **dtypes)(mixing(y, index, train))
-      x = x + drop_path(y, kept_tokens).reshape(u.shape)
-    x = x + layers.depthwise(u, 3, kernel_init=_HE_NORMAL, name="depthwise", **dtypes)
+      y = nn.LayerNorm(name="norm_tokens", **self.dtypes)(u).reshape(batch, -1, c)
+      y = layers.LayerScale(1e-4, name="scale", **self.dtypes)(mixing(y, index, train))
+      x = x + self.drop_path(y, kept, 0).reshape(u.shape)
+    x = x + layers.depthwise(u, 3, kernel_init=_HE_NORMAL, name="depthwise", **self.dtypes)
     y = layers.MlpBlock(
-      self.mlp_dim, gelu=self.gelu, kernel_init=_XAVIER, name="channel_mixing", **dtypes
-    )(nn.LayerNorm(name="norm_channels", **dtypes)(x), index, train=train)
-    return x + drop_path(y, kept_channels)
+      self.mlp_dim, gelu=self.gelu, kernel_init=_XAVIER, name="channel_mixing", **self.dtypes
+    )(nn.LayerNorm(name="norm_channels", **self.dtypes)(x), index, train=train)
+    return x + self.drop_path(y, kept, 1)
 
 
-class Stem(nn.Module):
+class Stem(layers.Layer):
   """Three convolutions (7×7 with stride 2, then 3×3), each normalised, with ReLU; then patches of half the size."""
 
   channels: int
   patch_size: int
   hidden_dim: int
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "b h w p"], mask: Float[Array, " b"] | None, train: bool
+    self, x: Float[Array, "b h w p"], mask: Mask, train: bool
   ) -> Float[Array, "b y x c"]:
-    dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     for size, stride in ((7, 2), (3, 1), (3, 1)):
       x = layers.conv(
-        x, self.channels, size, stride=stride, use_bias=False, kernel_init=_HE_NORMAL, **dtypes
+        x, self.channels, size, stride=stride, use_bias=False, kernel_init=_HE_NORMAL, **self.dtypes
       )
-      x = nn.relu(layers.batch_norm(x, mask, train, **dtypes))
-    return _patches(x, self.hidden_dim, self.patch_size // 2, **dtypes)
+      x = nn.relu(layers.batch_norm(x, mask, train, **self.dtypes))
+    return _patches(x, self.hidden_dim, self.patch_size // 2, **self.dtypes)
 
 
 def _patches(x: Array, features: int, size: int, **fields: Any) -> Array:
@@ -179,11 +155,12 @@ def _patches(x: Array, features: int, size: int, **fields: Any) -> Array:
   )(x)
 
 
-class Model(layers.ImageModel):
+class Model(base.BlockModel):
   """SPACH: stem -> LayerNorm -> stages of SpachBlock -> LayerNorm -> mean over positions -> head.
 
   Between the stages a 2×2 convolution with stride 2 and twice as many channels, then GroupNorm of one group: it
-  normalises an image's whole map. Sows every stage's map (`stage_<i>`), every block's (`block_<i>`), and `pre_logits`.
+  normalises an image's whole map. With one stage, all blocks drop their branches with the same probability, stoch_depth; the
+  depthwise convolution is never dropped. Sows every stage's map (`stage_<i>`), every block's (`block_<i>`), and `pre_logits`.
 
   Attributes:
     patch_size: side of a square patch in pixels.
@@ -191,133 +168,32 @@ class Model(layers.ImageModel):
     stages: blocks of each stage by their mixing of tokens: "conv", the depthwise convolution alone; "attn", attention
       besides; "mlp", an MLP over the tokens besides. "conv2+attn10" is 2 of the one, then 10 of the other.
     mlp_ratio: hidden width of channel mixing, in a stage's channels.
-    num_classes: width of the head k. If None or 0, there is no head and the module returns `pre_logits`.
     num_heads: attention's heads n in every stage. Default: a 32nd of hidden_dim, as in all published sizes.
     token_mlp_dims: hidden widths of the stages' MLPs over the tokens. Default: half the stage's tokens.
     shared_mixing: the blocks of a stage share their attention or MLP over the tokens, but not gamma and norm.
     stem_channels: width of three convolutions before the patches; 0: the patches alone.
-    gelu: "erf", the exact one; "tanh", the approximation.
-    stoch_depth: s; with one stage, each block drops each branch of an image with this probability; with more, block i
-      of all L with s·i/(L−1). The depthwise convolution is never dropped.
-    stoch_depth_rescale: divide the branches that are kept by 1 − that.
-    head_bias_init: start of the head's bias.
-    dtype: compute type; statistics, the mean over positions and the head stay float32.
-    param_dtype: type of the parameters.
-    remat: "block" keeps only the blocks' inputs for the backward pass and recomputes the rest.
   """
 
   patch_size: PositiveInt
   hidden_dim: PositiveInt
   stages: tuple[str, ...]
   mlp_ratio: PositiveInt
-  num_classes: int | None = 1000
   num_heads: PositiveInt | None = None
   token_mlp_dims: tuple[int, ...] | None = None
   shared_mixing: bool = False
   stem_channels: NonNegativeInt = 0
-  gelu: layers.Gelu = "erf"
-  stoch_depth: Rate = 0.0
-  stoch_depth_rescale: bool = True
-  head_bias_init: float = 0.0
-  dtype: Literal["float32", "bfloat16"] = "float32"
-  param_dtype: Literal["float32", "bfloat16"] = "float32"
-  remat: Literal["none", "block"] = "none"
 
-  @nn.compact
-  def __call__(
-    self,
-    image: Float[Array, "b h w p"],
-    *,
-    train: bool = False,
-    index: Int[Array, " b"] | None = None,
-    mask: Float[Array, " b"] | None = None,
-  ) -> Float[Array, "b k"]:
-    """Returns logits, or `pre_logits` (b, c) without a head.
-
-    Args:
-      image: normalised values, of any size; with an MLP over tokens, the parameters fix their number. Pixels at the
-        lower and the right border that fill no patch are left out, as the authors' convolutions do it.
-      train: draw drop path, from the random stream "dropout", and take the batch's statistics.
-      index: the images' positions in the global batch, which their draws belong to; default 0 … b−1.
-      mask: 0 for images that are padding, which do not enter the statistics; default: none are.
-
-    Raises:
-      InputError: `stages` cannot be read, heads that do not divide the channels, an odd patch after a stem, an image
-        smaller than a patch of the last stage, or with an MLP over tokens a side that the patches of the last stage do not divide.
-    """
-    layers.check_image(image)
+  def check(self, sides: tuple[int, ...]) -> None:
     stages = _kinds(self.stages)
-    self._check(stages, image.shape[1], image.shape[2])
-    index = jnp.arange(image.shape[0]) if index is None else index
-    dtypes: dict[str, Any] = dict(
-      dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype)
-    )
-    if self.stem_channels:
-      stem = Stem(self.stem_channels, self.patch_size, self.hidden_dim, name="stem", **dtypes)
-      x = stem(image, mask, train)
-    else:
-      x = _patches(image, self.hidden_dim, self.patch_size, name="stem", **dtypes)
-    x = nn.LayerNorm(name="norm_stem", **dtypes)(x)
-    rates = self._rates(sum(map(len, stages)))
-    kept = None
-    if train and self.stoch_depth:
-      kept = layers.draw_kept(self.make_rng("dropout"), index, jnp.array(rates))
-    block = nn.remat(SpachBlock, static_argnums=(4,)) if self.remat == "block" else SpachBlock
-    number = 0
-    for stage, kinds in enumerate(stages):
-      width = self.hidden_dim * 2**stage
-      if stage:
-        x = _patches(x, width, 2, use_bias=False, name=f"downsample_{stage}", **dtypes)
-        # Its default axes, all but the batch's, but jax2onnx writes for the default an operation that ONNX has abolished.
-        norm = nn.GroupNorm(
-          1, epsilon=1e-5, reduction_axes=(3, 2, 1), name=f"norm_downsample_{stage}", **dtypes
-        )
-        x = norm(x)
-      mixings = self._mixings(stage, kinds, x.shape[1] * x.shape[2], dtypes)
-      for i, kind in enumerate(kinds):
-        x = block(
-          width * self.mlp_ratio,
-          mixings[kind],
-          gelu=self.gelu,
-          drop_path_rate=rates[number],
-          rescale=self.stoch_depth_rescale,
-          name=f"SpachBlock_{stage}_{i}",
-          **dtypes,
-        )(x, index, None if kept is None else kept[:, number], train)
-        self.sow("intermediates", f"block_{number}", x)
-        number += 1
-      self.sow("intermediates", f"stage_{stage + 1}", x)
-    x = nn.LayerNorm(name="pre_head_layer_norm", **dtypes)(x)
-    return layers.classify(self, jnp.mean(x, axis=(1, 2), dtype=jnp.float32))
-
-  def _rates(self, depth: int) -> list[float]:
-    if len(self.stages) == 1:
-      return [self.stoch_depth] * depth
-    return [layers.linear_rate(self.stoch_depth, i, depth) for i in range(depth)]
-
-  def _mixings(self, stage: int, kinds: list[str], num_tokens: int, dtypes: Any) -> dict[str, Any]:
-    """Returns what mixes the tokens in a stage's blocks by their kind: a function, or a module that they share."""
-    widths = self.token_mlp_dims or [_half(num_tokens)] * len(self.stages)
-    mixings: dict[str, Any] = {
-      "attn": functools.partial(Attention, _heads(self.num_heads, self.hidden_dim), **dtypes),
-      "mlp": functools.partial(TokenMlp, widths[stage], self.gelu, **dtypes),
-    }
-    if self.shared_mixing:
-      mixings = {
-        kind: make(name=f"SharedMixing_{stage}") for kind, make in mixings.items() if kind in kinds
-      }
-    return {**mixings, "conv": None}
-
-  def _check(self, stages: list[list[str]], height: int, width: int) -> None:
     heads = _heads(self.num_heads, self.hidden_dim)
     used = {kind for kinds in stages for kind in kinds}
     if "attn" in used and self.hidden_dim % heads:
       raise InputError(f"num_heads {heads} does not divide hidden_dim {self.hidden_dim}.")
     if "mlp" in used:
-      resizing.token_grid((height, width), self.patch_size, len(stages) - 1)
-    if min(height, width) < (least := self.patch_size * 2 ** (len(stages) - 1)):
+      resizing.token_grid(sides, self.patch_size, len(stages) - 1)
+    if min(sides) < (least := self.patch_size * 2 ** (len(stages) - 1)):
       raise InputError(
-        f"an image of {height}x{width} pixels is smaller than a patch of the last stage, {least}x{least}."
+        f"an image of {sides[0]}x{sides[1]} pixels is smaller than a patch of the last stage, {least}x{least}."
       )
     if self.shared_mixing and any({"attn", "mlp"} <= {*kinds} for kinds in stages):
       raise InputError(f"shared_mixing needs one kind of mixing a stage, not stages={self.stages}.")
@@ -330,6 +206,47 @@ class Model(layers.ImageModel):
       )
     if self.stem_channels and self.patch_size % 2:
       raise InputError(f"patch_size {self.patch_size} is odd, but the stem halves the image.")
+
+  def logits(self, image: Array, index: Index, mask: Mask, train: bool) -> Array:
+    depths = [len(kinds) for kinds in _kinds(self.stages)]
+    x = self.run_stages(SpachBlock, depths, image, index, mask, train)
+    x = nn.LayerNorm(name="pre_head_layer_norm", **self.dtypes)(x)
+    return self.classify(jnp.mean(x, axis=(1, 2), dtype=jnp.float32))
+
+  def rates(self, depths: Sequence[int]) -> list[float]:
+    return super().rates(depths) if len(depths) > 1 else [self.stoch_depth] * depths[0]
+
+  def narrow(self, x: Array, stage: int, mask: Mask, train: bool) -> Array:
+    if stage:
+      width = self.hidden_dim * 2**stage
+      x = _patches(x, width, 2, use_bias=False, name=f"downsample_{stage}", **self.dtypes)
+      # Its default axes, all but the batch's, but jax2onnx writes for the default an operation that ONNX has abolished.
+      norm = nn.GroupNorm(
+        1, epsilon=1e-5, reduction_axes=(3, 2, 1), name=f"norm_downsample_{stage}", **self.dtypes
+      )
+      return norm(x)
+    if self.stem_channels:
+      stem = Stem(self.stem_channels, self.patch_size, self.hidden_dim, name="stem", **self.dtypes)
+      x = stem(x, mask, train)
+    else:
+      x = _patches(x, self.hidden_dim, self.patch_size, name="stem", **self.dtypes)
+    return nn.LayerNorm(name="norm_stem", **self.dtypes)(x)
+
+  def block_fields(self, x: Array, stage: int) -> list[dict[str, Any]]:
+    kinds = _kinds(self.stages)[stage]
+    widths = self.token_mlp_dims or [_half(x.shape[1] * x.shape[2])] * len(self.stages)
+    mixings: dict[str, Any] = {
+      "attn": functools.partial(Attention, _heads(self.num_heads, self.hidden_dim), **self.dtypes),
+      "mlp": functools.partial(TokenMlp, widths[stage], self.gelu, **self.dtypes),
+    }
+    if self.shared_mixing:
+      name = f"SharedMixing_{stage}"
+      mixings = {kind: make(name=name) for kind, make in mixings.items() if kind in kinds}
+    mlp_dim = x.shape[-1] * self.mlp_ratio
+    return [
+      dict(mlp_dim=mlp_dim, mixing=mixings.get(kind), name=f"SpachBlock_{stage}_{i}")
+      for i, kind in enumerate(kinds)
+    ]
 
 
 def _kinds(stages: tuple[str, ...]) -> list[list[str]]:
@@ -462,8 +379,8 @@ def _stages(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
     return "attn" if any(f"{mixing}/qkv/kernel" in shapes for mixing in mixings) else "mlp"
 
   stages = []
-  for stage in range(1 + layers.num_blocks(shapes, "downsample_")):
-    depth = layers.num_blocks(shapes, f"SpachBlock_{stage}_")
+  for stage in range(1 + base.num_blocks(shapes, "downsample_")):
+    depth = base.num_blocks(shapes, f"SpachBlock_{stage}_")
     runs = itertools.groupby(kind(stage, i) for i in range(depth))
     stages.append("+".join(f"{name}{len([*run])}" for name, run in runs))
   return tuple(stages)
@@ -529,7 +446,7 @@ def resize(
     InputError: the grid cannot be halved for every stage.
   """
   del method  # there is only one
-  stages = 1 + layers.num_blocks((f"{name}/" for name in params), "downsample_")
+  stages = 1 + base.num_blocks((f"{name}/" for name in params), "downsample_")
   grids = [*zip(_grids(old_grid, stages), _grids(new_grid, stages), strict=True)]
 
   def changed(name: str, module: Mapping[str, Any]) -> dict[str, Any]:

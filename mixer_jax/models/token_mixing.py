@@ -27,7 +27,7 @@ from mixer_jax.models.kernels import Kernels, gpu_token_mixing
 Name = Literal["mlp", "untied", "grouped", "views", "circulant"]
 
 
-class TokenMixing(nn.Module):
+class TokenMixing(layers.Layer):
   """What all have in common.
 
   Attributes:
@@ -43,8 +43,6 @@ class TokenMixing(nn.Module):
   gelu: layers.Gelu = "tanh"
   dropout_rate: float = 0.0
   kernels: Kernels = "xla"
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   def mlp_fields(self) -> dict[str, Any]:
     """Returns the fields that `layers.MlpBlock` and `UntiedMlp` share with this module."""
@@ -79,15 +77,13 @@ class Mlp(TokenMixing):
     return jnp.swapaxes(mlp(jnp.swapaxes(x, 1, 2), index, train=train), 1, 2)
 
 
-class UntiedMlp(nn.Module):
+class UntiedMlp(layers.Layer):
   """layers.MlpBlock on the last axis, with weights of its own for each place on the axis before it."""
 
   mlp_dim: int
   out_dim: int
   gelu: layers.Gelu = "tanh"
   dropout_rate: float = 0.0
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
@@ -96,10 +92,9 @@ class UntiedMlp(nn.Module):
     dense = nn.vmap(
       nn.Dense, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=1, out_axes=1
     )
-    dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    y = layers.GELU[self.gelu](dense(self.mlp_dim, name="Dense_0", **dtypes)(x))
+    y = layers.GELU[self.gelu](dense(self.mlp_dim, name="Dense_0", **self.dtypes)(x))
     y = layers.train_dropout(self, y, index, self.dropout_rate, train)
-    y = dense(self.out_dim, name="Dense_1", **dtypes)(y)
+    y = dense(self.out_dim, name="Dense_1", **self.dtypes)(y)
     return layers.train_dropout(self, y, index, self.dropout_rate, train)
 
 
@@ -138,17 +133,14 @@ class Views(JoinedColumns):
   """Appendix A: one MLP on the joined columns of G learned views."""
 
   def view(self, x: Float[Array, "b s c"]) -> Float[Array, "b s c"]:
-    dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    return nn.Dense(x.shape[-1], use_bias=False, name="views", **dtypes)(x)
+    return nn.Dense(x.shape[-1], use_bias=False, name="views", **self.dtypes)(x)
 
 
 class Circulant(TokenMixing):
   """CCS: its one parameter lies directly below this module's name. There is no hidden layer and no dropout."""
 
   def setup(self) -> None:
-    self.ring = layers.Circulant(
-      self.channel_groups, dtype=self.dtype, param_dtype=self.param_dtype
-    )
+    self.ring = layers.Circulant(self.channel_groups, **self.dtypes)
     nn.share_scope(self, self.ring)
 
   def __call__(

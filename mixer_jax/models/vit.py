@@ -6,18 +6,19 @@ c hidden channels, k classes, n heads, d channels of a head. Parameter names are
 """
 
 import functools
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from mixer_jax.configuration import Fraction, NonNegativeInt, PositiveInt, Rate
 from mixer_jax.errors import InputError
-from mixer_jax.models import layers, resizing, torch_heads
+from mixer_jax.models import base, layers, resizing, torch_heads
+from mixer_jax.models.layers import Index, Kept, Mask
 from mixer_jax.models.resizing import Grid
 
 TITLE = "Vision Transformer"
@@ -45,18 +46,14 @@ VARIANTS = {
 _XAVIER = nn.initializers.xavier_uniform()
 
 
-class Attention(nn.Module):
+class Attention(layers.Layer):
   """Self-attention: out(softmax(query·keyᵀ/√d)·value) in n heads; the softmax is float32."""
 
   num_heads: int
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, "b s c"]) -> Float[Array, "b s c"]:
-    dense: dict[str, Any] = dict(
-      kernel_init=_XAVIER, dtype=self.dtype, param_dtype=self.param_dtype
-    )
+    dense: dict[str, Any] = dict(kernel_init=_XAVIER, **self.dtypes)
     heads = self.num_heads, x.shape[-1] // self.num_heads
     query, key, value = (
       nn.DenseGeneral(heads, name=name, **dense)(x) for name in ("query", "key", "value")
@@ -65,37 +62,22 @@ class Attention(nn.Module):
     return nn.DenseGeneral(x.shape[-1], axis=(-2, -1), name="out", **dense)(y)
 
 
-class EncoderBlock(nn.Module):
-  """Attention, then an MLP; each half is `x + branch(norm(x))`.
-
-  Where `kept[i, j]` is False, image i skips branch j (drop path).
-  """
+class EncoderBlock(layers.Block):
+  """Attention, then an MLP; each half is `x + branch(norm(x))`."""
 
   mlp_dim: int
   num_heads: int
-  gelu: layers.Gelu = "tanh"
   dropout_rate: float = 0.0
-  drop_path_rate: float = 0.0
-  rescale: bool = False
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
-    self,
-    x: Float[Array, "b s c"],
-    index: Int[Array, " b"],
-    kept: Bool[Array, "b 2"] | None = None,
-    train: bool = False,
+    self, x: Float[Array, "b s c"], index: Index, kept: Kept, mask: Mask, train: bool
   ) -> Float[Array, "b s c"]:
-    kept_attention, kept_mlp = (None, None) if kept is None else (kept[:, 0], kept[:, 1])
-    drop_path = functools.partial(layers.drop_path, rate=self.drop_path_rate, rescale=self.rescale)
-    dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    y = nn.LayerNorm(name="LayerNorm_0", **dtypes)(x)
-    y = Attention(self.num_heads, name="MultiHeadDotProductAttention_1", **dtypes)(y)
+    y = nn.LayerNorm(name="LayerNorm_0", **self.dtypes)(x)
+    y = Attention(self.num_heads, name="MultiHeadDotProductAttention_1", **self.dtypes)(y)
     y = layers.train_dropout(self, y, index, self.dropout_rate, train)
-    x = x + drop_path(y, kept_attention)
-    y = nn.LayerNorm(name="LayerNorm_2", **dtypes)(x)
+    x = x + self.drop_path(y, kept, 0)
+    y = nn.LayerNorm(name="LayerNorm_2", **self.dtypes)(x)
     y = layers.MlpBlock(
       self.mlp_dim,
       gelu=self.gelu,
@@ -103,16 +85,13 @@ class EncoderBlock(nn.Module):
       kernel_init=_XAVIER,
       bias_init=nn.initializers.normal(1e-6),
       name="MlpBlock_3",
-      **dtypes,
+      **self.dtypes,
     )(y, index, train=train)
-    return x + drop_path(y, kept_mlp)
+    return x + self.drop_path(y, kept, 1)
 
 
-class PositionEmbedding(nn.Module):
+class PositionEmbedding(layers.Layer):
   """Adds a learned vector to each token, the class token included."""
-
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, "b s c"]) -> Float[Array, "b s c"]:
@@ -122,55 +101,40 @@ class PositionEmbedding(nn.Module):
     )
 
 
-class Encoder(nn.Module):
-  """Position embedding -> `num_blocks` × EncoderBlock -> LayerNorm; returns every block's output too."""
+class Encoder(layers.Layer):
+  """Position embedding -> blocks -> LayerNorm; returns every block's output too.
 
-  num_blocks: int
-  mlp_dim: int
-  num_heads: int
-  gelu: layers.Gelu
+  Attributes:
+    blocks: functions that make them, in this module.
+    dropout_rate: behind the position embedding.
+  """
+
+  blocks: Sequence[Callable[[], Any]]
   dropout_rate: float
-  stoch_depth: float
-  rescale: bool
-  remat: str
-  dtype: Any
-  param_dtype: Any
 
   @nn.compact
   def __call__(
     self,
     x: Float[Array, "b s c"],
-    index: Int[Array, " b"],
+    index: Index,
     kept: Bool[Array, "b l 2"] | None,
     train: bool,
   ) -> tuple[Float[Array, "b s c"], list[Float[Array, "b s c"]]]:
-    dtypes: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    x = PositionEmbedding(name="posembed_input", **dtypes)(x)
+    x = PositionEmbedding(name="posembed_input", **self.dtypes)(x)
     x = layers.train_dropout(self, x, index, self.dropout_rate, train)
-    block = nn.remat(EncoderBlock, static_argnums=(4,)) if self.remat == "block" else EncoderBlock
     outputs = []
-    for i in range(self.num_blocks):
-      x = block(
-        self.mlp_dim,
-        self.num_heads,
-        gelu=self.gelu,
-        dropout_rate=self.dropout_rate,
-        drop_path_rate=layers.linear_rate(self.stoch_depth, i, self.num_blocks),
-        rescale=self.rescale,
-        name=f"encoderblock_{i}",
-        **dtypes,
-      )(x, index, None if kept is None else kept[:, i], train)
+    for i, make in enumerate(self.blocks):
+      x = make()(x, index, None if kept is None else kept[:, i], None, train)
       outputs.append(x)
-    return nn.LayerNorm(name="encoder_norm", **dtypes)(x), outputs
+    return nn.LayerNorm(name="encoder_norm", **self.dtypes)(x), outputs
 
 
-class Model(layers.ImageModel):
+class Model(base.BlockModel, kw_only=True):
   """Patches -> embedding, class token -> Encoder -> class token -> optional hidden layer -> head.
 
   Sows every block's output as tokens (`block_<i>`), the last one's patches as a map (`stage_1`), and `pre_logits`.
 
   Attributes:
-    num_classes: width of the head k. If None or 0, there is no head and the module returns `pre_logits`.
     patch_size: side of a square patch in pixels.
     num_blocks: number of encoder blocks L.
     hidden_dim: channels of a token c.
@@ -178,14 +142,7 @@ class Model(layers.ImageModel):
     num_heads: attention heads n; they divide c.
     representation_size: width of the tanh layer before the head. If 0, there is none. The files pre-trained on
       ImageNet-21k have one of width c, those fine-tuned and all later ones (arXiv:2106.10270) none.
-    gelu: "tanh", the authors' approximation; "erf", the exact one.
     dropout_rate: dropout after the position embedding, after attention and inside the MLPs, while training.
-    stoch_depth: s; block i of L drops each branch of an image with probability s·i/(L−1).
-    stoch_depth_rescale: divide the branches that are kept by 1 − that; the authors do not.
-    head_bias_init: start of the head's bias (its kernel starts at zero).
-    dtype: compute type; statistics of LayerNorm, the softmax, the tanh layer and the head stay float32.
-    param_dtype: type of the parameters.
-    remat: "block" keeps only the blocks' inputs for the backward pass and recomputes the rest.
   """
 
   patch_size: PositiveInt
@@ -193,79 +150,44 @@ class Model(layers.ImageModel):
   hidden_dim: PositiveInt
   mlp_dim: PositiveInt
   num_heads: PositiveInt
-  num_classes: int | None = 1000
   representation_size: NonNegativeInt = 0
   gelu: layers.Gelu = "tanh"
   dropout_rate: Rate = 0.0
   stoch_depth: Fraction = 0.0
   stoch_depth_rescale: bool = False
-  head_bias_init: float = 0.0
-  dtype: Literal["float32", "bfloat16"] = "float32"
-  param_dtype: Literal["float32", "bfloat16"] = "float32"
-  remat: Literal["none", "block"] = "none"
 
-  @nn.compact
-  def __call__(
-    self,
-    image: Float[Array, "b h w p"],
-    *,
-    train: bool = False,
-    index: Int[Array, " b"] | None = None,
-    mask: Float[Array, " b"] | None = None,
-  ) -> Float[Array, "b k"]:
-    """Returns logits, or `pre_logits` (b, c) without a head.
-
-    Args:
-      image: normalised values; the number of tokens is fixed by the position embedding.
-      train: draw drop path and dropout, from the random stream "dropout".
-      index: the images' positions in the global batch, which their draws belong to; default 0 … b−1.
-      mask: without effect, as no statistics are taken over the batch.
-
-    Raises:
-      InputError: the patch does not divide the image, or the heads the hidden channels.
-    """
-    del mask
-    layers.check_image(image)
-    _, height, width, _ = image.shape
-    resizing.token_grid((height, width), self.patch_size)
+  def check(self, sides: tuple[int, ...]) -> None:
+    resizing.token_grid(sides, self.patch_size)
     if self.hidden_dim % self.num_heads:
       raise InputError(f"num_heads {self.num_heads} does not divide hidden_dim {self.hidden_dim}.")
-    index = jnp.arange(image.shape[0]) if index is None else index
-    dtype, param_dtype = jnp.dtype(self.dtype), jnp.dtype(self.param_dtype)
-    dtypes: dict[str, Any] = dict(dtype=dtype, param_dtype=param_dtype)
+
+  def logits(self, image: Array, index: Index, mask: Mask, train: bool) -> Array:
     patch = (self.patch_size, self.patch_size)
     stem = dict(padding="VALID", conv_general_dilated=layers.patch_convolution, name="embedding")
-    x = nn.Conv(self.hidden_dim, patch, strides=patch, **stem, **dtypes)(image)
+    x = nn.Conv(self.hidden_dim, patch, strides=patch, **stem, **self.dtypes)(image)
     x = x.reshape(x.shape[0], -1, x.shape[-1])
-    cls = self.param("cls", nn.initializers.zeros, (1, 1, self.hidden_dim), param_dtype)
-    x = jnp.concatenate([jnp.tile(cls.astype(dtype), (x.shape[0], 1, 1)), x], axis=1)
-    x, outputs = Encoder(
-      self.num_blocks,
-      self.mlp_dim,
-      self.num_heads,
-      gelu=self.gelu,
-      dropout_rate=self.dropout_rate,
-      stoch_depth=self.stoch_depth,
-      rescale=self.stoch_depth_rescale,
-      remat=self.remat,
-      name="Transformer",
-      **dtypes,
-    )(x, index, self._draw_kept(index) if train and self.stoch_depth else None, train)
+    start = nn.initializers.zeros
+    cls = self.param("cls", start, (1, 1, self.hidden_dim), jnp.dtype(self.param_dtype))
+    x = jnp.concatenate([jnp.tile(cls.astype(x.dtype), (x.shape[0], 1, 1)), x], axis=1)
+    rates = self.rates([self.num_blocks])
+    blocks = [self._block(i, rate) for i, rate in enumerate(rates)]
+    encoder = Encoder(blocks, self.dropout_rate, name="Transformer", **self.dtypes)
+    x, outputs = encoder(x, index, self.draw_kept(index, rates, train), train)
     for i, output in enumerate(outputs):
       self.sow("intermediates", f"block_{i}", output)
-    patches = outputs[-1][:, 1:]
-    layers.sow_map(self, "stage_1", patches, height // self.patch_size, width // self.patch_size)
+    self.sow_map(outputs[-1][:, 1:], *resizing.token_grid(image.shape[1:3], self.patch_size))
     return self._classify(x[:, 0].astype(jnp.float32))
 
-  def _classify(self, x: Array) -> Array:
-    dtypes: dict[str, Any] = dict(dtype=jnp.float32, param_dtype=jnp.dtype(self.param_dtype))
-    if self.representation_size:
-      x = nn.tanh(nn.Dense(self.representation_size, name="pre_logits", **dtypes)(x))
-    return layers.classify(self, x)
+  def _block(self, i: int, rate: float) -> Callable[[], Any]:
+    fields = dict(mlp_dim=self.mlp_dim, num_heads=self.num_heads, dropout_rate=self.dropout_rate)
+    return functools.partial(self.made, EncoderBlock, rate, name=f"encoderblock_{i}", **fields)
 
-  def _draw_kept(self, index: Array) -> Array:
-    rates = layers.linear_rates(self.stoch_depth, self.num_blocks)
-    return layers.draw_kept(self.make_rng("dropout"), index, rates)
+  def _classify(self, x: Array) -> Array:
+    if self.representation_size:
+      param_dtype = jnp.dtype(self.param_dtype)
+      x = nn.Dense(self.representation_size, param_dtype=param_dtype, name="pre_logits")(x)
+      x = nn.tanh(x)
+    return self.classify(x)
 
 
 PREFIX = r"Transformer/"
@@ -355,7 +277,7 @@ def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
   _, mlp_dim = shapes[f"{block}/MlpBlock_3/Dense_0/kernel"]
   return dict(
     patch_size=patch_size,
-    num_blocks=layers.num_blocks(shapes, "Transformer/encoderblock_"),
+    num_blocks=base.num_blocks(shapes, "Transformer/encoderblock_"),
     hidden_dim=hidden_dim,
     mlp_dim=mlp_dim,
     num_heads=num_heads,

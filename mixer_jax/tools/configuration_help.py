@@ -63,9 +63,10 @@ def _comments(declared: type) -> dict[str, str]:
 
 
 def _attributes(declared: type) -> dict[str, str]:
-  """Returns the attributes' descriptions in a docstring."""
-  listed = (inspect.getdoc(declared) or "").partition("Attributes:\n")[2]
-  return {
-    name: " ".join(text.split())
-    for name, text in re.findall(r"^  (\w+): (.*(?:\n    .*)*)", listed, re.MULTILINE)
-  }
+  """Returns the attributes' descriptions in the docstrings of a class and of what it is derived from."""
+  found: dict[str, str] = {}
+  for kind in reversed(declared.__mro__):
+    listed = inspect.cleandoc(vars(kind).get("__doc__") or "").partition("Attributes:\n")[2]
+    for name, text in re.findall(r"^  (\w+): (.*(?:\n    .*)*)", listed, re.MULTILINE):
+      found[name] = " ".join(text.split())
+  return found

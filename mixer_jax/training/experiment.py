@@ -145,7 +145,7 @@ def _build_model(options: schema.Options, mesh: Mesh) -> ModelSetup:
   # With automatic axes, whatever kind the given mesh has: XLA propagates the shardings.
   mesh = Mesh(mesh.devices, mesh.axis_names)
   model: Any = models.build(**options.model, num_classes=options.num_classes)
-  if hasattr(model, "takes_kernel") and model.takes_kernel(options.input_shape):
+  if model.takes_kernel(options.input_shape):
     model = model.clone(kernels=kernels.choose(options.kernels, mesh.devices.flat[0]))
   normalize = normalization.make_normalize(options.normalize, options.image_channels)
   init_variables = functools.partial(state.init_variables, model, options.input_shape, options.seed)

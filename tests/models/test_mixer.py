@@ -110,9 +110,11 @@ def test_token_mixing_crosses_tokens_and_channel_mixing_does_not(mixer_tiny):
 
   def influence(params):
     """Returns |∂ output of token 3 / ∂ token t|, for each t."""
-    block = MixerBlock(functools.partial(Mlp, 12), channels_mlp_dim=24)
+    block = MixerBlock(functools.partial(Mlp, 12), 24, gelu="tanh")
     grad = jax.grad(
-      lambda x: jnp.sum(block.apply({"params": params}, x, jnp.arange(1))[0, 3] ** 2)
+      lambda x: jnp.sum(
+        block.apply({"params": params}, x, jnp.arange(1), None, None, False)[0, 3] ** 2
+      )
     )(x)
     return np.abs(grad[0]).sum(-1)
 
@@ -149,10 +151,14 @@ def test_stochastic_depth_follows_the_formula(mixer_tiny):
   block_params = subtree(mixer_tiny, "params/")["MixerBlock_1"]
   x = jnp.tile(np.random.default_rng(0).normal(size=(1, 16, 16)).astype(np.float32), (4000, 1, 1))
   rows = jnp.arange(4000)
-  block = MixerBlock(functools.partial(Mlp, 12), channels_mlp_dim=24)
+  block = MixerBlock(functools.partial(Mlp, 12), 24, gelu="tanh")
+
+  def run(params, x=x[:1], rows=rows[:1], keep=None):
+    return block.apply({"params": params}, x, rows, keep, None, False)
+
   keep = layers.draw_kept(jax.random.key(0), rows, jnp.array([0.9, 0.3]))[:, 1]
-  drawn = block.apply({"params": block_params}, x, rows, keep)
-  kept = block.apply({"params": block_params}, x[:1], rows[:1])[0]
+  drawn = run(block_params, x, rows, keep)
+  kept = run(block_params)[0]
   no_token = {
     **block_params,
     "token_mixing": jax.tree.map(np.zeros_like, block_params["token_mixing"]),
@@ -160,8 +166,8 @@ def test_stochastic_depth_follows_the_formula(mixer_tiny):
   no_channel = {
     **block_params, "channel_mixing": jax.tree.map(np.zeros_like, block_params["channel_mixing"])
   }  # fmt: skip
-  only_channel = block.apply({"params": no_token}, x[:1], rows[:1])[0]
-  only_token = block.apply({"params": no_channel}, x[:1], rows[:1])[0]
+  only_channel = run(no_token)[0]
+  only_token = run(no_channel)[0]
   shares = [
     np.mean(np.abs(drawn - outcome).max((1, 2)) < 1e-5)
     for outcome in (kept, only_channel, only_token, x[0])

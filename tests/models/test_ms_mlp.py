@@ -60,7 +60,7 @@ def test_a_block_in_float64_gives_the_authors_numbers():
   h, w, c = np.ogrid[:6, :7, :14]
   x = np.sin(0.5 + 0.3 * h + 0.7 * w + 1.1 * c)[None]
   with jax.enable_x64(True):
-    out = np.asarray(block.apply(params, jnp.asarray(x), jnp.arange(1)))
+    out = np.asarray(block.apply(params, jnp.asarray(x), jnp.arange(1), None, None, False))
   np.testing.assert_allclose(out.sum(), -27.836299204, atol=1e-9)
   np.testing.assert_allclose((out**2).sum(), 296.035127121, atol=1e-9)
   np.testing.assert_allclose(out[0, 0, 0, :3], [0.492930641, 0.852619337, 0.372172458], atol=1e-9)

@@ -54,7 +54,8 @@ def mix_tokens(residuals="one"):
   x = np.sin(0.5 + 0.3 * h + 0.7 * w + 1.1 * channel)[None]
   with jax.enable_x64():
     block = smlp_net.SmlpBlock(4, residuals, dtype=jnp.float64, param_dtype=jnp.float64)
-    y = block.apply({"params": params, "batch_stats": stats}, jnp.asarray(x), jnp.zeros(1, int))
+    variables = {"params": params, "batch_stats": stats}
+    y = block.apply(variables, jnp.asarray(x), jnp.zeros(1, int), None, None, False)
     return np.asarray(y - x)[0], params, x[0]
 
 

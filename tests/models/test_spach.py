@@ -110,7 +110,7 @@ def test_blocks_have_the_known_answers(kind):
   x = np.sin(0.5 + 0.3 * h + 0.7 * w + 1.1 * channel)[None]
   with jax.enable_x64():
     block = spach.SpachBlock(16, mixing, **double)
-    y = np.asarray(block.apply(params, jnp.asarray(x), jnp.zeros(1, int)))[0]
+    y = np.asarray(block.apply(params, jnp.asarray(x), jnp.zeros(1, int), None, None, False))[0]
   have = [y.sum(), (y**2).sum(), *y[0, 0, :3], *y[-1, -1, -3:]]
   np.testing.assert_allclose(have, KNOWN[kind], atol=6e-10, rtol=0)
 
@@ -179,12 +179,13 @@ def test_the_convolution_reads_the_blocks_input():
   """And not what mixing makes of it: their derivatives add up."""
   block = spach.SpachBlock(4, lambda name: spach.TokenMlp(8, name=name))
   u = families.image(1, 4, 4, 2)
-  params = block.init(jax.random.key(0), u, jnp.zeros(1, int))["params"]
+  rest = jnp.zeros(1, int), None, None, False
+  params = block.init(jax.random.key(0), u, *rest)["params"]
   params["channel_mixing"] = jax.tree.map(jnp.zeros_like, params["channel_mixing"])
   params["scale"]["gamma"] = jnp.array([2.0, 3.0])
 
   def run(**changed):
-    return block.apply({"params": {**params, **changed}}, u, jnp.zeros(1, int)) - u
+    return block.apply({"params": {**params, **changed}}, u, *rest) - u
 
   no_convolution = run(depthwise=jax.tree.map(jnp.zeros_like, params["depthwise"]))
   no_mixing = run(scale={"gamma": jnp.zeros(2)})

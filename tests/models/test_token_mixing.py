@@ -79,12 +79,13 @@ def test_token_mixing_is_that_of_the_appendix(name, num_tokens):
     channel_groups=1 if name == "untied" else GROUPS,
     num_tokens=num_tokens,
   )
-  block = MixerBlock(mix_tokens, channels_mlp_dim=24)
+  block = MixerBlock(mix_tokens, 24, gelu="tanh")
   x = families.image(2, TOKENS, CHANNELS)
-  shapes = jax.eval_shape(block.init, jax.random.key(0), x, jnp.arange(2))["params"]
+  rest = jnp.arange(2), None, None, False
+  shapes = jax.eval_shape(lambda: block.init(jax.random.key(0), x, *rest))["params"]
   rng = np.random.default_rng(0)
   params = jax.tree.map(lambda s: 0.3 * rng.standard_normal(s.shape, np.float32), shapes)
-  got = jax.jit(block.apply)({"params": params}, x, jnp.arange(2))
+  got = jax.jit(lambda params: block.apply({"params": params}, x, *rest))(params)
   p = float64(params)
   for one, out in zip(np.asarray(x, np.float64), got, strict=True):
     mixed = FORMULAS[name](layer_norm(one, p["LayerNorm_0"]), p["token_mixing"])
