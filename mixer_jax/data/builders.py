@@ -184,21 +184,14 @@ def _without_leftovers() -> Iterator[None]:
 
 
 def prepare(dataset: str, data_dir: str | None) -> str:
-  """Prepares a data set as ArrayRecord with TFDS's own builder, once; returns its directory."""
+  """Prepares a data set as ArrayRecord with TFDS's own builder, once; returns its directory.
+
+  Of an embedded one TFDS's announcement of a download and its bars are hidden.
+  """
   if "://" in (data_dir or ""):
     raise InputError(f"--data_dir={data_dir}: prepare on a local disk, and copy the result there.")
   builder = find(dataset, data_dir, file_format="array_record")
-  return prepare_once(builder, quiet=dataset in EMBEDDED)
-
-
-def prepare_once(builder: Any, *, quiet: bool) -> str:
-  """Prepares a builder's data set unless it is there; returns its directory.
-
-  Args:
-    builder: TFDS's.
-    quiet: hide TFDS's announcement of a download and its bars.
-  """
-  directory = pathlib.Path(builder.data_dir)
+  quiet, directory = dataset in EMBEDDED, pathlib.Path(builder.data_dir)
   if not directory.exists():
     directory.parent.mkdir(parents=True, exist_ok=True)
     with files.locked(directory.parent / f".{directory.name}.lock"):

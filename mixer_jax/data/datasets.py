@@ -106,7 +106,7 @@ LABELS: dict[str, Callable[[Mapping[str, Any]], int]] = {
 
 
 def _tuned(
-  tfds: str, num_classes: int, train: int, dev_percent: int, test: Split, small: bool = False
+  tfds: str, num_classes: int, train: int, dev_percent: int, test: Split, **fields: Any
 ) -> Dataset:
   """A data set whose last `dev_percent` of train are the dev split."""
   kept = 100 - dev_percent
@@ -117,19 +117,7 @@ def _tuned(
     "train": Split("train", train),
     "test": test,
   }
-  return Dataset(tfds=tfds, num_classes=num_classes, splits=splits, small=small)
-
-
-def _digits(tfds: str, num_classes: int, train: int, test: int) -> Dataset:
-  """The embedded digits; the last fifth of train is the dev split."""
-  tuned = _tuned(tfds, num_classes, train, 20, Split("test", test), small=True)
-  return dataclasses.replace(tuned, mirror=False)
-
-
-def _something(tfds: str, train: int, validation: int) -> Dataset:
-  """A version of Something-Something, whose classes tell left from right; its test split has no labels."""
-  tuned = _tuned(tfds, 174, train, 10, Split("validation", validation))
-  return dataclasses.replace(tuned, mirror=False)
+  return Dataset(tfds=tfds, num_classes=num_classes, splits=splits, **fields)
 
 
 def _vtab(tfds: str, num_classes: int, dev: str, test: Split, **fields: Any) -> Dataset:
@@ -204,9 +192,9 @@ DATASETS: dict[str, Dataset] = {
   "cifar100": _tuned("cifar100", 100, 50_000, 2, Split("test", 10_000), small=True),
   "oxford_iiit_pet": _tuned("oxford_iiit_pet", 37, 3680, 10, Split("test", 3669)),
   "oxford_flowers102": _tuned("oxford_flowers102", 102, 1020, 10, Split("test", 6149)),
-  "digits": _digits("digits", 10, 1437, 360),
-  "digits_0_4": _digits("digits_0_4", 5, 720, 181),
-  "digits_5_9": _digits("digits_5_9", 5, 717, 179),
+  "digits": _tuned("digits", 10, 1437, 20, Split("test", 360), small=True, mirror=False),
+  "digits_0_4": _tuned("digits_0_4", 5, 720, 20, Split("test", 181), small=True, mirror=False),
+  "digits_5_9": _tuned("digits_5_9", 5, 717, 20, Split("test", 179), small=True, mirror=False),
   # Not in TFDS: prepared by the user under these names (docs/pretrain.md).
   "imagenet21k": Dataset(
     tfds="imagenet21k",
@@ -229,8 +217,13 @@ DATASETS: dict[str, Dataset] = {
   # Videos, prepared from their files under these names (docs/video.md); TFDS has UCF101 alone, which needs TensorFlow. UCF101
   # and HMDB51 are their first splits. Copies of Kinetics-400 differ: these are the numbers of MMAction2's.
   "kinetics400": _tuned("kinetics400", 400, 240_436, 10, Split("validation", 19_796)),
-  "something_v1": _something("something_v1", 86_017, 11_522),
-  "something_v2": _something("something_v2", 168_913, 24_777),
+  # Their classes tell left from right, and their test split has no labels.
+  "something_v1": _tuned(
+    "something_v1", 174, 86_017, 10, Split("validation", 11_522), mirror=False
+  ),
+  "something_v2": _tuned(
+    "something_v2", 174, 168_913, 10, Split("validation", 24_777), mirror=False
+  ),
   "ucf101": _tuned("ucf101", 101, 9537, 10, Split("test", 3783)),
   "hmdb51": _tuned("hmdb51", 51, 3570, 10, Split("test", 1530)),
   **VTAB,

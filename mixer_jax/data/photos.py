@@ -1,53 +1,38 @@
 """What counts as a photo, or a video, below a directory: one table, for preparation and prediction."""
 
+import contextlib
 import errno
 import os
 import re
+import stat
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from mixer_jax import files
 from mixer_jax.errors import BadRecordError, InputError
 
-# A file counts as a photo by its name; whether it is one is found when it is decoded. Formats that are
-# not supported are here too, so that such images are reported as bad and not passed over as other files.
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic",
-            ".heif", ".avif", ".jp2", ".ppm", ".pgm")  # fmt: skip
-
 
 class Kind(NamedTuple):
-  """What is looked for: its name, in the singular, and the suffixes of its files."""
+  """What is looked for: its name, in the singular, without and with an article, and the suffixes of its files."""
 
   name: str
+  with_article: str
   suffixes: tuple[str, ...]
 
 
-IMAGES = Kind("image", SUFFIXES)
-# As above, with formats that are not supported.
-VIDEOS = Kind(
-  "video",
-  (
-    ".mp4",
-    ".webm",
-    ".avi",
-    ".gif",
-    ".mkv",
-    ".mov",
-    ".m4v",
-    ".mpg",
-    ".mpeg",
-    ".wmv",
-    ".flv",
-    ".ts",
-    ".3gp",
-    ".ogv",
-  ),
-)
+# A file counts as one by its name; whether it is one is found when it is decoded. Formats that are not
+# supported are here too, so that such files are reported as bad and not passed over as others.
+IMAGES = Kind("image", "an image", (
+  ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif",
+  ".jp2", ".ppm", ".pgm",
+))  # fmt: skip
+VIDEOS = Kind("video", "a video", (
+  ".mp4", ".webm", ".avi", ".gif", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp", ".ogv",
+))  # fmt: skip
 _FRAME = re.compile(r"(.*?)(\d+)(\.(?:jpe?g|png|webp))", re.IGNORECASE)
 
 Ignored = list[tuple[str, str]]
 """(path, why) of what was found and is none."""
-
 
 # The path is at fault: nothing is there, or no file. All other errors are the storage's.
 _OF_A_PATH = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)  # fmt: skip
@@ -60,6 +45,18 @@ def unreadable(path: str, error: OSError) -> BadRecordError | InputError:
   return InputError(
     f"{path} cannot be read, for the storage fails: {error.strerror or error}. Mend that, and give the same command again."
   )
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[BinaryIO]:
+  """Opens a regular file, and waits for none of another kind; raises in the block, too, what `unreadable` returns."""
+  try:
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as f:
+      if not stat.S_ISREG(os.fstat(f.fileno()).st_mode):
+        raise BadRecordError("not a file")
+      yield f
+  except OSError as e:
+    raise unreadable(path, e) from e
 
 
 def find(directory: str, ignored: Ignored, kind: Kind = IMAGES) -> Iterator[str]:
@@ -83,10 +80,7 @@ def find(directory: str, ignored: Ignored, kind: Kind = IMAGES) -> Iterator[str]
     elif os.path.splitext(entry.name)[1].lower() in kind.suffixes:
       yield entry.path
     else:
-      ignored.append((entry.path, f"not {_AN[kind.name]}, by its name"))
-
-
-_AN = {"image": "an image", "video": "a video"}
+      ignored.append((entry.path, f"not {kind.with_article}, by its name"))
 
 
 def find_frames(path: str, kind: Kind = VIDEOS) -> list[tuple[int, str]]:

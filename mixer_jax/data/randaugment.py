@@ -54,39 +54,16 @@ class Draw(NamedTuple):
 
 
 def draw(rng: np.random.Generator, height: int, width: int, *, num_layers: int) -> tuple[Draw, ...]:
-  """Draws the layers for an image of `height` x `width` pixels, a pure function of `rng`'s state.
-
-  Raises ValueError for a negative `num_layers` and for a side shorter than one pixel.
-  """
-  if num_layers < 0:
-    raise ValueError(f"num_layers must not be negative, got {num_layers}")
-  if height < 1 or width < 1:
-    raise ValueError(f"height and width must be at least 1, got {height} and {width}")
+  """Draws the layers for an image of `height` x `width` pixels, a pure function of `rng`'s state."""
   return tuple(_draw_layer(rng, height, width) for _ in range(num_layers))
 
 
 def apply(image: Image, draws: Iterable[Draw], *, magnitude: float) -> Image:
-  """Applies `draws` in order, never writing into `image`; without draws it returns `image` itself.
-
-  Raises ValueError for an image that is not uint8 (h, w, 3) or (h, w, 1) or is empty, for a magnitude that is
-  negative or not finite, and for an unknown operation.
-  """
-  _check_image(image)
-  if not 0 <= magnitude < math.inf:
-    raise ValueError(f"magnitude must be finite and not negative, got {magnitude}")
+  """Applies `draws` in order, never writing into `image`; without draws it returns `image` itself."""
   for name, argument in draws:
-    if name not in _TABLE:
-      raise ValueError(f"unknown operation {name!r}, expected one of {OPERATIONS}")
     # OpenCV drops the axis of one channel.
     image = _TABLE[name].function(image, magnitude / 10, *argument).reshape(image.shape)
   return image
-
-
-def _check_image(image: Image) -> None:
-  if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3) or image.size == 0:
-    raise ValueError(
-      f"image must be a non-empty uint8 array (h, w, 3) or (h, w, 1), got {image.dtype} {image.shape}"
-    )
 
 
 # What is drawn besides the operation itself.

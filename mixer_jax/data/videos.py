@@ -8,7 +8,6 @@ behind damage, with made-up pixels.
 import contextlib
 import math
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from typing import Any, BinaryIO
@@ -101,7 +100,8 @@ def _frames(
   if os.path.isdir(path):
     yield ((frame, 1) for frame in _of_folder(path, fps, alive))
     return
-  with _open(path) as file, _reported(path), _stream(file) as (container, stream):
+  # FFmpeg gets no name, which might be one that it opens others by.
+  with photos.opened(path) as file, _reported(path), _stream(file) as (container, stream):
     frames = _checked(container, stream, alive)
     yield _at_rate(frames, stream, fps) if fps else ((frame, 1) for frame in frames)
 
@@ -119,23 +119,11 @@ def _of_folder(path: str, fps: float | None, alive: Callable[[], None]) -> Itera
       raise BadRecordError(f"a video with a gap: {name} where frame {expected} should be")
     alive()
     try:
-      with _open(os.path.join(path, name)) as file:
+      with photos.opened(os.path.join(path, name)) as file:
         pixels = decode.decode_image(file.read(MAX_BYTES))
     except BadRecordError as e:
       raise BadRecordError(f"{name}: {e}") from e
     yield VideoFrame.from_ndarray(pixels, "rgb24")
-
-
-@contextlib.contextmanager
-def _open(path: str) -> Iterator[BinaryIO]:
-  """Opens a regular file; FFmpeg gets no name, which might be one that it opens others by."""
-  try:
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as f:
-      if not stat.S_ISREG(os.fstat(f.fileno()).st_mode):
-        raise BadRecordError("not a file")
-      yield f
-  except OSError as e:
-    raise photos.unreadable(path, e) from e
 
 
 @contextlib.contextmanager

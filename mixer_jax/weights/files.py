@@ -1,4 +1,4 @@
-"""What kind a weights file is."""
+"""What kind a weights file is, and how much it may unpack to."""
 
 import re
 from typing import Literal
@@ -6,6 +6,10 @@ from typing import Literal
 from mixer_jax.errors import InputError
 
 Kind = Literal["npz", "safetensors", "pth"]
+MAX_BYTES = 16 << 30  # of a file, and unpacked; three times H/14 at three times its resolution
+# Trained weights hardly compress; those of a model made K times larger are zeros but for 1/K². Tensors of a .pth file
+# may share storage: one with weights that blocks share is smaller than its tensors.
+_MAX_EXPANSION, _ALWAYS_BYTES = 50, 64 << 20
 HEAD_BYTES = 512  # enough for `kind_of`
 # Of a zip file that torch wrote, the first entry is one of these in a folder.
 _TORCH_ENTRIES = (b"/data.pkl", b"/version", b"/byteorder", b"/.format_version")
@@ -46,3 +50,11 @@ def kind_of(head: bytes, where: str) -> Kind:
   raise InputError(
     f"{where} is neither .npz nor .safetensors nor .pth: it begins with {head[:8]!r}."
   )
+
+
+def check_unpacked(num_bytes: int, size: int, where: str) -> None:
+  """Raises InputError if a file of `size` bytes would unpack to more than weights do; `where` names it."""
+  if num_bytes > min(MAX_BYTES, _ALWAYS_BYTES + _MAX_EXPANSION * size):
+    raise InputError(
+      f"{where} of {size:,} bytes would unpack to {num_bytes:,}: that is no weights file. Refused."
+    )

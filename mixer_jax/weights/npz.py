@@ -21,13 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from mixer_jax import files, models
+from mixer_jax import files as paths
+from mixer_jax import models
 from mixer_jax.errors import InputError, installing
-from mixer_jax.weights import foreign, named_classes, variables
+from mixer_jax.weights import files, foreign, named_classes, variables
 
-MAX_BYTES = 16 << 30  # unpacked; three times H/14 at three times its resolution
-# Trained weights hardly compress; those of a model made K times larger are zeros but for 1/K².
-_MAX_EXPANSION, _ALWAYS_BYTES = 50, 64 << 20
 _MAX_MEMBERS = 10_000
 _OPTIMIZER = re.compile(r"opt/(?!target/)|extra/|chrono/")
 _TARGET = r"^opt/target/"
@@ -92,7 +90,7 @@ def save_npz(
     SaveError: the file could not be written.
   """
   with (
-    files.replacing(epath.Path(path)) as partial,
+    paths.replacing(epath.Path(path)) as partial,
     partial.open("wb") as f,
     zipfile.ZipFile(f, "w", allowZip64=True) as archive,
   ):
@@ -153,11 +151,7 @@ def _members(archive: zipfile.ZipFile, size: int, where: str) -> dict[str, zipfi
       raise InputError(f"{where} has an entry {name} in a compression that NumPy does not write.")
     if not _OPTIMIZER.match(name):
       members[name] = info
-  unpacked = sum(info.file_size for info in members.values())
-  if unpacked > min(MAX_BYTES, _ALWAYS_BYTES + _MAX_EXPANSION * size):
-    raise InputError(
-      f"{where} of {size:,} bytes would unpack to {unpacked:,}: that is no weights file. Refused."
-    )
+  files.check_unpacked(sum(info.file_size for info in members.values()), size, where)
   return members
 
 

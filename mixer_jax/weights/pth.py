@@ -18,12 +18,10 @@ import numpy as np
 from etils import epath
 
 from mixer_jax.errors import InputError
+from mixer_jax.weights import files
 from mixer_jax.weights.torch_pickle import Opaque, Storage, Tensor, follow
 
 DEFAULT_ENTRIES = ("model", "state_dict")
-_MAX_BYTES = 16 << 30
-# Tensors may share storage: a file with weights that blocks share is smaller than its tensors.
-_MAX_EXPANSION, _ALWAYS_BYTES = 50, 64 << 20
 _MAX_MEMBERS, _MAX_PICKLE_BYTES = 100_000, 64 << 20
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _NAME = re.compile(r"[\w.-]{1,300}", re.ASCII)
@@ -63,8 +61,6 @@ def load_pth(
       return taken, _arrays(state, storages, size, where)
   except InputError:
     raise
-  except FileNotFoundError as e:
-    raise InputError(f"weights file {where} does not exist.") from e
   except _DAMAGE as e:
     raise InputError(f"{where} is not a whole .pth file of plain tensors: {e}") from e
 
@@ -145,7 +141,7 @@ def _read_legacy(f: IO[bytes], size: int) -> tuple[Any, _Storages]:
   It has five pickles: a magic number, a version, the byte order, the content, the storages' keys. Each storage
   follows as its length (8 bytes) and its values.
   """
-  if size > _MAX_BYTES:
+  if size > files.MAX_BYTES:
     raise ValueError(f"it has {size:,} bytes")
   data = f.read()
   stream = io.BytesIO(data)
@@ -204,10 +200,7 @@ def _arrays(
       kind = value.made_by if isinstance(value, Opaque) else type(value).__name__
       raise InputError(f"{where}: {name} is no tensor, but made by {kind[:100]!r}.")
   unpacked = sum(math.prod(t.shape) * np.dtype(t.storage.dtype).itemsize for t in state.values())
-  if unpacked > min(_MAX_BYTES, _ALWAYS_BYTES + _MAX_EXPANSION * size):
-    raise InputError(
-      f"{where} of {size:,} bytes would unpack to {unpacked:,}: that is no weights file. Refused."
-    )
+  files.check_unpacked(unpacked, size, where)
   return {name: _array(t, storages) for name, t in state.items()}
 
 

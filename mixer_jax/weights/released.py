@@ -88,7 +88,7 @@ def _bit(kind: str, depth: int, factor: int) -> Released:
 
 
 def _pth(
-  place: str, url: str, family: str, rows: dict[str, tuple[str, float | None]], *, crop_pct: float,
+  place: str, url: str, family: str, *, rows: dict[str, tuple[str, float | None]], crop_pct: float,
   source: str, **known: Any,
 ) -> dict[str, Released]:  # fmt: skip
   """Returns {name: released file} of a family's `.pth` files, of ImageNet's 1000 classes at 224 pixels.
@@ -124,21 +124,22 @@ _TABLE3: dict[str, Any] = dict(
   crop="decode|resize_small(256)|central_crop", source="arXiv:2105.01601, table 3"
 )
 
-_MIIL: dict[str, Any] = dict(
-  normalize="zero_one",
-  crop="decode(mode='pillow')|resize_short(crop_pct=0.875, interpolation='bilinear')|central_crop(rounding='even')",
-  licence="Apache-2.0",  # timm's card of them, huggingface.co/timm/mixer_b16_224.miil_in21k_ft_in1k
-)
 
+def _miil(file: str, num_classes: int, **known: Any) -> Released:
+  """Of "ImageNet-21K Pretraining for the Masses" (arXiv:2104.10972), in timm's layout and with its GELU.
 
-def _miil(file: str, num_classes: int, pretraining: str, **known: Any) -> Released:
-  """Of "ImageNet-21K Pretraining for the Masses" (arXiv:2104.10972), in timm's layout and with its GELU."""
+  The licence is that of timm's card of them, huggingface.co/timm/mixer_b16_224.miil_in21k_ft_in1k.
+  """
   url = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-tresnet/"
-  fields = {**mixer.VARIANTS["B/16"], "num_classes": num_classes, "gelu": "erf"}
-  return Released(f"{url}mixer_b16_224_{file}.pth", pretraining, fields, **_MIIL, **known)
+  return Released(
+    f"{url}mixer_b16_224_{file}.pth",
+    "imagenet21k",
+    {**mixer.VARIANTS["B/16"], "num_classes": num_classes, "gelu": "erf"},
+    normalize="zero_one",
+    crop="decode(mode='pillow')|resize_short(crop_pct=0.875, interpolation='bilinear')|central_crop(rounding='even')",
+    **known,
+  )
 
-
-_VIT_README = "vision_transformer, README.md of November 2020"
 
 RELEASED = {
   "imagenet1k/Mixer-B_16": _released("imagenet1k", "B", 16, top1=76.44, **_TABLE3),
@@ -154,30 +155,22 @@ RELEASED = {
   "gsam/Mixer-S_32": _released("gsam", "S", 32),
   "gsam/Mixer-B_16": _released("gsam", "B", 16),
   "gsam/Mixer-B_32": _released("gsam", "B", 32),
-  "timm/mixer_b16_224.miil_in21k": _miil("miil_in21k-2a558a71", 11221, "imagenet21k"),
+  "timm/mixer_b16_224.miil_in21k": _miil("miil_in21k-2a558a71", 11221),
   "timm/mixer_b16_224.miil_in21k_ft_in1k": _miil(
-    "miil-9229a591", 1000, "imagenet21k", top1=82.31, source="timm, results-imagenet.csv"
-  ),
+    "miil-9229a591", 1000, top1=82.31, source="timm, results-imagenet.csv"),
   **{
     f"{directory}/ViT-{size}_{patch_size}": _vit(directory, size, patch_size)
-    for directory, size, patch_size in (
-      ("imagenet21k", "B", 16),
-      ("imagenet21k", "B", 32),
-      ("imagenet21k", "L", 16),
-      ("imagenet21k", "L", 32),
-      ("imagenet21k", "H", 14),
-      ("imagenet21k+imagenet2012", "B", 16),
-      ("imagenet21k+imagenet2012", "B", 32),
-      ("imagenet21k+imagenet2012", "L", 16),
-      ("imagenet21k+imagenet2012", "L", 32),
+    for directory, sizes in (
+      ("imagenet21k", (("B", 16), ("B", 32), ("L", 16), ("L", 32), ("H", 14))),
+      ("imagenet21k+imagenet2012", (("B", 16), ("B", 32), ("L", 16), ("L", 32))),
     )
+    for size, patch_size in sizes
   },
-  "imagenet21k+imagenet2012/ViT-B_16-224": _vit(
-    "imagenet21k+imagenet2012", "B", 16, "-224", top1=81.2, source=_VIT_README
-  ),
-  "imagenet21k+imagenet2012/ViT-L_16-224": _vit(
-    "imagenet21k+imagenet2012", "L", 16, "-224", top1=82.7, source=_VIT_README
-  ),
+  **{
+    f"imagenet21k+imagenet2012/ViT-{size}_16-224": _vit(
+      "imagenet21k+imagenet2012", size, 16, "-224", top1=top1, source="vision_transformer, README.md of November 2020")
+    for size, top1 in (("B", 81.2), ("L", 82.7))
+  },
   **{
     f"BiT-{kind[0]}-R{depth}x{factor}{kind[1:]}": _bit(kind, depth, factor)
     for kind in ("S", "M", "M-ILSVRC2012")
@@ -185,108 +178,45 @@ RELEASED = {
   },
   # Without distillation; of the larger ones no figure has been published for the file.
   **_pth(
-    *_DEIT,
-    {
-      "resmlp_12_no_dist": ("12", 76.6),
-      "resmlp_24_no_dist": ("24", None),
-      "resmlp_36_no_dist": ("36", None),
-      "resmlpB_24_no_dist": ("B24", None),
-    },
-    crop_pct=0.9,
-    source="facebookresearch/deit, issue 106",
-  ),
+    *_DEIT, crop_pct=0.9, source="facebookresearch/deit, issue 106",
+    rows={"resmlp_12_no_dist": ("12", 76.6), "resmlp_24_no_dist": ("24", None), "resmlp_36_no_dist": ("36", None),
+          "resmlpB_24_no_dist": ("B24", None)}),
   **_pth(
-    *_DEIT,
-    {
-      "resmlp_12_dist": ("12", 77.8),
-      "resmlp_24_dist": ("24", 80.8),
-      "resmlp_36_dist": ("36", 81.1),
-      "resmlpB_24_dist": ("B24", 83.6),
-    },
-    crop_pct=0.9,
-    source="facebookresearch/deit, README_resmlp.md",
-  ),
+    *_DEIT, crop_pct=0.9, source="facebookresearch/deit, README_resmlp.md",
+    rows={"resmlp_12_dist": ("12", 77.8), "resmlp_24_dist": ("24", 80.8), "resmlp_36_dist": ("36", 81.1),
+          "resmlpB_24_dist": ("B24", 83.6)}),
   **_pth(
-    *_DEIT,
-    {"resmlpB_24_22k": ("B24", 84.4)},
-    crop_pct=0.9,
-    source="facebookresearch/deit, README_resmlp.md",
-    pretraining="imagenet21k",  # then fine-tuned on ImageNet
-  ),
+    *_DEIT, crop_pct=0.9, source="facebookresearch/deit, README_resmlp.md",
+    rows={"resmlpB_24_22k": ("B24", 84.4)}, pretraining="imagenet21k"),  # then fine-tuned on ImageNet
   **_pth(
-    "convmlp",
-    "https://shi-labs.com/projects/convmlp/checkpoints/",
-    "conv_mlp",
-    {
-      "convmlp_s_imagenet": ("S", 76.8),
-      "convmlp_m_imagenet": ("M", 79.0),
-      "convmlp_l_imagenet": ("L", 80.2),
-    },
-    crop_pct=0.9,
-    source="SHI-Labs/Convolutional-MLPs, README.md",
-  ),
+    "convmlp", "https://shi-labs.com/projects/convmlp/checkpoints/", "conv_mlp",
+    crop_pct=0.9, source="SHI-Labs/Convolutional-MLPs, README.md",
+    rows={"convmlp_s_imagenet": ("S", 76.8), "convmlp_m_imagenet": ("M", 79.0), "convmlp_l_imagenet": ("L", 80.2)}),
   # T, S and B of CycleMLP have files too, whose names of parameters are not known.
   **_pth(
-    "cyclemlp",
-    "https://github.com/ShoufaChen/CycleMLP/releases/download/v0.1/",
-    "cycle_mlp",
-    {
-      "CycleMLP_B1": ("B1", 78.9),
-      "CycleMLP_B2": ("B2", 81.6),
-      "CycleMLP_B3": ("B3", 82.4),
-      "CycleMLP_B4": ("B4", 83.0),
-      "CycleMLP_B5": ("B5", 83.2),
-    },
-    crop_pct=0.875,
-    source="ShoufaChen/CycleMLP, README.md",
-    licence="MIT",
-  ),
+    "cyclemlp", "https://github.com/ShoufaChen/CycleMLP/releases/download/v0.1/", "cycle_mlp",
+    crop_pct=0.875, source="ShoufaChen/CycleMLP, README.md", licence="MIT",
+    rows={"CycleMLP_B1": ("B1", 78.9), "CycleMLP_B2": ("B2", 81.6), "CycleMLP_B3": ("B3", 82.4),
+          "CycleMLP_B4": ("B4", 83.0), "CycleMLP_B5": ("B5", 83.2)}),
   **_pth(
-    *_SPACH,
-    "smlp_net",
-    {"smlp_s": ("S", 83.1), "smlp_b": ("B", 83.4)},
-    crop_pct=0.875,
-    source="microsoft/SPACH, README.md",
-    licence="MIT",
-  ),
+    *_SPACH, "smlp_net", crop_pct=0.875, source="microsoft/SPACH, README.md", licence="MIT",
+    rows={"smlp_s": ("S", 83.1), "smlp_b": ("B", 83.4)}),
   **_pth(
-    *_SPACH,
-    "spach",
-    {
-      "spach_ms_conv_s": ("MS-S/conv", 81.6),
-      "spach_ms_trans_s": ("MS-S/attn", 82.9),
-      "spach_ms_mlp_s": ("MS-S/mlp", 82.1),
-      "spach_ms_hybrid_s": ("MS-S/hybrid", 83.7),
-      "spach_ms_hybrid_s+": ("MS-S+/hybrid", 83.9),
-    },
-    crop_pct=0.875,
-    source="microsoft/SPACH, README.md",
-    licence="MIT",
-  ),
+    *_SPACH, "spach", crop_pct=0.875, source="microsoft/SPACH, README.md", licence="MIT",
+    rows={"spach_ms_conv_s": ("MS-S/conv", 81.6), "spach_ms_trans_s": ("MS-S/attn", 82.9),
+          "spach_ms_mlp_s": ("MS-S/mlp", 82.1), "spach_ms_hybrid_s": ("MS-S/hybrid", 83.7),
+          "spach_ms_hybrid_s+": ("MS-S+/hybrid", 83.9)}),
   **_pth(
-    "hiremlp",
-    "https://github.com/ggjy/Hire-Wave-MLP.pytorch/releases/download/log/",
-    "hire_mlp",
-    {
-      "hire_mlp_tiny": ("T", 79.7),
-      "hire_mlp_small": ("S", 82.1),
-      "hire_mlp_base": ("B", 83.2),
-    },
-    crop_pct=0.875,
-    source="ggjy/Hire-Wave-MLP.pytorch, README.md",
-    licence="MIT (a badge, no file)",
-  ),
+    "hiremlp", "https://github.com/ggjy/Hire-Wave-MLP.pytorch/releases/download/log/", "hire_mlp",
+    crop_pct=0.875, source="ggjy/Hire-Wave-MLP.pytorch, README.md", licence="MIT (a badge, no file)",
+    rows={"hire_mlp_tiny": ("T", 79.7), "hire_mlp_small": ("S", 82.1), "hire_mlp_base": ("B", 83.2)}),
   **{
     name: file
     for size, variant, top1 in (("tiny", "T", 82.1), ("small", "S", 83.4), ("base", "B", 83.8))
     for name, file in _pth(
-      "msmlp",
-      f"https://tsciencescu.blob.core.windows.net/projectshzheng/MSMLP/released_model/msmlp_{size}_patch4/",
-      "ms_mlp",
-      {f"msmlp_{size}_patch4_ckpt_epoch299": (variant, top1)},
-      crop_pct=0.875,
-      source="JegZheng/MS-MLP, README.md",
-      licence="not stated",
+      "msmlp", f"https://tsciencescu.blob.core.windows.net/projectshzheng/MSMLP/released_model/msmlp_{size}_patch4/",
+      "ms_mlp", crop_pct=0.875, source="JegZheng/MS-MLP, README.md", licence="not stated",
+      rows={f"msmlp_{size}_patch4_ckpt_epoch299": (variant, top1)},
     ).items()
   },
-}
+}  # fmt: skip

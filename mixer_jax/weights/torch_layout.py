@@ -228,8 +228,6 @@ def load_safetensors(
   where = where or str(path)
   try:
     entries = safetensors.deserialize(epath.Path(path).read_bytes())
-  except FileNotFoundError as e:
-    raise InputError(f"weights file {where} does not exist.") from e
   except (safetensors.SafetensorError, OSError) as e:
     raise InputError(f"{where} is not a whole safetensors file: {e}") from e
   state = {}

@@ -18,7 +18,6 @@ from typing import IO, Any
 from mixer_jax.errors import InputError
 from mixer_jax.weights import files
 
-MAX_BYTES = 16 << 30
 _TIMEOUT_SECONDS = 30.0  # without a byte
 _FLOOR = 1000  # bytes a second, while two timeouts are waited
 _RETRY_SECONDS = (1.0, 5.0)  # so three attempts
@@ -116,8 +115,10 @@ def _begin(url: str, reply: Any, partial: Partial) -> int | None:
     raise InputError(f"{url} is a web page (HTML), not weights: is the address right?")
   length = reply.headers.get("Content-Length", "")
   total = int(length) if length.isascii() and length.isdigit() else None
-  if total is not None and total > MAX_BYTES:
-    raise InputError(f"{url} is {total:,} bytes; no weights file is larger than {MAX_BYTES:,}.")
+  if total is not None and total > files.MAX_BYTES:
+    raise InputError(
+      f"{url} is {total:,} bytes; no weights file is larger than {files.MAX_BYTES:,}."
+    )
   etag = reply.headers.get("ETag", "")
   # A weak one, W/"…", does not promise the same bytes.
   if total is not None and etag.startswith('"'):
@@ -140,8 +141,10 @@ def _copy(url: str, reply: Any, f: IO[bytes], size: int, total: int | None) -> N
     if size == 0:
       files.kind_of(chunk[: files.HEAD_BYTES], url)
     size += len(chunk)
-    if size > (MAX_BYTES if total is None else total):
-      raise InputError(f"{url} sends more than the {total or MAX_BYTES:,} bytes that it may have.")
+    if size > (files.MAX_BYTES if total is None else total):
+      raise InputError(
+        f"{url} sends more than the {total or files.MAX_BYTES:,} bytes that it may have."
+      )
     f.write(chunk)
     progress.renew(size)
   progress.say(size)

@@ -11,9 +11,9 @@ from PIL import ImageEnhance
 from mixer_jax.data import deit_ops, deit_randaugment, ops
 from mixer_jax.data.deit_ops import Draw
 from mixer_jax.data.preprocess import Preprocess
-from mixer_jax.errors import BadRecordError, InputError
+from mixer_jax.errors import BadRecordError
 from tests.conftest import GOLDEN
-from tests.data.test_ops import jpeg
+from tests.encoded import golden_jpeg
 
 MISC = json.loads((GOLDEN / "family" / "aug_misc.json").read_text())
 RANDAUGMENT = json.loads((GOLDEN / "family" / "aug_randaugment.json").read_text())
@@ -56,7 +56,7 @@ def is_golden(image, golden):
 
 @pytest.fixture(scope="module")
 def photo():
-  return ops.decode_image(jpeg("photo_coffee"), dct="accurate")
+  return ops.decode_image(golden_jpeg("photo_coffee"), dct="accurate")
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_evaluation_is_timms(row):
 @pytest.mark.parametrize("name", ["photo_china", "photo_astronaut", "photo_coffee"])
 def test_the_default_decoder_differs_from_pillows_by_eight_levels_at_most(name):
   fast, accurate = (
-    ops.decode_image(jpeg(name), dct=dct).astype(int) for dct in ("fast", "accurate")
+    ops.decode_image(golden_jpeg(name), dct=dct).astype(int) for dct in ("fast", "accurate")
   )
   assert 5 < np.abs(fast - accurate).max() <= 8
   assert 0.9 < np.abs(fast - accurate).mean() < 1.1
@@ -114,26 +114,6 @@ def test_resizing_is_pillows(name, kind):
     picture = PIL.Image.fromarray(image).resize((new_w, new_h), PIL.Image.Resampling[name.upper()])
     got = deit_ops.resize(image, (int(new_h), int(new_w)), name)
     np.testing.assert_array_equal(got, np.asarray(picture), f"{h}×{w}")
-
-
-@pytest.mark.parametrize("name", ["photo_china", "extra_gray", "extra_tiny", "extra_cmyk"])
-@pytest.mark.parametrize("mode", ["exact", "pillow"])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_a_fused_crop_draws_and_shows_what_two_operations_do(name, mode, channels):
-  crop = "random_resized_crop(area_min=20, interpolation='random')"
-  fused = Preprocess(f"decode(mode='{mode}')|{crop}", (96, 80, channels))
-  example = {"image": jpeg(name), "label": 1}
-  decode = ops.decode(channels, mode)
-  apart = ops.random_resized_crop((96, 80), area_min=20.0, interpolation="random")
-  used = set()
-  for seed in range(12):
-    got = fused(example, np.random.default_rng(seed))
-    rng = np.random.default_rng(seed)
-    want = apart(decode(example, rng), rng)
-    np.testing.assert_array_equal(got["image"], want["image"])
-    assert got["drawn"] == want["drawn"]
-    used.add(got["drawn"][0][1][1])
-  assert used == {"bilinear", "bicubic"}
 
 
 def test_the_longer_side_is_cut_and_a_rectangle_covered():
@@ -240,49 +220,9 @@ def test_what_was_drawn_can_be_replayed(photo):
   text = f"decode(mode='pillow')|random_resized_crop|flip|timm_randaugment('{RECIPE}', 'random')|color_jitter"
   for seed in range(12):
     got = Preprocess(text, (48, 64, 3))(
-      {"image": jpeg("photo_coffee"), "label": 1}, np.random.default_rng(seed)
+      {"image": golden_jpeg("photo_coffee"), "label": 1}, np.random.default_rng(seed)
     )
     (_, ((y, x, h, w), used)), (_, mirrored), (_, first), (_, second) = got["drawn"]
     image = deit_ops.resize(photo[y : y + h, x : x + w], (48, 64), used)
     image = image[:, ::-1] if mirrored else image
     np.testing.assert_array_equal(got["image"], deit_ops.apply(image, (*first, *second)))
-
-
-# --- bad input --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-  ("call", "message"),
-  [
-    ("timm_randaugment('m9')", "must start with 'rand'"),
-    ("timm_randaugment('rand-m9-w0')", r"rand-m9-w0'\.w is not read"),
-    ("timm_randaugment('rand-m9-tweights')", "'tweights'"),
-    ("timm_randaugment('rand-m9-m8')", "'m8' is given twice"),
-    ("timm_randaugment('rand-m9.5')", r"\.m is 9\.5"),
-    ("timm_randaugment('rand-p1.5')", r"\.p is 1\.5"),
-    ("timm_randaugment('rand-inc2')", r"\.inc is 2"),
-    ("timm_randaugment('rand-m9', 'lanczos')", "interpolation is 'lanczos'"),
-    ("timm_randaugment", "policy is missing"),
-    ("resize_short(crop_pct=1.1)", r"crop_pct is 1\.1"),
-    ("resize_short(crop_pct=0)", "crop_pct is 0"),
-    ("resize_short(interpolation='random')", "interpolation is 'random'"),
-    ("central_crop('up')", "rounding is 'up'"),
-    ("color_jitter(-1)", "strength is -1"),
-    ("random_resized_crop(area_min=0)", "area_min is 0"),
-    ("random_resized_crop(area_min=50, area_max=20)", "area_min is 50"),
-  ],
-)
-def test_bad_arguments_are_named(call, message):
-  with pytest.raises(InputError, match=message):
-    Preprocess(f"decode|{call}", (224, 224, 3))
-
-
-def test_fast_decoding_is_inception_crops_alone():
-  with pytest.raises(InputError, match="put inception_crop right after it"):
-    Preprocess("decode(mode='fast')|random_resized_crop", (224, 224, 3))
-
-
-@pytest.mark.parametrize("call", [f"timm_randaugment('{RECIPE}')", "color_jitter"])
-def test_alpha_is_refused(call):
-  with pytest.raises(InputError, match="image_channels must be 1 or 3"):
-    Preprocess(f"decode|resize|central_crop|{call}", (16, 16, 4))

@@ -10,6 +10,7 @@ from mixer_jax.data import ops, randaugment
 from mixer_jax.data.preprocess import Preprocess
 from mixer_jax.errors import InputError
 from tests.conftest import GOLDEN
+from tests.encoded import encode, golden_jpeg
 
 EXACT = [
   "photo_china",
@@ -28,13 +29,9 @@ def golden():
   return dict(np.load(GOLDEN / "preprocess.npz"))
 
 
-def jpeg(name):
-  return (GOLDEN / f"{name}.jpg").read_bytes()
-
-
 @pytest.mark.parametrize("name", EXACT)
 def test_decoding_is_tensorflows(golden, name):
-  np.testing.assert_array_equal(ops.decode_image(jpeg(name)), golden[f"{name}/decoded"])
+  np.testing.assert_array_equal(ops.decode_image(golden_jpeg(name)), golden[f"{name}/decoded"])
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -46,7 +43,7 @@ def test_decoding_is_tensorflows(golden, name):
   ],
 )
 def test_evaluation_pipelines_are_the_authors(golden, name, text, key):
-  result = Preprocess(text, (224, 224, 3))({"image": jpeg(name), "label": 3}, RNG)
+  result = Preprocess(text, (224, 224, 3))({"image": golden_jpeg(name), "label": 3}, RNG)
   np.testing.assert_array_equal(result["image"], golden[f"{name}/{key}"])
   assert result["label"] == 3
 
@@ -74,7 +71,7 @@ def test_crops_are_the_authors(golden, name):
 
 
 def test_default_sizes_follow_the_papers_ratio(golden):
-  example = {"image": jpeg("photo_china"), "label": 0}
+  example = {"image": golden_jpeg("photo_china"), "label": 0}
   for explicit, default in (
     ("decode|resize_small(256)|central_crop", "decode|resize_small|central_crop"),
     ("decode|resize(size_px=256)|central_crop", "decode|resize|central_crop"),
@@ -131,25 +128,34 @@ def test_fast_resizing_rounds_what_the_exact_one_truncates():
   np.testing.assert_array_equal(ops.resize_bilinear_fast(flat, 224, 224), flat[:224, :224])
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_a_fused_crop_draws_and_shows_what_two_operations_do(name):
-  """ "decode|inception_crop" decodes only its box; the pixels and what is drawn stay the same."""
-  fused = Preprocess("decode|inception_crop(area_min=20)|flip", (96, 96, 3))
-  apart = [ops.decode(3), ops.inception_crop((96, 96), area_min=20.0), ops.flip()]
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("mode", ["exact", "pillow"])
+@pytest.mark.parametrize("name", [n for n in ALL if n not in ("photo_astronaut", "photo_coffee")])
+@pytest.mark.parametrize(
+  "crop", ["inception_crop({})", "random_resized_crop({}, interpolation='random')"]
+)
+def test_a_crop_that_decodes_its_box_alone_draws_and_shows_the_same(
+  monkeypatch, crop, name, mode, channels
+):
+  made = f"decode(mode='{mode}')|{crop.format('area_min=20')}|flip", (96, 80, channels)
+  fused = Preprocess(*made)
+  monkeypatch.setattr(ops, "CROPS", {})
+  apart, drawn = Preprocess(*made), ""
   for seed in range(12):
-    example = {"image": jpeg(name), "label": 1}
-    got, want = fused(example, np.random.default_rng(seed)), example
-    rng = np.random.default_rng(seed)
-    for op in apart:
-      want = op(want, rng)
+    got, want = (
+      p({"image": golden_jpeg(name), "label": 1}, np.random.default_rng(seed))
+      for p in (fused, apart)
+    )
     np.testing.assert_array_equal(got["image"], want["image"])
     assert got["drawn"] == want["drawn"]
+    drawn += str(got["drawn"])
+  assert crop.startswith("inception") or ("bilinear" in drawn and "bicubic" in drawn)
 
 
 def test_fast_crops_are_close_to_exact_ones():
   # Blurred, since ordinary photos differ: exact crops alias where fast ones average.
   photo = cv2.GaussianBlur(
-    cv2.resize(ops.decode_image(jpeg("photo_china")), (1000, 750)), (0, 0), 5
+    cv2.resize(ops.decode_image(golden_jpeg("photo_china")), (1000, 750)), (0, 0), 5
   )
   data = cv2.imencode(".jpg", photo)[1]
   example = {"image": data.tobytes(), "label": 0}
@@ -166,9 +172,9 @@ def test_fast_crops_are_close_to_exact_ones():
 def test_what_was_drawn_can_be_replayed():
   pipeline = Preprocess("decode|inception_crop|flip|randaugment(2, 15)", (64, 64, 3))
   for seed in range(20):
-    got = pipeline({"image": jpeg("photo_coffee"), "label": 1}, np.random.default_rng(seed))
+    got = pipeline({"image": golden_jpeg("photo_coffee"), "label": 1}, np.random.default_rng(seed))
     (_, (y, x, h, w)), (_, mirrored), (_, draws) = got["drawn"]
-    crop = ops.decode_image(jpeg("photo_coffee"))[y : y + h, x : x + w]
+    crop = ops.decode_image(golden_jpeg("photo_coffee"))[y : y + h, x : x + w]
     image = plain_bilinear(crop, 64, 64)
     image = np.ascontiguousarray(image[:, ::-1] if mirrored else image)
     np.testing.assert_array_equal(got["image"], randaugment.apply(image, draws, magnitude=15))
@@ -204,7 +210,7 @@ def test_flip_mirrors_half_of_the_images():
 
 def test_a_pipeline_is_pure_and_pickles(golden):
   pipeline = Preprocess("decode|inception_crop|flip|randaugment(2, 15)", (224, 224, 3))
-  example = {"image": jpeg("photo_coffee"), "label": 1}
+  example = {"image": golden_jpeg("photo_coffee"), "label": 1}
   first = pipeline(example, np.random.default_rng(7))["image"]
   again = pickle.loads(pickle.dumps(pipeline))(example, np.random.default_rng(7))["image"]
   np.testing.assert_array_equal(first, again)
@@ -226,7 +232,25 @@ def test_a_pipeline_is_pure_and_pickles(golden):
     ("decode|randaugment(2)", "magnitude is missing"),
     ("decode(mode='quick')|inception_crop", "expected one of 'exact', 'fast'"),
     ("decode(mode='fast')|resize(224)", "put inception_crop right after it"),
+    ("decode(mode='fast')|random_resized_crop", "put inception_crop right after it"),
     ("decode|inception_crop(area=3)", "Did you mean 'area_m"),
+    ("decode|permute_patches(5)", "patch_size 5 does not divide the image of 224x224"),
+    ("decode|timm_randaugment('m9')", "must start with 'rand'"),
+    ("decode|timm_randaugment('rand-m9-w0')", r"rand-m9-w0'\.w is not read"),
+    ("decode|timm_randaugment('rand-m9-tweights')", "'tweights'"),
+    ("decode|timm_randaugment('rand-m9-m8')", "'m8' is given twice"),
+    ("decode|timm_randaugment('rand-m9.5')", r"\.m is 9\.5"),
+    ("decode|timm_randaugment('rand-p1.5')", r"\.p is 1\.5"),
+    ("decode|timm_randaugment('rand-inc2')", r"\.inc is 2"),
+    ("decode|timm_randaugment('rand-m9', 'lanczos')", "interpolation is 'lanczos'"),
+    ("decode|timm_randaugment", "policy is missing"),
+    ("decode|resize_short(crop_pct=1.1)", r"crop_pct is 1\.1"),
+    ("decode|resize_short(crop_pct=0)", "crop_pct is 0"),
+    ("decode|resize_short(interpolation='random')", "interpolation is 'random'"),
+    ("decode|central_crop('up')", "rounding is 'up'"),
+    ("decode|color_jitter(-1)", "strength is -1"),
+    ("decode|random_resized_crop(area_min=0)", "area_min is 0"),
+    ("decode|random_resized_crop(area_min=50, area_max=20)", "area_min is 50"),
   ],
 )
 def test_bad_pipelines_are_named(text, message):
@@ -236,7 +260,9 @@ def test_bad_pipelines_are_named(text, message):
 
 def test_a_pipeline_that_leaves_another_size_is_refused():
   with pytest.raises(InputError, match=r"instead of \(224, 224\)"):
-    Preprocess("decode|resize(256)", (224, 224, 3))({"image": jpeg("photo_china"), "label": 0}, RNG)
+    Preprocess("decode|resize(256)", (224, 224, 3))(
+      {"image": golden_jpeg("photo_china"), "label": 0}, RNG
+    )
 
 
 # --- rectangles, grey and alpha ---------------------------------------------------------------------
@@ -252,7 +278,7 @@ PIPELINES = [
 
 def encoded(image, extension=".png"):
   image = image[..., [2, 1, 0, 3][: image.shape[2]]] if image.shape[2] > 1 else image
-  return {"image": cv2.imencode(extension, image)[1].tobytes(), "label": 0}
+  return {"image": encode(extension, image), "label": 0}
 
 
 def run(text, image, channels, extension=".png"):
@@ -310,9 +336,12 @@ def test_alpha_goes_with_its_pixels(text):
   np.testing.assert_array_equal(got[..., 3:], run(text, image[..., 3:], 1)["image"])
 
 
-def test_randaugment_has_no_alpha():
+@pytest.mark.parametrize(
+  "call", ["randaugment(2, 15)", "timm_randaugment('rand-m9-mstd0.5-inc1')", "color_jitter"]
+)
+def test_operations_on_colours_have_no_alpha(call):
   with pytest.raises(InputError, match="image_channels must be 1 or 3"):
-    Preprocess("decode|randaugment(2, 15)", (16, 16, 4))
+    Preprocess(f"decode|resize|central_crop|{call}", (16, 16, 4))
 
 
 @pytest.mark.parametrize(

@@ -31,17 +31,25 @@ def spec(num_examples, text="decode|inception_crop(area_min=50)", **changes):
   return pipeline.SplitSpec(**{**fields, **changes})
 
 
-def train_batches(num_examples=50, seed=0, batch_size=12, rows=None, total_steps=100, **changes):
-  source = sources.Source("numbered train", Numbered(num_examples))
-  rows = np.arange(batch_size) if rows is None else np.asarray(rows)
+def train_batches(
+  num_examples=50, source=None, seed=0, batch_size=12, rows=None, total_steps=100, **changes
+):
+  rows = np.arange(batch_size) if rows is None else rows
   return pipeline.TrainBatches(
-    spec(num_examples, **changes),
-    source,
-    seed=seed,
-    batch_size=batch_size,
-    rows=rows,
+    spec(num_examples, **changes), source or numbered(num_examples), seed=seed, batch_size=batch_size, rows=rows,
     total_steps=total_steps,
+  )  # fmt: skip
+
+
+def eval_batches(source, batch_size, rows=None, **changes):
+  choice = spec(len(source), **changes)
+  return pipeline.EvalBatches(
+    choice, source, batch_size=batch_size, rows=np.arange(rows or batch_size)
   )
+
+
+def numbered(length, bad=None):
+  return sources.Source("numbered train", Numbered(length, bad))
 
 
 def labels(batches, steps):
@@ -53,15 +61,17 @@ def assert_same(a, b):
     np.testing.assert_array_equal(a[key], b[key])
 
 
-def test_every_example_once_an_epoch_in_ever_new_order():
-  """50 examples in batches of 12: epochs end inside batches."""
-  stream = labels(train_batches(), 25)  # 300 images, six epochs
+@pytest.mark.parametrize("batch_size", [12, 150])
+def test_every_example_once_an_epoch_in_ever_new_order(batch_size):
+  """50 examples in batches of 12 or 150: epochs end inside batches, and batches hold several."""
+  made, steps = dict(batch_size=batch_size), 300 // batch_size
+  stream = labels(train_batches(**made), steps)
   epochs = stream.reshape(6, 50)
   for epoch in epochs:
     np.testing.assert_array_equal(np.sort(epoch), np.arange(50))
   assert len({tuple(e) for e in epochs}) == 6
-  assert not np.array_equal(stream, labels(train_batches(seed=1), 25))
-  np.testing.assert_array_equal(stream, labels(train_batches(), 25))
+  assert not np.array_equal(stream, labels(train_batches(**made, seed=1), steps))
+  np.testing.assert_array_equal(stream, labels(train_batches(**made), steps))
 
 
 def test_shuffle_is_uniform():
@@ -185,10 +195,7 @@ def test_examples_are_decoded_once_and_their_batches_stay_the_same(monkeypatch, 
 def six_epochs(text):
   """Returns the batches of 12 photos, and how often a photo was read for them."""
   photos = Photos(12)
-  ops = Preprocess(text, (SIZE, SIZE, 3))
-  batches = pipeline.TrainBatches(
-    spec(12, ops=ops), sources.Source("photos", photos), seed=0, batch_size=8, rows=np.arange(8), total_steps=9
-  )  # fmt: skip
+  batches = train_batches(12, sources.Source("photos", photos), batch_size=8, text=text)
   return [batches[step] for step in range(9)], photos.reads
 
 
@@ -267,19 +274,9 @@ def die(mark, index, count):
   os._exit(9)
 
 
-def test_seeking_needs_no_state_and_no_table():
-  batches = train_batches(num_examples=14_000_000, total_steps=10**9)
-  far = batches.indices(10**8)
-  assert far == pickle.loads(pickle.dumps(batches)).indices(10**8)
-  assert {epoch for epoch, *_ in far} == {12 * 10**8 // 14_000_000}
-
-
 @pytest.mark.parametrize(("batch_size", "padded"), [(7, 8), (50, 52), (64, 64), (1, 4)])
 def test_evaluation_sees_every_example_once(batch_size, padded):
-  source = sources.Source("numbered train", Numbered(50))
-  batches = pipeline.EvalBatches(
-    spec(50, "decode|resize(8)"), source, batch_size=batch_size, rows=np.arange(padded)
-  )
+  batches = eval_batches(numbered(50), batch_size, padded, text="decode|resize(8)")
   loaded = [batches[i] for i in range(len(batches))]
   assert all(b["image"].shape[0] == padded for b in loaded)
   real = np.concatenate([b["label"][b["mask"] > 0] for b in loaded])
@@ -288,8 +285,7 @@ def test_evaluation_sees_every_example_once(batch_size, padded):
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_bad_record_stops_and_is_named(num_workers):
-  source = sources.Source("numbered train", Numbered(20, bad={13: b"\x89PNG nonsense"}))
-  batches = pipeline.EvalBatches(spec(20), source, batch_size=10, rows=np.arange(10))
+  batches = eval_batches(numbered(20, {13: b"\x89PNG nonsense"}), 10)
   with (
     loading.iterate(batches, num_workers=num_workers) as loaded,
     pytest.raises(InputError, match=r"bad record 13 of numbered train: .*on_bad_record=skip"),
@@ -298,55 +294,13 @@ def test_a_bad_record_stops_and_is_named(num_workers):
 
 
 def test_bad_records_are_skipped_and_counted_by_choice():
-  source = sources.Source("numbered train", Numbered(20, bad={0: b"", 13: b"text"}))
-  choice = spec(20, on_bad_record="skip")
-  batches = pipeline.EvalBatches(choice, source, batch_size=10, rows=np.arange(10))
+  batches = eval_batches(numbered(20, {0: b"", 13: b"text"}), 10, on_bad_record="skip")
   loaded = [batches[0], batches[1]]
   masks = np.concatenate([b["mask"] for b in loaded])
   assert masks.sum() == 18
   assert np.flatnonzero(masks == 0).tolist() == [0, 13]
   # A masked row repeats a good one, for its neighbour's mixup.
   np.testing.assert_array_equal(loaded[0]["image"][0], loaded[0]["image"][1])
-
-
-def test_labels_out_of_range_are_named():
-  source = sources.Source("numbered train", Numbered(20))
-  batches = pipeline.EvalBatches(
-    spec(20, num_classes=15), source, batch_size=20, rows=np.arange(20)
-  )
-  with pytest.raises(
-    InputError, match=r"bad record 15 of numbered train: label 15 is not in 0\.\.14"
-  ):
-    batches[0]
-
-
-@pytest.mark.parametrize("processes", [(1, 8), (8, 3), (2, 1), (3, 2)])
-def test_a_run_goes_on_with_other_processes_in_the_middle_of_an_epoch(processes):
-  """53 examples, batches of 10: stopped after 7 steps on one number of processes, resumed on another."""
-
-  def seen(count, steps):
-    parts = [
-      train_batches(num_examples=53, batch_size=10, rows=rows)
-      for rows in np.array_split(np.arange(10), count)
-    ]
-    return [label for s in steps for part in parts for label in part[s]["label"].tolist()]
-
-  stream = seen(processes[0], range(7)) + seen(processes[1], range(7, 53))
-  for epoch in np.array(stream).reshape(10, 53):
-    np.testing.assert_array_equal(np.sort(epoch), np.arange(53))
-  assert stream == seen(1, range(53))
-
-
-def test_a_data_set_smaller_than_the_batch_is_repeated():
-  batch = train_batches(num_examples=5, batch_size=12)[0]
-  np.testing.assert_array_equal(np.sort(batch["label"][:5]), np.arange(5))
-  np.testing.assert_array_equal(np.sort(batch["label"][5:10]), np.arange(5))
-  # The second epoch crops anew.
-  again = dict(zip(batch["label"][5:10], batch["image"][5:10], strict=True))
-  assert any(
-    np.any(image != again[label])
-    for label, image in zip(batch["label"][:5], batch["image"][:5], strict=True)
-  )
 
 
 def test_subsets_are_random_nested_and_independent_of_the_run():
@@ -376,8 +330,7 @@ def multi_label(labels, **changes):
       return {**super().__getitem__(i), "label": np.array(labels[i], np.int64)}
 
   source = sources.Source("lists train", Lists(len(labels)))
-  choice = spec(len(labels), num_classes=9, **changes)
-  return pipeline.EvalBatches(choice, source, batch_size=4, rows=np.arange(4))
+  return eval_batches(source, 4, num_classes=9, **changes)
 
 
 def test_several_labels_are_padded():
@@ -391,6 +344,7 @@ def test_several_labels_are_padded():
   [
     ([[1], [2, 3]], 1, "has 2 labels; labels_per_image says at most 1"),
     ([[1], []], 1, "has no label"),
+    ([1, 9], 1, r"label 9 is not in 0\.\.8"),
     ([[1], [2, 9]], 2, r"label 9 is not in 0\.\.8"),
   ],
 )
@@ -400,22 +354,21 @@ def test_labels_that_do_not_fit_are_named(labels, most, message):
 
 
 def test_a_data_set_of_three_billion_is_permuted_without_a_table():
-  """Both halves of an epoch, far away in the run, hold indices of the whole range."""
+  """Far away in the run, a batch holds indices of the whole range; there is no state to get there."""
   batches = train_batches(num_examples=3 * 10**9, batch_size=4096, total_steps=10**9)
   far = np.array(batches.indices(10**7))
   assert set(far[:, 0]) == {13}
+  np.testing.assert_array_equal(pickle.loads(pickle.dumps(batches)).indices(10**7), far)
   assert len(np.unique(far[:, 1])) == 4096
   counts, _ = np.histogram(far[:, 1], bins=8, range=(0, 3 * 10**9))
   assert ((counts - 512) ** 2 / 512).sum() < 24.3  # exceeded with probability 0.001
 
 
 def test_synthetic_photos_decode_and_belong_to_their_index():
-  choice = spec(10**9, "decode|resize(8)", dataset="synthetic", labels_per_image=3)
-  source = choice.open()
+  choice = dict(dataset="synthetic", text="decode|resize(8)", labels_per_image=3)
+  source = spec(10**9, **choice).open()
   assert (len(source), source.num_classes) == (10**9, 1000)
-  batches = pipeline.TrainBatches(
-    choice, source, seed=0, batch_size=4, rows=np.arange(4), total_steps=10
-  )
+  batches = train_batches(10**9, source, batch_size=4, **choice)
   assert_same(batches[3], pickle.loads(pickle.dumps(batches))[3])
   assert np.any(batches[3]["label"] != batches[4]["label"])
   assert 60_000 < np.mean([len(source[i]["image"]) for i in range(8)]) < 90_000
@@ -435,11 +388,7 @@ def test_trouble_with_the_storage_is_no_bad_record(error):
     def __getitem__(self, i):
       raise error
 
-  source, skip = sources.Source("numbered train", Failing(20)), spec(20, on_bad_record="skip")
-
-  def batches():
-    return pipeline.EvalBatches(skip, source, batch_size=20, rows=np.arange(20))
-
-  for read in (lambda: batches()[0], source.fingerprint):
+  source = sources.Source("numbered train", Failing(20))
+  for read in (lambda: eval_batches(source, 20, on_bad_record="skip")[0], source.fingerprint):
     with pytest.raises(InputError, match="numbered train cannot be read, for the storage fails"):
       read()

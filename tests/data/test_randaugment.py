@@ -2,15 +2,14 @@
 
 import json
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mixer_jax.data import randaugment
 from mixer_jax.data.randaugment import OPERATIONS, Draw
+from tests.conftest import GOLDEN
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 INDEX = json.loads((GOLDEN / "randaugment_index.json").read_text())
 SIGNED = {"Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY"}
 
@@ -125,31 +124,3 @@ def test_cutout_centres_cover_the_image():
   draws = randaugment.draw(np.random.default_rng(0), 3, 4, num_layers=5_000)
   centres = {step.argument for step in draws if step.name == "Cutout"}
   assert centres == {(row, column) for row in range(3) for column in range(4)}
-
-
-@pytest.mark.parametrize(
-  "image",
-  [
-    np.zeros((4, 5, 3), np.float32),
-    np.zeros((4, 5), np.uint8),
-    np.zeros((4, 5, 4), np.uint8),
-    np.zeros((0, 5, 3), np.uint8),
-  ],
-  ids=["float", "gray", "alpha", "empty"],
-)
-def test_bad_image_is_named(image):
-  with pytest.raises(ValueError, match="image"):
-    randaugment.apply(image, [], magnitude=15)
-
-
-def test_bad_arguments_are_named():
-  rng = np.random.default_rng(0)
-  with pytest.raises(ValueError, match="num_layers"):
-    randaugment.draw(rng, 4, 5, num_layers=-1)
-  with pytest.raises(ValueError, match="height"):
-    randaugment.draw(rng, 0, 5, num_layers=1)
-  for magnitude in (-1, float("nan"), float("inf")):
-    with pytest.raises(ValueError, match="magnitude"):
-      randaugment.apply(noise(4, 5), [], magnitude=magnitude)
-  with pytest.raises(ValueError, match="Blur"):
-    randaugment.apply(noise(4, 5), [Draw("Blur")], magnitude=15)

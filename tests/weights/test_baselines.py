@@ -1,4 +1,4 @@
-"""Files of Vision Transformers and ResNets: what they tell, what they refuse, their heads and positions."""
+"""Files of Mixers, Vision Transformers and ResNets: what they tell, what they refuse, their heads and positions."""
 
 import jax
 import numpy as np
@@ -40,11 +40,15 @@ def test_a_file_tells_its_family_and_fields_and_comes_back_to_the_bit(kind, tmp_
 
 @pytest.mark.parametrize(
   ("family", "variant", "num_classes"),
-  [("vit", "H/14", 21843), ("vit", "B/32", None), ("resnet", "R152x4", 21843), ("resnet", "R50x1", None)],
+  [
+    ("mixer", "S/32", None), ("mixer", "B/16", 1000), ("mixer", "H/14", 21843), ("vit", "H/14", 21843),
+    ("vit", "B/32", None), ("resnet", "R152x4", 21843), ("resnet", "R50x1", None),
+  ],
 )  # fmt: skip
 def test_published_sizes_are_recognised(family, variant, num_classes):
   model = models.build(family, variant=variant, num_classes=num_classes)
-  fields = weights.describe(models.abstract_variables(model, (224, 224, 3))).fields
+  name, fields, shape = weights.describe(models.abstract_variables(model, (224, 224, 4)))
+  assert name == family and (family == "resnet" or shape == (224, 224, 4))
   assert fields.pop("representation_size", 0) == 0
   assert fields == {**models.FAMILIES[family].VARIANTS[variant], "num_classes": num_classes}
 
@@ -145,6 +149,8 @@ def test_weights_of_another_architecture_are_refused(have, want, message, tmp_pa
 
 
 def test_what_is_wrong_with_a_file_is_listed():
+  _, mixer = random("mixer")
+  mixer["params"]["pre_head"] = mixer["params"].pop("pre_head_layer_norm")
   _, vit = random("vit")
   params = vit["params"]
   params["pos_embedding"] = params["Transformer"].pop("posembed_input")["pos_embedding"]
@@ -153,6 +159,7 @@ def test_what_is_wrong_with_a_file_is_listed():
   block = resnet["params"]["resnet"]["block1"]
   block["unit03"] = block.pop("unit02")
   for params, lines in (
+    (mixer, ("missing: pre_head_layer_norm/scale (16,)", "not in the model: pre_head/bias (16,)")),
     (vit, ("missing: Transformer/posembed_input/pos_embedding",
            "not in the model: pos_embedding (1, 7, 16)", "shape: head/kernel is (15, 5)")),
     (resnet, ("missing: resnet/block1/unit02/a/group_norm/beta (32,)", "not in the model: resnet/block1/unit03/")),

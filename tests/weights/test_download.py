@@ -22,7 +22,7 @@ from mixer_jax import models, weights
 from mixer_jax.data.preprocess import Preprocess
 from mixer_jax.errors import InputError, SaveError
 from mixer_jax.inference import predict
-from mixer_jax.weights import download, released, sources, transfer
+from mixer_jax.weights import download, files, released, sources, transfer
 from tests import runs
 from tests.conftest import GOLDEN
 from tests.weights import mixers
@@ -229,7 +229,7 @@ WRONG_MD5 = {"x-goog-hash": "crc32c=AAAA==,md5=rL0Y20zC+Fzt72VPzMSk2A=="}
 def test_what_is_refused_leaves_nothing(server, monkeypatch, changes, message):
   behaviour, url = server
   vars(behaviour).update(changes)
-  monkeypatch.setattr(transfer, "MAX_BYTES", changes.get("max_bytes", transfer.MAX_BYTES))
+  monkeypatch.setattr(files, "MAX_BYTES", changes.get("max_bytes", files.MAX_BYTES))
   monkeypatch.setattr(transfer, "_TIMEOUT_SECONDS", 0.1 if {"hang", "drips"} & {*changes} else 30)
   pinned = f"{url}#sha256={changes['sha256']}" if "sha256" in changes else url
   with pytest.raises(InputError, match=message) as error:

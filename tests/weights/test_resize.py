@@ -27,12 +27,12 @@ def tiles(image, k):
   )  # fmt: skip
 
 
-def deviation_from_tiles(fields, size, k, resize):
+def deviation_from_tiles(fields, size, k):
   """Returns the largest |pre_logits of the enlarged model − mean over tiles of the original's|."""
   height, width = size
   grid = resizing.token_grid(size, fields["patch_size"])
   variables = mixers.random_variables(height, width, **fields)
-  enlarged = resize(variables, grid, k)
+  enlarged = paper(variables, grid, k)
   image = mixers.image(k * height, k * width, 3)
   have = mixers.headless(**weights.describe(enlarged).fields)(enlarged, image[None])[0]
   original = mixers.headless(**fields)  # tile by tile, which needs little memory
@@ -47,14 +47,11 @@ def paper(variables, grid, k):
 
 @pytest.mark.parametrize(
   ("fields", "size", "k"),
-  [
-    (mixers.TINY, (8, 12), 3),
-    (fields_of("B/16"), (224, 224), 2),
-  ],
+  [(mixers.TINY, (8, 12), 3), (fields_of("B/16"), (224, 224), 2)],
   ids=["tiny x3", "B/16 x2"],
 )
 def test_enlarged_by_appendix_c_a_model_is_the_mean_over_tiles(fields, size, k):
-  assert deviation_from_tiles(fields, size, k, paper) < 1e-5
+  assert deviation_from_tiles(fields, size, k) < 1e-5
 
 
 @pytest.mark.campaign
@@ -62,28 +59,9 @@ def test_enlarged_by_appendix_c_a_model_is_the_mean_over_tiles(fields, size, k):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_enlarged_is_the_mean_over_tiles(variant, k):
   """All blocks; H/14 with K = 3 needs about 10 GB."""
-  deviation = deviation_from_tiles(fields_of(variant), (224, 224), k, paper)
+  deviation = deviation_from_tiles(fields_of(variant), (224, 224), k)
   print(f"\n{variant} K={k}: {deviation:.1e}")
   assert deviation < 1e-5
-
-
-def test_blocks_in_raster_order_would_not_be():
-  """The naive reading: as if the tokens of a tile followed one another."""
-
-  def naive(variables, grid, k):
-    def change(block):
-      first, second = block["token_mixing"]["Dense_0"], block["token_mixing"]["Dense_1"]
-      return {**block, "token_mixing": {
-        "Dense_0": {"kernel": np.kron(np.eye(k * k, dtype=np.float32), first["kernel"]),
-                    "bias": np.tile(first["bias"], k * k)},
-        "Dense_1": {"kernel": np.kron(np.eye(k * k, dtype=np.float32), second["kernel"]),
-                    "bias": np.tile(second["bias"], k * k)},
-      }}  # fmt: skip
-
-    params = variables["params"].items()
-    return {"params": {n: change(b) if n.startswith("MixerBlock") else b for n, b in params}}
-
-  assert deviation_from_tiles(mixers.TINY, (8, 8), 2, naive) > 0.01
 
 
 def test_entries_are_those_of_the_formula():
@@ -148,15 +126,6 @@ def test_interpolated_token_mixing_is_the_old_one_between_resamplings(old, new):
   have = np.einsum("ds,dc->sc", new1, hidden) + new_bias1[:, None]
   want = resample(out.reshape(*old, 6), new).reshape(-1, 6)
   np.testing.assert_allclose(have, want, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize(("old", "new"), GRIDS)
-def test_constant_tokens_reach_the_same_hidden_units(old, new):
-  variables = mixer_for(old, np.float64)
-  resized = weights.resize(variables, old, new, "interpolate")
-  np.testing.assert_allclose(
-    first_mlp(resized)[0].sum(0), first_mlp(variables)[0].sum(0), atol=1e-13, rtol=0
-  )
 
 
 def smooth(grid, waves):

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import traverse_util
 
 import mixer_jax
 from mixer_jax import models, weights
@@ -69,18 +68,6 @@ def test_unknown_numbers_of_heads_are_asked_for():
   assert weights.describe(again).fields["num_heads"] == 12
 
 
-@pytest.mark.parametrize(
-  ("family", "layout"), [("vit", "timm"), ("resnet", "timm"), ("resnet", "authors")]
-)
-def test_baselines_go_to_torch_and_back_to_the_bit(family, layout, tmp_path):
-  fields = {"vit": families.VIT, "resnet": families.RESNET}[family]
-  _, variables = families.random_variables(family, 8, 12, **fields)
-  state = torch_layout.to_torch(variables, layout)
-  torch_layout.save_safetensors(tmp_path / "x.safetensors", state)
-  again = weights.load(tmp_path / "x.safetensors", variables)  # whose shapes tell the heads
-  jax.tree.map(np.testing.assert_array_equal, again, variables)
-
-
 def test_bits_names_are_the_authors():
   """big_transfer, bit_pytorch/models.py."""
   _, variables = families.random_variables("resnet", 8, 12, **families.RESNET)
@@ -107,21 +94,25 @@ def test_theirs_ours_theirs_is_the_same_to_the_bit(family, tmp_path):
       assert other[name].dtype == state[name].dtype
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_ours_theirs_ours_is_the_same_to_the_bit(tmp_path, dtype):
-  params = mixers.random_variables(8, 12, **mixers.TINY)
-  params = jax.tree.map(lambda x: x.astype(jnp.dtype(dtype)), params)
-  torch_layout.save_safetensors(tmp_path / "x.safetensors", torch_layout.to_torch(params))
-  again = weights.load(tmp_path / "x.safetensors")
-  jax.tree.map(np.testing.assert_array_equal, again, params)
-  assert jax.tree.map(lambda x: x.dtype, again) == jax.tree.map(lambda x: x.dtype, params)
-
-
-def test_a_model_without_head():
-  params = mixers.random_variables(8, 12, **{**mixers.TINY, "num_classes": None})
-  state = torch_layout.to_torch(params)
-  assert not [name for name in state if "head" in name]
-  jax.tree.map(np.testing.assert_array_equal, torch_layout.from_torch(state), params)
+@pytest.mark.parametrize(
+  ("family", "fields", "layout", "dtype"),
+  [
+    ("mixer", mixers.TINY, "timm", "float32"), ("mixer", mixers.TINY, "timm", "bfloat16"),
+    ("mixer", mixers.TINY, "timm", "float16"), ("mixer", {**mixers.TINY, "num_classes": None}, "timm", "float32"),
+    ("vit", families.VIT, "timm", "float32"), ("resnet", families.RESNET, "timm", "float32"),
+    ("resnet", families.RESNET, "authors", "float32"),
+  ],
+)  # fmt: skip
+def test_ours_theirs_ours_is_the_same_to_the_bit(family, fields, layout, dtype, tmp_path):
+  _, variables = families.random_variables(family, 8, 12, **fields)
+  variables = jax.tree.map(lambda x: x.astype(jnp.dtype(dtype)), variables)
+  state = torch_layout.to_torch(variables, layout)
+  assert any("head" in name for name in state) == (fields["num_classes"] is not None)
+  torch_layout.save_safetensors(tmp_path / "x.safetensors", state)
+  wanted = None if family == "mixer" else variables  # whose shapes tell the heads
+  again = weights.load(tmp_path / "x.safetensors", wanted)
+  jax.tree.map(np.testing.assert_array_equal, again, variables)
+  assert jax.tree.map(lambda x: x.dtype, again) == jax.tree.map(lambda x: x.dtype, variables)
 
 
 def test_another_architecture_is_listed():
@@ -186,12 +177,10 @@ def test_damaged_files_are_refused(tmp_path, content):
     torch_layout.load_safetensors(path)
 
 
-def test_other_types_and_missing_files_are_named(tmp_path):
+def test_other_types_are_named(tmp_path):
   torch_layout.save_safetensors(tmp_path / "x.safetensors", {"steps": np.zeros(2, np.int64)})
   with pytest.raises(InputError, match=r"x\.safetensors: steps is of type I64"):
     torch_layout.load_safetensors(tmp_path / "x.safetensors")
-  with pytest.raises(InputError, match=r"nowhere\.safetensors does not exist"):
-    torch_layout.load_safetensors(tmp_path / "nowhere.safetensors")
 
 
 def test_arrays_are_saved_as_they_are_and_not_as_they_lie(tmp_path):
@@ -201,9 +190,3 @@ def test_arrays_are_saved_as_they_are_and_not_as_they_lie(tmp_path):
   again = torch_layout.load_safetensors(tmp_path / "x.safetensors")
   for name, value in state.items():
     np.testing.assert_array_equal(again[name], value, err_msg=name)
-
-
-def test_names_are_all_there():
-  """Every parameter of ours has a place of its own in timm's."""
-  params = mixers.random_variables(8, 12, **mixers.TINY)
-  assert len(torch_layout.to_torch(params)) == len(traverse_util.flatten_dict(params))

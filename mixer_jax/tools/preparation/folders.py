@@ -35,7 +35,9 @@ def read(directory: str, name: str, videos: catalogue.Videos | None = None) -> c
   for split, names in found.items():
     if not names:
       where = root / split if len(folders) else root
-      raise InputError(f"{where} has no folders; expected {directory}/CLASS/{_EXAMPLES[kind.name]}")
+      raise InputError(
+        f"{where} has no folders; expected {directory}/CLASS/{kind.name}{kind.suffixes[0]}"
+      )
   classes = sorted(found.get("train") or set().union(*found.values()), key=os.fsencode)
   catalogue.check_classes(classes, directory)
   for split, names in found.items():
@@ -53,9 +55,6 @@ def read(directory: str, name: str, videos: catalogue.Videos | None = None) -> c
     ignored=ignored,
     videos=videos,
   )
-
-
-_EXAMPLES = {"image": "image.jpg", "video": "video.mp4"}
 
 
 def _are_splits(root: pathlib.Path, folders: list[str]) -> bool:

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import pathlib
-import stat
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -162,19 +161,12 @@ def _examples(
 
 def read_bytes(path: str, offset: int = 0, size: int | None = None) -> bytes:
   """Reads a regular file or a part of it; raises BadRecordError if it is too large or not a regular file, InputError if the storage fails."""
-  try:
-    # Not to wait for the other end of a pipe.
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as f:
-      status = os.fstat(f.fileno())
-      if not stat.S_ISREG(status.st_mode):
-        raise BadRecordError("not a file")
-      size = status.st_size if size is None else size
-      if size > shards.MAX_EXAMPLE_BYTES:
-        raise BadRecordError(f"{size:,} bytes are too many for an image")
-      f.seek(offset)
-      data = f.read(size)
-  except OSError as e:
-    raise photos.unreadable(path, e) from e
+  with photos.opened(path) as f:
+    size = os.fstat(f.fileno()).st_size if size is None else size
+    if size > shards.MAX_EXAMPLE_BYTES:
+      raise BadRecordError(f"{size:,} bytes are too many for an image")
+    f.seek(offset)
+    data = f.read(size)
   if len(data) != size:
     raise BadRecordError(f"cannot be read: it ends after {len(data)} of {size} bytes")
   return data

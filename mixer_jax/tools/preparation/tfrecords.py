@@ -115,19 +115,11 @@ def _examples(
 ) -> Iterator[tuple[str, Callable[[], shards.Example]]]:
   del alive  # a record takes no time
   number = -1
-  for number, record in enumerate(_readable(path)):
+  for number, record in enumerate(_records(path)):
     yield f"{path.name}:{number}", functools.partial(_example, record)
   if number + 1 != length:
     error = BadRecordError(f"holds {number + 1} records, dataset_info.json says {length}")
     yield path.name, functools.partial(_example, error)
-
-
-def _readable(path: pathlib.Path) -> Iterator[bytes | BadRecordError]:
-  """Yields the records of a file; raises InputError if the storage fails."""
-  try:
-    yield from records(str(path))
-  except OSError as e:
-    raise InputError(f"{path} cannot be read, for the storage fails: {e.strerror or e}.") from e
 
 
 def _example(record: bytes | BadRecordError) -> shards.Example:
@@ -148,23 +140,26 @@ def _example(record: bytes | BadRecordError) -> shards.Example:
   return shards.Example(images[0], labels, record)
 
 
-def records(path: str) -> Iterator[bytes | BadRecordError]:
+def _records(path: pathlib.Path) -> Iterator[bytes | BadRecordError]:
   """Yields the records of a TFRecord file, an error in the place of one that is damaged.
 
-  After a damaged length the rest of the file cannot be read.
+  After a damaged length the rest of the file cannot be read. Raises InputError if the storage fails.
   """
-  with open(path, "rb") as f:
-    left = os.fstat(f.fileno()).st_size
-    while left:
-      try:
-        length = _length(f, left)
-      except BadRecordError as e:
-        yield BadRecordError(f"{e}; the rest of the file, {left:,} bytes, is lost")
-        return
-      data, crc = f.read(length), f.read(4)
-      left -= 16 + length
-      good = crc == _masked_crc(data)
-      yield data if good else BadRecordError(f"its checksum does not fit its {length:,} bytes")
+  try:
+    with path.open("rb") as f:
+      left = os.fstat(f.fileno()).st_size
+      while left:
+        try:
+          length = _length(f, left)
+        except BadRecordError as e:
+          yield BadRecordError(f"{e}; the rest of the file, {left:,} bytes, is lost")
+          return
+        data, crc = f.read(length), f.read(4)
+        left -= 16 + length
+        good = crc == _masked_crc(data)
+        yield data if good else BadRecordError(f"its checksum does not fit its {length:,} bytes")
+  except OSError as e:
+    raise InputError(f"{path} cannot be read, for the storage fails: {e.strerror or e}.") from e
 
 
 def _length(file: BinaryIO, left: int) -> int:
