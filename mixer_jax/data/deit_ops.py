@@ -4,7 +4,6 @@ Resizing antialiases, unlike that of the authors of MLP-Mixer (geometry.py). A s
 application, replays what RandAugment or the colour jitter drew.
 """
 
-import functools
 import math
 from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
@@ -118,29 +117,17 @@ def _rotate(picture: PIL.Image.Image, degrees: float, filter_name: Filter) -> PI
 
 
 def _affine(
-  picture: PIL.Image.Image, filter_name: Filter, *, x: tuple[float, float], y: tuple[float, float]
+  picture: PIL.Image.Image,
+  filter_name: Filter,
+  *,
+  x: tuple[float, float] = (0, 0),
+  y: tuple[float, float] = (0, 0),
 ) -> PIL.Image.Image:
   """Pixel (i, j) shows the input at (i + x[0]·j + x[1], j + y[0]·i + y[1])."""
   return picture.transform(
     picture.size, PIL.Image.Transform.AFFINE, (1, x[0], x[1], y[0], 1, y[1]),
     _FILTERS[filter_name], fillcolor=_FILL[len(picture.getbands())],
   )  # fmt: skip
-
-
-def _shear_x(picture: PIL.Image.Image, slope: float, filter_name: Filter) -> PIL.Image.Image:
-  return _affine(picture, filter_name, x=(slope, 0), y=(0, 0))
-
-
-def _shear_y(picture: PIL.Image.Image, slope: float, filter_name: Filter) -> PIL.Image.Image:
-  return _affine(picture, filter_name, x=(0, 0), y=(slope, 0))
-
-
-def _translate_x(picture: PIL.Image.Image, share: float, filter_name: Filter) -> PIL.Image.Image:
-  return _affine(picture, filter_name, x=(0, share * picture.width), y=(0, 0))
-
-
-def _translate_y(picture: PIL.Image.Image, share: float, filter_name: Filter) -> PIL.Image.Image:
-  return _affine(picture, filter_name, x=(0, 0), y=(0, share * picture.height))
 
 
 def _posterize(picture: PIL.Image.Image, bits: int) -> PIL.Image.Image:
@@ -153,14 +140,6 @@ def _solarize_add(picture: PIL.Image.Image, added: int) -> PIL.Image.Image:
   return picture.point(curve * len(picture.getbands()))
 
 
-def _enhance(
-  enhancer: Callable[[PIL.Image.Image], ImageEnhance._Enhance],
-  picture: PIL.Image.Image,
-  factor: float,
-) -> PIL.Image.Image:
-  return enhancer(picture).enhance(factor)
-
-
 _TABLE: dict[str, Callable[..., PIL.Image.Image]] = {
   "AutoContrast": ImageOps.autocontrast,
   "Equalize": ImageOps.equalize,
@@ -169,13 +148,14 @@ _TABLE: dict[str, Callable[..., PIL.Image.Image]] = {
   "Posterize": _posterize,
   "Solarize": ImageOps.solarize,
   "SolarizeAdd": _solarize_add,
-  "Color": functools.partial(_enhance, ImageEnhance.Color),
-  "Contrast": functools.partial(_enhance, ImageEnhance.Contrast),
-  "Brightness": functools.partial(_enhance, ImageEnhance.Brightness),
-  "Sharpness": functools.partial(_enhance, ImageEnhance.Sharpness),
-  "ShearX": _shear_x,
-  "ShearY": _shear_y,
-  "TranslateXRel": _translate_x,
-  "TranslateYRel": _translate_y,
-}  # timm's names and order
+  "Color": lambda picture, factor: ImageEnhance.Color(picture).enhance(factor),
+  "Contrast": lambda picture, factor: ImageEnhance.Contrast(picture).enhance(factor),
+  "Brightness": lambda picture, factor: ImageEnhance.Brightness(picture).enhance(factor),
+  "Sharpness": lambda picture, factor: ImageEnhance.Sharpness(picture).enhance(factor),
+  "ShearX": lambda picture, slope, used: _affine(picture, used, x=(slope, 0)),
+  "ShearY": lambda picture, slope, used: _affine(picture, used, y=(slope, 0)),
+  "TranslateXRel": lambda picture, share, used: _affine(picture, used, x=(0, share * picture.width)),
+  "TranslateYRel": lambda picture, share, used: _affine(picture, used, y=(0, share * picture.height)),
+}  # fmt: skip
+"""timm's names, in its order."""
 OPERATIONS = tuple(_TABLE)

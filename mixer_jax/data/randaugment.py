@@ -45,8 +45,8 @@ _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / np.float32(1
 class Draw(NamedTuple):
   """One drawn layer, enough to replay it at any magnitude.
 
-  `argument` is `(sign,)` (+1 or -1) for Rotate, ShearX, ShearY, TranslateX and TranslateY,
-  `(row, column)` of the centre for Cutout, and empty for the others.
+  `argument` is `(sign,)` (+1 or -1) for Rotate, shears and translations, `(row, column)` of the centre for Cutout,
+  and empty for the others.
   """
 
   name: str
@@ -62,28 +62,17 @@ def apply(image: Image, draws: Iterable[Draw], *, magnitude: float) -> Image:
   """Applies `draws` in order, never writing into `image`; without draws it returns `image` itself."""
   for name, argument in draws:
     # OpenCV drops the axis of one channel.
-    image = _TABLE[name].function(image, magnitude / 10, *argument).reshape(image.shape)
+    image = _TABLE[name](image, magnitude / 10, *argument).reshape(image.shape)
   return image
-
-
-# What is drawn besides the operation itself.
 
 
 def _draw_layer(rng: np.random.Generator, height: int, width: int) -> Draw:
   name = OPERATIONS[rng.integers(len(OPERATIONS))]
-  return Draw(name, _TABLE[name].draw_argument(rng, height, width))
-
-
-def _draw_nothing(_rng: np.random.Generator, _height: int, _width: int) -> tuple[()]:
-  return ()
-
-
-def _draw_sign(rng: np.random.Generator, _height: int, _width: int) -> tuple[int]:
-  return (1 - 2 * int(rng.integers(2)),)
-
-
-def _draw_centre(rng: np.random.Generator, height: int, width: int) -> tuple[int, int]:
-  return int(rng.integers(height)), int(rng.integers(width))
+  if name in _SIGNED:
+    return Draw(name, (1 - 2 * int(rng.integers(2)),))
+  if name == "Cutout":
+    return Draw(name, (int(rng.integers(height)), int(rng.integers(width))))
+  return Draw(name)
 
 
 # Operations that map every pixel value on its own: one curve, or one for each channel.
@@ -122,10 +111,6 @@ def _equalizing_curve(counts: Int[np.ndarray, "256"]) -> Curve:
   return np.minimum((darker + step // 2) // step, 255).astype(np.uint8)
 
 
-def _invert(image: Image, _level: float) -> Image:
-  return 255 - image
-
-
 def _posterize(image: Image, level: float) -> Image:
   # TensorFlow limits a uint8's shift to 0..7: at least one bit is kept and at most all.
   shift = min(max(8 - int(level * 4), 0), 7)
@@ -149,10 +134,6 @@ def _contrast(image: Image, level: float) -> Image:
   height, width, _ = image.shape
   mean = min(height * width // 256, 255)
   return _look_up(image, _blend(np.uint8(mean), _LEVELS, level))
-
-
-def _brightness(image: Image, level: float) -> Image:
-  return _look_up(image, _blend(np.uint8(0), _LEVELS, level))
 
 
 # Operations that look at the whole pixel or at its neighbours.
@@ -224,44 +205,24 @@ def _rotate(image: Image, level: float, sign: int) -> Image:
   return _warp(image, ((cos, -sin, x_offset), (sin, cos, y_offset)))
 
 
-def _shear_x(image: Image, level: float, sign: int) -> Image:
-  return _warp(image, ((1.0, sign * level * 0.3, 0.0), (0.0, 1.0, 0.0)))
-
-
-def _shear_y(image: Image, level: float, sign: int) -> Image:
-  return _warp(image, ((1.0, 0.0, 0.0), (sign * level * 0.3, 1.0, 0.0)))
-
-
-def _translate_x(image: Image, level: float, sign: int) -> Image:
-  return _warp(image, ((1.0, 0.0, sign * level * 100), (0.0, 1.0, 0.0)))
-
-
-def _translate_y(image: Image, level: float, sign: int) -> Image:
-  return _warp(image, ((1.0, 0.0, 0.0), (0.0, 1.0, sign * level * 100)))
-
-
-class _Operation(NamedTuple):
-  function: Callable[..., Image]  # (image, level, *argument) -> image
-  draw_argument: Callable[[np.random.Generator, int, int], tuple[int, ...]] = _draw_nothing
-
-
-# The order is the authors'.
-_TABLE = {
-  "AutoContrast": _Operation(_auto_contrast),
-  "Equalize": _Operation(_equalize),
-  "Invert": _Operation(_invert),
-  "Rotate": _Operation(_rotate, _draw_sign),
-  "Posterize": _Operation(_posterize),
-  "Solarize": _Operation(_solarize),
-  "Color": _Operation(_color),
-  "Contrast": _Operation(_contrast),
-  "Brightness": _Operation(_brightness),
-  "Sharpness": _Operation(_sharpness),
-  "ShearX": _Operation(_shear_x, _draw_sign),
-  "ShearY": _Operation(_shear_y, _draw_sign),
-  "TranslateX": _Operation(_translate_x, _draw_sign),
-  "TranslateY": _Operation(_translate_y, _draw_sign),
-  "Cutout": _Operation(_cutout, _draw_centre),
-  "SolarizeAdd": _Operation(_solarize_add),
-}
+_SIGNED = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
+# (image, level, *argument) -> image. The order is the authors'.
+_TABLE: dict[str, Callable[..., Image]] = {
+  "AutoContrast": _auto_contrast,
+  "Equalize": _equalize,
+  "Invert": lambda image, _level: 255 - image,
+  "Rotate": _rotate,
+  "Posterize": _posterize,
+  "Solarize": _solarize,
+  "Color": _color,
+  "Contrast": _contrast,
+  "Brightness": lambda image, level: _look_up(image, _blend(np.uint8(0), _LEVELS, level)),
+  "Sharpness": _sharpness,
+  "ShearX": lambda image, level, sign: _warp(image, ((1.0, sign * level * 0.3, 0.0), (0.0, 1.0, 0.0))),
+  "ShearY": lambda image, level, sign: _warp(image, ((1.0, 0.0, 0.0), (sign * level * 0.3, 1.0, 0.0))),
+  "TranslateX": lambda image, level, sign: _warp(image, ((1.0, 0.0, sign * level * 100), (0.0, 1.0, 0.0))),
+  "TranslateY": lambda image, level, sign: _warp(image, ((1.0, 0.0, 0.0), (0.0, 1.0, sign * level * 100))),
+  "Cutout": _cutout,
+  "SolarizeAdd": _solarize_add,
+}  # fmt: skip
 OPERATIONS = tuple(_TABLE)

@@ -15,6 +15,7 @@ from mixer_jax.data.preprocess import Preprocess
 from mixer_jax.errors import InputError
 from mixer_jax.tools import prepare
 from tests import runs, tfds_sets
+from tests.conftest import GOLDEN
 from tests.tools.preparation import preparation_sets as sets
 
 COMMAND = [sys.executable, "-m", "mixer_jax.tools.prepare"]
@@ -28,7 +29,7 @@ def slow(tmp_path_factory):
     (root / label).mkdir()
     for i in range(120):
       names = ("photo_astronaut.jpg", "photo_china.jpg", "photo_coffee.jpg")
-      (root / label / f"{i}.jpg").symlink_to(sets.GOLDEN / names[i % 3])
+      (root / label / f"{i}.jpg").symlink_to(GOLDEN / names[i % 3])
   return root
 
 

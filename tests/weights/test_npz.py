@@ -1,7 +1,6 @@
 """Released checkpoint files of both layouts, and files that are none."""
 
 import contextlib
-import io
 import pickle
 import struct
 import subprocess
@@ -136,12 +135,8 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path):
     weights.save_npz(tmp_path / "nowhere" / "x.npz", {"params": {"a": np.zeros(3)}})
 
 
-def npy(array=None, *, shape=(3,), descr="<f4", data=b"\0" * 12):
+def npy(shape=(3,), descr="<f4", data=b"\0" * 12):
   """Returns an .npy file with whatever header."""
-  if array is not None:
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()
   header = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape}, }}".encode()
   header += b" " * (-(len(header) + 11) % 64) + b"\n"
   return b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + data
@@ -153,7 +148,7 @@ def write_zip(path, entries, **options):
       archive.writestr(name, content)
 
 
-GOOD = ("head/bias.npy", npy(np.zeros(3)))
+GOOD = ("head/bias.npy", npy())
 
 
 @pytest.mark.parametrize(
@@ -165,7 +160,7 @@ GOOD = ("head/bias.npy", npy(np.zeros(3)))
     ([("head/./bias.npy", GOOD[1])], "no parameter's name"),
     ([("head/", b"")], "no parameter's name"),
     ([("readme.txt", b"hello")], "no parameter's name"),
-    ([GOOD, ("head/bias.npy", npy(np.ones(3)))], "has the parameter head/bias twice"),
+    ([GOOD, ("head/bias.npy", npy())], "has the parameter head/bias twice"),
     ([("Mixer/x.npy", GOOD[1]), ("stem/bias.npy", GOOD[1]), ("embedding/bias.npy", GOOD[1])], "stem/bias twice, in the old"),
     ([("head/bias.npy", npy(shape=(1 << 40,)))], "not of the size that its header says"),
     ([("head/bias.npy", npy(shape=(-3,)))], "has the shape"),

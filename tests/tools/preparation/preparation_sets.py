@@ -1,7 +1,6 @@
 """Small inputs for the tests of preparation, and reading back what became of them."""
 
 import io
-import pathlib
 import tarfile
 
 import cv2
@@ -11,8 +10,6 @@ import tensorflow_datasets as tfds
 from mixer_jax.data import sources
 from mixer_jax.tools.preparation import engine, folders, images
 from tests import tfds_sets
-
-GOLDEN = pathlib.Path(__file__).parents[2] / "golden"
 
 
 def jpeg(number, size=16):

@@ -137,13 +137,8 @@ def change(directory, **values):
     (lambda d: min(d.glob("*train*")).unlink(), "00000-of-00002 is missing"),
     (lambda d: change(d, fileFormat="array_record"), "is stored as array_record, not as tfrecord"),
     (lambda d: change(d, name="../evil"), "no name that TFDS would give|is damaged"),
-    (
-      lambda d: change(
-        d,
-        splits=[{"name": "x", "shardLengths": ["1"], "filepathTemplate": "../../{SPLIT}"}],
-      ),
-      "is missing|is damaged",
-    ),
+    (lambda d: change(d, splits=[{"name": "x", "shardLengths": ["1"], "filepathTemplate": "../../{SPLIT}"}]),
+     "is missing|is damaged"),
   ],
 )  # fmt: skip
 def test_bad_data_sets(directory, spoil, message):
