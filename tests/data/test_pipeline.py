@@ -3,62 +3,22 @@
 import errno
 import hashlib
 import json
-import multiprocessing
-import os
 import pickle
-import re
-import signal
 
 import numpy as np
 import pytest
 
-from mixer_jax.data import lending, loading, pipeline, segments, sources, synthetic
+from mixer_jax.data import pipeline, sources, synthetic
 from mixer_jax.data.preprocess import Preprocess
-from mixer_jax.errors import InputError, RetryError
+from mixer_jax.errors import InputError
 from tests.conftest import GOLDEN
+from tests.data.batches import SIZE, assert_same, eval_batches, numbered, spec, train_batches
 from tests.encoded import encode, smooth
-from tests.marks import long
 from tests.tfds_sets import Numbered
-
-SIZE = 8
-
-
-def spec(num_examples, text="decode|inception_crop(area_min=50)", **changes):
-  fields = dict(
-    dataset="numbered", data_dir=None, split="train", label=None, num_examples=num_examples,
-    num_classes=1000, labels_per_image=1, ops=Preprocess(text, (SIZE, SIZE, 3)), on_bad_record="stop",
-  )  # fmt: skip
-  return pipeline.SplitSpec(**{**fields, **changes})
-
-
-def train_batches(
-  num_examples=50, source=None, seed=0, batch_size=12, rows=None, total_steps=100, **changes
-):
-  rows = np.arange(batch_size) if rows is None else rows
-  return pipeline.TrainBatches(
-    spec(num_examples, **changes), source or numbered(num_examples), seed=seed, batch_size=batch_size, rows=rows,
-    total_steps=total_steps,
-  )  # fmt: skip
-
-
-def eval_batches(source, batch_size, rows=None, **changes):
-  choice = spec(len(source), **changes)
-  return pipeline.EvalBatches(
-    choice, source, batch_size=batch_size, rows=np.arange(rows or batch_size)
-  )
-
-
-def numbered(length, bad=None):
-  return sources.Source("numbered train", Numbered(length, bad))
 
 
 def labels(batches, steps):
   return np.concatenate([batches[s]["label"] for s in range(steps)])
-
-
-def assert_same(a, b):
-  for key in ("image", "label", "mask"):
-    np.testing.assert_array_equal(a[key], b[key])
 
 
 @pytest.mark.parametrize("batch_size", [12, 150])
@@ -151,16 +111,6 @@ def test_processes_split_the_same_batches(processes):
     assert_same(together, whole[step])
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_loading_is_the_same_with_any_number_of_workers(num_workers):
-  batches = pickle.loads(pickle.dumps(train_batches(total_steps=9)))
-  with loading.iterate(batches, start=4, num_workers=num_workers) as loaded:
-    got = list(loaded)
-  assert len(got) == 5
-  for step, batch in zip(range(4, 9), got, strict=True):
-    assert_same(batch, batches[step])
-
-
 class Photos(Numbered):
   """JPEG images, each of its own size; says how often one was read."""
 
@@ -211,69 +161,6 @@ def test_pixels_that_are_kept_get_the_models_numbers_of_classes(monkeypatch):
   assert photos.reads == 6
 
 
-def test_memory_is_lent_to_arrays_of_its_size_and_removed_after_a_worker_that_died_making_it():
-  borrower = lending.Borrower()
-  large, small = 1 << 20, 1 << 12
-
-  class Ones:
-    def load(self, size, empty):
-      array = empty((size,), np.uint8)
-      array[:] = 1
-      return {"x": array}
-
-  lender = lending.Lender(Ones(), borrower.name)
-
-  def lent(size):
-    return lender[size]["x"]
-
-  def copied(*several):
-    for one in several:
-      assert borrower.copied({"x": one})["x"].all()
-
-  first, second = lent(large), lent(small)
-  copied(first, second)
-  assert lent(small).segment == second.segment
-  (segments.PLACE / f"{borrower.name}-0").touch()
-  (segments.PLACE / first.segment).unlink()
-  borrower.close()
-  assert not [*segments.PLACE.glob(f"{borrower.name}-*")]
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, long(signal.SIGBUS), long(signal.SIGSTOP)])
-def test_lost_workers_start_again_with_the_same_batches(monkeypatch, capfd, number):
-  """Killed as without memory, or with a full /dev/shm; or frozen."""
-  batches = train_batches(total_steps=20)
-  with loading.iterate(batches, num_workers=1) as loaded:
-    got = [next(loaded)]
-    monkeypatch.setattr(loading, "SAY_SECONDS", 1.0)
-    monkeypatch.setattr(loading, "LIMIT_SECONDS", 20.0)
-    (worker,) = multiprocessing.active_children()
-    os.kill(worker.pid or 0, number)
-    got += loaded
-  assert len(got) == 20
-  for step, batch in enumerate(got):
-    assert_same(batch, batches[step])
-  said = capfd.readouterr().err
-  assert re.search(r"exit code -\d+.* from batch \d+\..*/dev/shm.*num_workers", said), said
-  assert number != signal.SIGSTOP or "waiting for batch" in said
-
-
-@pytest.mark.campaign
-def test_workers_that_are_always_lost_end_the_run(monkeypatch):
-  batches = train_batches(total_steps=20)
-  monkeypatch.setattr(loading, "_init_worker", die)
-  with (
-    pytest.raises(RetryError, match=r"exit code 9\), 3 times at batch 0"),
-    loading.iterate(batches, num_workers=1) as loaded,
-  ):
-    next(loaded)
-
-
-def die(mark, index, count):
-  """What a worker does that the system ends at once."""
-  os._exit(9)
-
-
 @pytest.mark.parametrize(("batch_size", "padded"), [(7, 8), (50, 52), (64, 64), (1, 4)])
 def test_evaluation_sees_every_example_once(batch_size, padded):
   batches = eval_batches(numbered(50), batch_size, padded, text="decode|resize(8)")
@@ -281,16 +168,6 @@ def test_evaluation_sees_every_example_once(batch_size, padded):
   assert all(b["image"].shape[0] == padded for b in loaded)
   real = np.concatenate([b["label"][b["mask"] > 0] for b in loaded])
   np.testing.assert_array_equal(real, np.arange(50))
-
-
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_bad_record_stops_and_is_named(num_workers):
-  batches = eval_batches(numbered(20, {13: b"\x89PNG nonsense"}), 10)
-  with (
-    loading.iterate(batches, num_workers=num_workers) as loaded,
-    pytest.raises(InputError, match=r"bad record 13 of numbered train: .*on_bad_record=skip"),
-  ):
-    list(loaded)
 
 
 def test_bad_records_are_skipped_and_counted_by_choice():

@@ -18,8 +18,7 @@ import pytest
 from scipy import special
 
 import mixer_jax
-from mixer_jax import models, weights
-from mixer_jax.data.preprocess import Preprocess
+from mixer_jax import weights
 from mixer_jax.errors import InputError, SaveError
 from mixer_jax.inference import predict
 from mixer_jax.weights import download, files, released, sources, transfer
@@ -327,46 +326,6 @@ def test_redirects_from_https_must_stay_on_it():
   request = transfer.urllib.request.Request("http://host/x.npz")
   with pytest.raises(InputError, match=r"redirects to ftp://other/x\.npz"):
     handler.redirect_request(request, None, 302, "Found", {}, "ftp://other/x.npz")
-
-
-def test_the_table_is_whole():
-  """Names are places in the buckets; figures have a source; sizes are the published ones."""
-  counts = {"mixer": 11, "vit": 11, "resnet": 18}  # .npz
-  buckets = {"mixer": "mixer_models", "vit": "vit_models", "resnet": "bit_models"}
-  for name, entry in weights.RELEASED.items():
-    if entry.url.endswith(".pth"):
-      continue
-    counts[entry.family] -= 1
-    assert entry.url == f"https://storage.googleapis.com/{buckets[entry.family]}/{name}.npz"
-    assert (entry.top1 is None) == (entry.source is None)
-    Preprocess(entry.crop or "decode|resize_small|central_crop", (224, 224, 3))
-    variant = name.removesuffix("-224").removesuffix("-ILSVRC2012").rsplit("-", 1)[1]
-    variant = variant.replace("_", "/")
-    if variant != "S/8":
-      wanted = dict(models.FAMILIES[entry.family].VARIANTS[variant])
-      if entry.family == "vit":
-        wanted["representation_size"] = 0 if "imagenet2012" in name else wanted["hidden_dim"]
-      assert {k: v for k, v in entry.fields.items() if k != "num_classes"} == wanted
-    of_21k = name.startswith("imagenet21k/") or ("BiT-M" in name and "ILSVRC" not in name)
-    assert entry.fields["num_classes"] == (21843 if of_21k else 1000)
-  assert set(counts.values()) == {0}
-
-
-def test_the_table_of_pth_files_is_whole():
-  """Names end as the addresses do; sizes are a variant's; a figure has a crop that can be read, and a source."""
-  entries = {k: v for k, v in weights.RELEASED.items() if v.url.endswith(".pth")}
-  for name, entry in entries.items():
-    assert entry.url.startswith("https://")
-    if not name.startswith("timm/"):
-      assert name.split("/")[1] == entry.url.rsplit("/", 1)[1].removesuffix(".pth")
-    family = models.FAMILIES[entry.family]
-    assert entry.fields["num_classes"] == (11221 if name.endswith("miil_in21k") else 1000)
-    sizes = {k: v for k, v in entry.fields.items() if k not in ("num_classes", "gelu")}
-    assert sizes in family.VARIANTS.values()
-    assert (entry.top1 is None) == (entry.source is None)
-    Preprocess(entry.crop, (224, 224, 3))
-    assert entry.normalize == ("zero_one" if "miil" in name else "imagenet")
-  assert len(entries) == 32
 
 
 def test_a_photo_is_classified_by_a_released_name(server, tmp_path, monkeypatch):
