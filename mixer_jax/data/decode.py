@@ -29,9 +29,8 @@ MAX_PIXELS = 100_000_000  # of an image: 300 MB decoded; ImageNet's largest has 
 MAX_SCANS = 100  # of a JPEG. Each may touch the whole image; encoders write 10.
 MAX_BYTES = 700_000_000  # of memory while an image is decoded, with coefficients and copies
 
-cv2.utils.logging.setLogLevel(
-  cv2.utils.logging.LOG_LEVEL_ERROR
-)  # what it warns of ends as an error here
+# What it warns of ends as an error here.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
 
 _OTHERS = {
   b"GIF8": "a GIF", b"BM": "a BMP", b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"<": "HTML or XML",

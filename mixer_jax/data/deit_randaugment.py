@@ -31,16 +31,14 @@ _UNIFORM_ABOVE = 100.0
 class Policy:
   """A policy's sections, with timm's names and defaults."""
 
-  m: Annotated[int, configuration.Range(0, 1000)] = (
-    10  # magnitude; at 10 an operation has its full range
-  )
+  # Magnitude; at 10 an operation has its full range.
+  m: Annotated[int, configuration.Range(0, 1000)] = 10
   n: Annotated[int, configuration.Range(1, 100)] = 2  # layers
   p: configuration.Fraction = 0.5  # probability that a layer is applied
   # Standard deviation of the magnitude. Above 100: the magnitude is uniform in 0 … m.
   mstd: Annotated[float, configuration.Range(0, 1000)] = 0.0
-  mmax: Annotated[int, configuration.Range(1, 1000)] = (
-    10  # larger magnitudes, drawn or given, are cut to it
-  )
+  # Larger magnitudes, drawn or given, are cut to it.
+  mmax: Annotated[int, configuration.Range(1, 1000)] = 10
   inc: Annotated[int, configuration.Range(0, 1)] = 0  # 1: a larger magnitude always changes more
 
 

@@ -24,6 +24,7 @@ from mixer_jax.errors import BadRecordError, InputError
 
 KEPT_BYTES = 1 << 28  # of a split's pixels, the most that each process keeps
 
+_IMAGES = ("image", "video")  # features, the first that there is
 _UNREADABLE = (OSError, RuntimeError, ValueError, TypeError, IndexError, KeyError, OverflowError)
 
 
@@ -227,9 +228,6 @@ def _features(builder: Any, dataset: str) -> Any:
   if features is None or not set(features) & set(_IMAGES):
     raise InputError(f"data set {dataset!r} has no feature 'image' or 'video': {features}.")
   return features
-
-
-_IMAGES = ("image", "video")  # features, the first that there is
 
 
 def _label_name(wanted: str | None, features: Any, dataset: str) -> str:
