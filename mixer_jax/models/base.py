@@ -211,11 +211,23 @@ class BlockModel(ImageModel, kw_only=True):
       self.sow("intermediates", "stage_1", x.reshape(x.shape[0], *grid, -1))
 
   def stage_input(self, x: Array, stage: int, mask: Any, train: bool) -> Array:
-    """Returns the input of a stage's blocks: the stem's output, or the last stage's at a lower resolution."""
+    """Returns what a stage's blocks begin with.
+
+    Args:
+      x: of stage 0 what `run_stages` was given, most often the image, from which a stem makes maps or tokens; else the last
+        stage's output, which becomes smaller.
+      stage: its number.
+      mask, train: see `__call__`.
+    """
     raise NotImplementedError
 
   def block_fields(self, x: Array, stage: int) -> list[dict[str, Any]]:
-    """Returns the name and the fields of each block of a stage, the first of which takes x."""
+    """Returns for each block of a stage its `name` and the fields that it has besides those of `layers.Block`.
+
+    Args:
+      x: what the first one takes.
+      stage: its number.
+    """
     raise NotImplementedError
 
 
