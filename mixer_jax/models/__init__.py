@@ -36,7 +36,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 class Family(NamedTuple):
   """What a family's file has, under the same names. It leaves out what the default here is right for.
 
-  Names of parameters are {"GmlpBlock_0/norm/scale": …}, below "params", and shapes are by name.
+  Names are parameters', "S2Block_0/Dense_0/kernel", and shapes are by name.
 
   Attributes:
     TITLE: what messages call it.
