@@ -1,4 +1,4 @@
-"""Records timm's models for tests/golden: tiny ones with random weights, and their outputs.
+"""Records timm's models for tests/golden: tiny ones with random weights, their outputs, and the gradients of a loss.
 
 python benchmarks/record_timm.py res_mlp_timm tests/golden  # needs torch and timm, which the tests do not
 python benchmarks/record_timm.py vit_timm tests/golden/family
@@ -64,15 +64,22 @@ def main(name: str, directory: str) -> None:
       noise = torch.randn_like(parameter)
       scale = parameter.ndim in (1, 3) and parameter.mean() > 0.5
       parameter.copy_(1 + 0.2 * noise if scale else noise / max(parameter[0].numel(), 9) ** 0.5)
-    image = torch.rand(3, 3, 24, 32) * 2 - 1
-    out = pathlib.Path(directory)
-    save_file(model.state_dict(), out / f"{name}.safetensors", {"timm": timm.__version__})
-    np.savez(
-      out / f"{name}.npz",
-      image=image.permute(0, 2, 3, 1).numpy(),
-      logits=model(image).numpy(),
-      pre_logits=model.forward_head(model.forward_features(image), pre_logits=True).numpy(),
-    )
+  image, labels = torch.rand(3, 3, 24, 32) * 2 - 1, torch.tensor([0, 3, 4])
+  pre_logits = model.forward_head(model.forward_features(image), pre_logits=True)
+  logits = model(image)
+  loss = torch.nn.functional.cross_entropy(logits, labels)
+  loss.backward()
+  out = pathlib.Path(directory)
+  save_file(model.state_dict(), out / f"{name}.safetensors", {"timm": timm.__version__})
+  np.savez(
+    out / f"{name}.npz",
+    image=image.permute(0, 2, 3, 1).numpy(),
+    labels=labels.numpy(),
+    loss=np.array([loss.item()], np.float32),
+    logits=logits.detach().numpy(),
+    pre_logits=pre_logits.detach().numpy(),
+    **{f"grad/{k}": p.grad.numpy() for k, p in model.named_parameters()},
+  )
 
 
 if __name__ == "__main__":

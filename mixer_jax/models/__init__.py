@@ -1,29 +1,12 @@
 """Model families by name. `build("mixer", variant="B/16", num_classes=1000)` returns a Flax module.
 
-A family is one file, entered in `FAMILIES`. It has:
-- `Model`, a `base.BlockModel`, or without drop path a `base.ImageModel`: (image, train, index, mask) -> logits. An image
-  is (h, w, c), a family of clips takes (t, h, w, c) in its place. It has its sizes as fields, and `check`, `logits`,
-  `narrow` and `block_fields`; the rest is the base's. It sows `pre_logits`, every block's output (`block_<i>`) and
-  every stage's map (`stage_<i>`, from 1);
-- `TITLE`, what messages call it; `VARIANTS`, published size -> fields;
-- `PREFIX`, an expression that only its parameters' names begin with; `STEM`, one for the kernel (…, channels, out)
-  that the image meets first; and `HEAD`, the modules that a new head replaces -> the field that each follows from;
-- `fields_of(shapes)`, the fields that parameter shapes tell, the inverse of `init`; `UNTOLD`, the others but gelu, each
-  with a value that goes with all shapes; and `input_shape(shapes)`, an
-  image (height, width, channels), or a clip with its frames before that, that they are for; shapes are {"block/kernel": (…)};
-- `LAYERS`, expressions that the parameters' names below the head begin with, from the image on; numbers in their groups
-  order what one of them matches (`layer_numbers`);
-- `TORCH_NAMES`, layout -> pairs of names, torch's and ours (weights/torch_layout.py), or a function of a state's names and
-  arrays that returns them; `TORCH_FORM`, only if torch cuts its parameters otherwise; and `RELEASED_RENAMES`, expressions
-  for the authors' older .npz layouts; empty if there are none. A family may have `released_form`, a function of name -> array;
-- `RESIZE_METHODS`, and if there are any `resize` and `resize_fields`: parameters and fields for another grid of
-  tokens by one of them. A family without any is not tied to a number of tokens. If only some of its models do, it is a function of
-  the fields.
+A family is one file, entered in `FAMILIES`; `Family` says what it has.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +22,7 @@ from mixer_jax.models import (
   mlp_3d,
   ms_mlp,
   res_mlp,
+  resizing,
   resnet,
   s2_mlp,
   smlp_net,
@@ -46,19 +30,84 @@ from mixer_jax.models import (
   vit,
 )
 
-FAMILIES: dict[str, Any] = {
-  "mixer": mixer,
-  "res_mlp": res_mlp,
-  "conv_mlp": conv_mlp,
-  "cycle_mlp": cycle_mlp,
-  "s2_mlp": s2_mlp,
-  "hire_mlp": hire_mlp,
-  "ms_mlp": ms_mlp,
-  "vit": vit,
-  "resnet": resnet,
-  "smlp_net": smlp_net,
-  "spach": spach,
-  "mlp3d": mlp_3d,
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class Family(NamedTuple):
+  """What a family's file has, under the same names. It leaves out what the default here is right for.
+
+  Names are parameters', "S2Block_0/Dense_0/kernel", and shapes are by name.
+
+  Attributes:
+    TITLE: what messages call it.
+    Model: a `base.BlockModel`, or without drop path a `base.ImageModel`, with the sizes as its fields. An image is
+      (h, w, c); a family of clips takes (t, h, w, c) in its place.
+    VARIANTS: published size -> fields of Model.
+    PREFIX: an expression; only this family has parameters whose names begin with it.
+    STEM: an expression for the whole name of the kernel (…, channels, out) that the image meets first.
+    LAYERS: expressions for the beginnings of the names below the head, from the image on. Each is one layer, or if it
+      has groups, which match numbers, one for every different number: block, or stage and block. See `layer_numbers`.
+    fields_of: shapes -> the fields that they tell, `num_classes` among them: the inverse of `init`.
+    input_shape: shapes -> an image (height, width, channels), or a clip with its frames before that, that they are for.
+    HEAD: modules that a new head replaces -> the field that each follows from. Default: that of `ImageModel.classify`.
+    UNTOLD: the fields that shapes do not tell, but for gelu -> a value that goes with all shapes.
+    TORCH_NAMES: layout -> pairs of names, torch's and ours, or a function of a state's names and arrays that returns them
+      (weights/torch_layout.py).
+    TORCH_FORM: two functions, if torch cuts the parameters otherwise (weights/torch_layout.py).
+    RELEASED_RENAMES: pairs (expression, replacement) for names in the authors' older .npz files.
+    released_form: {name: array} of the authors' .npz file -> ours, where renaming is not enough.
+    RESIZE_METHODS: of "paper" and "interpolate", what `resize` can do; or a function of the fields that returns it, if
+      only some models are tied to their number of tokens. Those have a field `patch_size`, and if their stages halve the
+      grid, a tuple `stages` or `num_blocks`. Default: no model is tied.
+    resize: (params, old_grid, new_grid, method) -> the parameters for another grid of tokens, (rows, columns).
+    resize_fields: (fields, old_grid, new_grid, method) -> the fields that go with them. Default: the same.
+  """
+
+  TITLE: str
+  Model: Any
+  VARIANTS: Mapping[str, dict[str, Any]]
+  PREFIX: str
+  STEM: str
+  LAYERS: tuple[str, ...]
+  fields_of: Callable[[Shapes], dict[str, Any]]
+  input_shape: Callable[[Shapes], tuple[int, ...]]
+  HEAD: Mapping[str, str] = types.MappingProxyType({"head": "num_classes"})
+  UNTOLD: Mapping[str, Any] = types.MappingProxyType({})
+  TORCH_NAMES: Mapping[str, Any] = types.MappingProxyType({})
+  TORCH_FORM: tuple[Callable[..., Any], Callable[..., Any]] | None = None
+  RELEASED_RENAMES: tuple[tuple[str, str], ...] = ()
+  released_form: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
+  RESIZE_METHODS: tuple[str, ...] | Callable[[Mapping[str, Any]], tuple[str, ...]] = ()
+  resize: Any = None
+  resize_fields: Callable[..., dict[str, Any]] = resizing.same_fields
+
+  @classmethod
+  def of(cls, file: Any) -> "Family":
+    """Returns the family of a module; raises TypeError that lists what it lacks."""
+    has = {name: getattr(file, name) for name in cls._fields if hasattr(file, name)}
+    needed = {*cls._fields} - {*cls._field_defaults}
+    needed |= {"resize"} if "RESIZE_METHODS" in has else set()
+    if lacking := [name for name in cls._fields if name in needed - {*has}]:
+      raise TypeError(f"{file.__name__} lacks {', '.join(lacking)}: see mixer_jax.models.Family.")
+    return cls(**has)
+
+
+FAMILIES = {
+  name: Family.of(file)
+  for name, file in {
+    "mixer": mixer,
+    "res_mlp": res_mlp,
+    "conv_mlp": conv_mlp,
+    "cycle_mlp": cycle_mlp,
+    "s2_mlp": s2_mlp,
+    "hire_mlp": hire_mlp,
+    "ms_mlp": ms_mlp,
+    "vit": vit,
+    "resnet": resnet,
+    "smlp_net": smlp_net,
+    "spach": spach,
+    "mlp3d": mlp_3d,
+  }.items()
 }
 HOW_TRAINED = frozenset(
   {
@@ -103,7 +152,7 @@ def function_fields(model: nn.Module) -> dict[str, Any]:
   return {name: getattr(model, name) for name in sorted(names)}
 
 
-def _family(name: str, where: str = "config.model.name") -> Any:
+def _family(name: str, where: str = "config.model.name") -> Family:
   if name not in [*FAMILIES]:  # which asks for no hash of what a file may hold
     hint = configuration.nearest(str(name), FAMILIES)
     raise InputError(f"{where} {name!r} is unknown.{hint}")
@@ -149,7 +198,7 @@ def build(name: str, *, variant: str | None = None, **fields: Any) -> nn.Module:
   return configuration.call(family.Model, sizes, "model")
 
 
-def _check_effect(family: Any, variant: str, fields: Mapping[str, Any]) -> None:
+def _check_effect(family: Family, variant: str, fields: Mapping[str, Any]) -> None:
   """Raises InputError if the fields leave no size to the variant, and are not its own."""
   own, given = configuration.flatten(family.VARIANTS[variant]), configuration.flatten(fields)
   known = configuration.fields(family.Model)

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -85,12 +85,10 @@ class ImageModel(layers.Layer, kw_only=True):
     index = jnp.arange(image.shape[0]) if index is None else index
     return self.logits(image, index, mask, train)
 
-  @nn.nowrap
   def check(self, sides: tuple[int, ...]) -> None:
     """Raises InputError if the fields do not go together, or not with images of these sides, ([frames,] height, width)."""
     raise NotImplementedError
 
-  @nn.nowrap
   def logits(
     self,
     image: Float[Array, "b *t h w p"],
@@ -165,12 +163,12 @@ class BlockModel(ImageModel, kw_only=True):
     return layers.draw_kept(self.make_rng("dropout"), index, jnp.array(rates))
 
   @nn.nowrap
-  def made(self, block: type[Any], rate: float, **fields: Any) -> Any:
+  def made(self, block: type[Any], rate: float, *, name: str, **fields: Any) -> Any:
     """Returns a block of this class, with these fields and the model's own."""
     # Its arguments are self, x, index, kept, mask, train.
     block = nn.remat(block, static_argnums=(5,)) if self.remat == "block" else block
     common = dict(gelu=self.gelu, drop_path_rate=rate, rescale=self.stoch_depth_rescale)
-    return block(**common, **self.dtypes, **fields)
+    return block(**common, **self.dtypes, name=name, **fields)
 
   @nn.nowrap
   def run_stages(
@@ -189,14 +187,14 @@ class BlockModel(ImageModel, kw_only=True):
     Args:
       block: class of the blocks.
       depths: blocks of each stage.
-      x: what the first stage's `narrow` takes.
+      x: what the first stage's `stage_input` takes.
       index, mask, train: see `logits`.
       first: number of the first stage's map.
     """
     rates, number = self.rates(depths), 0
     kept = self.draw_kept(index, rates, train)
     for stage in range(len(depths)):
-      x = self.narrow(x, stage, mask, train)
+      x = self.stage_input(x, stage, mask, train)
       for fields in self.block_fields(x, stage):
         one = self.made(block, rates[number], **fields)
         x = one(x, index, None if kept is None else kept[:, number], mask, train)
@@ -212,14 +210,24 @@ class BlockModel(ImageModel, kw_only=True):
     if x.shape[1] == math.prod(grid):
       self.sow("intermediates", "stage_1", x.reshape(x.shape[0], *grid, -1))
 
-  @nn.nowrap
-  def narrow(self, x: Array, stage: int, mask: Any, train: bool) -> Array:
-    """Returns the input of a stage's blocks: the stem's output, or the last stage's at a lower resolution."""
+  def stage_input(self, x: Array, stage: int, mask: Any, train: bool) -> Array:
+    """Returns what a stage's blocks begin with.
+
+    Args:
+      x: of stage 0 what `run_stages` was given, most often the image, from which a stem makes maps or tokens; else the last
+        stage's output, which becomes smaller.
+      stage: its number.
+      mask, train: see `__call__`.
+    """
     raise NotImplementedError
 
-  @nn.nowrap
   def block_fields(self, x: Array, stage: int) -> list[dict[str, Any]]:
-    """Returns the name and the fields of each block of a stage, the first of which takes x."""
+    """Returns for each block of a stage its `name` and the fields that it has besides those of `layers.Block`.
+
+    Args:
+      x: what the first one takes.
+      stage: its number.
+    """
     raise NotImplementedError
 
 
@@ -256,3 +264,8 @@ def linear_rates(stoch_depth: float, num_blocks: int) -> list[float]:
 def num_blocks(names: Iterable[str], prefix: str) -> int:
   """Returns how many blocks `prefix`0, `prefix`1, … the parameters' names begin with."""
   return len({m[0] for name in names if (m := re.match(rf"{re.escape(prefix)}\d+/", name))})
+
+
+def num_classes(shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+  """Returns the width of the head that `ImageModel.classify` makes, as parameter shapes tell it; None without a head."""
+  return shapes.get("head/kernel", (None, None))[1]

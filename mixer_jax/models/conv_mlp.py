@@ -139,7 +139,7 @@ class Model(base.BlockModel):
   def rates(self, depths: Sequence[int]) -> list[float]:
     return [rate for n in depths for rate in base.linear_rates(self.stoch_depth, n)]
 
-  def narrow(self, x: Array, stage: int, mask: Mask, train: bool) -> Array:
+  def stage_input(self, x: Array, stage: int, mask: Mask, train: bool) -> Array:
     if not stage:
       x = self._convolutions(x, mask, train)
     x = layers.conv(
@@ -172,11 +172,8 @@ class Model(base.BlockModel):
 
 
 PREFIX = r"ConvMlpBlock_\d+_\d+/"
-UNTOLD: dict[str, Any] = {}
-HEAD = {"head": "num_classes"}
 STEM = "stem/Conv_0/kernel"
 LAYERS = (r"stem/", r"ConvBlock_(\d+)/", r"(?:downsample|ConvMlpBlock)_(\d+)(?:_(\d+))?/")
-RELEASED_RENAMES = ()
 _BLOCK, _THEIRS = "ConvMlpBlock_{}_{}", "stages.{}.blocks.{}"
 TORCH_NAMES = {
   "authors": (
@@ -202,7 +199,6 @@ TORCH_NAMES = {
     ("head", "head"),
   )
 }
-RESIZE_METHODS = ()
 
 
 def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -215,7 +211,7 @@ def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     num_blocks=depths,
     widths=tuple(width for width, _ in hidden),
     mlp_ratios=tuple(mlp_dim // width for width, mlp_dim in hidden),
-    num_classes=shapes["head/kernel"][1] if "head/kernel" in shapes else None,
+    num_classes=base.num_classes(shapes),
   )
 
 

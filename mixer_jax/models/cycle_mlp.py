@@ -197,7 +197,7 @@ class Model(base.BlockModel):
     x = nn.LayerNorm(epsilon=1e-5, name="pre_head_layer_norm", **self.dtypes)(x)
     return self.classify(jnp.mean(x, axis=(1, 2), dtype=jnp.float32), TRUNCATED_NORMAL)
 
-  def narrow(self, x: Array, stage: int, mask: Mask, train: bool) -> Array:
+  def stage_input(self, x: Array, stage: int, mask: Mask, train: bool) -> Array:
     width = self.widths[stage]
     if stage and not self.overlapping:
       return PatchMerging(width, name=f"downsample_{stage}", **self.dtypes)(x, train)
@@ -227,9 +227,7 @@ class Model(base.BlockModel):
 PREFIX = r"Cycle(?:Swin)?Block_\d+_\d+/"
 STEM = "stem/kernel"
 UNTOLD: dict[str, Any] = {"step": 3}
-HEAD = {"head": "num_classes"}
 LAYERS = (r"stem", r"(?:downsample|Cycle(?:Swin)?Block)_(\d+)(?:_(\d+))?/")
-RELEASED_RENAMES = ()
 
 
 def block_names(theirs: str, ours: str) -> Any:
@@ -273,7 +271,6 @@ TORCH_NAMES = {
   )
 }
 """Of T, S and B no names are known; theirs are here those of Swin."""
-RESIZE_METHODS = ()
 
 
 def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -286,7 +283,7 @@ def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     num_blocks=tuple(base.num_blocks(shapes, f"{block}_{stage}_") for stage in range(4)),
     widths=tuple(width for width, _ in hidden),
     mlp_ratios=tuple(mlp_dim // width for width, mlp_dim in hidden),
-    num_classes=shapes["head/kernel"][1] if "head/kernel" in shapes else None,
+    num_classes=base.num_classes(shapes),
     overlapping=overlapping,
     fusion="reweight" if reweight else "sum",
   )

@@ -275,7 +275,7 @@ class Model(base.BlockModel):
     x = layers.batch_norm(x, mask, train, name="pre_head_batch_norm", **self.dtypes)
     return self.classify(jnp.mean(x, axis=(1, 2), dtype=jnp.float32), _TRUNCATED_NORMAL)
 
-  def narrow(self, x: Array, stage: int, mask: Mask, train: bool) -> Array:
+  def stage_input(self, x: Array, stage: int, mask: Mask, train: bool) -> Array:
     size, stride, padding = (3, 2, 1) if stage else (7, 4, 2)
     name = f"downsample_{stage}" if stage else "stem"
     narrowed = ConvNorm(self.widths[stage], size, stride, padding, name=name, **self.dtypes)
@@ -303,9 +303,7 @@ UNTOLD: dict[str, Any] = {
   "shift_padding": "circular",
   "region_padding": "circular",
 }
-HEAD = {"head": "num_classes"}
 LAYERS = (r"stem/", r"(?:downsample|HireBlock)_(\d+)(?:_(\d+))?/")
-RELEASED_RENAMES = ()
 
 
 def _torch_block(stage: int) -> Any:
@@ -350,7 +348,6 @@ TORCH_NAMES = {
     ("head", "head"),
   )
 }
-RESIZE_METHODS = ()
 
 
 def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -365,7 +362,7 @@ def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     widths=widths,
     mlp_ratios=tuple(mlp_dim // width for width, mlp_dim in hidden),
     region_sizes=tuple(values // width for values, width in zip(regions, widths, strict=True)),
-    num_classes=shapes["head/kernel"][1] if "head/kernel" in shapes else None,
+    num_classes=base.num_classes(shapes),
   )
 
 

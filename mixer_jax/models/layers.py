@@ -36,7 +36,7 @@ class Layer(nn.Module, kw_only=True):
 
 
 class Block(Layer, kw_only=True):
-  """A residual block, called with (x, index, kept, mask, train).
+  """A residual block of one or two branches, called with (x, index, kept, mask, train) by position.
 
   `index` are the images' positions in the global batch, which their draws belong to. Where `kept[i, j]` is False, image i
   skips branch j. `mask` is 0 for padding, which does not enter the statistics of a BatchNorm.
@@ -55,7 +55,7 @@ class Block(Layer, kw_only=True):
   def drop_path(
     self, branch: Float[Array, "b ..."], kept: Kept, number: int
   ) -> Float[Array, "b ..."]:
-    """Returns `drop_path` of the block's branch of this number."""
+    """Returns `drop_path` of the block's branch of this number, 0 or 1."""
     one = None if kept is None else kept[:, number]
     return drop_path(branch, one, self.drop_path_rate, rescale=self.rescale)
 

@@ -134,7 +134,7 @@ class Model(base.BlockModel, kw_only=True):
     x = nn.LayerNorm(name="pre_head_layer_norm", **self.dtypes)(x)
     return self.classify(jnp.mean(x, axis=1, dtype=jnp.float32))
 
-  def narrow(self, x: Array, stage: int, mask: Mask, train: bool) -> Array:
+  def stage_input(self, x: Array, stage: int, mask: Mask, train: bool) -> Array:
     patch = (self.tubelet or 1,) * (x.ndim - 4) + (self.patch_size,) * 2
     convolution = None if self.tubelet else layers.patch_convolution
     stem = dict(padding="VALID", conv_general_dilated=convolution, name="stem")
@@ -170,8 +170,6 @@ class Model(base.BlockModel, kw_only=True):
 
 _RING = "MixerBlock_0/token_mixing/kernel"
 PREFIX = r"(MixerBlock_\d+|Mixer)/"
-UNTOLD: dict[str, Any] = {}
-HEAD = {"head": "num_classes"}
 STEM = "stem/kernel"
 LAYERS = (r"stem/", r"MixerBlock_(\d+)/")
 RELEASED_RENAMES = (
@@ -232,7 +230,7 @@ def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     hidden_dim=hidden_dim,
     **mixing,
     channels_mlp_dim=channels_mlp_dim,
-    num_classes=shapes["head/kernel"][1] if "head/kernel" in shapes else None,
+    num_classes=base.num_classes(shapes),
   )
 
 

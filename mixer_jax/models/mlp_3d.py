@@ -173,7 +173,7 @@ class Model(base.BlockModel):
     pre_logits = jnp.mean(x, axis=(1, 2, 3), dtype=jnp.float32)
     return self.classify(pre_logits, cycle_mlp.TRUNCATED_NORMAL)
 
-  def narrow(self, x: Array, stage: int, mask: Mask, train: bool) -> Array:
+  def stage_input(self, x: Array, stage: int, mask: Mask, train: bool) -> Array:
     size, strides = ((1, 3, 3), (1, 2, 2)) if stage else ((TUBELET, 7, 7), (TUBELET, 4, 4))
     pad = (1, 1) if stage else (2, 2)
     conv = nn.Conv(
@@ -258,9 +258,7 @@ def _inflated(
 PREFIX = r"Mlp3dBlock_\d+_\d+/"
 STEM = "stem/kernel"
 UNTOLD: dict[str, Any] = {"step": 7}
-HEAD = {"head": "num_classes"}
 LAYERS = (r"stem", r"(?:downsample|Mlp3dBlock)_(\d+)(?:_(\d+))?/")
-RELEASED_RENAMES = ()
 TORCH_NAMES = {
   "authors": (
     ("patch_embed.proj", "stem"),
@@ -280,7 +278,6 @@ TORCH_NAMES = {
   )
 }
 """The names are CycleMLP's, and the kinds' of time mixing: no authors' code is public."""
-RESIZE_METHODS = ()
 
 
 def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -296,7 +293,7 @@ def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     ),
     widths=tuple(width for width, _ in hidden),
     mlp_ratios=tuple(mlp_dim // width for width, mlp_dim in hidden),
-    num_classes=shapes["head/kernel"][1] if "head/kernel" in shapes else None,
+    num_classes=base.num_classes(shapes),
   )
 
 

@@ -173,7 +173,7 @@ class Model(base.BlockModel):
     )
     return self.classify(norm(jnp.mean(x, axis=(1, 2), dtype=jnp.float32)), _TRUNCATED_NORMAL)
 
-  def narrow(self, x: Array, stage: int, mask: Mask, train: bool) -> Array:
+  def stage_input(self, x: Array, stage: int, mask: Mask, train: bool) -> Array:
     size, name = (2, f"downsample_{stage}") if stage else (self.patch_size, "stem")
     return PatchNorm(self.width * 2**stage, size, name=name, **self.dtypes)(x)
 
@@ -188,10 +188,7 @@ class Model(base.BlockModel):
 
 PREFIX = r"MsMlpBlock_\d+_\d+/"
 STEM = "stem/Conv_0/kernel"
-UNTOLD: dict[str, Any] = {}
-HEAD = {"head": "num_classes"}
 LAYERS = (r"stem/", r"(?:downsample|MsMlpBlock)_(\d+)(?:_(\d+))?/")
-RELEASED_RENAMES = ()
 _BLOCK, _THEIRS = "MsMlpBlock_{}_{}", "layers.{}.blocks.{}"
 TORCH_NAMES = {
   "authors": (
@@ -211,7 +208,6 @@ TORCH_NAMES = {
     ("head", "head"),
   )
 }
-RESIZE_METHODS = ()
 
 
 def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -226,7 +222,7 @@ def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
       tuple(shapes[f"MsMlpBlock_{stage}_0/mix/across_{i}/kernel"][0] for i in range(5))
       for stage in range(4)
     ),
-    num_classes=shapes["head/kernel"][1] if "head/kernel" in shapes else None,
+    num_classes=base.num_classes(shapes),
   )
 
 

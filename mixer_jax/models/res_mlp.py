@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -119,7 +118,7 @@ class Model(base.BlockModel):
   def rates(self, depths: Sequence[int]) -> list[float]:
     return [self.stoch_depth] * sum(depths)
 
-  def narrow(self, x: Array, stage: int, mask: Mask, train: bool) -> Array:
+  def stage_input(self, x: Array, stage: int, mask: Mask, train: bool) -> Array:
     x = nn.Conv(
       self.hidden_dim,
       (self.patch_size, self.patch_size),
@@ -142,11 +141,8 @@ class Model(base.BlockModel):
 
 _RING = "ResMlpBlock_0/circulant/kernel"
 PREFIX = r"ResMlpBlock_\d+/"
-UNTOLD: dict[str, Any] = {}
-HEAD = {"head": "num_classes"}
 STEM = "stem/kernel"
 LAYERS = (r"stem/", r"ResMlpBlock_(\d+)/")
-RELEASED_RENAMES = ()
 
 
 def _torch_names(linear: str, mlp: str, scale: str, stem: str, axes: tuple[int, ...]) -> Any:
@@ -191,7 +187,7 @@ def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     num_blocks=base.num_blocks(shapes, "ResMlpBlock_"),
     hidden_dim=hidden_dim,
     mlp_dim=shapes["ResMlpBlock_0/channel_mixing/Dense_0/kernel"][1],
-    num_classes=shapes["head/kernel"][1] if "head/kernel" in shapes else None,
+    num_classes=base.num_classes(shapes),
     **({"token_mixing": "circulant", "channel_groups": ring[1]} if ring else {}),
   )
 
@@ -222,12 +218,7 @@ def resize(
   del method  # there is only one
 
   def changed(block: Mapping[str, Any]) -> dict[str, Any]:
-    kernel, bias = (np.asarray(block["token_mixing"][name]) for name in ("kernel", "bias"))
-    new = resizing.interpolate_in(kernel, old_grid, new_grid)
-    mixing = dict(
-      kernel=resizing.interpolate_out(new, old_grid, new_grid).astype(kernel.dtype),
-      bias=resizing.interpolate_out(bias, old_grid, new_grid).astype(bias.dtype),
-    )
+    mixing = resizing.resize_dense(block["token_mixing"], old_grid, new_grid)
     return {**block, "token_mixing": mixing}
 
   return {k: changed(v) if k.startswith("ResMlpBlock_") else v for k, v in params.items()}

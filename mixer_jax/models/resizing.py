@@ -122,6 +122,16 @@ def resize_mlp(
   return {"Dense_0": dict(kernel=new[0], bias=new[1]), "Dense_1": dict(kernel=new[2], bias=new[3])}
 
 
+def resize_dense(dense: Mapping[str, Any], old_grid: Grid, new_grid: Grid) -> dict[str, Any]:
+  """Returns the parameters of a Dense from the tokens to the tokens for another grid, P·T·R; types stay."""
+  kernel, bias = (np.asarray(dense[name]) for name in ("kernel", "bias"))
+  new = interpolate_out(interpolate_in(kernel, old_grid, new_grid), old_grid, new_grid)
+  return dict(
+    kernel=new.astype(kernel.dtype),
+    bias=interpolate_out(bias, old_grid, new_grid).astype(bias.dtype),
+  )
+
+
 def tile_mlp(
   kernel0: np.ndarray,
   bias0: np.ndarray,

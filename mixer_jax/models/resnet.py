@@ -339,7 +339,6 @@ TORCH_NAMES = {
   ),
 }
 """timm's resnetv2_*_bit, and big_transfer, bit_pytorch/models.py."""
-RESIZE_METHODS = ()
 
 
 def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:

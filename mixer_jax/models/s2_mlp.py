@@ -103,7 +103,7 @@ class Model(base.BlockModel):
     x = self.run_stages(S2Block, [self.num_blocks], image, index, mask, train)
     return self.classify(jnp.mean(x, axis=(1, 2), dtype=jnp.float32), _TRUNCATED_NORMAL)
 
-  def narrow(self, x: Array, stage: int, mask: Mask, train: bool) -> Array:
+  def stage_input(self, x: Array, stage: int, mask: Mask, train: bool) -> Array:
     patch = (self.patch_size, self.patch_size)
     fields = dict(padding="VALID", kernel_init=_TRUNCATED_NORMAL, name="stem")
     x = nn.Conv(self.hidden_dim, patch, strides=patch, **fields, **self.dtypes)(x)
@@ -116,10 +116,7 @@ class Model(base.BlockModel):
 
 PREFIX = r"S2Block_\d+/"
 STEM = "stem/kernel"
-UNTOLD: dict[str, Any] = {}
-HEAD = {"head": "num_classes"}
 LAYERS = (r"stem", r"S2Block_(\d+)/")
-RELEASED_RENAMES = ()
 TORCH_NAMES = {
   "authors": (
     ("embed", "stem"),
@@ -138,7 +135,6 @@ TORCH_NAMES = {
   )
 }
 """The names are the paper's numbers of its layers: no authors' code is public."""
-RESIZE_METHODS = ()
 
 
 def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -149,7 +145,7 @@ def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     num_blocks=base.num_blocks(shapes, "S2Block_"),
     hidden_dim=hidden_dim,
     mlp_dim=shapes["S2Block_0/MlpBlock_0/Dense_0/kernel"][1],
-    num_classes=shapes["head/kernel"][1] if "head/kernel" in shapes else None,
+    num_classes=base.num_classes(shapes),
     norm="affine" if "S2Block_0/Affine_0/alpha" in shapes else "layer",
   )
 

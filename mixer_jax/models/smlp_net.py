@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -152,7 +151,7 @@ class Model(base.BlockModel):
     x = layers.batch_norm(x, mask, train, name="pre_head_batch_norm", **self.dtypes)
     return self.classify(jnp.mean(x, axis=(1, 2), dtype=jnp.float32), _UNIFORM)
 
-  def narrow(self, x: Array, stage: int, mask: Mask, train: bool) -> Array:
+  def stage_input(self, x: Array, stage: int, mask: Mask, train: bool) -> Array:
     side = 2 if stage else self.patch_size
     name = f"downsample_{sum(self.num_blocks[:stage])}" if stage else "stem"
     fields = dict(padding="VALID", use_bias=False, kernel_init=_UNIFORM, name=name)
@@ -168,9 +167,7 @@ class Model(base.BlockModel):
 PREFIX = r"SmlpBlock_\d+/"
 STEM = "stem/kernel"
 UNTOLD: dict[str, Any] = {"residuals": "one"}
-HEAD = {"head": "num_classes"}
 LAYERS = (r"stem/", r"(?:downsample|SmlpBlock)_(\d+)/")
-RELEASED_RENAMES = ()
 
 
 def _torch_names(state: Mapping[str, Any]) -> Any:
@@ -212,7 +209,6 @@ def _first_blocks(state: Mapping[str, Any]) -> list[int]:
 
 TORCH_NAMES = {"authors": _torch_names}
 RESIZE_METHODS = ("interpolate",)
-resize_fields = resizing.same_fields
 
 
 def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -228,7 +224,7 @@ def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
       for stage in range(1 + base.num_blocks(shapes, "downsample_"))
     ),
     mlp_ratio=shapes["SmlpBlock_0/channel_mixing/Dense_0/kernel"][1] // hidden_dim,
-    num_classes=shapes["head/kernel"][1] if "head/kernel" in shapes else None,
+    num_classes=base.num_classes(shapes),
   )
 
 
@@ -265,11 +261,5 @@ def resize(
 
 def _resize_line(mixing: Mapping[str, Any], old: int, new: int) -> dict[str, Any]:
   """Returns the map along an axis that has `new` patches instead of `old`, fewer in later stages."""
-  kernel, bias = (np.asarray(mixing[name]) for name in ("kernel", "bias"))
-  grids = (bias.size, 1), (new * bias.size // old, 1)
-  return dict(
-    kernel=resizing.interpolate_out(resizing.interpolate_in(kernel, *grids), *grids).astype(
-      kernel.dtype
-    ),
-    bias=resizing.interpolate_out(bias, *grids).astype(bias.dtype),
-  )
+  size = mixing["bias"].size
+  return resizing.resize_dense(mixing, (size, 1), (new * size // old, 1))

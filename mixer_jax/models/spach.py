@@ -216,7 +216,7 @@ class Model(base.BlockModel):
   def rates(self, depths: Sequence[int]) -> list[float]:
     return super().rates(depths) if len(depths) > 1 else [self.stoch_depth] * depths[0]
 
-  def narrow(self, x: Array, stage: int, mask: Mask, train: bool) -> Array:
+  def stage_input(self, x: Array, stage: int, mask: Mask, train: bool) -> Array:
     if stage:
       width = self.hidden_dim * 2**stage
       x = _patches(x, width, 2, use_bias=False, name=f"downsample_{stage}", **self.dtypes)
@@ -275,12 +275,10 @@ def _half(num_tokens: int) -> int:
 PREFIX = r"SpachBlock_\d+_\d+/"
 STEM = r"stem/(?:Conv_0/)?kernel"
 UNTOLD = {"num_heads": 1}
-HEAD = {"head": "num_classes"}
 LAYERS = (
   r"(?:norm_)?stem/",
   r"(?:(?:norm_)?downsample|SharedMixing|SpachBlock)_(\d+)(?:_(\d+))?/",
 )
-RELEASED_RENAMES = ()
 _BLOCK = {
   "norm1": "norm_tokens",
   "norm2": "norm_channels",
@@ -359,7 +357,7 @@ def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
       hidden_dim=hidden_dim,
       stages=stages,
       mlp_ratio=shapes["SpachBlock_0_0/channel_mixing/Dense_0/kernel"][1] // hidden_dim,
-      num_classes=shapes["head/kernel"][1] if "head/kernel" in shapes else None,
+      num_classes=base.num_classes(shapes),
       shared_mixing=any(name.startswith("SharedMixing_") for name in shapes),
       stem_channels=stem_channels if has_stem else 0,
     )

@@ -191,7 +191,6 @@ class Model(base.BlockModel, kw_only=True):
 
 
 PREFIX = r"Transformer/"
-UNTOLD: dict[str, Any] = {}
 HEAD = {"head": "num_classes", "pre_logits": "representation_size"}
 STEM = "embedding/kernel"
 LAYERS = (r"embedding/|cls$|Transformer/posembed_input/", r"Transformer/encoderblock_(\d+)/")
@@ -246,7 +245,6 @@ TORCH_NAMES = {
 # Torch's matrices do not tell the heads. timm, models/vision_transformer.py: vit_tiny and vit_small have these.
 _NUM_HEADS = {192: 3, 384: 6} | {v["hidden_dim"]: v["num_heads"] for v in VARIANTS.values()}
 RESIZE_METHODS = ("interpolate",)
-resize_fields = resizing.same_fields
 
 
 def _split_heads(flat: Mapping[str, np.ndarray], num_heads: int | None) -> dict[str, np.ndarray]:
@@ -282,7 +280,7 @@ def fields_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     mlp_dim=mlp_dim,
     num_heads=num_heads,
     representation_size=shapes.get("pre_logits/kernel", (0, 0))[1],
-    num_classes=shapes["head/kernel"][1] if "head/kernel" in shapes else None,
+    num_classes=base.num_classes(shapes),
   )
 
 

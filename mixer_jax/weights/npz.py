@@ -53,7 +53,7 @@ def load_npz(path: str | os.PathLike[str]) -> dict[str, Any]:
     read = _without_prefix(read, str(path))
     family = models.family_of(read)
   first_layout = any(re.match(_TARGET, name) for name in read)
-  form = dict if first_layout else getattr(models.FAMILIES.get(family or ""), "released_form", dict)
+  form = models.FAMILIES[family].released_form if family and not first_layout else dict
   try:
     read = form(read)
   except InputError as e:

@@ -43,7 +43,7 @@ class _Layout(NamedTuple):
   """A layout, and the names that it has for those of a state dictionary."""
 
   title: str
-  family: Any
+  family: models.Family
   named: dict[str, _Name | None]  # torch's name -> see `_ours`
 
   @property
@@ -79,7 +79,7 @@ def from_torch(
   named = {k: ours for k, ours in layout.named.items() if ours is not None and ours[0]}
   try:
     flat = _without_repeats(state, named)
-    if form := getattr(layout.family, "TORCH_FORM", None):
+    if form := layout.family.TORCH_FORM:
       flat = form[1](flat, num_heads)
     tree = variables.unflatten(flat)
   except InputError as e:
@@ -143,12 +143,12 @@ def to_torch(tree: Mapping[str, Any], layout: str | None = None) -> dict[str, np
   family = models.FAMILIES[variables.describe(tree).family]
   layouts = family.TORCH_NAMES
   layout = layout or ("timm" if "timm" in layouts else next(iter(layouts), None))
-  if layout not in layouts:
+  if layout is None or layout not in layouts:
     known = ", ".join(layouts) or "none"
     raise InputError(f"a {family.TITLE} has no torch layout {layout!r}; known: {known}.")
   state: dict[str, np.ndarray] = {}
   flat = {name: np.asarray(leaf) for name, leaf in variables.flatten(tree).items()}
-  if form := getattr(family, "TORCH_FORM", None):
+  if form := family.TORCH_FORM:
     flat = form[0](flat)
   table = _table(layouts[layout], flat)
   for name, value in flat.items():

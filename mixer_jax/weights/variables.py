@@ -54,7 +54,7 @@ class ModelSpec(NamedTuple):
   @property
   def resize_methods(self) -> tuple[str, ...]:
     """The family's `RESIZE_METHODS` for this model; empty if it takes every image size."""
-    methods: Any = models.FAMILIES[self.family].RESIZE_METHODS
+    methods = models.FAMILIES[self.family].RESIZE_METHODS
     return methods if isinstance(methods, tuple) else methods(self.fields)
 
   @property

@@ -1,6 +1,8 @@
 """Mixer's relatives against the authors' code: outputs, maps, gradients, statistics, and their weights both ways."""
 
 import functools
+import re
+import types
 
 import jax
 import jax.numpy as jnp
@@ -193,6 +195,38 @@ def test_weights_go_to_torch_and_back_to_the_bit(family, layout, tmp_path):
   assert weights.describe(again).fields == TINY[family]
   weights.save_npz(tmp_path / "x.npz", tree)
   jax.tree.map(np.testing.assert_array_equal, weights.load(tmp_path / "x.npz"), tree)
+
+
+def test_a_file_that_lacks_something_is_named():
+  file = types.ModuleType("half")
+  vars(file).update(TITLE="Half", PREFIX="Half_", RESIZE_METHODS=("interpolate",))
+  lacking = "half lacks Model, VARIANTS, STEM, LAYERS, fields_of, input_shape, resize: see"
+  with pytest.raises(TypeError, match=lacking):
+    models.Family.of(file)
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_layers_are_the_stem_each_block_and_the_head(family):
+  model = models.build(family, **TINY[family])
+  abstract = models.abstract_variables(model, families.shape(family, 16, 16, 3))
+  names = [*variables.flatten({"params": abstract["params"]})]
+  layers = models.layer_numbers(family, names)
+  blocks = {n.partition("/")[0] for n in names if re.match(r"\w+Block_\d", n)}
+  stem = next(n for n in names if re.fullmatch(models.FAMILIES[family].STEM, n))
+  assert (layers[stem], layers["head/kernel"]) == (0, len(blocks) + 1)
+  for one in blocks:
+    (layer,) = {layers[n] for n in names if n.startswith(f"{one}/")}
+    assert 0 < layer <= len(blocks)
+  assert {*layers.values()} == {*range(len(blocks) + 2)}
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_a_family_is_resized_if_its_parameters_depend_on_the_image_size(family):
+  model = models.build(family, **TINY[family])
+  small, large = (
+    models.abstract_variables(model, families.shape(family, side, side, 3)) for side in (16, 32)
+  )
+  assert bool(weights.describe(small).resize_methods) == (small != large)
 
 
 def test_a_negative_variance_is_refused(tmp_path):

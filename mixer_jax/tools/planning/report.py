@@ -107,7 +107,7 @@ def make(
 
 def _published_variant(fields: Mapping[str, Any]) -> str | None:
   """Returns the variant of a model that is no other in what its function depends on."""
-  sizes = models.FAMILIES[fields["name"]].VARIANTS.get(fields.get("variant"), {})
+  sizes = models.FAMILIES[fields["name"]].VARIANTS.get(fields.get("variant") or "", {})
   ours, theirs = (
     models.function_fields(models.build(**one)) | {"num_classes": None}
     for one in (fields, {"name": fields["name"], **sizes} if sizes else fields)
