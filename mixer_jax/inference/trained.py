@@ -162,7 +162,7 @@ def load_model(
   given = {**spec.fields, **(known.fields if known else {}), **fields}
   config = config_of_weights(source, spec._replace(fields=given), image_size)
   config["loss"] = (known and known.loss) or _loss_of(variables, spec.family)
-  setup = build_setup(None, schema.translated(config, models.schema))
+  setup = build_setup(None, schema.translated(config))
   if guessed := sorted({*models.FAMILIES[spec.family].UNTOLD, "gelu"} - {*given}):
     _say_guesses(source, spec, setup.model, guessed)
   variables = weights.check_match(variables, setup.abstract_variables, source)

@@ -110,7 +110,7 @@ class Experiment(ModelSetup):
 
 def make_mesh(config: Mapping[str, Any], devices: Sequence[Any] | None = None) -> Mesh:
   """Returns the mesh that config.mesh asks for, over the given devices or those there are."""
-  options = schema.read(config, models.schema).mesh
+  options = schema.read(config).mesh
   with configuration.placed(config, "mesh"):
     return sharding.make_mesh(data=options.data, fsdp=options.fsdp, devices=devices)
 
@@ -125,14 +125,14 @@ def build_model(config: Mapping[str, Any], mesh: Mesh) -> ModelSetup:
   Raises:
     InputError: names the key at fault and the way out.
   """
-  options = schema.read(config, models.schema)
+  options = schema.read(config)
   with configuration.placed(config, *_SECTIONS):
     return _build_model(options, mesh)
 
 
 def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
   """Returns the experiment that the configuration describes, for this mesh; see build_model."""
-  options = schema.read(config, models.schema)
+  options = schema.read(config)
   with configuration.placed(config, *_SECTIONS):
     _check_batches(options, mesh)
     return _build(_build_model(options, mesh))

@@ -35,7 +35,7 @@ def _spec_of_run(directory: epath.Path) -> weights.ModelSpec:
   # Read off the configuration: no device may be touched yet (jax.distributed), and no state restored.
   config = workdirs.load_config(directory)
   model = models.build(**{**config["model"], "num_classes": config["num_classes"]})
-  shape = schema.read(config, models.schema).input_shape
+  shape = schema.read(config).input_shape
   return weights.ModelSpec(config["model"]["name"], models.function_fields(model), shape)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from mixer_jax import evaluators, models, schema
+from mixer_jax import evaluators, schema
 from mixer_jax.data import loading, pipeline
 from mixer_jax.errors import DivergedError, InputError, RetryError, SaveError
 from mixer_jax.evaluators import Evaluator
@@ -62,7 +62,7 @@ def train(
     SystemExit: with stop.status, after saving, when asked to stop.
   """
   stop = stop or StopSignal()
-  config = schema.completed(config, models.schema)
+  config = schema.completed(config)
   distributed.agree({"config": config, "workdir": workdir, "allow_change": allow_change})
   exp = experiment.build(config, experiment.make_mesh(config))
   directory = workdirs.path_of(workdir)

@@ -12,7 +12,7 @@ import jax
 from etils import epath
 from jax.experimental import multihost_utils
 
-from mixer_jax import configuration, files, models, schema, weights
+from mixer_jax import configuration, files, schema, weights
 from mixer_jax.errors import InputError, SaveError, installing
 from mixer_jax.weights import hub
 
@@ -96,7 +96,7 @@ def load_config(directory: epath.Path) -> dict[str, Any]:
   Raises:
     InputError: the directory does not belong to a run, or the file is damaged.
   """
-  return schema.translated(configuration.load(directory / _CONFIG), models.schema)
+  return schema.translated(configuration.load(directory / _CONFIG))
 
 
 def find_environment(directory: epath.Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 from etils import epath
 
-from mixer_jax import configuration, files, models, printing, schema
+from mixer_jax import configuration, files, printing, schema
 from mixer_jax.configuration import NonNegativeInt, PositiveInt
 from mixer_jax.data import sources
 from mixer_jax.errors import InputError
@@ -154,10 +154,10 @@ def resume(
       f"{workdir} has checkpoints, but no config.json to tell what they were trained with: put it back, or start "
       f"a new workdir from their weights: {shlex.quote(f'--config.init.weights={workdir}')}."
     )
-  saved = schema.translated(saved, models.schema)
+  saved = schema.translated(saved)
   if last and "evaluators" in last:  # the last start may have changed them without a checkpoint
     saved = {**saved, "evaluators": last["evaluators"]}
-  saved = schema.completed(saved, models.schema)
+  saved = schema.completed(saved)
   come_and_gone = _evaluators(saved) ^ _evaluators(new.configuration)
   if before:  # which may know fewer or more of them than the last start
     come_and_gone |= _evaluators(before.configuration) ^ _evaluators(new.configuration)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mixer_jax import models, schema
+from mixer_jax import schema
 from mixer_jax.data import ops, sources
 from mixer_jax.figures import curves
 from mixer_jax.training import experiment
@@ -14,7 +14,7 @@ from tests.configurations import small_config
 def options_of(**schedule):
   config = small_config()
   config.schedule.update(schedule)
-  return schema.read(config, models.schema), experiment.build(config, experiment.make_mesh(config))
+  return schema.read(config), experiment.build(config, experiment.make_mesh(config))
 
 
 @pytest.mark.parametrize("schedule", [

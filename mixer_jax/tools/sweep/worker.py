@@ -14,7 +14,7 @@ from typing import Any
 
 from etils import epath
 
-from mixer_jax import configuration, evaluators, files, models, schema, tables
+from mixer_jax import configuration, evaluators, files, schema, tables
 from mixer_jax.errors import DivergedError, InputError
 from mixer_jax.tools.sweep import protocol
 from mixer_jax.training import experiment, init_from, loop
@@ -89,7 +89,7 @@ def _check_settings(
     config = make_config(run)
     saved = workdirs.load_config(epath.Path(results / run.name))
     # An earlier version's evaluators may lack keys that there are today.
-    old, new = (schema.completed(c, models.schema) for c in (saved, config))
+    old, new = (schema.completed(c) for c in (saved, config))
     if changed := configuration.differences(old, new, config.may_change):
       lines = "\n  ".join(changed)
       raise InputError(
