@@ -210,9 +210,8 @@ class Options:
   num_classes: PositiveInt = 1000  # outputs of the model
   batch_size: PositiveInt = 4096  # of all devices together
   total_epochs: NonNegativeFloat | None = None
-  total_steps: Annotated[int, Range(1, 2**31 - 1)] | None = (
-    None  # instead of total_epochs, which is None then
-  )
+  # Instead of total_epochs, which is None then.
+  total_steps: Annotated[int, Range(1, 2**31 - 1)] | None = None
   grad_accum_steps: PositiveInt = 1  # parts that a step takes the batch in; the result is the same
   learning_rate: PositiveFloat = 0.001  # peak
   loss: Literal["sigmoid_xent", "softmax_xent"] = "sigmoid_xent"
@@ -413,9 +412,8 @@ def translated(saved: Mapping[str, Any]) -> dict[str, Any]:
       except (TypeError, AttributeError, ValueError):  # damaged, as the reader will say
         continue
       del section[key]
-  if (
-    "total_steps" in config and config["total_steps"] is not None
-  ):  # which earlier versions took where both were set
+  # Earlier versions took the steps where both were set.
+  if "total_steps" in config and config["total_steps"] is not None:
     config["total_epochs"] = None
   return _completed(config, {**today, "evaluators": {}})  # theirs are optional
 

@@ -6,7 +6,6 @@ import numpy as np
 
 from configs import common, quickstart
 from mixer_jax.data import pipeline
-from mixer_jax.training import experiment
 
 
 def small_config(**changes):
@@ -32,11 +31,6 @@ def small_config(**changes):
   with contextlib.suppress(AttributeError):
     config.unlock()
   return config
-
-
-def build(config):
-  """Returns the experiment of a configuration on its own mesh."""
-  return experiment.build(config, experiment.make_mesh(config))
 
 
 def of_clips(config, frames):

@@ -33,7 +33,7 @@ def train(data, fsdp) -> dict[str, Any]:
   config.optimizer.weight_decay = 0.0
   config.mesh.data, config.mesh.fsdp = data, fsdp
   config.mesh.rules = RULES if fsdp > 1 else ()
-  exp = experiment.build(config, experiment.make_mesh(config))
+  exp = experiment.build(config)
   state = exp.init_state()
   shape = state.params["head"]["kernel"].shape
   head = jax.device_put(

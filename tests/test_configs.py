@@ -17,7 +17,7 @@ from mixer_jax.errors import InputError
 from mixer_jax.tools import config_files
 from mixer_jax.tools.paper_tables import rows
 from mixer_jax.training import experiment
-from tests.configurations import build
+from mixer_jax.training.experiment import build
 from tests.conftest import GOLDEN
 from tests.marks import long
 
@@ -58,7 +58,7 @@ def test_every_configuration_builds(path):
   if path.stem in ("__init__", "common"):
     return
   config = get_config(path.stem)
-  setup = experiment.build_model(config, experiment.make_mesh(config))
+  setup = experiment.build_model(config)
   image = jax.ShapeDtypeStruct((2, *setup.options.input_shape), "float32")
   logits = jax.eval_shape(setup.model.apply, setup.abstract_variables, image)
   assert logits.shape == (2, config.num_classes)
@@ -86,7 +86,7 @@ def test_every_configuration_builds(path):
 def test_released_weights_see_images_as_published(weights, normalize, ops):
   config = get_config("evaluate", f"weights={weights}")
   assert (config.normalize, config.evaluators.val.ops) == (normalize, ops)
-  experiment.build_model(config, experiment.make_mesh(config))
+  experiment.build_model(config)
   assert get_config("finetune", f"weights={weights}").normalize == normalize
 
 

@@ -41,12 +41,11 @@ def panels(
   *,
   log_loss: bool = False,
 ) -> list[Panel]:
-  """Returns the diagrams of a run's metrics.jsonl, without those that nothing was logged for.
+  """Returns the diagrams of the records of a run's metrics.jsonl, without those that nothing was logged for.
 
   Args:
-    records: of metrics.jsonl.
-    options: the configuration.
-    evaluator: a classification.
+    records, options: of the run.
+    evaluator: name of a classification.
     learning_rate: steps -> their learning rates; it draws those before the first record, where warm-up may lie.
     log_loss: whether the axis of the loss is logarithmic.
   """

@@ -29,16 +29,7 @@ def make_features_step(setup: experiment.ModelSetup, prefix: str) -> Any:
 def save(
   output: pathlib.Path, names: Sequence[str], maps: Sequence[Mapping[str, np.ndarray]]
 ) -> None:
-  """Writes an .npz, all of it or nothing: `files` (n,), and each stage's maps (n, h, w, c).
-
-  Args:
-    output: the file.
-    names: of the n images.
-    maps: of each image, by stage.
-
-  Raises:
-    SaveError: the file could not be written.
-  """
+  """Writes an .npz, all of it or nothing: `files`, the names (n,), and each stage's maps (n, h, w, c); raises SaveError."""
   arrays: dict[str, Any] = {stage: np.stack([one[stage] for one in maps]) for stage in maps[0]}
   with files.replacing(output) as partial, partial.open("wb") as f:
     np.savez(f, **arrays, files=np.array(names))

@@ -229,7 +229,7 @@ def build_setup(directory: epath.Path | None, config: Any) -> experiment.ModelSe
   """Returns the model of a workdir, of a configuration, or of both; see `load`."""
   if directory is not None:
     config = _here(workdirs.load_config(directory), config)
-  return experiment.build_model(config, experiment.make_mesh(config))
+  return experiment.build_model(config)
 
 
 def _here(own: dict[str, Any], config: Any | None) -> dict[str, Any]:

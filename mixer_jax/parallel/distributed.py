@@ -187,10 +187,7 @@ def wait_for_loss() -> None:
 
 
 def agree(what: Mapping[str, Any]) -> None:
-  """Compares what the processes are to run, and the code they run it with.
-
-  Args:
-    what: nested; plain values.
+  """Compares what the processes are to run, nested plain values, and the code they run it with.
 
   Raises:
     InputError: on all processes, if one differs from process 0; names it and shows what differs.

@@ -97,15 +97,14 @@ def measure(
       f"batch size {odd[0]} cannot be taken in grad_accum_steps={parts} equal parts; choose multiples of {parts}."
     )
   one = {**config, "batch_size": parts, "grad_accum_steps": parts, "mesh": _one_device(config)}
-  mesh = experiment.make_mesh(one)
-  device, speeds, slower = mesh.devices.flat[0], {}, 0
   setup: experiment.ModelSetup
   if work == "training":
-    setup = exp = experiment.build(one, mesh)
+    setup = exp = experiment.build(one)
     call = make_train_call(exp)
   else:
-    setup = experiment.build_model(one, mesh)
+    setup = experiment.build_model(one)
     call = make_predict_call(setup)
+  device, speeds, slower = setup.mesh.devices.flat[0], {}, 0
   for batch_size in batch_sizes:
     try:
       batch = make_batch(setup, batch_size)
@@ -136,7 +135,7 @@ def measure_input(config: Any, training: Throughput | None = None) -> InputSpeed
     InputError: bad configuration or data.
   """
   one = {**config, "mesh": _one_device(config)}
-  exp = experiment.build(one, experiment.make_mesh(one))
+  exp = experiment.build(one)
   size = exp.options.batch_size
   batches = pipeline.TrainBatches(
     exp.train_split,

@@ -57,10 +57,9 @@ def make_augment(
 
   Args:
     normalize: of `make_normalize`.
-    num_classes: k.
+    num_classes, label_smoothing: of `labels.targets`.
     erasing_p: probability that a box of an image is erased.
     mixup_p, cutmix_p, switch_p, mix_p, pairing, cutmix_box: of `draw_shares`.
-    label_smoothing: of `labels.targets`.
   """
   draw = functools.partial(
     draw_shares, mixup_p=mixup_p, cutmix_p=cutmix_p, switch_p=switch_p, mix_p=mix_p, pairing=pairing,

@@ -64,7 +64,7 @@ def train(
   stop = stop or StopSignal()
   config = schema.completed(config)
   distributed.agree({"config": config, "workdir": workdir, "allow_change": allow_change})
-  exp = experiment.build(config, experiment.make_mesh(config))
+  exp = experiment.build(config)
   directory = workdirs.path_of(workdir)
   with contextlib.ExitStack() as held:
     with stop.ending(lambda: _end_unstarted(held)):
@@ -143,12 +143,7 @@ class _Run:
     self._start_step, self._stop, self._lease = start_step, stop, lease
     self._source, self._evaluators = source, measured
     self._best, self._metric = evaluators.best(exp.options)
-    with self._reporting():
-      first = jax.process_index() == 0
-      project = exp.options.log.wandb if first else None
-      also = trackers.begin(project, directory, origin.run, origin.configuration)
-      known = (origin.records, origin.records_sha256, also)
-      self._writer = metrics.MetricWriter(directory, start_step, *known) if first else None
+    self._writer = self._open_writer(origin) if jax.process_index() == 0 else None
     self._progress = metrics.Progress(
       start_step=start_step,
       total_steps=exp.total_steps,
@@ -163,6 +158,13 @@ class _Run:
       directory, first_step=exp.options.profile.first_step, num_steps=exp.options.profile.num_steps
     )
     self._results: dict[int, dict[str, float]] = {}  # step -> those of the best's evaluator
+
+  def _open_writer(self, origin: provenance.Provenance) -> metrics.MetricWriter:
+    where, project = self._directory, self._exp.options.log.wandb
+    with self._reporting():
+      also = [trackers.Wandb(project, where, origin.run, origin.configuration)] if project else []
+      known = (origin.records, origin.records_sha256, also)
+      return metrics.MetricWriter(where, self._start_step, *known)
 
   def complete(self, state: TrainState) -> dict[str, float]:
     """Trains to the end and returns the results, or exits after a signal; see `train` above."""

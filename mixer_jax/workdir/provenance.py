@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import fnmatch
 import json
-import re
 import secrets
 import shlex
 from collections.abc import Iterable, Mapping
@@ -26,6 +25,7 @@ from mixer_jax.workdir import metrics
 T = TypeVar("T")
 _FILE = "provenance.json"
 _MAX_BYTES = 1 << 24
+_RECORDS = ".records of "  # between the key that names a split and its name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -166,15 +166,13 @@ def resume(
   may_change += _moved(before, new) if before else []
   old = _comparable(saved) | _records(before, new)
   now = _comparable(new.configuration) | _records(before and new, new)
-  changed = configuration.differences(old, now, may_change)
-  refused = configuration.differences(old, now, [*may_change, *allow_change])
-  if refused:
-    listed = "\n  ".join(refused)
+  if refused := configuration.changed(old, now, [*may_change, *allow_change]):
+    listed = "\n  ".join(refused.values())
     raise InputError(
       f"{workdir} belongs to a run with another configuration or other data:\n  {listed}\nChoose another "
       f"workdir, give what it was started with, or allow the change: --allow_change=KEY,…{_harmless(refused)}"
     )
-  if changed:
+  if changed := configuration.differences(old, now, may_change):
     metrics.log("changed, as --allow_change permits:\n  " + "\n  ".join(changed))
   if before is None:
     return new
@@ -183,10 +181,10 @@ def resume(
   )
 
 
-def _harmless(lines: Iterable[str]) -> str:
-  """Returns which differences leave the parameters as they are, with the flag, or "" if there are none."""
-  keys = [re.split(r"[:\s]", line)[0].removesuffix(".records") for line in lines]
-  measured = sorted({key for key in keys if key == "best" or key.startswith("evaluators.")})
+def _harmless(changed: Iterable[str]) -> str:
+  """Returns which of the changed keys leave the parameters as they are, with the flag, or "" if there are none."""
+  keys = {key.partition(_RECORDS)[0] for key in changed}
+  measured = sorted(key for key in keys if key == "best" or key.startswith("evaluators."))
   if not measured:
     return ""
   return (
@@ -231,9 +229,7 @@ def _records(provenance: Provenance | None, new: Provenance) -> dict[str, str]:
   """
   splits = provenance.splits if provenance else {}
   names = {key: split.name for key, split in {**splits, **new.splits}.items()}
-  return {
-    f"{key}.records of {names[key]}": " ".join(split.records) for key, split in splits.items()
-  }
+  return {f"{key}{_RECORDS}{names[key]}": " ".join(split.records) for key, split in splits.items()}
 
 
 def _check_keys(where: str, patterns: Iterable[str], keys: Iterable[str]) -> None:

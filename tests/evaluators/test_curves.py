@@ -14,7 +14,7 @@ from tests.configurations import small_config
 def options_of(**schedule):
   config = small_config()
   config.schedule.update(schedule)
-  return schema.read(config), experiment.build(config, experiment.make_mesh(config))
+  return schema.read(config), experiment.build(config)
 
 
 @pytest.mark.parametrize("schedule", [

@@ -14,7 +14,7 @@ def make_trained(num_devices=1, dtype="float32", config=None, **changes):
   config = config or small_config(**changes)
   config.mesh.data = num_devices
   config.model.dtype = dtype
-  setup = experiment.build_model(config, experiment.make_mesh(config))
+  setup = experiment.build_model(config)
   rng = np.random.default_rng(0)
   variables = jax.tree.map(
     lambda x: rng.normal(scale=0.3, size=x.shape).astype(x.dtype), setup.abstract_variables

@@ -18,7 +18,7 @@ def mesh(data, fsdp):
 def build(config=None, fsdp=4, rules=()):
   config = config or small_config()
   config.mesh.data, config.mesh.fsdp, config.mesh.rules = -1, fsdp, rules
-  return experiment.build(config, experiment.make_mesh(config))
+  return experiment.build(config)
 
 
 def placements(exp):

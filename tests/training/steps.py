@@ -20,7 +20,7 @@ def build(num_devices, fsdp=1, keys=(), **changes):
   config.model.stoch_depth = 0.5
   config.model.dropout_rate = 0.1
   shard(config, num_devices, fsdp)
-  return experiment.build(config, experiment.make_mesh(config))
+  return experiment.build(config)
 
 
 def shard(config, num_devices, fsdp):

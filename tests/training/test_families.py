@@ -58,7 +58,7 @@ def grads_loss_and_statistics(family, *, devices, parts, masked=0):
   config.optimizer.clip_norm = None
   shape = families.shape(family, 16, 16, 3)
   config = of_clips(config, shape[0]) if len(shape) == 4 else config
-  exp = experiment.build(config, experiment.make_mesh(config))
+  exp = experiment.build(config)
   # A head of zeros would keep the gradients from the body.
   variables = families.random_variables(family, 16, 16, num_classes=10, **FIELDS[family])[1]
   state = exp.first_state(jax.device_put(variables, exp.shardings.variables))

@@ -21,7 +21,7 @@ def gradients(num_devices, fsdp, accum, masked):
   shard(config, num_devices, fsdp)
   config.optimizer.name, config.optimizer.clip_norm = "momentum", None
   config.optimizer.weight_decay = 0.0
-  exp = experiment.build(config, experiment.make_mesh(config))
+  exp = experiment.build(config)
   state = exp.init_state()
   head = jax.random.normal(jax.random.key(1), state.params["head"]["kernel"].shape)
   params = {**state.params, "head": {**state.params["head"], "kernel": head}}

@@ -9,8 +9,9 @@ from configs import finetune as finetune_config
 from mixer_jax import inference, weights
 from mixer_jax.errors import InputError
 from mixer_jax.training import init_from, loop
+from mixer_jax.training.experiment import build
 from tests import families, runs
-from tests.configurations import build, small_config
+from tests.configurations import small_config
 from tests.families import RESNET, VIT
 from tests.training.steps import batches
 

@@ -34,7 +34,7 @@ def config_of(family):
 
 
 def initial_params(config):
-  exp = experiment.build(config, experiment.make_mesh(config))
+  exp = experiment.build(config)
   return jax.device_get(exp.init_state().params)
 
 
@@ -106,7 +106,7 @@ def test_a_resnet_does_not(tmp_path):
 def stepped(params, image, **changes):
   """Returns the parameters after a step from these, and the loss."""
   config = small_config(**changes)
-  exp = experiment.build(config, experiment.make_mesh(config))
+  exp = experiment.build(config)
   batch = {**next(batches(1)), "image": image}
   state, metrics = exp.train_step(exp.first_state({"params": params}), put(exp, batch))
   return jax.device_get(state.params), float(metrics["loss"])

@@ -122,7 +122,7 @@ def test_saving_does_not_see_later_steps(tmp_path):
   config.checkpoint.every_steps, config.checkpoint.keep_newest = 1, 13
   loop.train(config, str(tmp_path))
   again = small_config(total_steps=13)
-  exp = experiment.build(again, experiment.make_mesh(again))
+  exp = experiment.build(again)
   batches = train_batches(exp, 13)
   state = exp.init_state()
   for step in range(13):

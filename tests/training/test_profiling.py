@@ -46,7 +46,7 @@ def test_traces_that_cannot_be_are_named(first, count, message):
   config = small_config()
   config.profile.first_step, config.profile.num_steps = first, count
   with pytest.raises(InputError, match=message):
-    experiment.build(config, experiment.make_mesh(config))
+    experiment.build(config)
 
 
 def test_a_trace_that_a_resumed_run_is_too_late_for_is_said():

@@ -50,7 +50,7 @@ def test_resume_equals_an_uninterrupted_run(undisturbed, tmp_path, num_workers):
 def after_a_step(devices, parts):
   """Returns the variables after three steps on the same batches, and the gradients' norms."""
   config = recipe(**{"grad_accum_steps": parts, "mesh.data": devices, "batch_size": 48})
-  exp = experiment.build(config, experiment.make_mesh(config))
+  exp = experiment.build(config)
   state, norms = exp.init_state(), []
   for batch in batches(3, size=48):
     state, metrics = exp.train_step(state, put(exp, batch))

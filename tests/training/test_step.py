@@ -61,7 +61,7 @@ def test_masked_rows_count_for_nothing():
   config = small_config()
   config.mesh.data = 1
   config.model.stoch_depth = 0.0
-  exp = experiment.build(config, experiment.make_mesh(config))
+  exp = experiment.build(config)
   batch = next(batches(1))
   keep = np.array([0, 1, 2, 3, 8, 9, 10, 11])
   masked = {**batch, "mask": np.isin(np.arange(16), keep).astype(np.float32)}

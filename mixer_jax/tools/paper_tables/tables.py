@@ -149,10 +149,9 @@ def results_table(
   Args:
     found: our results.
     name: "table2" or "table3", which fine-tune in different ways.
-    title: of the table.
+    title, notes: of the table.
     paper: the rows.
     metrics: those of `_METRICS` that the table has.
-    notes: for the reader.
   """
   runs, left_out = rows.match(found)
   measured = throughput.load(found.directory)

@@ -18,7 +18,7 @@ from tests.configurations import small_config
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
   config = small_config()
-  exp = experiment.build(config, experiment.make_mesh(config))
+  exp = experiment.build(config)
   path = tmp_path_factory.mktemp("weights") / "small.npz"
   params = jax.tree.map(lambda x: np.full(x.shape, 0.1, np.float32), exp.abstract_state.params)
   weights.save_npz(path, {"params": params})
