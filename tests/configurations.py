@@ -2,6 +2,7 @@
 
 import contextlib
 
+import jax
 import numpy as np
 
 from configs import common, quickstart
@@ -31,6 +32,14 @@ def small_config(**changes):
   with contextlib.suppress(AttributeError):
     config.unlock()
   return config
+
+
+def random_variables(setup):
+  """Returns variables of a setup's model of which none is zero: a new head is, and keeps gradients from the body."""
+  rng = np.random.default_rng(0)
+  return jax.tree.map(
+    lambda x: rng.normal(scale=0.3, size=x.shape).astype(x.dtype), setup.abstract_variables
+  )
 
 
 def of_clips(config, frames):

@@ -11,6 +11,12 @@ from tests.marks import long
 # Every parameter is cut but for the head's ten biases and the 4 × 4 × 3 pixels of the stem's kernel.
 SHARDED = ("head/bias=replicate", "stem/kernel=3", ".*=0")
 
+# Constant steps against the gradients, which are what the trace holds after the first.
+SGD = {
+  "optimizer.name": "momentum", "optimizer.clip_norm": None, "optimizer.weight_decay": 0.0,
+  "schedule.warmup_steps": 0, "schedule.decay": "constant",
+}  # fmt: skip
+
 
 def build(num_devices, fsdp=1, keys=(), **changes):
   """Returns an experiment with drop path, dropout and mixup; `keys` are dotted ones of sections and their values."""
@@ -19,13 +25,9 @@ def build(num_devices, fsdp=1, keys=(), **changes):
   config.update_from_flattened_dict(dict(keys))
   config.model.stoch_depth = 0.5
   config.model.dropout_rate = 0.1
-  shard(config, num_devices, fsdp)
-  return experiment.build(config)
-
-
-def shard(config, num_devices, fsdp):
   config.mesh.data, config.mesh.fsdp = num_devices // fsdp, fsdp
   config.mesh.rules = SHARDED if fsdp > 1 else ()
+  return experiment.build(config)
 
 
 def batches(count, size=16, masked=(), shape=(16, 16, 3)):

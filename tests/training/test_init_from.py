@@ -11,7 +11,7 @@ from mixer_jax.errors import InputError
 from mixer_jax.training import init_from, loop
 from mixer_jax.training.experiment import build
 from tests import families, runs
-from tests.configurations import small_config
+from tests.configurations import random_variables, small_config
 from tests.families import RESNET, VIT
 from tests.training.steps import batches
 
@@ -19,14 +19,8 @@ from tests.training.steps import batches
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
   """Weights of the small model at 16 px, no parameter of which is zero."""
-  config = small_config()
-  exp = build(config)
-  rng = np.random.default_rng(0)
-  params = jax.tree.map(
-    lambda x: (0.2 * rng.normal(size=x.shape)).astype(np.float32), exp.abstract_state.params
-  )
   path = tmp_path_factory.mktemp("weights") / "small.npz"
-  weights.save_npz(path, {"params": params})
+  weights.save_npz(path, random_variables(build(small_config())))
   return str(path)
 
 

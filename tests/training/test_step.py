@@ -8,9 +8,9 @@ from flax import linen as nn
 
 from mixer_jax import losses
 from mixer_jax.training import experiment, step
-from tests.configurations import small_config
+from tests.configurations import random_variables, small_config
 from tests.marks import long
-from tests.training.steps import MESHES, batches, build, flat, put
+from tests.training.steps import MESHES, SGD, batches, build, flat, put
 
 
 def train(exp, steps, masked=()):
@@ -72,10 +72,6 @@ def test_masked_rows_count_for_nothing():
     np.testing.assert_allclose(metrics[name], other[name], rtol=1e-5)
 
 
-SGD = {
-  "optimizer.name": "momentum", "optimizer.clip_norm": None, "optimizer.weight_decay": 0.0,
-  "schedule.warmup_steps": 0, "schedule.decay": "constant",
-}  # fmt: skip
 RHO, RATE = 0.2, 0.3
 
 
@@ -90,9 +86,7 @@ def stepped(exp, params, **batch):
 def ascended():
   """Parameters, the loss there, and those after a step of SAM, computed from two plain steps."""
   plain = build(1, keys=SGD, learning_rate=RATE)
-  shapes = plain.abstract_state.params
-  rng = np.random.default_rng(3)  # a head of zeros would keep the gradients from the body
-  params = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), shapes)
+  params = random_variables(plain)["params"]
   after, loss = stepped(plain, params)
   grads = jax.tree.map(lambda p, q: (p - q) / RATE, params, after)
   norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in jax.tree.leaves(grads)))
