@@ -95,10 +95,7 @@ def _limits(hint: Any) -> Range | None:
 def nearest(word: str, known: Iterable[str], alike: float = 0.5) -> str:
   """Returns ' Did you mean …?' with the closest known word. If none is close, it lists all of them.
 
-  Args:
-    word: what was given.
-    known: what could have been meant.
-    alike: how alike the two are at least, from 0 to 1 (difflib); of thousands, one is a little like anything.
+  `alike` is how alike the two are at least, from 0 to 1 (difflib); of thousands, one is a little like anything.
   """
   known = [str(k) for k in known]
   close = difflib.get_close_matches(word, known, n=1, cutoff=alike)

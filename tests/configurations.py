@@ -6,7 +6,9 @@ import jax
 import numpy as np
 
 from configs import common, quickstart
+from mixer_jax import weights
 from mixer_jax.data import pipeline
+from mixer_jax.training import experiment
 
 
 def small_config(**changes):
@@ -40,6 +42,13 @@ def random_variables(setup):
   return jax.tree.map(
     lambda x: rng.normal(scale=0.3, size=x.shape).astype(x.dtype), setup.abstract_variables
   )
+
+
+def small_weights(tmp_path_factory):
+  """Returns a file of such weights of the small model, at 16 px."""
+  path = tmp_path_factory.mktemp("weights") / "small.npz"
+  weights.save_npz(path, random_variables(experiment.build_model(small_config())))
+  return str(path)
 
 
 def of_clips(config, frames):

@@ -16,15 +16,7 @@ Points = list[tuple[int, float]]
 
 
 class Panel(NamedTuple):
-  """A diagram.
-
-  Attributes:
-    title: what it shows.
-    unit: of the vertical axis.
-    lines: name -> (step, value).
-    log: whether the vertical axis is logarithmic.
-    from_zero: whether the vertical axis begins at 0.
-  """
+  """A diagram of lines, name -> (step, value); unit, log and from_zero are those of its vertical axis."""
 
   title: str
   unit: str

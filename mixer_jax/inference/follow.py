@@ -25,10 +25,7 @@ def follow(workdir: str, config: Any | None = None, **asked: Any) -> None:
 
   Steps that evaluations.jsonl has are left out, so that the same command goes on.
 
-  Args:
-    workdir: of the run.
-    config: as for `inference.load`.
-    asked: what to evaluate, as for `evaluate.choose`.
+  The configuration is given as to `inference.load`, what to evaluate as to `evaluate.choose`.
 
   Raises:
     InputError: there is no run, or what is asked for cannot be evaluated.

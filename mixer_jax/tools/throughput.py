@@ -127,12 +127,7 @@ def measure(
 def measure_input(config: Any, training: Throughput | None = None) -> InputSpeed:
   """Measures one loader worker on a configuration's training data, and so how many feed a device.
 
-  Args:
-    config: the configuration; its mesh does not matter.
-    training: of the step on a local device, if it was measured.
-
-  Raises:
-    InputError: bad configuration or data.
+  That takes the speed of the training step on a local device. The configuration's mesh does not matter.
   """
   one = {**config, "mesh": _one_device(config)}
   exp = experiment.build(one)
@@ -234,8 +229,8 @@ def _read(path: pathlib.Path) -> dict[str, dict[str, Any]]:
   return json.loads(path.read_text()) if path.exists() else {}
 
 
-def describe(measured: dict[str, float]) -> str:
-  """Returns where `load`'s measurements come from, for a note."""
+def here() -> str:
+  """Returns what measurements are made on."""
   device = jax.devices()[0]
   cores = f" ({num_cores(device)} cores)" if device.platform == "cpu" else ""
-  return f"{'measured' if measured else 'not measured'} on {device.device_kind}{cores}"
+  return f"{device.device_kind}{cores}"

@@ -197,7 +197,12 @@ def _build(setup: ModelSetup) -> Experiment:
     tx=tx,
     schedule=schedule,
     learning_rate=options.learning_rate,
-    loss=_make_loss(options),
+    loss=losses.make_loss(
+      options.loss,
+      options.num_classes,
+      class_weights=options.class_weights,
+      positive_weights=options.positive_weights,
+    ),
     augment=augment.make_augment(
       normalize=setup.normalize, num_classes=options.num_classes, **vars(options.augment)
     ),
@@ -224,15 +229,6 @@ def _build(setup: ModelSetup) -> Experiment:
     ),
     total_steps=steps,
     train_split=split,
-  )
-
-
-def _make_loss(options: schema.Options) -> losses.Loss:
-  return losses.make_loss(
-    options.loss,
-    options.num_classes,
-    class_weights=options.class_weights,
-    positive_weights=options.positive_weights,
   )
 
 

@@ -14,10 +14,7 @@ from mixer_jax.workdir import directory as workdirs
 
 
 def describe(source: str) -> weights.ModelSpec:
-  """Returns the model that weights belong to. It does not download a released model.
-
-  Args:
-    source: see `config.init.weights`.
+  """Returns the model that weights (`config.init.weights`) belong to. It does not download a released model.
 
   Raises:
     InputError: no such weights, or not a known model's.
@@ -86,10 +83,7 @@ def class_names(
 ) -> tuple[str, ...]:
   """Returns the names of the classes that the parameters to start from have a head for, () if they have none.
 
-  Args:
-    exp: the run.
-    directory: its workdir.
-    step: of the checkpoint that it resumes from; None: it starts from `config.init`.
+  A run starts from the checkpoint of `step` in its directory; from `config.init` if that is None.
   """
   if step is None and (exp.options.init.weights is None or exp.options.init.new_head):
     return ()
@@ -139,10 +133,7 @@ def initial_variables(exp: experiment.Experiment) -> tuple[weights.Variables, st
 def _other_function(spec: weights.ModelSpec, exp: experiment.Experiment, *, known: bool) -> str:
   """Returns what is to be said of the fields that shapes do not tell, as the end of a line.
 
-  Args:
-    spec: the model that the weights belong to.
-    exp: what they shall be trained as.
-    known: `spec` has these fields from a run or a published size.
+  They are `known` if the weights' `spec` has them from a run or a published size.
   """
   names = [n for n in (*models.FAMILIES[spec.family].UNTOLD, "gelu") if hasattr(exp.model, n)]
   now = {name: getattr(exp.model, name) for name in names}

@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
-from jax.sharding import Mesh
 
 from mixer_jax import evaluators, schema
 from mixer_jax.data import loading, pipeline
@@ -119,11 +118,6 @@ def _prepare(
   return run, state
 
 
-def _num_cores(mesh: Mesh) -> int:
-  """Cores that core-hours count: accelerator devices, or the CPU cores that this process may use."""
-  return processes.num_cores() if mesh.devices.flat[0].platform == "cpu" else mesh.size
-
-
 class _Run:
   """The moving parts of one call of `train`."""
 
@@ -144,11 +138,12 @@ class _Run:
     self._source, self._evaluators = source, measured
     self._best, self._metric = evaluators.best(exp.options)
     self._writer = self._open_writer(origin) if jax.process_index() == 0 else None
+    on_cpu = exp.mesh.devices.flat[0].platform == "cpu"
     self._progress = metrics.Progress(
       start_step=start_step,
       total_steps=exp.total_steps,
       batch_size=exp.options.batch_size,
-      num_cores=_num_cores(exp.mesh),
+      num_cores=processes.num_cores() if on_cpu else exp.mesh.size,  # or accelerators
       core_hours=self._writer.last("core_hours", 0.0) if self._writer else 0.0,
     )
     self._pending: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
@@ -234,10 +229,16 @@ class _Run:
     return state
 
   def _step(self, step: int, state: TrainState, batch: pipeline.Batch) -> TrainState:
+    exp = self._exp
     with self._profiler.step(step):
-      state, step_metrics = self._exp.train_step(state, self._put(batch))
+      size, sharded = exp.options.batch_size, exp.shardings.batch
+      on_devices = sharding.put_batch(batch, sharded, self._rows, size)
+      state, step_metrics = exp.train_step(state, on_devices)
     self._pending.append((step, step_metrics))
-    self._finish_trace(step, step_metrics)
+    with self._reporting():
+      line = self._profiler.finish(step, step_metrics)
+    if line is not None:
+      metrics.log(line)
     return state
 
   def _end(self, step: int, state: TrainState) -> str:
@@ -304,16 +305,6 @@ class _Run:
     batch = next(batches)
     self._progress.wait(time.perf_counter() - begin)
     return batch
-
-  def _put(self, batch: pipeline.Batch) -> dict[str, jax.Array]:
-    exp = self._exp
-    return sharding.put_batch(batch, exp.shardings.batch, self._rows, exp.options.batch_size)
-
-  def _finish_trace(self, step: int, step_metrics: Any) -> None:
-    with self._reporting():
-      line = self._profiler.finish(step, step_metrics)
-    if line is not None:
-      metrics.log(line)
 
   def _drain(self, keep: int) -> None:
     """Looks at the metrics of finished steps, all but the newest `keep`; logs those that are due."""

@@ -41,12 +41,7 @@ class StepProfiler:
       yield
 
   def finish(self, step: int, results: Any) -> str | None:
-    """Ends the trace after the last step that is traced; returns what to tell the user then.
-
-    Args:
-      step: just handed to the device.
-      results: of the step; waited for, so that the trace holds it.
-    """
+    """Ends the trace after the last step that is traced, whose results it waits for; returns what to tell the user then."""
     if step != self._last or self._local is None:
       return None
     jax.block_until_ready(results)

@@ -69,12 +69,7 @@ class Provenance:
 
 
 def describe(config: Mapping[str, Any], opened: Mapping[str, sources.Source]) -> Provenance:
-  """Returns the provenance of a new run.
-
-  Args:
-    config: the configuration.
-    opened: key of the configuration that names a split -> that split; the first is trained on.
-  """
+  """Returns the provenance of a new run; `opened` is key that names a split -> that split, the first trained on."""
   names = next((s.class_names for s in opened.values()), None) or ()
   splits = {
     key: Split(name=s.name, num_examples=len(s), records=s.fingerprint())
@@ -126,13 +121,8 @@ def resume(
 ) -> Provenance:
   """Returns the new provenance as the run's that it goes on from; prints what `allow_change` lets differ.
 
-  Args:
-    new: what is asked for now; its `may_change` is the list of keys that may differ.
-    workdir: directory of the run.
-    step: of the checkpoint to resume from, None if there is none.
-    allow_change: further keys or sections that may differ.
-
-  A workdir without a checkpoint takes every configuration.
+  Without a checkpoint (`step` is None) the workdir takes every configuration. Keys and sections of `allow_change` may
+  differ besides those of the new `may_change`.
 
   Raises:
     InputError: configuration or data are others, or `allow_change` names no key.

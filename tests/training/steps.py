@@ -1,5 +1,6 @@
 """Small experiments on several devices, their batches, and trees as flat dictionaries."""
 
+import jax
 import numpy as np
 from flax import traverse_util
 
@@ -45,6 +46,13 @@ def batches(count, size=16, masked=(), shape=(16, 16, 3)):
 def put(exp, batch):
   size = len(batch["label"])
   return sharding.put_batch(batch, exp.shardings.batch, np.arange(size), size)
+
+
+def stepped(exp, params, batch):
+  """Returns the parameters after the first step from these, and the loss."""
+  state = exp.first_state(jax.device_put({"params": params}, exp.shardings.variables))
+  state, metrics = exp.train_step(state, put(exp, batch))
+  return jax.device_get(state.params), float(metrics["loss"])
 
 
 def flat(tree):

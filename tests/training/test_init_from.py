@@ -11,17 +11,14 @@ from mixer_jax.errors import InputError
 from mixer_jax.training import init_from, loop
 from mixer_jax.training.experiment import build
 from tests import families, runs
-from tests.configurations import random_variables, small_config
+from tests.configurations import small_config, small_weights
 from tests.families import RESNET, VIT
 from tests.training.steps import batches
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-  """Weights of the small model at 16 px, no parameter of which is zero."""
-  path = tmp_path_factory.mktemp("weights") / "small.npz"
-  weights.save_npz(path, random_variables(build(small_config())))
-  return str(path)
+  return small_weights(tmp_path_factory)
 
 
 def initial_params(exp):

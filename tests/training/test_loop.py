@@ -112,8 +112,7 @@ def test_interrupted_runs_end_bit_identical(undisturbed, tmp_path, capsys, stops
     assert int(capsys.readouterr().out.split("saved step ")[1].split()[0]) == steps_of(tmp_path)[-1]
   results = loop.train(config, str(tmp_path))
   assert results == undisturbed[1]
-  runs.assert_same_state(runs.final_state(tmp_path, 20), runs.final_state(undisturbed[0], 20))
-  assert runs.records(tmp_path) == runs.records(undisturbed[0])
+  runs.assert_same_run(tmp_path, undisturbed[0], 20)
 
 
 def test_saving_does_not_see_later_steps(tmp_path):

@@ -157,11 +157,10 @@ class Outcome(NamedTuple):
 
   Attributes:
     top1: on the evaluation split in per cent. The split is the pre-training's own, or the target's for a transfer.
-    num_images: number of images of that split.
+    num_images: of that split.
     five_shot: 5-shot accuracy on the target in per cent. None for a transfer.
     curve: (step, share) of top-1.
     speed: median of the images per second in training.
-    core_hours: core-hours that the run took.
   """
 
   top1: float

@@ -180,7 +180,7 @@ def results_table(
     notes=(
       *notes,
       "images/s and core of inference, best over batch sizes: the paper's on TPU v3, ours "
-      f"{throughput.describe(measured)}.",
+      f"{'' if measured else 'not '}measured on {throughput.here()}.",
       "Planned: bounds by the chip's published rates (tools.plan), which real runs do not reach.",
     ),
     missing=[
