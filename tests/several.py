@@ -12,9 +12,9 @@ from mixer_jax import evaluators
 from mixer_jax.parallel import distributed, sharding
 from mixer_jax.training import experiment
 from tests.configurations import small_config, train_batches
+from tests.training.steps import SHARDED
 
 STEPS = 20
-RULES = ("head/bias=replicate", "stem/kernel=3", ".*=0")
 
 
 def meshes(num_devices):
@@ -32,7 +32,7 @@ def train(data, fsdp) -> dict[str, Any]:
   config.optimizer.name, config.optimizer.clip_norm = "momentum", None
   config.optimizer.weight_decay = 0.0
   config.mesh.data, config.mesh.fsdp = data, fsdp
-  config.mesh.rules = RULES if fsdp > 1 else ()
+  config.mesh.rules = SHARDED if fsdp > 1 else ()
   exp = experiment.build(config)
   state = exp.init_state()
   shape = state.params["head"]["kernel"].shape

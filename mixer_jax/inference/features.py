@@ -18,12 +18,12 @@ def make_features_step(setup: experiment.ModelSetup, prefix: str) -> Any:
     setup: the model.
     prefix: of the names; "stage_" for the maps (b, [t,] h, w, c), "" for all.
   """
-
-  def output(batch: Any, outputs: Any) -> Any:
-    del batch
-    return {k: v.astype(jnp.float32) for k, v in outputs.items() if k.startswith(prefix)}
-
-  return experiment.make_predict_step(setup, output)
+  return experiment.make_predict_step(
+    setup,
+    lambda _, outputs: {
+      k: v.astype(jnp.float32) for k, v in outputs.items() if k.startswith(prefix)
+    },
+  )
 
 
 def save(

@@ -143,12 +143,10 @@ def make_top_step(setup: experiment.ModelSetup, top: int) -> Any:
   Probabilities are those that the configuration's loss trains: sigmoids, or a softmax.
   """
   activation = losses.PROBABILITIES[setup.options.loss]
-
-  def output(batch: Any, outputs: Any) -> Any:
-    del batch
-    return jax.lax.top_k(activation(outputs["logits"]), min(top, setup.options.num_classes))
-
-  return experiment.make_predict_step(setup, output)
+  top = min(top, setup.options.num_classes)
+  return experiment.make_predict_step(
+    setup, lambda _, outputs: jax.lax.top_k(activation(outputs["logits"]), top)
+  )
 
 
 def predict(

@@ -64,9 +64,8 @@ def join(
   logger = logging.getLogger("jax._src.distributed")
   logger.setLevel(logging.INFO)
   logger.addFilter(lambda record: _say_where(record, wait_seconds))
-  interrupt = signal.signal(
-    signal.SIGINT, signal.SIG_DFL
-  )  # which Python would handle after the wait
+  # Python would handle Ctrl-C after the wait.
+  interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)
   try:
     jax.distributed.initialize(
       coordinator,

@@ -93,7 +93,9 @@ def make_shardings(
   batch = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
   size = mesh.shape.get("fsdp", 1)
   shapes = {_name(path): x.shape for path, x in _leaves(variables["params"])}
-  dimensions = _shard_dims(shapes, rules, size)
+  parsed = rules_lib.parse("rules", rules, _PLACES, _place)
+  decided = rules_lib.decide("rules", parsed, [*shapes])
+  dimensions = {k: _dimension(k, shape, size, decided[k]) for k, shape in shapes.items()}
 
   def sharding_of(path: Any, x: Any) -> NamedSharding:
     keys = _name(path).split("/")
@@ -115,15 +117,6 @@ def _name(path: Any) -> str:
   return "/".join(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
 
 
-def _shard_dims(
-  shapes: dict[str, tuple[int, ...]], rules: tuple[str, ...], size: int
-) -> dict[str, int]:
-  """Returns for each parameter the dimension that is sharded, `size` times, or REPLICATED."""
-  parsed = rules_lib.parse("rules", rules, _PLACES, _place)
-  decided = rules_lib.decide("rules", parsed, list(shapes))
-  return {name: _dimension(name, shape, size, decided[name]) for name, shape in shapes.items()}
-
-
 def _place(text: str) -> str:
   if text not in ("auto", "replicate") and not text.isdecimal():
     raise ValueError(f"{text!r} is none of them")
@@ -133,6 +126,7 @@ def _place(text: str) -> str:
 def _dimension(
   name: str, shape: tuple[int, ...], size: int, rule: rules_lib.Rule[str] | None
 ) -> int:
+  """Returns the dimension of a parameter that is sharded, `size` times, or REPLICATED."""
   place = "auto" if rule is None else rule.value
   if place == "replicate":
     return REPLICATED

@@ -118,9 +118,6 @@ class _Parser(flags.ArgumentParser):
   def parse(self, argument: str) -> Any:
     return load(argument)
 
-  def flag_type(self) -> str:
-    return "config object"
-
 
 def define(default: str = "") -> Any:
   """Defines --config and --config.KEY=VALUE, and returns the flag; `default` says in --help what is its default."""

@@ -175,10 +175,7 @@ def _build(setup: ModelSetup) -> Experiment:
   schedule = _make_schedule(options)
   layers = functools.partial(models.layer_numbers, options.model["name"])
   tx = optimizer.make_optimizer(
-    **vars(options.optimizer),
-    learning_rate=options.learning_rate,
-    layers=layers,
-    schedule=schedule,
+    **vars(options.optimizer), learning_rate=options.learning_rate, layers=layers, schedule=schedule
   )
   first_state = functools.partial(
     state.first_state, tx=tx, seed=options.seed, ema_decay=options.ema_decay

@@ -229,11 +229,7 @@ def test_the_papers_settings():
   assert (config.optimizer.name, config.optimizer.momentum, config.optimizer.clip_norm) == (
     "momentum", 0.9, 1.0,
   )  # fmt: skip
-  assert (config.optimizer.weight_decay, config.augment.mixup_p, config.model.stoch_depth) == (
-    0,
-    0,
-    0,
-  )
+  assert config.optimizer.weight_decay == config.augment.mixup_p == config.model.stoch_depth == 0
   assert (config.schedule.decay, config.loss, config.learning_rate) == (
     "cosine", "softmax_xent", 0.06,
   )  # fmt: skip

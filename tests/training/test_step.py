@@ -59,7 +59,6 @@ def test_any_mesh_will_do(reference):
 def test_masked_rows_count_for_nothing():
   """Without mixup, a batch with masked rows gives the loss and gradients of the batch without them."""
   config = small_config()
-  config.mesh.data = 1
   config.model.stoch_depth = 0.0
   exp = experiment.build(config)
   batch = next(batches(1))
@@ -99,11 +98,7 @@ def test_sam_takes_the_gradients_up_the_slope(ascended, num_devices, fsdp, accum
   """With the same batch, drop path, dropout and mixup in both passes; the loss is that of the first."""
   params, loss, wanted = ascended
   exp = build(
-    num_devices,
-    fsdp,
-    SGD | {"optimizer.sam_rho": RHO},
-    learning_rate=RATE,
-    grad_accum_steps=accum,
+    num_devices, fsdp, SGD | {"optimizer.sam_rho": RHO}, learning_rate=RATE, grad_accum_steps=accum
   )
   after, found = stepped(exp, params, next(batches(1)))
   assert found == pytest.approx(loss, rel=1e-5)
