@@ -166,7 +166,6 @@ def save(
   """Writes the model and its description, `output` and `output`.json; returns the parity figures.
 
   Args:
-    trained: the model.
     output: file; its suffix is one of FORMATS.
     input_type: see make_function.
     tolerance: of the parity figures.

@@ -14,9 +14,7 @@ from mixer_jax.training import experiment
 def make_features_step(setup: experiment.ModelSetup, prefix: str) -> Any:
   """Returns the jitted (variables, batch) -> {name: float32 (b, …)} of what the model computes inside.
 
-  Args:
-    setup: the model.
-    prefix: of the names; "stage_" for the maps (b, [t,] h, w, c), "" for all.
+  The names begin with `prefix`: "stage_" for the maps (b, [t,] h, w, c), "" for all.
   """
   return experiment.make_predict_step(
     setup,

@@ -327,11 +327,9 @@ def make_predict_step(
   """Returns the jitted predict_step(variables, batch), replicated on all devices.
 
   Args:
-    setup: the model.
     output: (batch, outputs of the model: logits (b, k) and what models.features returns) -> what is returned;
       what it does not use is not computed.
   """
-
   gather = sharding.make_gather(setup.shardings.variables)
 
   def predict_step(variables: state.Variables, batch: dict[str, Any]) -> Any:

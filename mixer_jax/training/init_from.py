@@ -42,7 +42,6 @@ def fields_at(
   """Returns the fields of the model that weights become at another image size with a new head.
 
   Args:
-    spec: the model that the weights belong to.
     image_size: (height, width) of the images in pixels.
     method: `config.init.resize`.
 

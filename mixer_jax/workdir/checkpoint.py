@@ -166,7 +166,6 @@ def choose(workdir: epath.Path, which: str | int) -> tuple[int, list[str]]:
   """Returns the step of the wanted checkpoint, whose files are intact, and what newer ones suffer from.
 
   Args:
-    workdir: of the run.
     which: "newest" (intact), "best" by its score, or a step.
 
   Raises:

@@ -10,7 +10,7 @@ import fnmatch
 import json
 import secrets
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from etils import epath
@@ -30,13 +30,7 @@ _RECORDS = ".records of "  # between the key that names a split and its name
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Split:
-  """Fingerprint of a split.
-
-  Attributes:
-    name: data set and split.
-    num_examples: of the split.
-    records: short hashes of a few encoded images with their labels.
-  """
+  """Fingerprint of a data set's split: short hashes of a few encoded images with their labels."""
 
   name: str
   num_examples: PositiveInt
@@ -117,7 +111,7 @@ def _made(declared: type[T], content: Any, where: str) -> T:
 
 
 def resume(
-  new: Provenance, workdir: epath.Path, step: int | None, allow_change: Iterable[str]
+  new: Provenance, workdir: epath.Path, step: int | None, allow_change: Sequence[str]
 ) -> Provenance:
   """Returns the new provenance as the run's that it goes on from; prints what `allow_change` lets differ.
 
@@ -127,7 +121,6 @@ def resume(
   Raises:
     InputError: configuration or data are others, or `allow_change` names no key.
   """
-  allow_change = tuple(allow_change)
   before = None if step is None else read(workdir, step)
   last = workdirs.find_config(workdir)
   saved = before.configuration if before else last

@@ -177,6 +177,11 @@ def test_adamw_is_torchs(name, clip_norm):
   )
 
 
+def test_biases_of_several_dimensions_do_not_decay():
+  params = {name: np.ones((2, 2)) for name in ("bias", "kernel")}
+  assert optimizer.decaying("multidimensional")(params) == {"bias": False, "kernel": True}
+
+
 @pytest.fixture(scope="module")
 def timms():
   return dict(np.load(GOLDEN / "timm_training.npz"))

@@ -5,7 +5,7 @@ import pathlib
 import shlex
 import statistics
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from mixer_jax import configuration
 from mixer_jax.errors import InputError
@@ -73,10 +73,8 @@ class Pretrain:
     parts += [f"dataset={setting.dataset}", f"fewshot={setting.target}", f"steps={setting.steps}"]
     return f"configs/mini.py:{','.join(parts)},points={NUM_POINTS if is_drawn else 1}"
 
-  @property
-  def changes(self) -> dict[str, Any]:
-    """Values of that configuration that differ from the file's."""
-    return {}
+  changes: ClassVar[dict[str, Any]] = {}
+  """Values of that configuration that differ from the file's."""
 
 
 @dataclasses.dataclass(frozen=True)
