@@ -332,7 +332,7 @@ def test_details_count_what_the_evaluation_counts(undisturbed, tmp_path, capsys)
 
 def test_weights_that_do_not_fit_are_named():
   file = str(GOLDEN / "mixer_tiny_checkpoint.npz")
-  with pytest.raises(InputError, match="num_classes=5, the model has .* num_classes=10"):
+  with pytest.raises(InputError, match=r"num_classes=5, the model has .* num_classes=10"):
     runs.evaluated(workdir=None, config=small_config(), weights_file=file)
 
 
