@@ -144,6 +144,7 @@ def test_help_has_every_key_with_its_default():
       value = tuple(value) if isinstance(value, list) else value
       assert f"\n  config.{key}={value!r}  (" in text or key.endswith(".type"), key
   text = configuration_help.text(common.get_config("spach"))
+  assert "Instead of" in next(x for x in text.splitlines() if "config.total_steps=" in x)
   assert "global norm" in next(x for x in text.splitlines() if "optimizer.clip_norm" in x)
   assert "channels of the first stage" in next(x for x in text.splitlines() if "hidden_dim" in x)
 
