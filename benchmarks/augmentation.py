@@ -27,7 +27,7 @@ def make_call(model: str, batch_size: int, *, augmented: bool) -> Callable[[], A
   config.mesh.data, config.batch_size, config.data.repeats = 1, batch_size, 1
   if not augmented:
     config.augment = common.get_config().augment
-  exp = experiment.build(config, experiment.make_mesh(config))
+  exp = experiment.build(config)
   step, batch = throughput.make_train_call(exp), throughput.make_batch(exp, batch_size)
   return lambda: jax.block_until_ready(step(batch))
 

@@ -38,7 +38,7 @@ class Run:
 
   def __init__(self, images: int):
     config = make_config(images)
-    self._exp = exp = experiment.build(config, experiment.make_mesh(config))
+    self._exp = exp = experiment.build(config)
     size = exp.options.batch_size
     self._steps, self._taken = images // size, 0
     self._rows = np.arange(size)

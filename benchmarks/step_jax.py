@@ -34,7 +34,7 @@ def make_config(case: dict[str, Any], kernels: str = "auto") -> Any:
 
 def ours(case: dict[str, Any], kernels: str = "auto") -> Any:
   config = make_config(case, kernels)
-  exp = experiment.build(config, experiment.make_mesh(config))
+  exp = experiment.build(config)
 
   def prepare(work: str, batch_size: int) -> turns.Run:
     batch = throughput.make_batch(exp, batch_size)

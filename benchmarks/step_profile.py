@@ -55,7 +55,7 @@ def profile(args: Any, name: str) -> dict[str, Any]:
 
   case = {**step.make_case(args)._asdict(), "dtype": args.dtype}
   config = step_jax.make_config(case, "pallas" if name == "pallas" else "auto")
-  exp = experiment.build(config, experiment.make_mesh(config))
+  exp = experiment.build(config)
   state, batch = exp.init_state(), throughput.make_batch(exp, args.batch_sizes[0])
   compiled = exp.train_step.lower(state, batch).compile()
   state, metrics = compiled(state, batch)

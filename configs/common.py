@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference, placeholder
 
-from mixer_jax import configuration, models, schema
+from mixer_jax import configuration, schema
 from mixer_jax.errors import InputError
 
 
@@ -24,7 +24,7 @@ def get_config(model: str = "mixer") -> Any:
     "model": {"name": model},
     "evaluators": {"val": {"type": "classification"}, "pictures": {"type": "pictures"}},
   }
-  config: Any = _section(schema.tree(named, models.schema)).lock()
+  config: Any = _section(schema.tree(named)).lock()
   config.evaluators.unlock()
   return config
 

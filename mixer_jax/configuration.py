@@ -95,10 +95,7 @@ def _limits(hint: Any) -> Range | None:
 def nearest(word: str, known: Iterable[str], alike: float = 0.5) -> str:
   """Returns ' Did you mean …?' with the closest known word. If none is close, it lists all of them.
 
-  Args:
-    word: what was given.
-    known: what could have been meant.
-    alike: how alike the two are at least, from 0 to 1 (difflib); of thousands, one is a little like anything.
+  `alike` is how alike the two are at least, from 0 to 1 (difflib); of thousands, one is a little like anything.
   """
   known = [str(k) for k in known]
   close = difflib.get_close_matches(word, known, n=1, cutoff=alike)
@@ -244,22 +241,28 @@ def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   return flat
 
 
-def differences(
+def changed(
   old: Mapping[str, Any], new: Mapping[str, Any], may_change: Iterable[str]
-) -> list[str]:
-  """Returns a line for each key whose value differs, except the keys and sections that may change.
+) -> dict[str, str]:
+  """Returns each key whose value differs, with a line that says so, except the keys and sections that may change.
 
   Names may have the wildcards of fnmatch: "evaluators.*.batch_size".
   """
   a, b = flatten(old), flatten(new)
   allowed = [pattern for name in may_change for pattern in (name, f"{name}.*")]
-  lines = []
-  for key in sorted({**a, **b}):
-    if any(fnmatch.fnmatchcase(key, pattern) for pattern in allowed):
-      continue
-    if a.get(key, "(absent)") != b.get(key, "(absent)"):
-      lines.append(f"{key}: {a.get(key, '(absent)')!r} -> {b.get(key, '(absent)')!r}")
-  return lines
+  pairs = {key: (a.get(key, "(absent)"), b.get(key, "(absent)")) for key in sorted({**a, **b})}
+  return {
+    key: f"{key}: {before!r} -> {now!r}"
+    for key, (before, now) in pairs.items()
+    if before != now and not any(fnmatch.fnmatchcase(key, pattern) for pattern in allowed)
+  }
+
+
+def differences(
+  old: Mapping[str, Any], new: Mapping[str, Any], may_change: Iterable[str]
+) -> list[str]:
+  """Returns the lines of `changed`."""
+  return [*changed(old, new, may_change).values()]
 
 
 def save(path: epath.Path, config: Mapping[str, Any]) -> None:

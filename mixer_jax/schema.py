@@ -210,9 +210,8 @@ class Options:
   num_classes: PositiveInt = 1000  # outputs of the model
   batch_size: PositiveInt = 4096  # of all devices together
   total_epochs: NonNegativeFloat | None = None
-  total_steps: Annotated[int, Range(1, 2**31 - 1)] | None = (
-    None  # instead of total_epochs, which is None then
-  )
+  # Instead of total_epochs, which is None then.
+  total_steps: Annotated[int, Range(1, 2**31 - 1)] | None = None
   grad_accum_steps: PositiveInt = 1  # parts that a step takes the batch in; the result is the same
   learning_rate: PositiveFloat = 0.001  # peak
   loss: Literal["sigmoid_xent", "softmax_xent"] = "sigmoid_xent"
@@ -304,18 +303,16 @@ RENAMED: dict[str, tuple[str, Callable[[Any], Any]]] = {
 """Key, or section, of earlier versions -> the one that replaced it, and what its value is there."""
 
 
-DescribeModel = Callable[[str], Mapping[str, Field]]
-"""Name of a family -> fields of config.model: models.schema, which this module is below."""
-
-
-def tree(config: Mapping[str, Any], describe_model: DescribeModel) -> dict[str, Any]:
+def tree(config: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the fields of all keys, nested; raises InputError if the configuration names no family."""
+  from mixer_jax import models  # It imports JAX.
+
   if not _has(config, "model.name"):
     raise InputError("config.model.name is missing; configs/common.py has every key.")
   if not isinstance(name := config["model"]["name"], str):
     raise InputError(f"config.model.name is {name!r}; expected the name of a family.")
   own = {
-    "model": describe_model(name),
+    "model": models.schema(name),
     "evaluators": _evaluators(config["evaluators"] if _has(config, "evaluators") else None),
   }
   return {**configuration.tree(Options), **own}
@@ -337,12 +334,12 @@ def _evaluators(sections: Any) -> dict[str, Any]:
   return found
 
 
-def read(config: Mapping[str, Any], describe_model: DescribeModel) -> Options:
+def read(config: Mapping[str, Any]) -> Options:
   """Returns the configuration as an object; raises InputError that lists all that is wrong with it.
 
   An evaluator needs its type alone; its other keys have their defaults.
   """
-  known, config = tree(config, describe_model), completed(config, describe_model)
+  known, config = tree(config), completed(config)
   moved = {f"config.{old}": f"config.{new}" for old, (new, _) in RENAMED.items()}
   configuration.check(known, config, "config", moved)
   made = {k: configuration.make(EVALUATORS[v["type"]], v) for k, v in config["evaluators"].items()}
@@ -352,9 +349,9 @@ def read(config: Mapping[str, Any], describe_model: DescribeModel) -> Options:
   return options
 
 
-def completed(config: Mapping[str, Any], describe_model: DescribeModel) -> dict[str, Any]:
+def completed(config: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the configuration with the defaults of the keys that its evaluators leave out, its data's paths absolute."""
-  known = tree(config, describe_model)["evaluators"]
+  known = tree(config)["evaluators"]
   given = {name: _located(config["evaluators"][name]) for name in known}
   found = {**config, **({"evaluators": _completed(given, known)} if given else {})}
   return {**found, "data": _located(found["data"])} if _has(found, "data.dataset") else found
@@ -396,7 +393,7 @@ def joined(height: int, width: int) -> int | str:
   return height if height == width else f"{height}x{width}"
 
 
-def translated(saved: Mapping[str, Any], describe_model: DescribeModel) -> dict[str, Any]:
+def translated(saved: Mapping[str, Any]) -> dict[str, Any]:
   """Returns a saved configuration of any version with today's keys.
 
   Keys that it lacks are of later versions, and get their defaults.
@@ -404,7 +401,7 @@ def translated(saved: Mapping[str, Any], describe_model: DescribeModel) -> dict[
   Raises:
     InputError: it names no family, or one that there is not.
   """
-  today, config = tree(saved, describe_model), copy.deepcopy(dict(saved))
+  today, config = tree(saved), copy.deepcopy(dict(saved))
   for old, (new, convert) in RENAMED.items():
     if _has(config, old) and not _has(today, old):
       section, key = _find(config, old)
@@ -415,9 +412,8 @@ def translated(saved: Mapping[str, Any], describe_model: DescribeModel) -> dict[
       except (TypeError, AttributeError, ValueError):  # damaged, as the reader will say
         continue
       del section[key]
-  if (
-    "total_steps" in config and config["total_steps"] is not None
-  ):  # which earlier versions took where both were set
+  # Earlier versions took the steps where both were set.
+  if "total_steps" in config and config["total_steps"] is not None:
     config["total_epochs"] = None
   return _completed(config, {**today, "evaluators": {}})  # theirs are optional
 

@@ -2,9 +2,11 @@
 
 import contextlib
 
+import jax
 import numpy as np
 
 from configs import common, quickstart
+from mixer_jax import weights
 from mixer_jax.data import pipeline
 from mixer_jax.training import experiment
 
@@ -34,9 +36,19 @@ def small_config(**changes):
   return config
 
 
-def build(config):
-  """Returns the experiment of a configuration on its own mesh."""
-  return experiment.build(config, experiment.make_mesh(config))
+def random_variables(setup):
+  """Returns variables of a setup's model of which none is zero: a new head is, and keeps gradients from the body."""
+  rng = np.random.default_rng(0)
+  return jax.tree.map(
+    lambda x: rng.normal(scale=0.3, size=x.shape).astype(x.dtype), setup.abstract_variables
+  )
+
+
+def small_weights(tmp_path_factory):
+  """Returns a file of such weights of the small model, at 16 px."""
+  path = tmp_path_factory.mktemp("weights") / "small.npz"
+  weights.save_npz(path, random_variables(experiment.build_model(small_config())))
+  return str(path)
 
 
 def of_clips(config, frames):

@@ -120,17 +120,13 @@ def left_behind(process, patience=10.0):
   every look counts: those of other runs on the machine come and go.
   """
   deadline = time.monotonic() + patience
-  while _group(process.pid) and time.monotonic() < deadline:
+  while group(process.pid) and time.monotonic() < deadline:
     time.sleep(0.1)
   found = {*_segments()} - _BEFORE[process.pid]
   while found and time.monotonic() < deadline:
     time.sleep(0.1)
     found &= {*_segments()}
-  return _group(process.pid) + sorted(found)
-
-
-def _group(pgid):
-  return [f"process {path.name}" for path in group(pgid)]
+  return [f"process {path.name}" for path in group(process.pid)] + sorted(found)
 
 
 def group(pgid):
@@ -178,6 +174,12 @@ def assert_same_state(a, b):
   assert a.keys() == b.keys()
   for name in a:
     np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def assert_same_run(a, b, step):
+  """Two workdirs have the same state at this step, and the same records."""
+  assert_same_state(final_state(a, step), final_state(b, step))
+  assert records(a) == records(b)
 
 
 def records(workdir):

@@ -11,10 +11,10 @@ from jax.experimental import multihost_utils
 from mixer_jax import evaluators
 from mixer_jax.parallel import distributed, sharding
 from mixer_jax.training import experiment
-from tests.configurations import small_config, train_batches
+from tests.configurations import random_variables, small_config, train_batches
+from tests.training.steps import SHARDED
 
 STEPS = 20
-RULES = ("head/bias=replicate", "stem/kernel=3", ".*=0")
 
 
 def meshes(num_devices):
@@ -23,7 +23,7 @@ def meshes(num_devices):
 
 
 def train(data, fsdp) -> dict[str, Any]:
-  """Trains for 20 steps from a state with a non-zero head; returns what came of it, as whole arrays.
+  """Trains for 20 steps from random parameters; returns what came of it, as whole arrays.
 
   With momentum SGD without clipping and decay, the trace after the first step is the gradient.
   """
@@ -32,16 +32,9 @@ def train(data, fsdp) -> dict[str, Any]:
   config.optimizer.name, config.optimizer.clip_norm = "momentum", None
   config.optimizer.weight_decay = 0.0
   config.mesh.data, config.mesh.fsdp = data, fsdp
-  config.mesh.rules = RULES if fsdp > 1 else ()
-  exp = experiment.build(config, experiment.make_mesh(config))
-  state = exp.init_state()
-  shape = state.params["head"]["kernel"].shape
-  head = jax.device_put(
-    np.asarray(jax.random.normal(jax.random.key(1), shape)),
-    exp.shardings.state.params["head"]["kernel"],
-  )
-  params = {**state.params, "head": {**state.params["head"], "kernel": head}}
-  state = state.replace(params=params)
+  config.mesh.rules = SHARDED if fsdp > 1 else ()
+  exp = experiment.build(config)
+  state = exp.first_state(jax.device_put(random_variables(exp), exp.shardings.variables))
   rows = sharding.local_rows(exp.shardings.batch, config.batch_size)
   batches = train_batches(exp, STEPS, rows)
   found: dict[str, Any] = {"losses": []}

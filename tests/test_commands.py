@@ -23,11 +23,6 @@ def undisturbed(tmp_path_factory):
   return workdir
 
 
-def assert_same_run(workdir, undisturbed, end=END):
-  runs.assert_same_state(runs.final_state(workdir, end), runs.final_state(undisturbed, end))
-  assert runs.records(workdir) == runs.records(undisturbed)
-
-
 def interrupt(args, number, moment):
   """Starts a run and signals it `moment` seconds after its first step; returns (status, output)."""
   process = runs.start(args)
@@ -60,7 +55,7 @@ def test_killed_runs_end_bit_identical(undisturbed, tmp_path, num_workers):
   output, _ = process.communicate(timeout=300)
   assert process.returncode == 0, output
   assert runs.left_behind(process) == runs.left_behind(killed) == []
-  assert_same_run(tmp_path, undisturbed)
+  runs.assert_same_run(tmp_path, undisturbed, END)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +82,7 @@ def test_asked_to_stop_a_run_saves_first(undisturbed, tmp_path, number, num_work
   status, output = runs.run(runs.command(tmp_path, **flags))
   assert status == 0, output
   assert "resuming at step" in output
-  assert_same_run(tmp_path, undisturbed)
+  runs.assert_same_run(tmp_path, undisturbed, END)
 
 
 SWALLOWS = """
@@ -132,7 +127,7 @@ def test_a_run_stops_in_its_evaluation_and_does_it_later(undisturbed, tmp_path):
   assert "saved step 10 in" in output
   status, output = runs.run([python, *args])
   assert status == 0, output
-  assert_same_run(tmp_path, undisturbed)
+  runs.assert_same_run(tmp_path, undisturbed, END)
 
 
 @pytest.mark.campaign

@@ -48,7 +48,7 @@ def moved(monkeypatch):
 def test_a_saved_configuration_of_an_earlier_version_is_translated(tmp_path):
   configuration.save(epath.Path(tmp_path) / "config.json", earlier())
   config = workdirs.load_config(epath.Path(tmp_path))
-  options = schema.read(config, models.schema)
+  options = schema.read(config)
   assert options.learning_rate == small_config().learning_rate
   assert options.model["num_blocks"] == 2
   assert options.schedule == schema.Schedule(warmup_steps=2)
@@ -63,7 +63,7 @@ def test_the_evaluation_of_earlier_versions_is_an_evaluator(tmp_path):
   config["fewshot"] = {"dataset": None, "test_split": "dev"}
   config["log"]["plots"] = True
   configuration.save(epath.Path(tmp_path) / "config.json", config)
-  options = schema.read(workdirs.load_config(epath.Path(tmp_path)), models.schema)
+  options = schema.read(workdirs.load_config(epath.Path(tmp_path)))
   assert options.evaluators == {
     "val": schema.Classification(split="test"),
     "fewshot": schema.Fewshot(test_split="dev", every_steps=0),
@@ -75,8 +75,8 @@ def test_the_mixup_of_earlier_versions_is_in_its_section():
   config = today()
   del config["augment"]
   config["mixup_p"] = 0.2
-  translated = schema.translated(config, models.schema)
-  assert schema.read(translated, models.schema).augment == schema.Augment(mixup_p=0.2)
+  translated = schema.translated(config)
+  assert schema.read(translated).augment == schema.Augment(mixup_p=0.2)
 
 
 def test_a_key_that_is_there_twice_is_named(tmp_path):
@@ -88,7 +88,7 @@ def test_a_key_that_is_there_twice_is_named(tmp_path):
 
 def test_a_configuration_of_today_is_left_as_it_is():
   config = today()
-  assert schema.translated(config, models.schema) == config
+  assert schema.translated(config) == config
 
 
 @pytest.mark.usefixtures("moved")
@@ -114,7 +114,7 @@ def test_a_run_of_an_earlier_version_goes_on_where_its_keys_mean_the_same(tmp_pa
 @pytest.mark.usefixtures("moved")
 def test_an_old_key_is_an_error_that_names_the_new_one():
   with pytest.raises(InputError) as e:
-    schema.read(earlier(), models.schema)
+    schema.read(earlier())
   for old, (new, _) in MOVED.items():
     assert f"config.{old} is not read by anything. Set config.{new}." in str(e.value)
 
@@ -144,6 +144,7 @@ def test_help_has_every_key_with_its_default():
       value = tuple(value) if isinstance(value, list) else value
       assert f"\n  config.{key}={value!r}  (" in text or key.endswith(".type"), key
   text = configuration_help.text(common.get_config("spach"))
+  assert "Instead of" in next(x for x in text.splitlines() if "config.total_steps=" in x)
   assert "global norm" in next(x for x in text.splitlines() if "optimizer.clip_norm" in x)
   assert "channels of the first stage" in next(x for x in text.splitlines() if "hidden_dim" in x)
 
@@ -160,7 +161,7 @@ def test_a_variant_beside_all_sizes_is_refused():
   config = small_config()
   config.model.variant = "B/16"
   with pytest.raises(InputError, match=r"variant 'B/16' .*hidden_dim 16 \(B/16: 768\)"):
-    models.build(**schema.read(config, models.schema).model)
+    models.build(**schema.read(config).model)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +176,7 @@ def test_image_size_on_the_command_line(monkeypatch, given, size, shape):
   values = flags.FlagValues()
   config_flags.DEFINE_config_dict("c", common.get_config(), flag_values=values)
   values(sys.argv)
-  options = schema.read(values["c"].value, models.schema)
+  options = schema.read(values["c"].value)
   assert (options.size, options.input_shape) == (size, shape)
   assert schema.sides(options.size) == shape[:2]
 
@@ -185,7 +186,7 @@ def test_image_size_in_a_file():
   for given in (24, "24x24", (24, 24)):
     config.image_size = given
     saved = json.loads(config.to_json())
-    assert schema.read(saved, models.schema).input_shape == (24, 24, 3)
+    assert schema.read(saved).input_shape == (24, 24, 3)
 
 
 def test_relative_directories_of_data_hold_from_another_directory(tmp_path, monkeypatch):
@@ -194,10 +195,10 @@ def test_relative_directories_of_data_hold_from_another_directory(tmp_path, monk
   config = today()
   config["data"] |= {"dataset": "mine/1.0.0", "data_dir": "tfds"}
   config["evaluators"]["val"]["dataset"] = "./other"
-  found = schema.completed(config, models.schema)
+  found = schema.completed(config)
   assert found["data"]["dataset"] == f"{tmp_path}/mine/1.0.0"
   assert found["data"]["data_dir"] == f"{tmp_path}/tfds"
   assert found["evaluators"]["val"]["dataset"] == f"{tmp_path}/other"
   for name in ("digits", "mnist/3.0.1", "gs://bucket/mine", "~/mine"):
     config["data"]["dataset"] = name
-    assert schema.completed(config, models.schema)["data"]["dataset"] == name
+    assert schema.completed(config)["data"]["dataset"] == name

@@ -105,13 +105,10 @@ def best(options: schema.Options) -> tuple[str, str]:
     for score in TYPES[section.type].SCORES
   ]
   if options.best not in known:
-    hint = (
-      configuration.nearest(options.best, known)
-      if known
-      else " No evaluator that scores is on: give one its every_steps."
-    )
+    none = " No evaluator that scores is on: give one its every_steps."
     raise InputError(
-      f"config.best is {options.best!r}, which is no score that is measured while training.{hint}"
+      f"config.best is {options.best!r}, which is no score that is measured while training."
+      f"{configuration.nearest(options.best, known) or none}"
     )
   name, _, metric = options.best.partition("/")
   return name, metric

@@ -23,7 +23,7 @@ class Classification:
     self.sources = {"split": self.source}
     self.every_steps = section.every_steps
     self.title = f"on {self.split.dataset} {self.split.split}"
-    self._probabilities_step: Any = None  # jitted where there are several views
+    self._probabilities_step = setup.make_probabilities_step()  # for several views
     self._measured: tuple[int | None, Rows] = None, {}
 
   def rows(self, variables: Any, step: int) -> Rows:
@@ -43,8 +43,6 @@ class Classification:
     return self._measured[1]
 
   def _of_views(self, variables: Any, batches: Iterator[Any], batch_size: int) -> Rows:
-    if self._probabilities_step is None:
-      self._probabilities_step = self._setup.make_probabilities_step()
     step = self._probabilities_step
     return views.score(
       rows_lib.fetched(lambda b: step(variables, b), batches, batch_size=batch_size),

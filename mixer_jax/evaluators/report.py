@@ -23,12 +23,7 @@ _WEIGHTS = {
 
 
 def facts(setup: Any, records: list[dict[str, Any]]) -> Parts:
-  """Returns what the run is, and how fast it was.
-
-  Args:
-    setup: the model (experiment.ModelSetup).
-    records: of metrics.jsonl.
-  """
+  """Returns what the run of a setup (experiment.ModelSetup) is, and how fast it was by metrics.jsonl's records."""
   options, data = setup.options, setup.options.data
   parameters = sum(x.size for x in jax.tree.leaves(setup.abstract_variables["params"]))
   speed, wait = (

@@ -39,11 +39,7 @@ def device_batches(
 def collect(
   predict_fn: Callable[[Any], Rows], batches: Iterable[Any], *, batch_size: int
 ) -> dict[str, np.ndarray]:
-  """Returns the rows of all images in the order of the data, without padding, as NumPy arrays.
-
-  Args:
-    predict_fn, batches, batch_size: see `fetched`.
-  """
+  """Returns the rows of all images in the order of the data, as NumPy arrays; of the batches that `fetched` yields."""
   parts = [*fetched(predict_fn, batches, batch_size=batch_size)]
   return {key: np.concatenate([p[key] for p in parts]) for key in parts[0]}
 

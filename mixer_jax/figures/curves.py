@@ -16,15 +16,7 @@ Points = list[tuple[int, float]]
 
 
 class Panel(NamedTuple):
-  """A diagram.
-
-  Attributes:
-    title: what it shows.
-    unit: of the vertical axis.
-    lines: name -> (step, value).
-    log: whether the vertical axis is logarithmic.
-    from_zero: whether the vertical axis begins at 0.
-  """
+  """A diagram of lines, name -> (step, value); unit, log and from_zero are those of its vertical axis."""
 
   title: str
   unit: str
@@ -41,12 +33,11 @@ def panels(
   *,
   log_loss: bool = False,
 ) -> list[Panel]:
-  """Returns the diagrams of a run's metrics.jsonl, without those that nothing was logged for.
+  """Returns the diagrams of the records of a run's metrics.jsonl, without those that nothing was logged for.
 
   Args:
-    records: of metrics.jsonl.
-    options: the configuration.
-    evaluator: a classification.
+    records, options: of the run.
+    evaluator: name of a classification.
     learning_rate: steps -> their learning rates; it draws those before the first record, where warm-up may lie.
     log_loss: whether the axis of the loss is logarithmic.
   """

@@ -111,12 +111,9 @@ def mean_cosine(units: Float[np.ndarray, "d rows columns"]) -> float:
 def grey_mosaic(
   pictures: Float[np.ndarray, "n h w"], columns: int, *, gap_every: int = 0
 ) -> Float[np.ndarray, "y x 3"]:
-  """Returns the pictures side by side, each on its own scale: white is 0, red positive, blue negative.
+  """Returns the pictures in reading order, each on its own scale: white is 0, red positive, blue negative.
 
-  Args:
-    pictures: in reading order.
-    columns: pictures in a line.
-    gap_every: number of pictures after which the gap is wider. With 0 all gaps are equal.
+  After every `gap_every` pictures of a line the gap is wider; with 0 all gaps are equal.
   """
   scale = np.maximum(np.abs(pictures).max((1, 2), keepdims=True), 1e-30)
   return _mosaic(_colours(pictures / scale), columns, gap_every)

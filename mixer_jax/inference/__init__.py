@@ -9,11 +9,4 @@ from mixer_jax.inference.trained import (
   preprocess,
 )
 
-__all__ = [
-  "Trained",
-  "class_names",
-  "config_of_weights",
-  "load",
-  "load_model",
-  "preprocess",
-]
+__all__ = ["Trained", "class_names", "config_of_weights", "load", "load_model", "preprocess"]

@@ -83,11 +83,9 @@ def evaluate(
   details: str | None = None,
   record: bool = False,
 ) -> dict[str, dict[str, float]]:
-  """Evaluates a model, prints the results and returns the metrics by evaluator.
+  """Evaluates a model by the evaluators of these sections, prints the results and returns the metrics by evaluator.
 
   Args:
-    trained: the model.
-    sections: of the evaluators, by name.
     workdir: the run's directory. None if the model does not come from a run.
     details: directory for the accuracy of each class and the confusions, which are printed too.
     record: add the results to the run's evaluations.jsonl, where tools.paper looks for them.

@@ -53,13 +53,7 @@ def make_function(trained: trained_lib.Trained, input_type: str) -> Callable[[An
 
 
 def save_stablehlo(path: pathlib.Path, function: Callable, image: jax.ShapeDtypeStruct) -> Logits:
-  """Writes jax.export's file; returns the function read back from it.
-
-  Args:
-    path: file to write.
-    function: images -> logits.
-    image: shape and type of one image.
-  """
+  """Writes jax.export's file of a function of such images; returns the function read back from it."""
   from jax import export
 
   (batch,) = export.symbolic_shape("batch")
@@ -172,7 +166,6 @@ def save(
   """Writes the model and its description, `output` and `output`.json; returns the parity figures.
 
   Args:
-    trained: the model.
     output: file; its suffix is one of FORMATS.
     input_type: see make_function.
     tolerance: of the parity figures.

@@ -14,31 +14,20 @@ from mixer_jax.training import experiment
 def make_features_step(setup: experiment.ModelSetup, prefix: str) -> Any:
   """Returns the jitted (variables, batch) -> {name: float32 (b, …)} of what the model computes inside.
 
-  Args:
-    setup: the model.
-    prefix: of the names; "stage_" for the maps (b, [t,] h, w, c), "" for all.
+  The names begin with `prefix`: "stage_" for the maps (b, [t,] h, w, c), "" for all.
   """
-
-  def output(batch: Any, outputs: Any) -> Any:
-    del batch
-    return {k: v.astype(jnp.float32) for k, v in outputs.items() if k.startswith(prefix)}
-
-  return experiment.make_predict_step(setup, output)
+  return experiment.make_predict_step(
+    setup,
+    lambda _, outputs: {
+      k: v.astype(jnp.float32) for k, v in outputs.items() if k.startswith(prefix)
+    },
+  )
 
 
 def save(
   output: pathlib.Path, names: Sequence[str], maps: Sequence[Mapping[str, np.ndarray]]
 ) -> None:
-  """Writes an .npz, all of it or nothing: `files` (n,), and each stage's maps (n, h, w, c).
-
-  Args:
-    output: the file.
-    names: of the n images.
-    maps: of each image, by stage.
-
-  Raises:
-    SaveError: the file could not be written.
-  """
+  """Writes an .npz, all of it or nothing: `files`, the names (n,), and each stage's maps (n, h, w, c); raises SaveError."""
   arrays: dict[str, Any] = {stage: np.stack([one[stage] for one in maps]) for stage in maps[0]}
   with files.replacing(output) as partial, partial.open("wb") as f:
     np.savez(f, **arrays, files=np.array(names))

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from mixer_jax import models, schema
+from mixer_jax import schema
 from mixer_jax.errors import InputError
 from mixer_jax.inference import evaluate, trained
 from mixer_jax.training import experiment
@@ -25,10 +25,7 @@ def follow(workdir: str, config: Any | None = None, **asked: Any) -> None:
 
   Steps that evaluations.jsonl has are left out, so that the same command goes on.
 
-  Args:
-    workdir: of the run.
-    config: as for `inference.load`.
-    asked: what to evaluate, as for `evaluate.choose`.
+  The configuration is given as to `inference.load`, what to evaluate as to `evaluate.choose`.
 
   Raises:
     InputError: there is no run, or what is asked for cannot be evaluated.
@@ -71,4 +68,4 @@ def _arriving(directory: epath.Path) -> Iterator[int]:
 
 def _last_step(directory: epath.Path) -> int:
   """Returns the last step of the run by its configuration, which a resumed run may have changed."""
-  return experiment.total_steps(schema.read(workdirs.load_config(directory), models.schema))
+  return experiment.total_steps(schema.read(workdirs.load_config(directory)))

@@ -24,7 +24,6 @@ def push(trained: trained_lib.Trained, to: str, scores: Mapping[str, float]) -> 
   """Writes model.safetensors, config.json and README.md into a new directory, or to "hf://OWNER/NAME".
 
   Args:
-    trained: the model.
     to: a directory that does not exist or is empty, or a repository, made if it is not there.
     scores: name -> what was measured of the model, for the card.
 

@@ -143,12 +143,10 @@ def make_top_step(setup: experiment.ModelSetup, top: int) -> Any:
   Probabilities are those that the configuration's loss trains: sigmoids, or a softmax.
   """
   activation = losses.PROBABILITIES[setup.options.loss]
-
-  def output(batch: Any, outputs: Any) -> Any:
-    del batch
-    return jax.lax.top_k(activation(outputs["logits"]), min(top, setup.options.num_classes))
-
-  return experiment.make_predict_step(setup, output)
+  top = min(top, setup.options.num_classes)
+  return experiment.make_predict_step(
+    setup, lambda _, outputs: jax.lax.top_k(activation(outputs["logits"]), top)
+  )
 
 
 def predict(
@@ -163,13 +161,9 @@ def predict(
   """Yields a prediction, or an error, for each file, in order.
 
   Args:
-    trained: the model; images meet the pre-processing of its config.best's evaluator.
-    images: see load_image.
+    trained, images, batch_size, strips: see `outputs`.
     class_names: of all classes.
     top: classes for each image.
-    batch_size: images computed at once; all batches have this size, so that one program serves them.
-    strips: directory for a picture of each video's frames as the model sees them, at the video's place below the folder
-      that all have in common. If None, there are none.
   """
   step = trained.jitted(make_top_step, top)
   for file, row in outputs(trained, images, step, batch_size=batch_size, strips=strips):
@@ -186,16 +180,15 @@ def predict(
 def listed(images: Any, kind: photos.Kind) -> list[str | np.ndarray]:
   """Returns the images one by one: files as paths, others as pixels; raises InputError if there are none."""
   if isinstance(images, str | os.PathLike):
-    return [*find_images([os.fspath(images)], kind=kind)]
+    images = [images]
   if not isinstance(images, list | tuple):
     pixels = np.asarray(images)
     return [*pixels] if pixels.ndim == 4 and len(pixels) else [pixels]
   if not images:
     raise InputError("give at least one image.")
-  paths = isinstance(images[0], str | os.PathLike)
-  if not paths:
-    return [np.asarray(x) for x in images]
-  return [*find_images([*map(os.fspath, images)], kind=kind)]
+  if isinstance(images[0], str | os.PathLike):
+    return [*find_images([*map(os.fspath, images)], kind=kind)]
+  return [np.asarray(x) for x in images]
 
 
 def good(name: str, error: Any, row: Any) -> Any:
@@ -222,7 +215,8 @@ def outputs(
     images: see load_image.
     step: of experiment.make_predict_step; its outputs have the batch as their first axis.
     batch_size: images computed at once; all batches have this size, so that one program serves them.
-    strips: see `predict`.
+    strips: directory for a picture of each video's frames as the model sees them, at the video's place below the folder
+      that all have in common. If None, there are none.
   """
   setup = trained.setup
   size = -(-min(batch_size, len(images)) // setup.mesh.size) * setup.mesh.size
@@ -316,13 +310,13 @@ def format_file(predictions: Sequence[Prediction], suffix: str) -> str:
 
 def draw(paths: Sequence[str], predictions: Sequence[Prediction], kind: photos.Kind) -> bytes:
   """Returns a PNG of the first 48 images or videos that were predicted, each below its likeliest class."""
-  good = [
+  predicted = [
     (p, one["predictions"][0])
     for p, one in zip(paths, predictions, strict=True)
     if "error" not in one
   ]
   shown = []
-  for path, best in good[:_MAX_DRAWN]:
+  for path, best in predicted[:_MAX_DRAWN]:
     data = videos.read(path) if kind is photos.VIDEOS else _read_image(path)
     alpha = isinstance(data, bytes) and decode.read_header(data).alpha
     image = curves.picture(data, 4 if alpha else 3)

@@ -128,7 +128,7 @@ def load(
     return load_model(str(weights_file))
   setup = build_setup(directory, config)
   if weights_file is not None:
-    return _load_weights(setup, weights_file)
+    return _of_weights(setup, weights.load(weights_file, setup.abstract_variables), weights_file)
   assert directory is not None
   return load_checkpoint(setup, directory, which)
 
@@ -162,12 +162,11 @@ def load_model(
   given = {**spec.fields, **(known.fields if known else {}), **fields}
   config = config_of_weights(source, spec._replace(fields=given), image_size)
   config["loss"] = (known and known.loss) or _loss_of(variables, spec.family)
-  setup = build_setup(None, schema.translated(config, models.schema))
+  setup = build_setup(None, schema.translated(config))
   if guessed := sorted({*models.FAMILIES[spec.family].UNTOLD, "gelu"} - {*given}):
     _say_guesses(source, spec, setup.model, guessed)
   variables = weights.check_match(variables, setup.abstract_variables, source)
-  variables = jax.device_put(variables, setup.shardings.variables)
-  return Trained(setup, variables, source, class_names=weights.class_names(source))
+  return _of_weights(setup, variables, source)
 
 
 def config_of_weights(
@@ -175,12 +174,8 @@ def config_of_weights(
 ) -> dict[str, Any]:
   """Returns the keys of a configuration that takes weights as they are.
 
-  They are evaluated as their published accuracy was, if that is known (weights.RELEASED), else as in table 3.
-
-  Args:
-    source: name, address or file of the weights.
-    spec: the model that they belong to.
-    image_size: instead of the weights' own.
+  They are evaluated as their published accuracy was, if that is known (weights.RELEASED), else as in table 3; at
+  another `image_size` than their own if asked to.
   """
   released = weights.known(source)
   if not image_size:
@@ -229,7 +224,7 @@ def build_setup(directory: epath.Path | None, config: Any) -> experiment.ModelSe
   """Returns the model of a workdir, of a configuration, or of both; see `load`."""
   if directory is not None:
     config = _here(workdirs.load_config(directory), config)
-  return experiment.build_model(config, experiment.make_mesh(config))
+  return experiment.build_model(config)
 
 
 def _here(own: dict[str, Any], config: Any | None) -> dict[str, Any]:
@@ -254,10 +249,9 @@ def _mesh_here(own: dict[str, Any]) -> dict[str, Any]:
   return {**own, "data": -1, "fsdp": shards}
 
 
-def _load_weights(setup: experiment.ModelSetup, path: str) -> Trained:
-  variables = weights.load(path, setup.abstract_variables)
+def _of_weights(setup: experiment.ModelSetup, variables: Variables, source: str) -> Trained:
   variables = jax.device_put(variables, setup.shardings.variables)
-  return Trained(setup, variables, path, class_names=weights.class_names(path))
+  return Trained(setup, variables, source, class_names=weights.class_names(source))
 
 
 def load_checkpoint(

@@ -64,9 +64,8 @@ def join(
   logger = logging.getLogger("jax._src.distributed")
   logger.setLevel(logging.INFO)
   logger.addFilter(lambda record: _say_where(record, wait_seconds))
-  interrupt = signal.signal(
-    signal.SIGINT, signal.SIG_DFL
-  )  # which Python would handle after the wait
+  # Python would handle Ctrl-C after the wait.
+  interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)
   try:
     jax.distributed.initialize(
       coordinator,
@@ -187,10 +186,7 @@ def wait_for_loss() -> None:
 
 
 def agree(what: Mapping[str, Any]) -> None:
-  """Compares what the processes are to run, and the code they run it with.
-
-  Args:
-    what: nested; plain values.
+  """Compares what the processes are to run, nested plain values, and the code they run it with.
 
   Raises:
     InputError: on all processes, if one differs from process 0; names it and shows what differs.

@@ -9,12 +9,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with(parent: int, status: int) -> None:
-  """Ends this process when its parent ends, however that happens (on Linux).
-
-  Args:
-    parent: its process id.
-    status: exit status where the parent has ended already.
-  """
+  """Ends this process when its parent ends, however that happens (on Linux); with `status` where it has already."""
   if sys.platform == "linux":
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
   if os.getppid() != parent:

@@ -9,7 +9,7 @@ in the step where they are used, and their gradients reduced to shards again (Ze
 import collections
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -93,7 +93,9 @@ def make_shardings(
   batch = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
   size = mesh.shape.get("fsdp", 1)
   shapes = {_name(path): x.shape for path, x in _leaves(variables["params"])}
-  dimensions = _shard_dims(shapes, rules, size)
+  parsed = rules_lib.parse("rules", rules, _PLACES, _place)
+  decided = rules_lib.decide("rules", parsed, [*shapes])
+  dimensions = {k: _dimension(k, shape, size, decided[k]) for k, shape in shapes.items()}
 
   def sharding_of(path: Any, x: Any) -> NamedSharding:
     keys = _name(path).split("/")
@@ -115,15 +117,6 @@ def _name(path: Any) -> str:
   return "/".join(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
 
 
-def _shard_dims(
-  shapes: dict[str, tuple[int, ...]], rules: tuple[str, ...], size: int
-) -> dict[str, int]:
-  """Returns for each parameter the dimension that is sharded, `size` times, or REPLICATED."""
-  parsed = rules_lib.parse("rules", rules, _PLACES, _place)
-  decided = rules_lib.decide("rules", parsed, list(shapes))
-  return {name: _dimension(name, shape, size, decided[name]) for name, shape in shapes.items()}
-
-
 def _place(text: str) -> str:
   if text not in ("auto", "replicate") and not text.isdecimal():
     raise ValueError(f"{text!r} is none of them")
@@ -133,6 +126,7 @@ def _place(text: str) -> str:
 def _dimension(
   name: str, shape: tuple[int, ...], size: int, rule: rules_lib.Rule[str] | None
 ) -> int:
+  """Returns the dimension of a parameter that is sharded, `size` times, or REPLICATED."""
   place = "auto" if rule is None else rule.value
   if place == "replicate":
     return REPLICATED
@@ -206,16 +200,13 @@ def bytes_per_device(abstract: Any, shardings: Any) -> int:
 def describe(abstract_state: Any, shardings: Shardings) -> list[Placement]:
   """Returns where the parameters live, those of equal blocks together, in the order of the model."""
   other_bytes: collections.Counter[str] = collections.Counter()
-  others, state = (abstract_state.opt_state, abstract_state.ema), shardings.state
-  for (path, x), s in zip(
-    _leaves(others), jax.tree.leaves((state.opt_state, state.ema)), strict=True
-  ):
-    other_bytes[_name(path)] += bytes_per_device(x, s)
+  state = shardings.state
+  for part in ("opt_state", "ema"):
+    for name, x, s in _placed(getattr(abstract_state, part), getattr(state, part)):
+      other_bytes[name] += bytes_per_device(x, s)
   found: dict[tuple[Any, ...], Placement] = {}
-  for (path, x), s in zip(
-    _leaves(abstract_state.params), jax.tree.leaves(state.params), strict=True
-  ):
-    name, size = _name(path), bytes_per_device(x, s)
+  for name, x, s in _placed(abstract_state.params, state.params):
+    size = bytes_per_device(x, s)
     state_size = size + sum(
       v for k, v in other_bytes.items() if k == name or k.endswith(f"/{name}")
     )
@@ -228,6 +219,11 @@ def describe(abstract_state: Any, shardings: Shardings) -> list[Placement]:
       state_bytes=before.state_bytes + state_size,
     )
   return list(found.values())
+
+
+def _placed(tree: Any, shardings: Any) -> Iterator[tuple[str, Any, NamedSharding]]:
+  for (path, x), sharding in zip(_leaves(tree), jax.tree.leaves(shardings), strict=True):
+    yield _name(path), x, sharding
 
 
 def table(placements: Iterable[Placement]) -> str:

@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
   if unknown := set(_WORK.value) - {"training", "inference", "input"}:
     raise InputError(f"--work={unknown.pop()} is none of training, inference, input.")
   sizes = _batch_sizes(_BATCH_SIZES.value)
-  from mixer_jax import models, schema
+  from mixer_jax import schema
   from mixer_jax.tools import throughput
 
   results: dict[str, Any] = {}
@@ -41,12 +41,12 @@ def main(argv: list[str]) -> None:
     else:
       results[work] = throughput.measure(config, sizes, work)
     if not _JSON.value:
-      examples = schema.read(config, models.schema).examples
+      examples = schema.read(config).examples
       print(f"{work:10} {results[work].render(examples)}")
   if _JSON.value:
     print(json.dumps({work: found._asdict() for work, found in results.items()}))
   else:
-    print(throughput.describe({"": 0.0}))
+    print(f"measured on {throughput.here()}")
 
 
 def _batch_sizes(texts: list[str] | None) -> list[int] | None:

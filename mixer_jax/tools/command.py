@@ -13,7 +13,7 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from mixer_jax import printing
+from mixer_jax import printing, schema
 from mixer_jax.errors import (
   DivergedError,
   InputError,
@@ -212,8 +212,6 @@ def loaded(flag: Any) -> Any:
 
 def _leave_out(config: Any, given: Mapping[str, Any]) -> None:
   """Sets to None what a key of the command line is instead of (schema.EITHER)."""
-  from mixer_jax import schema
-
   for pair in schema.EITHER:
     for key, other in (pair, pair[::-1]):
       if given.get(key) is not None and other not in given:

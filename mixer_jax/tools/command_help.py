@@ -40,12 +40,7 @@ def as_called(text: str) -> str:
 
 
 def unknown_flag(name: str, argument: str) -> str:
-  """Returns a sentence about a flag that there is not, with the key or the flag that was meant.
-
-  Args:
-    name: the flag's.
-    argument: as it was given, "--name=value".
-  """
+  """Returns a sentence about a flag that there is not, given as "--name=value", with the key or the flag that was meant."""
   from mixer_jax.tools import config_files
 
   if name.startswith("config.") and "config" in flags.FLAGS:

@@ -10,7 +10,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from mixer_jax import configuration
+from mixer_jax import configuration, schema
 from mixer_jax.errors import InputError
 
 SHIPPED = pathlib.Path(__file__).parents[1] / "configs"
@@ -101,8 +101,6 @@ def unknown_key(text: str) -> str:
   m = re.match(r'\W*(?:Key ")?(\w+)\W*(?:$|does not exist|n?Did you mean "(\w+)")', text)
   if not m:
     return text
-  from mixer_jax import schema  # It imports JAX.
-
   meant = m[2] or next(iter(re.findall(r'Did you mean "(\w+)"', text)), None)
   hints = [
     f" Set config.{new}."
@@ -119,9 +117,6 @@ class _Parser(flags.ArgumentParser):
 
   def parse(self, argument: str) -> Any:
     return load(argument)
-
-  def flag_type(self) -> str:
-    return "config object"
 
 
 def define(default: str = "") -> Any:

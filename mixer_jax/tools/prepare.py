@@ -37,9 +37,7 @@ from mixer_jax.tools.preparation import (
 _FROM_FOLDER = flags.DEFINE_string("from_folder", None, "Folder with one folder per class.")
 _FROM_TSV = flags.DEFINE_string("from_tsv", None, "Table with lines of path<TAB>label[,label…].")
 _NAMES = flags.DEFINE_string(
-  "names",
-  None,
-  "With a table: file with one class name per line, in the order of their indices.",
+  "names", None, "With a table: file with one class name per line, in the order of their indices."
 )
 _FROM_VIDEOS = flags.DEFINE_string(
   "from_videos", None, "Folder with one folder of videos per class, or a table as for --from_tsv."

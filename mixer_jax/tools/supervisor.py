@@ -41,8 +41,7 @@ class Output:
 def supervise(wait_seconds: int) -> None:
   """Returns in a child of this process that runs the same command; the parent exits like the child.
 
-  Args:
-    wait_seconds: how long the processes wait for each other at the start.
+  The processes wait `wait_seconds` for each other at the start.
   """
   supervisor = os.environ.pop(_MARK, None)
   if supervisor is not None:
@@ -92,12 +91,7 @@ def _forward(errors: IO[bytes]) -> Output:
 
 
 def explain(output: Output, wait_seconds: int) -> str | None:
-  """Returns in one line why JAX's coordination service ended the process. None if it did not.
-
-  Args:
-    output: of the process.
-    wait_seconds: as for `supervise`.
-  """
+  """Returns in one line why JAX's coordination service ended the process of this output. None if it did not."""
   fatal, coordinator = output.fatal, output.coordinator
   resume = "the same command resumes"
   if lost := re.search(r"stopped sending heartbeats\):\s*\n((?:\d+[\s,]*)+)", fatal):

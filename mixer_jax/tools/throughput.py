@@ -97,15 +97,14 @@ def measure(
       f"batch size {odd[0]} cannot be taken in grad_accum_steps={parts} equal parts; choose multiples of {parts}."
     )
   one = {**config, "batch_size": parts, "grad_accum_steps": parts, "mesh": _one_device(config)}
-  mesh = experiment.make_mesh(one)
-  device, speeds, slower = mesh.devices.flat[0], {}, 0
   setup: experiment.ModelSetup
   if work == "training":
-    setup = exp = experiment.build(one, mesh)
+    setup = exp = experiment.build(one)
     call = make_train_call(exp)
   else:
-    setup = experiment.build_model(one, mesh)
+    setup = experiment.build_model(one)
     call = make_predict_call(setup)
+  device, speeds, slower = setup.mesh.devices.flat[0], {}, 0
   for batch_size in batch_sizes:
     try:
       batch = make_batch(setup, batch_size)
@@ -128,15 +127,10 @@ def measure(
 def measure_input(config: Any, training: Throughput | None = None) -> InputSpeed:
   """Measures one loader worker on a configuration's training data, and so how many feed a device.
 
-  Args:
-    config: the configuration; its mesh does not matter.
-    training: of the step on a local device, if it was measured.
-
-  Raises:
-    InputError: bad configuration or data.
+  That takes the speed of the training step on a local device. The configuration's mesh does not matter.
   """
   one = {**config, "mesh": _one_device(config)}
-  exp = experiment.build(one, experiment.make_mesh(one))
+  exp = experiment.build(one)
   size = exp.options.batch_size
   batches = pipeline.TrainBatches(
     exp.train_split,
@@ -235,8 +229,8 @@ def _read(path: pathlib.Path) -> dict[str, dict[str, Any]]:
   return json.loads(path.read_text()) if path.exists() else {}
 
 
-def describe(measured: dict[str, float]) -> str:
-  """Returns where `load`'s measurements come from, for a note."""
+def here() -> str:
+  """Returns what measurements are made on."""
   device = jax.devices()[0]
   cores = f" ({num_cores(device)} cores)" if device.platform == "cpu" else ""
-  return f"{'measured' if measured else 'not measured'} on {device.device_kind}{cores}"
+  return f"{device.device_kind}{cores}"

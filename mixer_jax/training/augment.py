@@ -57,10 +57,9 @@ def make_augment(
 
   Args:
     normalize: of `make_normalize`.
-    num_classes: k.
+    num_classes, label_smoothing: of `labels.targets`.
     erasing_p: probability that a box of an image is erased.
     mixup_p, cutmix_p, switch_p, mix_p, pairing, cutmix_box: of `draw_shares`.
-    label_smoothing: of `labels.targets`.
   """
   draw = functools.partial(
     draw_shares, mixup_p=mixup_p, cutmix_p=cutmix_p, switch_p=switch_p, mix_p=mix_p, pairing=pairing,
@@ -121,7 +120,8 @@ def draw_shares(
   switch_key, mix_key, cutmix_key = jax.random.split(key, 3)
   own = pixels = jnp.ones(())
   if mixup_p:
-    own = pixels = mixup_share(mixup_key, mixup_p, pairing)
+    a = jax.random.beta(mixup_key, mixup_p, mixup_p)
+    own = pixels = jnp.maximum(a, 1.0 - a) if pairing == "roll" else a
   if cutmix_p:
     cut = jax.random.bernoulli(switch_key, switch_p if mixup_p else 1.0)
     of_target, of_pixels = _draw_cutmix(cutmix_key, cutmix_p, height, width, cutmix_box)
@@ -130,12 +130,6 @@ def draw_shares(
     mixed = jax.random.bernoulli(mix_key, mix_p)
     own, pixels = jnp.where(mixed, own, 1.0), jnp.where(mixed, pixels, 1.0)
   return own, pixels
-
-
-def mixup_share(key: Array, p: float, pairing: str) -> Float[Array, ""]:
-  """Returns a ~ Beta(p, p); with "roll" the larger of a and 1 − a."""
-  a = jax.random.beta(key, p, p)
-  return jnp.maximum(a, 1.0 - a) if pairing == "roll" else a
 
 
 def _draw_cutmix(

@@ -1,8 +1,7 @@
 """Where configuration becomes objects; touches no device and no data.
 
-`build_model(config, mesh)` is for all who only infer; `build(config, mesh)`, on top of it, is what training,
-benchmarks and planning call, so what is planned and measured is what trains. Derived numbers are computed here,
-once.
+`build_model(config)` is for all who only infer; `build(config)`, on top of it, is what training, benchmarks and
+planning call, so what is planned and measured is what trains. Derived numbers are computed here, once.
 """
 
 import dataclasses
@@ -62,26 +61,20 @@ class ModelSetup:
 
   def make_probabilities_step(self) -> Any:
     """Returns the jitted (variables, batch) -> rows of probabilities (float32), label and mask, replicated."""
-    probabilities = losses.PROBABILITIES[self.options.loss]
-    return make_predict_step(
-      self,
-      lambda batch, outputs: {
-        "probabilities": probabilities(outputs["logits"].astype(jnp.float32)),
-        "label": batch["label"],
-        "mask": batch["mask"],
-      },
+    of_logits = losses.PROBABILITIES[self.options.loss]
+    return self._make_rows_step(
+      "probabilities", lambda o: of_logits(o["logits"].astype(jnp.float32))
     )
 
   def make_features_step(self) -> Any:
     """Returns the jitted (variables, batch) -> rows of pre_logits, label and mask, replicated."""
-    return make_predict_step(
-      self,
-      lambda batch, outputs: {
-        "pre_logits": outputs["pre_logits"],
-        "label": batch["label"],
-        "mask": batch["mask"],
-      },
-    )
+    return self._make_rows_step("pre_logits", lambda o: o["pre_logits"])
+
+  def _make_rows_step(self, name: str, value: Callable[[dict[str, Any]], jax.Array]) -> Any:
+    def rows(batch: dict[str, Any], outputs: dict[str, Any]) -> dict[str, Any]:
+      return {name: value(outputs), "label": batch["label"], "mask": batch["mask"]}
+
+    return make_predict_step(self, rows)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,29 +103,31 @@ class Experiment(ModelSetup):
 
 def make_mesh(config: Mapping[str, Any], devices: Sequence[Any] | None = None) -> Mesh:
   """Returns the mesh that config.mesh asks for, over the given devices or those there are."""
-  options = schema.read(config, models.schema).mesh
+  options = schema.read(config).mesh
   with configuration.placed(config, "mesh"):
     return sharding.make_mesh(data=options.data, fsdp=options.fsdp, devices=devices)
 
 
-def build_model(config: Mapping[str, Any], mesh: Mesh) -> ModelSetup:
-  """Returns the model that the configuration describes, for this mesh; what concerns training is not looked at.
+def build_model(config: Mapping[str, Any], mesh: Mesh | None = None) -> ModelSetup:
+  """Returns the model that the configuration describes; what concerns training is not looked at.
 
   Args:
     config: schema.py's keys, all of them and no others.
-    mesh: devices; they may be absent ones (ahead-of-time compilation).
+    mesh: devices; they may be absent ones (ahead-of-time compilation). Default: config.mesh of those there are.
 
   Raises:
     InputError: names the key at fault and the way out.
   """
-  options = schema.read(config, models.schema)
+  mesh = make_mesh(config) if mesh is None else mesh
+  options = schema.read(config)
   with configuration.placed(config, *_SECTIONS):
     return _build_model(options, mesh)
 
 
-def build(config: Mapping[str, Any], mesh: Mesh) -> Experiment:
-  """Returns the experiment that the configuration describes, for this mesh; see build_model."""
-  options = schema.read(config, models.schema)
+def build(config: Mapping[str, Any], mesh: Mesh | None = None) -> Experiment:
+  """Returns the experiment that the configuration describes; see build_model."""
+  mesh = make_mesh(config) if mesh is None else mesh
+  options = schema.read(config)
   with configuration.placed(config, *_SECTIONS):
     _check_batches(options, mesh)
     return _build(_build_model(options, mesh))
@@ -180,10 +175,7 @@ def _build(setup: ModelSetup) -> Experiment:
   schedule = _make_schedule(options)
   layers = functools.partial(models.layer_numbers, options.model["name"])
   tx = optimizer.make_optimizer(
-    **vars(options.optimizer),
-    learning_rate=options.learning_rate,
-    layers=layers,
-    schedule=schedule,
+    **vars(options.optimizer), learning_rate=options.learning_rate, layers=layers, schedule=schedule
   )
   first_state = functools.partial(
     state.first_state, tx=tx, seed=options.seed, ema_decay=options.ema_decay
@@ -202,7 +194,12 @@ def _build(setup: ModelSetup) -> Experiment:
     tx=tx,
     schedule=schedule,
     learning_rate=options.learning_rate,
-    loss=_make_loss(options),
+    loss=losses.make_loss(
+      options.loss,
+      options.num_classes,
+      class_weights=options.class_weights,
+      positive_weights=options.positive_weights,
+    ),
     augment=augment.make_augment(
       normalize=setup.normalize, num_classes=options.num_classes, **vars(options.augment)
     ),
@@ -229,15 +226,6 @@ def _build(setup: ModelSetup) -> Experiment:
     ),
     total_steps=steps,
     train_split=split,
-  )
-
-
-def _make_loss(options: schema.Options) -> losses.Loss:
-  return losses.make_loss(
-    options.loss,
-    options.num_classes,
-    class_weights=options.class_weights,
-    positive_weights=options.positive_weights,
   )
 
 
@@ -339,11 +327,9 @@ def make_predict_step(
   """Returns the jitted predict_step(variables, batch), replicated on all devices.
 
   Args:
-    setup: the model.
     output: (batch, outputs of the model: logits (b, k) and what models.features returns) -> what is returned;
       what it does not use is not computed.
   """
-
   gather = sharding.make_gather(setup.shardings.variables)
 
   def predict_step(variables: state.Variables, batch: dict[str, Any]) -> Any:

@@ -14,10 +14,7 @@ from mixer_jax.workdir import directory as workdirs
 
 
 def describe(source: str) -> weights.ModelSpec:
-  """Returns the model that weights belong to. It does not download a released model.
-
-  Args:
-    source: see `config.init.weights`.
+  """Returns the model that weights (`config.init.weights`) belong to. It does not download a released model.
 
   Raises:
     InputError: no such weights, or not a known model's.
@@ -35,7 +32,7 @@ def _spec_of_run(directory: epath.Path) -> weights.ModelSpec:
   # Read off the configuration: no device may be touched yet (jax.distributed), and no state restored.
   config = workdirs.load_config(directory)
   model = models.build(**{**config["model"], "num_classes": config["num_classes"]})
-  shape = schema.read(config, models.schema).input_shape
+  shape = schema.read(config).input_shape
   return weights.ModelSpec(config["model"]["name"], models.function_fields(model), shape)
 
 
@@ -45,7 +42,6 @@ def fields_at(
   """Returns the fields of the model that weights become at another image size with a new head.
 
   Args:
-    spec: the model that the weights belong to.
     image_size: (height, width) of the images in pixels.
     method: `config.init.resize`.
 
@@ -86,10 +82,7 @@ def class_names(
 ) -> tuple[str, ...]:
   """Returns the names of the classes that the parameters to start from have a head for, () if they have none.
 
-  Args:
-    exp: the run.
-    directory: its workdir.
-    step: of the checkpoint that it resumes from; None: it starts from `config.init`.
+  A run starts from the checkpoint of `step` in its directory; from `config.init` if that is None.
   """
   if step is None and (exp.options.init.weights is None or exp.options.init.new_head):
     return ()
@@ -139,10 +132,7 @@ def initial_variables(exp: experiment.Experiment) -> tuple[weights.Variables, st
 def _other_function(spec: weights.ModelSpec, exp: experiment.Experiment, *, known: bool) -> str:
   """Returns what is to be said of the fields that shapes do not tell, as the end of a line.
 
-  Args:
-    spec: the model that the weights belong to.
-    exp: what they shall be trained as.
-    known: `spec` has these fields from a run or a published size.
+  They are `known` if the weights' `spec` has them from a run or a published size.
   """
   names = [n for n in (*models.FAMILIES[spec.family].UNTOLD, "gelu") if hasattr(exp.model, n)]
   now = {name: getattr(exp.model, name) for name in names}

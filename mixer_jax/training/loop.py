@@ -13,9 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
-from jax.sharding import Mesh
 
-from mixer_jax import evaluators, models, schema
+from mixer_jax import evaluators, schema
 from mixer_jax.data import loading, pipeline
 from mixer_jax.errors import DivergedError, InputError, RetryError, SaveError
 from mixer_jax.evaluators import Evaluator
@@ -62,9 +61,9 @@ def train(
     SystemExit: with stop.status, after saving, when asked to stop.
   """
   stop = stop or StopSignal()
-  config = schema.completed(config, models.schema)
+  config = schema.completed(config)
   distributed.agree({"config": config, "workdir": workdir, "allow_change": allow_change})
-  exp = experiment.build(config, experiment.make_mesh(config))
+  exp = experiment.build(config)
   directory = workdirs.path_of(workdir)
   with contextlib.ExitStack() as held:
     with stop.ending(lambda: _end_unstarted(held)):
@@ -119,11 +118,6 @@ def _prepare(
   return run, state
 
 
-def _num_cores(mesh: Mesh) -> int:
-  """Cores that core-hours count: accelerator devices, or the CPU cores that this process may use."""
-  return processes.num_cores() if mesh.devices.flat[0].platform == "cpu" else mesh.size
-
-
 class _Run:
   """The moving parts of one call of `train`."""
 
@@ -143,17 +137,13 @@ class _Run:
     self._start_step, self._stop, self._lease = start_step, stop, lease
     self._source, self._evaluators = source, measured
     self._best, self._metric = evaluators.best(exp.options)
-    with self._reporting():
-      first = jax.process_index() == 0
-      project = exp.options.log.wandb if first else None
-      also = trackers.begin(project, directory, origin.run, origin.configuration)
-      known = (origin.records, origin.records_sha256, also)
-      self._writer = metrics.MetricWriter(directory, start_step, *known) if first else None
+    self._writer = self._open_writer(origin) if jax.process_index() == 0 else None
+    on_cpu = exp.mesh.devices.flat[0].platform == "cpu"
     self._progress = metrics.Progress(
       start_step=start_step,
       total_steps=exp.total_steps,
       batch_size=exp.options.batch_size,
-      num_cores=_num_cores(exp.mesh),
+      num_cores=processes.num_cores() if on_cpu else exp.mesh.size,  # or accelerators
       core_hours=self._writer.last("core_hours", 0.0) if self._writer else 0.0,
     )
     self._pending: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
@@ -163,6 +153,13 @@ class _Run:
       directory, first_step=exp.options.profile.first_step, num_steps=exp.options.profile.num_steps
     )
     self._results: dict[int, dict[str, float]] = {}  # step -> those of the best's evaluator
+
+  def _open_writer(self, origin: provenance.Provenance) -> metrics.MetricWriter:
+    where, project = self._directory, self._exp.options.log.wandb
+    with self._reporting():
+      also = [trackers.Wandb(project, where, origin.run, origin.configuration)] if project else []
+      known = (origin.records, origin.records_sha256, also)
+      return metrics.MetricWriter(where, self._start_step, *known)
 
   def complete(self, state: TrainState) -> dict[str, float]:
     """Trains to the end and returns the results, or exits after a signal; see `train` above."""
@@ -232,10 +229,16 @@ class _Run:
     return state
 
   def _step(self, step: int, state: TrainState, batch: pipeline.Batch) -> TrainState:
+    exp = self._exp
     with self._profiler.step(step):
-      state, step_metrics = self._exp.train_step(state, self._put(batch))
+      size, sharded = exp.options.batch_size, exp.shardings.batch
+      on_devices = sharding.put_batch(batch, sharded, self._rows, size)
+      state, step_metrics = exp.train_step(state, on_devices)
     self._pending.append((step, step_metrics))
-    self._finish_trace(step, step_metrics)
+    with self._reporting():
+      line = self._profiler.finish(step, step_metrics)
+    if line is not None:
+      metrics.log(line)
     return state
 
   def _end(self, step: int, state: TrainState) -> str:
@@ -302,16 +305,6 @@ class _Run:
     batch = next(batches)
     self._progress.wait(time.perf_counter() - begin)
     return batch
-
-  def _put(self, batch: pipeline.Batch) -> dict[str, jax.Array]:
-    exp = self._exp
-    return sharding.put_batch(batch, exp.shardings.batch, self._rows, exp.options.batch_size)
-
-  def _finish_trace(self, step: int, step_metrics: Any) -> None:
-    with self._reporting():
-      line = self._profiler.finish(step, step_metrics)
-    if line is not None:
-      metrics.log(line)
 
   def _drain(self, keep: int) -> None:
     """Looks at the metrics of finished steps, all but the newest `keep`; logs those that are due."""

@@ -15,13 +15,7 @@ class StepProfiler:
   """Traces steps `first_step` to `first_step + num_steps − 1` into `workdir/plugins/profile`."""
 
   def __init__(self, workdir: epath.Path, *, first_step: int | None, num_steps: int):
-    """Traces on process 0, in a run that takes these steps.
-
-    Args:
-      workdir: of the run.
-      first_step: If None, nothing is traced.
-      num_steps: at least 1.
-    """
+    """Traces on process 0; nothing if `first_step` is None."""
     self._workdir = workdir
     traced = first_step is not None and jax.process_index() == 0
     self._first = first_step if traced else None
@@ -47,12 +41,7 @@ class StepProfiler:
       yield
 
   def finish(self, step: int, results: Any) -> str | None:
-    """Ends the trace after the last step that is traced; returns what to tell the user then.
-
-    Args:
-      step: just handed to the device.
-      results: of the step; waited for, so that the trace holds it.
-    """
+    """Ends the trace after the last step that is traced, whose results it waits for; returns what to tell the user then."""
     if step != self._last or self._local is None:
       return None
     jax.block_until_ready(results)

@@ -24,6 +24,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from mixer_jax import files
 from mixer_jax.errors import InputError, SaveError
+from mixer_jax.parallel import distributed
 from mixer_jax.workdir import checksums, restore
 from mixer_jax.workdir import directory as workdirs
 from mixer_jax.workdir import metrics as metrics_lib
@@ -165,7 +166,6 @@ def choose(workdir: epath.Path, which: str | int) -> tuple[int, list[str]]:
   """Returns the step of the wanted checkpoint, whose files are intact, and what newer ones suffer from.
 
   Args:
-    workdir: directory of the run.
     which: "newest" (intact), "best" by its score, or a step.
 
   Raises:
@@ -195,10 +195,9 @@ def find_intact(workdir: epath.Path) -> Intact:
   """
   intact = _look(workdir) if jax.process_index() == 0 else Intact(None, {})
   lost = bool(intact.damaged) and intact.step is None
-  if jax.process_count() > 1:
-    told = np.array([-1 if intact.step is None else intact.step, lost], np.int32)
-    step, lost = (int(x) for x in multihost_utils.broadcast_one_to_all(told))
-    intact = Intact(None if step < 0 else step, intact.damaged)
+  told = np.array([-1 if intact.step is None else intact.step, lost], np.int32)
+  step, lost = (int(x) for x in distributed.of_first(told))
+  intact = Intact(None if step < 0 else step, intact.damaged)
   if lost:
     raise InputError(
       f"no intact checkpoint is left in {workdir}: {'; '.join(intact.damaged.values())}. To start over, "
@@ -289,11 +288,10 @@ class Checkpointer:
     score: float | None,
     records: Sequence[Mapping[str, Any]] | None = None,
   ) -> None:
-    """Starts to save; returns as soon as the state may be donated. Raises SaveError.
+    """Starts to save the state after `step`; returns as soon as it may be donated. Raises SaveError.
 
     Args:
-      step: finished steps.
-      state: the state.
+      step, state: what is saved.
       score: of the evaluation at this step, None if there was none.
       records: of metrics.jsonl up to this step, if they are known.
     """

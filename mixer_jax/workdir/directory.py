@@ -12,7 +12,7 @@ import jax
 from etils import epath
 from jax.experimental import multihost_utils
 
-from mixer_jax import configuration, files, models, schema, weights
+from mixer_jax import configuration, files, schema, weights
 from mixer_jax.errors import InputError, SaveError, installing
 from mixer_jax.weights import hub
 
@@ -40,13 +40,9 @@ def path_of(workdir: str) -> epath.Path:
 
 def _check_name(path: str) -> None:
   """Raises InputError for a character that Orbax or TensorStore does not take as it is."""
-  if "://" in path:
-    wrong = next((c for c in path if c in "[]*?\\"), None)
-  else:
-    wrong = next((c for c in path if c == "\\" or "\ud800" <= c <= "\udfff"), None)
-  if wrong:
+  if wrong := re.search(r"[\[\]*?\\]" if "://" in path else r"[\\\ud800-\udfff]", path):
     raise InputError(
-      f"workdir {path!r} has the character {wrong!a}, below which no checkpoint can be read back: choose another "
+      f"workdir {path!r} has the character {wrong[0]!a}, below which no checkpoint can be read back: choose another "
       "name. docs/runs.md says how to rescue a run that is there."
     )
 
@@ -96,7 +92,7 @@ def load_config(directory: epath.Path) -> dict[str, Any]:
   Raises:
     InputError: the directory does not belong to a run, or the file is damaged.
   """
-  return schema.translated(configuration.load(directory / _CONFIG), models.schema)
+  return schema.translated(configuration.load(directory / _CONFIG))
 
 
 def find_environment(directory: epath.Path) -> dict[str, Any]:

@@ -47,7 +47,6 @@ class MetricWriter:
     """Opens the files.
 
     Args:
-      workdir: directory of the run.
       start_step: of the checkpoint that it resumes from.
       expected: number of records up to that step. None: it is not known.
       sha256: `digest` of those. None: it is not known.

@@ -8,15 +8,14 @@ import contextlib
 import dataclasses
 import fnmatch
 import json
-import re
 import secrets
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from etils import epath
 
-from mixer_jax import configuration, files, models, printing, schema
+from mixer_jax import configuration, files, printing, schema
 from mixer_jax.configuration import NonNegativeInt, PositiveInt
 from mixer_jax.data import sources
 from mixer_jax.errors import InputError
@@ -26,17 +25,12 @@ from mixer_jax.workdir import metrics
 T = TypeVar("T")
 _FILE = "provenance.json"
 _MAX_BYTES = 1 << 24
+_RECORDS = ".records of "  # between the key that names a split and its name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Split:
-  """Fingerprint of a split.
-
-  Attributes:
-    name: data set and split.
-    num_examples: of the split.
-    records: short hashes of a few encoded images with their labels.
-  """
+  """Fingerprint of a data set's split: short hashes of a few encoded images with their labels."""
 
   name: str
   num_examples: PositiveInt
@@ -69,12 +63,7 @@ class Provenance:
 
 
 def describe(config: Mapping[str, Any], opened: Mapping[str, sources.Source]) -> Provenance:
-  """Returns the provenance of a new run.
-
-  Args:
-    config: the configuration.
-    opened: key of the configuration that names a split -> that split; the first is trained on.
-  """
+  """Returns the provenance of a new run; `opened` is key that names a split -> that split, the first trained on."""
   names = next((s.class_names for s in opened.values()), None) or ()
   splits = {
     key: Split(name=s.name, num_examples=len(s), records=s.fingerprint())
@@ -122,22 +111,16 @@ def _made(declared: type[T], content: Any, where: str) -> T:
 
 
 def resume(
-  new: Provenance, workdir: epath.Path, step: int | None, allow_change: Iterable[str]
+  new: Provenance, workdir: epath.Path, step: int | None, allow_change: Sequence[str]
 ) -> Provenance:
   """Returns the new provenance as the run's that it goes on from; prints what `allow_change` lets differ.
 
-  Args:
-    new: what is asked for now; its `may_change` is the list of keys that may differ.
-    workdir: directory of the run.
-    step: of the checkpoint to resume from, None if there is none.
-    allow_change: further keys or sections that may differ.
-
-  A workdir without a checkpoint takes every configuration.
+  Without a checkpoint (`step` is None) the workdir takes every configuration. Keys and sections of `allow_change` may
+  differ besides those of the new `may_change`.
 
   Raises:
     InputError: configuration or data are others, or `allow_change` names no key.
   """
-  allow_change = tuple(allow_change)
   before = None if step is None else read(workdir, step)
   last = workdirs.find_config(workdir)
   saved = before.configuration if before else last
@@ -154,10 +137,10 @@ def resume(
       f"{workdir} has checkpoints, but no config.json to tell what they were trained with: put it back, or start "
       f"a new workdir from their weights: {shlex.quote(f'--config.init.weights={workdir}')}."
     )
-  saved = schema.translated(saved, models.schema)
+  saved = schema.translated(saved)
   if last and "evaluators" in last:  # the last start may have changed them without a checkpoint
     saved = {**saved, "evaluators": last["evaluators"]}
-  saved = schema.completed(saved, models.schema)
+  saved = schema.completed(saved)
   come_and_gone = _evaluators(saved) ^ _evaluators(new.configuration)
   if before:  # which may know fewer or more of them than the last start
     come_and_gone |= _evaluators(before.configuration) ^ _evaluators(new.configuration)
@@ -166,15 +149,13 @@ def resume(
   may_change += _moved(before, new) if before else []
   old = _comparable(saved) | _records(before, new)
   now = _comparable(new.configuration) | _records(before and new, new)
-  changed = configuration.differences(old, now, may_change)
-  refused = configuration.differences(old, now, [*may_change, *allow_change])
-  if refused:
-    listed = "\n  ".join(refused)
+  if refused := configuration.changed(old, now, [*may_change, *allow_change]):
+    listed = "\n  ".join(refused.values())
     raise InputError(
       f"{workdir} belongs to a run with another configuration or other data:\n  {listed}\nChoose another "
       f"workdir, give what it was started with, or allow the change: --allow_change=KEY,…{_harmless(refused)}"
     )
-  if changed:
+  if changed := configuration.differences(old, now, may_change):
     metrics.log("changed, as --allow_change permits:\n  " + "\n  ".join(changed))
   if before is None:
     return new
@@ -183,10 +164,10 @@ def resume(
   )
 
 
-def _harmless(lines: Iterable[str]) -> str:
-  """Returns which differences leave the parameters as they are, with the flag, or "" if there are none."""
-  keys = [re.split(r"[:\s]", line)[0].removesuffix(".records") for line in lines]
-  measured = sorted({key for key in keys if key == "best" or key.startswith("evaluators.")})
+def _harmless(changed: Iterable[str]) -> str:
+  """Returns which of the changed keys leave the parameters as they are, with the flag, or "" if there are none."""
+  keys = {key.partition(_RECORDS)[0] for key in changed}
+  measured = sorted(key for key in keys if key == "best" or key.startswith("evaluators."))
   if not measured:
     return ""
   return (
@@ -231,9 +212,7 @@ def _records(provenance: Provenance | None, new: Provenance) -> dict[str, str]:
   """
   splits = provenance.splits if provenance else {}
   names = {key: split.name for key, split in {**splits, **new.splits}.items()}
-  return {
-    f"{key}.records of {names[key]}": " ".join(split.records) for key, split in splits.items()
-  }
+  return {f"{key}{_RECORDS}{names[key]}": " ".join(split.records) for key, split in splits.items()}
 
 
 def _check_keys(where: str, patterns: Iterable[str], keys: Iterable[str]) -> None:

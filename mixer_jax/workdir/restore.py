@@ -65,7 +65,6 @@ def load_variables(
   """Returns a checkpoint's variables and nothing else, {"params", "batch_stats"?}: their average if it has one.
 
   Args:
-    workdir, step: the checkpoint.
     abstract: their shapes and types. Default: those that were trained.
     shardings: their layout on devices. If None, they are NumPy arrays.
   """

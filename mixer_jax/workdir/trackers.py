@@ -21,14 +21,7 @@ class Wandb:
   """A run of Weights & Biases; WANDB_MODE=offline keeps it in `workdir/wandb`."""
 
   def __init__(self, project: str, workdir: epath.Path, run: str, config: Mapping[str, Any]):
-    """Begins the run, or goes on with it.
-
-    Args:
-      project: of Weights & Biases.
-      workdir: of the run, whose name it gets.
-      run: its identity there, the same where it resumes.
-      config: the configuration.
-    """
+    """Begins a run of the workdir's name; goes on with it if `run`, its identity there, is known."""
     import wandb  # pyright: ignore[reportMissingImports]
 
     self._run = wandb.init(
@@ -40,13 +33,6 @@ class Wandb:
 
   def close(self) -> None:
     self._run.finish()
-
-
-def begin(
-  project: str | None, workdir: epath.Path, run: str, config: Mapping[str, Any]
-) -> list[Tracker]:
-  """Returns the trackers of a run, of Weights & Biases if there is a project; see `Wandb`."""
-  return [Wandb(project, workdir, run, config)] if project else []
 
 
 def check(project: str | None) -> None:

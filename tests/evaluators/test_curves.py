@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from mixer_jax import models, schema
 from mixer_jax.data import ops, sources
 from mixer_jax.figures import curves
 from mixer_jax.training import experiment
@@ -11,10 +10,10 @@ from tests import tfds_sets
 from tests.configurations import small_config
 
 
-def options_of(**schedule):
+def build(**schedule):
   config = small_config()
   config.schedule.update(schedule)
-  return schema.read(config, models.schema), experiment.build(config, experiment.make_mesh(config))
+  return experiment.build(config)
 
 
 @pytest.mark.parametrize("schedule", [
@@ -22,17 +21,17 @@ def options_of(**schedule):
   {"warmup_steps": None, "warmup_epochs": 0.1, "warmup_start": 0.0002, "every": "epoch", "lag": 1},
 ])  # fmt: skip
 def test_the_learning_rate_before_the_first_record_is_the_schedule(schedule):
-  options, exp = options_of(**schedule)
-  drawn = curves.panels([{"step": 5, "lr": 0.0005}], options, "val", exp.learning_rate)
+  exp = build(**schedule)
+  drawn = curves.panels([{"step": 5, "lr": 0.0005}], exp.options, "val", exp.learning_rate)
   (rates,) = next(p for p in drawn if p.title == "learning rate").lines.values()
-  wanted = [(n, options.learning_rate * float(exp.schedule(n - 1))) for n in range(1, 5)]
+  wanted = [(n, exp.options.learning_rate * float(exp.schedule(n - 1))) for n in range(1, 5)]
   np.testing.assert_allclose(rates, [*wanted, (5, 0.0005)], rtol=1e-6)
 
 
 def test_a_run_of_one_step_has_no_speed():
-  options, exp = options_of()
+  exp = build()
   records = [{"step": 1, "lr": 0.0, "images_per_sec": 0.0, "data_wait": 0.0, "loss": 2.0}]
-  drawn = curves.panels(records, options, "val", exp.learning_rate)
+  drawn = curves.panels(records, exp.options, "val", exp.learning_rate)
   assert [(p.title, *p.lines.values()) for p in drawn] == [
     ("loss", [(1, 2.0)], []),
     ("learning rate", [(1, 0.0)]),
@@ -41,8 +40,8 @@ def test_a_run_of_one_step_has_no_speed():
 
 def test_a_run_of_one_evaluation_is_drawn():
   records = [{"step": 4, "loss": 1.5}, {"step": 4, "val/loss": 1.25, "val/top1": 0.5}]
-  options, exp = options_of()
-  panels = curves.panels(records, options, "val", exp.learning_rate, log_loss=True)
+  exp = build()
+  panels = curves.panels(records, exp.options, "val", exp.learning_rate, log_loss=True)
   assert [panel.title for panel in panels] == ["loss", "top-1 of val"]
   loss, top1 = curves.learning_curves(panels, "a $run$").axes[:2]
   for line, point in zip((*loss.lines, *top1.lines), ((4, 1.5), (4, 1.25), (4, 50)), strict=True):

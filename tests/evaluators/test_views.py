@@ -49,7 +49,7 @@ def test_an_evaluator_averages_the_views_of_its_operations():
   config = small_config()
   del config.evaluators["pictures"]
   config.evaluators.val.ops = "decode|resize_small(20)|three_crops"
-  setup = experiment.build_model(config, experiment.make_mesh(config, jax.devices()[:1]))
+  setup = experiment.build_model(config)
   variables = jax.tree.map(
     lambda x: x + 0.3 * np.sin(np.arange(x.size)).reshape(x.shape), setup.init_variables()
   )

@@ -1,12 +1,11 @@
 """A small model with weights that say something (a new head is zero)."""
 
 import jax
-import numpy as np
 import pytest
 
 from mixer_jax import inference
 from mixer_jax.training import experiment
-from tests.configurations import small_config
+from tests.configurations import random_variables, small_config
 
 
 def make_trained(num_devices=1, dtype="float32", config=None, **changes):
@@ -14,14 +13,9 @@ def make_trained(num_devices=1, dtype="float32", config=None, **changes):
   config = config or small_config(**changes)
   config.mesh.data = num_devices
   config.model.dtype = dtype
-  setup = experiment.build_model(config, experiment.make_mesh(config))
-  rng = np.random.default_rng(0)
-  variables = jax.tree.map(
-    lambda x: rng.normal(scale=0.3, size=x.shape).astype(x.dtype), setup.abstract_variables
-  )
-  return inference.Trained(
-    setup, jax.device_put(variables, setup.shardings.variables), "random weights"
-  )
+  setup = experiment.build_model(config)
+  variables = jax.device_put(random_variables(setup), setup.shardings.variables)
+  return inference.Trained(setup, variables, "random weights")
 
 
 @pytest.fixture(scope="session")

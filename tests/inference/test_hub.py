@@ -86,7 +86,7 @@ def test_a_model_of_clips_is_read_back_with_its_length(tmp_path):
 def test_the_configuration_is_what_timm_writes(family, fields):
   config = with_family(small_config(image_size=224), family, fields)
   config.evaluators.val.ops = "decode|resize_small|central_crop"
-  setup = experiment.build_model(config, experiment.make_mesh(config))
+  setup = experiment.build_model(config)
   trained = inference.Trained(setup, {}, "x", class_names=tuple(f"c{i}" for i in range(10)))
   have, want = hub.config(trained), TIMM[family]
   assert have["architecture"] == want["architecture"]

@@ -239,15 +239,12 @@ def test_prepare_and_predict_take_the_same_photos(tmp_path, depth):
   for _ in range(depth):
     deep /= "d"
     deep.mkdir()
-  others = [
-    ".DS_Store",
-    "a/.DS_Store",
-    "a/._0.JPG",
-    "a/.hidden.png",
-    "train/Thumbs.db",
+  others = [".DS_Store", "a/.DS_Store", "a/._0.JPG", "a/.hidden.png", "train/Thumbs.db"]
+  others += [
     "train/notes.txt",
+    "@eaDir/0.jpg/SYNOPHOTO_THUMB_M.jpg",
+    "a/@eaDir/0.JPG/SYNOPHOTO_THUMB_M.jpg",
   ]
-  others += ["@eaDir/0.jpg/SYNOPHOTO_THUMB_M.jpg", "a/@eaDir/0.JPG/SYNOPHOTO_THUMB_M.jpg"]
   for name in (deep / "x.jpg", *others):
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_bytes(b"")

@@ -145,7 +145,7 @@ def test_an_mlp_3d_that_starts_from_cycle_mlp_gives_of_a_still_clip_what_that_gi
   config = small_config(image_size=(32, 40), num_classes=5)
   config = of_clips(with_family(config, "mlp3d", fields), 16)
   config.init.weights, config.init.new_head = str(tmp_path / "images.npz"), False
-  exp = experiment.build(config, experiment.make_mesh(config))
+  exp = experiment.build(config)
   variables, line = init_from.initial_variables(exp)
   assert re.search(r"images\.npz, inflated from a CycleMLP", line)
   model, features = exp.model, jax.jit(models.features, static_argnums=0)

@@ -20,6 +20,7 @@ from mixer_jax.tools import supervisor
 from mixer_jax.training import loop
 from tests import runs, several
 from tests.configurations import small_config
+from tests.training.steps import SHARDED, assert_same_gradients
 
 # Compiling takes most of the time of such short runs; what is compiled need not be fast.
 FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -78,12 +79,7 @@ def run_several(out, count):
 
 def assert_like_one(found, one, fsdp):
   for part in found:
-    for name in [k for k in one if k.startswith("gradient/")]:
-      # The true gradient of this bias is zero, so its rounding is measured against the others.
-      zero = name.endswith("token_mixing/Dense_1/bias")
-      largest = max(np.abs(v).max() for k, v in one.items() if k.startswith("gradient/"))
-      scale = largest if zero else np.abs(one[name]).max()
-      np.testing.assert_allclose(part[name], one[name], atol=1e-5 * scale, rtol=0, err_msg=name)
+    assert_same_gradients(part, {k: v for k, v in one.items() if k.startswith("gradient/")})
     np.testing.assert_allclose(part["losses"], one["losses"], rtol=1e-5)
     assert part["val/count"] == 360
     for name in ("top1", "top5"):
@@ -143,7 +139,7 @@ def in_this_process(workdir, steps):
 @pytest.mark.campaign
 def test_sigterm_to_one_saves_once_and_one_device_goes_on(tmp_path):
   """Two processes with sharded parameters; the notice meets the one that is not the coordinator."""
-  rules = f"({', '.join(map(repr, several.RULES))},)"
+  rules = f"({', '.join(map(repr, SHARDED))},)"
   processes = start_several(
     command(tmp_path / "run", **{"mesh.fsdp": 2, "mesh.rules": rules}), count=2
   )

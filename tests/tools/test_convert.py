@@ -43,7 +43,7 @@ def test_there_and_back_is_the_same_to_the_bit(tmp_path, capsys):
 
 def saved_run(workdir, config, scores):
   """Saves a checkpoint of other parameters for each score; returns the parameters by step, and the run's name."""
-  exp = experiment.build(config, experiment.make_mesh(config))
+  exp = experiment.build(config)
   configuration.save(workdirs.path_of(str(workdir)) / "config.json", config)
   origin = provenance.describe(config, {})
   checkpointer = checkpoint.Checkpointer(

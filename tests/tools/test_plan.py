@@ -19,8 +19,7 @@ PARAMETERS = (
   + (64 * 10 + 10)
 )
 needs_libtpu = pytest.mark.skipif(
-  importlib.util.find_spec("libtpu") is None,
-  reason="libtpu is not installed: pip install '.[tpu]'",
+  importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: pip install '.[tpu]'"
 )
 
 

@@ -5,7 +5,7 @@ import random
 import jax
 import pytest
 
-from mixer_jax import models, schema
+from mixer_jax import schema
 from mixer_jax.errors import InputError
 from mixer_jax.training import experiment
 from tests import marks
@@ -38,12 +38,7 @@ def is_built(key, value):
 
 @pytest.mark.parametrize(("count", "seed"), [(20, 0), marks.long(3000, 1)])
 def test_values_are_refused_or_make_an_experiment(count, seed, capsys):
-  known, rng, faults, built = (
-    list(keys(schema.tree(small_config(), models.schema))),
-    random.Random(seed),
-    [],
-    0,
-  )
+  known, rng, faults, built = (list(keys(schema.tree(small_config()))), random.Random(seed), [], 0)
   for _ in range(count):
     key, field = rng.choice(known)
     number = field.limits is not None and rng.random() < 0.8

@@ -58,7 +58,7 @@ def grads_loss_and_statistics(family, *, devices, parts, masked=0):
   config.optimizer.clip_norm = None
   shape = families.shape(family, 16, 16, 3)
   config = of_clips(config, shape[0]) if len(shape) == 4 else config
-  exp = experiment.build(config, experiment.make_mesh(config))
+  exp = experiment.build(config)
   # A head of zeros would keep the gradients from the body.
   variables = families.random_variables(family, 16, 16, num_classes=10, **FIELDS[family])[1]
   state = exp.first_state(jax.device_put(variables, exp.shardings.variables))
@@ -118,8 +118,7 @@ def run(request, tmp_path_factory):
 
 def test_resume_equals_an_uninterrupted_run(run):
   _, undisturbed, resumed = run
-  runs.assert_same_state(runs.final_state(resumed, LAST), runs.final_state(undisturbed, LAST))
-  assert runs.records(resumed) == runs.records(undisturbed)
+  runs.assert_same_run(resumed, undisturbed, LAST)
 
 
 @pytest.mark.campaign
@@ -143,8 +142,7 @@ def test_a_run_of_clips_resumes_to_the_bit_and_is_exported(tmp_path, capsys):
   log = capsys.readouterr()
   assert "images" not in log.out + log.err
   stop_and_resume(config, parts)
-  runs.assert_same_state(runs.final_state(parts, 5), runs.final_state(whole, 5))
-  assert runs.records(parts) == runs.records(whole)
+  runs.assert_same_run(parts, whole, 5)
   assert {p.name for p in (whole / "plots").iterdir()} == {"learning_curves.png", "predictions.png"}
   trained = inference.load(workdir=str(whole), config=None)
   differences = export.save(trained, tmp_path / "x.stablehlo", input_type="uint8", tolerance=1e-5)

@@ -9,24 +9,16 @@ from configs import finetune as finetune_config
 from mixer_jax import inference, weights
 from mixer_jax.errors import InputError
 from mixer_jax.training import init_from, loop
+from mixer_jax.training.experiment import build
 from tests import families, runs
-from tests.configurations import build, small_config
+from tests.configurations import small_config, small_weights
 from tests.families import RESNET, VIT
 from tests.training.steps import batches
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-  """Weights of the small model at 16 px, no parameter of which is zero."""
-  config = small_config()
-  exp = build(config)
-  rng = np.random.default_rng(0)
-  params = jax.tree.map(
-    lambda x: (0.2 * rng.normal(size=x.shape)).astype(np.float32), exp.abstract_state.params
-  )
-  path = tmp_path_factory.mktemp("weights") / "small.npz"
-  weights.save_npz(path, {"params": params})
-  return str(path)
+  return small_weights(tmp_path_factory)
 
 
 def initial_params(exp):
@@ -237,11 +229,7 @@ def test_the_papers_settings():
   assert (config.optimizer.name, config.optimizer.momentum, config.optimizer.clip_norm) == (
     "momentum", 0.9, 1.0,
   )  # fmt: skip
-  assert (config.optimizer.weight_decay, config.augment.mixup_p, config.model.stoch_depth) == (
-    0,
-    0,
-    0,
-  )
+  assert config.optimizer.weight_decay == config.augment.mixup_p == config.model.stoch_depth == 0
   assert (config.schedule.decay, config.loss, config.learning_rate) == (
     "cosine", "softmax_xent", 0.06,
   )  # fmt: skip

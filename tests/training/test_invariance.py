@@ -15,7 +15,7 @@ from mixer_jax.data import permutations
 from mixer_jax.training import experiment, loop
 from tests.configurations import small_config
 from tests.marks import long
-from tests.training.steps import batches, put
+from tests.training.steps import batches, stepped
 
 SIZE, PATCH, SEED, STEPS = 16, 4, 3, 30
 GRID = SIZE // PATCH
@@ -34,7 +34,7 @@ def config_of(family):
 
 
 def initial_params(config):
-  exp = experiment.build(config, experiment.make_mesh(config))
+  exp = experiment.build(config)
   return jax.device_get(exp.init_state().params)
 
 
@@ -103,13 +103,10 @@ def test_a_resnet_does_not(tmp_path):
   assert np.abs(permuted - plain).max() > 1e-2
 
 
-def stepped(params, image, **changes):
-  """Returns the parameters after a step from these, and the loss."""
-  config = small_config(**changes)
-  exp = experiment.build(config, experiment.make_mesh(config))
-  batch = {**next(batches(1)), "image": image}
-  state, metrics = exp.train_step(exp.first_state({"params": params}), put(exp, batch))
-  return jax.device_get(state.params), float(metrics["loss"])
+def learned(params, image, **changes):
+  """Returns the parameters after a step on these images, and the loss."""
+  exp = experiment.build(small_config(**changes))
+  return stepped(exp, params, {**next(batches(1)), "image": image})
 
 
 @pytest.mark.parametrize("image_size", ["8x32", long((32, 8))])
@@ -122,8 +119,8 @@ def test_a_mixer_learns_from_a_rectangle_what_it_learns_from_a_square_of_the_sam
   patches = square.reshape(16, GRID, PATCH, GRID, PATCH, 3).swapaxes(2, 3)
   image = patches.reshape(16, height // PATCH, width // PATCH, PATCH, PATCH, 3).swapaxes(2, 3)
   wanted, got = (
-    stepped(params, square),
-    stepped(params, image.reshape(16, height, width, 3), image_size=image_size),
+    learned(params, square),
+    learned(params, image.reshape(16, height, width, 3), image_size=image_size),
   )
   assert got[1] == pytest.approx(wanted[1], rel=1e-6)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), got[0], wanted[0])
@@ -134,6 +131,6 @@ def test_a_grey_model_sees_what_one_of_three_equal_channels_sees():
   grey = np.random.default_rng(0).integers(0, 256, (16, SIZE, SIZE, 1), np.uint8)
   summed = {**params, "stem": dict(params["stem"])}
   summed["stem"]["kernel"] = params["stem"]["kernel"].sum(2, keepdims=True)
-  _, wanted = stepped(params, grey.repeat(3, 3))
-  _, got = stepped(summed, grey, image_channels=1)
+  _, wanted = learned(params, grey.repeat(3, 3))
+  _, got = learned(summed, grey, image_channels=1)
   assert got == pytest.approx(wanted, rel=1e-6)

@@ -41,24 +41,23 @@ BV_SCHEDULE = schedule(0.001)
 VT_SCHEDULE = schedule(0.03, decay="cosine")
 
 
-def run(golden, **settings):
-  """Returns params and updates after each of the five recorded gradients, and the last state."""
+def updated(params, grads, **settings):
+  """Returns params and updates after each of the gradients, and the last state."""
   tx = optimizer.make_optimizer(**settings)
-  params = subtree(golden, "init/")
-  grads = subtree(golden, "grads/")
-  opt_state = tx.init(params)
-
-  @jax.jit
-  def update(params, opt_state, grads):
-    updates, opt_state = tx.update(grads, opt_state, params)
-    return jax.tree.map(lambda p, u: p + u, params, updates), updates, opt_state
-
-  history = []
-  for i in range(5):
-    params, updates, opt_state = update(params, opt_state, jax.tree.map(lambda g: g[i], grads))  # noqa: B023
+  state, history = tx.init(params), []
+  for grad in grads:
+    updates, state = jax.jit(tx.update)(grad, state, params)
+    params = optax.apply_updates(params, updates)
     history.append((params, updates))
   params, updates = jax.tree.map(lambda *x: np.stack(x), *history)
-  return params, updates, opt_state
+  return params, updates, state
+
+
+def run(golden, **settings):
+  """Returns what `updated` does of the five gradients of the authors' code."""
+  grads = subtree(golden, "grads/")
+  each = [jax.tree.map(lambda g, i=i: g[i], grads) for i in range(5)]
+  return updated(subtree(golden, "init/"), each, **settings)
 
 
 def assert_close(tree, wanted, atol):
@@ -153,19 +152,15 @@ def test_bad_multipliers_are_named(golden, rule, message):
 RECIPE = section(weight_decay=0.05, weight_decay_on="multidimensional")
 
 
-def updated(golden, init, grads, steps, **settings):
-  """Returns the parameters after each recorded gradient; names are those of the file, split at "/" or "."."""
-  tx = optimizer.make_optimizer(**settings)
-  nested = lambda prefix: traverse_util.unflatten_dict(  # noqa: E731
-    {tuple(re.split("[/.]", k.removeprefix(prefix))): v for k, v in golden.items() if k.startswith(prefix)}
-  )  # fmt: skip
-  params = jax.tree.map(jax.numpy.asarray, nested(init))
-  state, history = tx.init(params), []
-  for step in range(steps):
-    updates, state = jax.jit(tx.update)(nested(grads.format(step)), state, params)
-    params = optax.apply_updates(params, updates)
-    history.append(traverse_util.flatten_dict(params, sep="."))
-  return history
+def assert_is_torchs(golden, init, grads, after, tolerance, **settings):
+  """Compares the parameters after each of three recorded gradients; a parameter's name ends its array's."""
+  nested = lambda prefix: subtree({k.replace(".", "/"): v for k, v in golden.items()}, prefix)  # noqa: E731
+  params, *_ = updated(nested(init), [nested(f"{grads}{i}/") for i in range(3)], **settings)
+  for step in range(3):
+    have = jax.tree.map(lambda x, step=step: x[step], params)
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, **tolerance), have, nested(f"{after}{step}/")
+    )
 
 
 @pytest.mark.parametrize(("name", "clip_norm"), [("noclip", None), ("clip5", 5.0)])
@@ -176,11 +171,15 @@ def test_adamw_is_torchs(name, clip_norm):
   settings = RECIPE | dict(
     clip_norm=clip_norm, learning_rate=1.0, schedule=lambda step: rates[step]
   )
-  history = updated(golden, "adamw/init/", "adamw/grads/{}/", 3, **settings)
-  for step, params in enumerate(history):
-    for key, value in params.items():
-      wanted = golden[f"adamw/{name}/params/{step}/{key}"]
-      np.testing.assert_allclose(value, wanted, atol=5e-7, rtol=0, err_msg=f"{step} {key}")
+  close = dict(atol=5e-7, rtol=0)
+  assert_is_torchs(
+    golden, "adamw/init/", "adamw/grads/", f"adamw/{name}/params/", close, **settings
+  )
+
+
+def test_biases_of_several_dimensions_do_not_decay():
+  params = {name: np.ones((2, 2)) for name in ("bias", "kernel")}
+  assert optimizer.decaying("multidimensional")(params) == {"bias": False, "kernel": True}
 
 
 @pytest.fixture(scope="module")
@@ -192,11 +191,8 @@ def test_lamb_is_timms(timms):
   """The first gradients are clipped; biases have no trust ratio, parameters or updates of zeros have 1."""
   settings = RECIPE | dict(name="lamb", clip_norm=1.0, eps=1e-6, weight_decay=0.2)
   settings |= dict(learning_rate=0.02, schedule=lambda _: 1.0)
-  history = updated(timms, "lamb/init/", "lamb/grads/{}/", 3, **settings)
-  for step, params in enumerate(history):
-    for key, value in params.items():
-      wanted = timms[f"lamb/params/{step}/{key.replace('.', '/')}"]
-      np.testing.assert_allclose(value, wanted, rtol=1e-6, atol=2e-7, err_msg=f"{step} {key}")
+  close = dict(rtol=1e-6, atol=2e-7)
+  assert_is_torchs(timms, "lamb/init/", "lamb/grads/", "lamb/params/", close, **settings)
 
 
 def test_values_are_clipped():

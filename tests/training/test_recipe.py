@@ -1,12 +1,11 @@
-"""The whole of DeiT's recipe at once: resumed, read by any number of workers, on several devices, in parts."""
+"""The whole of DeiT's recipe at once: on several devices, in parts; test_families.py resumes it."""
 
 import jax
 import numpy as np
 import pytest
 
 from configs import deit
-from mixer_jax.training import experiment, loop
-from tests import runs
+from mixer_jax.training import experiment
 from tests.configurations import small_config
 from tests.marks import long
 from tests.training.steps import batches, put
@@ -28,29 +27,10 @@ def recipe(**changes):
   return config
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-  workdir = tmp_path_factory.mktemp("undisturbed")
-  loop.train(recipe(), str(workdir))
-  (step,) = {r["step"] for r in runs.records(workdir) if "val/top1" in r} - {10}
-  return runs.final_state(workdir, step), step
-
-
-@pytest.mark.parametrize("num_workers", [long(0), long(1), long(2)])
-def test_resume_equals_an_uninterrupted_run(undisturbed, tmp_path, num_workers):
-  wanted, last = undisturbed
-  config = recipe(**{"data.num_workers": num_workers})
-  with pytest.raises(SystemExit):
-    loop.train(config, str(tmp_path), runs.StopAfter(5))
-  config.data.num_workers = 2 - num_workers
-  loop.train(config, str(tmp_path))
-  runs.assert_same_state(runs.final_state(tmp_path, last), wanted)
-
-
 def after_a_step(devices, parts):
   """Returns the variables after three steps on the same batches, and the gradients' norms."""
   config = recipe(**{"grad_accum_steps": parts, "mesh.data": devices, "batch_size": 48})
-  exp = experiment.build(config, experiment.make_mesh(config))
+  exp = experiment.build(config)
   state, norms = exp.init_state(), []
   for batch in batches(3, size=48):
     state, metrics = exp.train_step(state, put(exp, batch))

@@ -8,9 +8,9 @@ from flax import linen as nn
 
 from mixer_jax import losses
 from mixer_jax.training import experiment, step
-from tests.configurations import small_config
+from tests.configurations import random_variables, small_config
 from tests.marks import long
-from tests.training.steps import MESHES, batches, build, flat, put
+from tests.training.steps import MESHES, SGD, batches, build, flat, put, stepped
 
 
 def train(exp, steps, masked=()):
@@ -59,9 +59,8 @@ def test_any_mesh_will_do(reference):
 def test_masked_rows_count_for_nothing():
   """Without mixup, a batch with masked rows gives the loss and gradients of the batch without them."""
   config = small_config()
-  config.mesh.data = 1
   config.model.stoch_depth = 0.0
-  exp = experiment.build(config, experiment.make_mesh(config))
+  exp = experiment.build(config)
   batch = next(batches(1))
   keep = np.array([0, 1, 2, 3, 8, 9, 10, 11])
   masked = {**batch, "mask": np.isin(np.arange(16), keep).astype(np.float32)}
@@ -72,32 +71,19 @@ def test_masked_rows_count_for_nothing():
     np.testing.assert_allclose(metrics[name], other[name], rtol=1e-5)
 
 
-SGD = {
-  "optimizer.name": "momentum", "optimizer.clip_norm": None, "optimizer.weight_decay": 0.0,
-  "schedule.warmup_steps": 0, "schedule.decay": "constant",
-}  # fmt: skip
 RHO, RATE = 0.2, 0.3
-
-
-def stepped(exp, params, **batch):
-  """Returns the parameters after the first step from these, by name, and the loss."""
-  state = exp.first_state(jax.device_put({"params": params}, exp.shardings.variables))
-  state, metrics = exp.train_step(state, put(exp, next(batches(1, **batch))))
-  return jax.device_get(state.params), float(metrics["loss"])
 
 
 @pytest.fixture(scope="module")
 def ascended():
   """Parameters, the loss there, and those after a step of SAM, computed from two plain steps."""
   plain = build(1, keys=SGD, learning_rate=RATE)
-  shapes = plain.abstract_state.params
-  rng = np.random.default_rng(3)  # a head of zeros would keep the gradients from the body
-  params = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), shapes)
-  after, loss = stepped(plain, params)
+  params = random_variables(plain)["params"]
+  after, loss = stepped(plain, params, next(batches(1)))
   grads = jax.tree.map(lambda p, q: (p - q) / RATE, params, after)
   norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in jax.tree.leaves(grads)))
   above = jax.tree.map(lambda p, g: p + np.float32(RHO / norm) * g, params, grads)
-  after_above, loss_above = stepped(plain, above)
+  after_above, loss_above = stepped(plain, above, next(batches(1)))
   wanted = jax.tree.map(lambda p, a, b: p + b - a, params, above, after_above)
   assert loss_above > loss
   assert max(jax.tree.leaves(jax.tree.map(lambda a, b: np.abs(a - b).max(), wanted, after))) > 1e-3
@@ -112,20 +98,16 @@ def test_sam_takes_the_gradients_up_the_slope(ascended, num_devices, fsdp, accum
   """With the same batch, drop path, dropout and mixup in both passes; the loss is that of the first."""
   params, loss, wanted = ascended
   exp = build(
-    num_devices,
-    fsdp,
-    SGD | {"optimizer.sam_rho": RHO},
-    learning_rate=RATE,
-    grad_accum_steps=accum,
+    num_devices, fsdp, SGD | {"optimizer.sam_rho": RHO}, learning_rate=RATE, grad_accum_steps=accum
   )
-  after, found = stepped(exp, params)
+  after, found = stepped(exp, params, next(batches(1)))
   assert found == pytest.approx(loss, rel=1e-5)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), after, wanted)
 
 
 def test_sam_leaves_parameters_alone_where_all_rows_are_masked(ascended):
   exp = build(1, keys=SGD | {"optimizer.sam_rho": RHO}, learning_rate=RATE)
-  after, _ = stepped(exp, ascended[0], masked=range(16))
+  after, _ = stepped(exp, ascended[0], next(batches(1, masked=range(16))))
   jax.tree.map(np.testing.assert_array_equal, after, ascended[0])
 
 

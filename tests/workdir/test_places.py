@@ -101,8 +101,7 @@ def test_a_checkpoint_of_another_run_is_not_taken(tmp_path, workdir):
 
 
 @pytest.mark.parametrize(
-  ("name", "read"),
-  [("config.json", workdirs.find_config), ("run_id", workdirs.find_run_id)],
+  ("name", "read"), [("config.json", workdirs.find_config), ("run_id", workdirs.find_run_id)]
 )
 def test_what_a_workdir_says_of_its_run_is_checked(tmp_path, name, read):
   directory = workdirs.path_of(str(tmp_path / "run"))

@@ -65,6 +65,13 @@ def test_another_record_is_refused_and_named(tmp_path, index, capsys):
   assert provenance.resume(describe(), workdir, 0, ()).run == before.run
 
 
+def test_another_record_of_an_evaluator_is_said_to_be_harmless(tmp_path):
+  workdir, key, other = saved(tmp_path, describe()), "evaluators.val.split", describe()
+  other.splits[key] = dataclasses.replace(other.splits[key], records=("another",))
+  with pytest.raises(InputError, match=rf"no parameter, with --allow_change={key}$"):
+    provenance.resume(other, workdir, 0, ())
+
+
 def test_a_record_that_cannot_be_read_is_no_error():
   """What is to be done about it, config.data.on_bad_record says, when it is met."""
   prints = split(image0=None).fingerprint()

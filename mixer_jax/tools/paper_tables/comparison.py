@@ -66,15 +66,7 @@ class Exclusion:
 
 @dataclasses.dataclass(frozen=True)
 class ComparisonTable:
-  """A table.
-
-  Attributes:
-    header: a title for each column.
-    rows: as many cells each.
-    notes: sentences printed below the table.
-    missing: results that have not been run.
-    left_out: results that were found and not used.
-  """
+  """A table; its rows have as many cells as the header, its notes are sentences printed below it."""
 
   title: str
   header: Sequence[str]

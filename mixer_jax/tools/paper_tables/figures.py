@@ -46,13 +46,7 @@ def new_figure(columns: int, lines: int = 1, *, width: float = 5.5, height: floa
 
 
 def draw_lines(axes: Any, lines: Mapping[str, Curve], style: Mapping[str, dict[str, Any]]) -> None:
-  """Draws named lines, or says that nothing has been run.
-
-  Args:
-    axes: matplotlib's.
-    lines: name -> (x, y); names without points are left out.
-    style: name -> arguments of matplotlib's plot.
-  """
+  """Draws the lines, name -> (x, y), that have points, with their arguments of `plot`; or says that nothing has been run."""
   for name, points in lines.items():
     if points:
       axes.plot(*zip(*points, strict=True), label=name, **style[name])
@@ -248,13 +242,7 @@ def permuted_photos(photo: np.ndarray, size: int, patch: int) -> list[tuple[str,
 
 
 class FiveShots(NamedTuple):
-  """ImageNet 5-shot accuracy of pre-trainings that were run.
-
-  Attributes:
-    curves: (step, share).
-    missing: the commands for the others.
-    left_out: runs that were found and not used.
-  """
+  """ImageNet 5-shot accuracy of pre-trainings that were run, as (step, share); and what is missing for the others."""
 
   curves: dict[Pretraining, Curve]
   missing: list[MissingResult]

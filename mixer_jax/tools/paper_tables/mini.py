@@ -5,7 +5,7 @@ import pathlib
 import shlex
 import statistics
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from mixer_jax import configuration
 from mixer_jax.errors import InputError
@@ -73,10 +73,8 @@ class Pretrain:
     parts += [f"dataset={setting.dataset}", f"fewshot={setting.target}", f"steps={setting.steps}"]
     return f"configs/mini.py:{','.join(parts)},points={NUM_POINTS if is_drawn else 1}"
 
-  @property
-  def changes(self) -> dict[str, Any]:
-    """Values of that configuration that differ from the file's."""
-    return {}
+  changes: ClassVar[dict[str, Any]] = {}
+  """Values of that configuration that differ from the file's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,11 +155,10 @@ class Outcome(NamedTuple):
 
   Attributes:
     top1: on the evaluation split in per cent. The split is the pre-training's own, or the target's for a transfer.
-    num_images: number of images of that split.
+    num_images: of that split.
     five_shot: 5-shot accuracy on the target in per cent. None for a transfer.
     curve: (step, share) of top-1.
     speed: median of the images per second in training.
-    core_hours: core-hours that the run took.
   """
 
   top1: float

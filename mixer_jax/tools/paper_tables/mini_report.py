@@ -101,7 +101,7 @@ def _claims(directory: pathlib.Path, setting: Setting, seen: Outcomes) -> list[s
 
 def _example_images(config: Any, count: int) -> list[tuple[str, np.ndarray]]:
   """Returns (class, image) of the first test images."""
-  options = schema.read(config, models.schema)
+  options = schema.read(config)
   source = splits.make(options, options.evaluators["val"], "config.evaluators.val.").open()
   names = source.class_names or [str(i) for i in range(config.num_classes)]
   examples = [source[i] for i in range(count)]
@@ -164,7 +164,7 @@ def _data_and_scale(directory: pathlib.Path, setting: Setting, seen: Outcomes) -
 def num_params(config: Any) -> int:
   """Returns the number of a configuration's parameters."""
   module = models.build(**config.model, num_classes=config.num_classes)
-  shape = schema.read(config, models.schema).input_shape
+  shape = schema.read(config).input_shape
   return tables.count(models.abstract_variables(module, shape)["params"])
 
 

@@ -26,7 +26,6 @@ class Run:
   """A workdir.
 
   Attributes:
-    path: of the directory.
     config: nested, as JSON has it, with today's keys.
     records: metrics by step, ascending.
     evaluations: results of `eval.py --record`, oldest first.

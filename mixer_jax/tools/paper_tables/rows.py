@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from mixer_jax import configuration, models, schema
+from mixer_jax import configuration, schema
 from mixer_jax.tools import config_files, paper_numbers
 from mixer_jax.tools.paper_tables.comparison import Exclusion
 from mixer_jax.tools.paper_tables.results import Results, Run
@@ -116,7 +116,7 @@ def wanted(pretraining: Pretraining) -> Any:
 @functools.cache
 def total_steps(file: str) -> int:
   """Returns the steps of a configuration's whole run."""
-  return experiment.total_steps(schema.read(config_files.load(file), models.schema))
+  return experiment.total_steps(schema.read(config_files.load(file)))
 
 
 @functools.cache

@@ -149,10 +149,9 @@ def results_table(
   Args:
     found: our results.
     name: "table2" or "table3", which fine-tune in different ways.
-    title: of the table.
+    title, notes: of the table.
     paper: the rows.
     metrics: those of `_METRICS` that the table has.
-    notes: for the reader.
   """
   runs, left_out = rows.match(found)
   measured = throughput.load(found.directory)
@@ -181,7 +180,7 @@ def results_table(
     notes=(
       *notes,
       "images/s and core of inference, best over batch sizes: the paper's on TPU v3, ours "
-      f"{throughput.describe(measured)}.",
+      f"{'' if measured else 'not '}measured on {throughput.here()}.",
       "Planned: bounds by the chip's published rates (tools.plan), which real runs do not reach.",
     ),
     missing=[

@@ -27,7 +27,6 @@ class Job(NamedTuple):
   """A row of table 2 or 3: a pre-training, fine-tuned at an image size.
 
   Attributes:
-    found: the results.
     table: "table2" or "table3".
     pretraining: where it starts.
     size: of the images in pixels; VTAB-1k has its own sizes.

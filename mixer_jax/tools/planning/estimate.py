@@ -62,13 +62,9 @@ def make(
   total_steps: int,
   forward_flops_per_image: float,
 ) -> Estimate:
-  """Returns the estimate for a run on `num_devices` devices of this chip.
+  """Returns the estimate for a run of a compiled step on `num_devices` devices of this chip.
 
-  Args:
-    dtype: of the products.
-    program: the compiled step.
-    batch_size: of all devices.
-    forward_flops_per_image: of the model, by its matrix products.
+  The batch is that of all devices, the type and the operations of an image those of the matrix products.
   """
   peak = chip.flops(dtype) / chip.devices
   num_cores = chip.num_cores(num_devices)

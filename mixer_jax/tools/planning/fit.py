@@ -120,8 +120,7 @@ def cheapest(
   that fits with more operations than the model has is followed by one more that fits, of more parts.
 
   Args:
-    space: what to choose from.
-    try_setting: compiles one.
+    space, try_setting: what to choose from, and what compiles one.
     argument_bytes: bytes of state and batch on a device with a setting. None if a rule of the mesh forbids
       the setting.
     limit_bytes: memory of a device. If None, whatever compiles fits.

@@ -20,13 +20,7 @@ TRAINING = 3
 
 
 def forward_flops(model: nn.Module, abstract_variables: Any, abstract_image: Any) -> int:
-  """Returns the operations of `model.apply` on the image batch.
-
-  Args:
-    model: the module.
-    abstract_variables: shapes and types of its variables.
-    abstract_image: shape and type of a batch of images.
-  """
+  """Returns the operations of `model.apply` on variables and a batch of images of these shapes and types."""
   return matmul_flops(jax.make_jaxpr(model.apply)(abstract_variables, abstract_image).jaxpr)
 
 

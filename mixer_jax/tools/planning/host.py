@@ -16,11 +16,7 @@ _REPEATS = 3
 
 
 def measured_chip(num_devices: int) -> chips.Chip:
-  """Returns the processors that this process may use, all its CPU devices together; takes seconds.
-
-  Args:
-    num_devices: that JAX makes of them.
-  """
+  """Returns the processors that this process may use, of which JAX makes `num_devices`, together; takes seconds."""
   square = jax.random.normal(jax.random.key(0), (_SIDE, _SIDE))
   product = _seconds(jax.jit(lambda x: x @ x), square)
   copy = _seconds(jax.jit(lambda x: x + 1), jnp.zeros(_VALUES))

@@ -59,8 +59,6 @@ class Program:
     flops: operations of a step on one device, recomputation and everything beside the matrix products
       included.
     bytes_moved: to and from the memory of one device in a step.
-    collectives: of a step.
-    compile_seconds: what the compiler took.
   """
 
   memory: Memory

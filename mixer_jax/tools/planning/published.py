@@ -23,11 +23,7 @@ class Published:
 
 
 def find(
-  dataset: str,
-  model: str,
-  variant: str | None,
-  epochs: float | None,
-  input_shape: tuple[int, ...],
+  dataset: str, model: str, variant: str | None, epochs: float | None, input_shape: tuple[int, ...]
 ) -> Published | None:
   """Returns the paper's row of config.data.dataset, model, epochs and images, or None."""
   for row in paper_numbers.rows("table3_scale"):

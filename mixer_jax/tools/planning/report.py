@@ -62,13 +62,9 @@ def make(
   limit_bytes: int | None,
   trial: fit.Trial,
 ) -> Report:
-  """Returns the plan of an experiment on the devices of its mesh.
+  """Returns the plan of an experiment on the devices of its mesh, called `devices`, by the compiler's numbers in `trial`.
 
-  Args:
-    devices: label shown in the report.
-    chip: their rates, if known.
-    limit_bytes: memory of each device, if known.
-    trial: the compiler's numbers.
+  The chip and the memory of a device may not be known.
   """
   forward, times = forward_flops(exp), None
   if trial.program and chip:

@@ -22,7 +22,6 @@ class Topology:
 
   Attributes:
     name: "v3:16x16".
-    chip: of which it is made.
     shape: chips along each axis.
   """
 

@@ -75,13 +75,9 @@ def expand(names: Sequence[str]) -> list[str]:
 
 
 def size_of(dataset: str, size: str | None, pretrained: tuple[int, int]) -> int | str:
-  """Returns the image size to fine-tune at.
+  """Returns the image size to fine-tune at: `size`, that the user gave, or else that of pre-training, (height, width).
 
-  Args:
-    dataset: name of the data set.
-    size: the size that the user gave, if any.
-    pretrained: (height, width) of pre-training. Without `size` it is kept. VTAB-1k's tasks with large images
-      take twice that.
+  VTAB-1k's tasks with large images take twice that.
   """
   if size is not None:
     return schema.joined(*schema.sides(size))

@@ -14,7 +14,7 @@ from typing import Any
 
 from etils import epath
 
-from mixer_jax import configuration, evaluators, files, models, schema, tables
+from mixer_jax import configuration, evaluators, files, schema, tables
 from mixer_jax.errors import DivergedError, InputError
 from mixer_jax.tools.sweep import protocol
 from mixer_jax.training import experiment, init_from, loop
@@ -32,13 +32,7 @@ def run_protocol(
   *,
   report_only: bool = False,
 ) -> None:
-  """Takes runs until all are finished, and prints the table; see tools/transfer.py.
-
-  Args:
-    sweep: what is asked for.
-    results: directory of runs and tables.
-    make_config: a run's configuration.
-    report_only: run nothing, print the table of what is there.
+  """Takes runs until all are finished, or with `report_only` none, and prints the table; see tools/transfer.py.
 
   Raises:
     InputError: bad configuration or data, before the first step; or results of other settings.
@@ -74,7 +68,7 @@ def _check(run: protocol.Run, make_config: MakeConfig) -> None:
   """Builds the runs' experiments and opens their data, so that what is wrong is met before the first step."""
   for eval_split in ("dev", "test"):
     config = make_config(dataclasses.replace(run, eval_split=eval_split))
-    exp = experiment.build(config, experiment.make_mesh(config))
+    exp = experiment.build(config)
     exp.train_split.open()
     evaluators.build(exp, evaluators.in_training(exp.options), None)
 
@@ -89,7 +83,7 @@ def _check_settings(
     config = make_config(run)
     saved = workdirs.load_config(epath.Path(results / run.name))
     # An earlier version's evaluators may lack keys that there are today.
-    old, new = (schema.completed(c, models.schema) for c in (saved, config))
+    old, new = (schema.completed(c) for c in (saved, config))
     if changed := configuration.differences(old, new, config.may_change):
       lines = "\n  ".join(changed)
       raise InputError(

@@ -110,7 +110,7 @@ def story(tmp_path_factory):
   for i, key in enumerate(PRETRAININGS):
     config = write_run(directory, key, 0.5 + i / 100)
     if key == Pretrain("mixer", "M", 100.0):
-      exp = experiment.build(config, experiment.make_mesh(config))
+      exp = experiment.build(config)
       saver = checkpoint.Checkpointer(epath.Path(directory / key.name), keep_newest=1, keep_best=0)
       saver.save(config.total_steps, exp.init_state().replace(step=config.total_steps), None)
       saver.wait()

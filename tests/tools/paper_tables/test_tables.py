@@ -51,11 +51,8 @@ def test_table4_shows_a_configuration_that_differs():
   config = imagenet.get_config("B/16")
   config.learning_rate, config.data.ops = 0.002, "decode|inception_crop|randaugment(3, 9)"
   read = tables.hyperparameters(config)
-  assert (read["learning_rate"], read["randaugment_layers"], read["randaugment_magnitude"]) == (
-    "0.002",
-    "3",
-    "9",
-  )
+  assert [read["learning_rate"], read["randaugment_layers"]] == ["0.002", "3"]
+  assert read["randaugment_magnitude"] == "9"
 
 
 def test_nothing_run_shows_no_number_and_the_commands(tmp_path):

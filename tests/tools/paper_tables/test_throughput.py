@@ -69,7 +69,7 @@ def test_a_call_is_timed_after_its_compilation(monkeypatch):
 def test_what_is_timed_in_training_is_the_experiments_step():
   """Call by call it returns the metrics of a state that is handed on."""
   config = small_config()
-  exp = experiment.build(config, experiment.make_mesh(config))
+  exp = experiment.build(config)
   batch, call = throughput.make_batch(exp, 4), throughput.make_train_call(exp)
   state = exp.init_state()
   for _ in range(3):

@@ -19,7 +19,7 @@ def plan(batch_size=64, parts=1, fsdp=1):
   config.model.channels_mlp_dim = 1024  # from which size on parameters are sharded
   config.optimizer.name = "momentum"
   config.mesh.data, config.mesh.fsdp = 4 // fsdp, fsdp
-  exp = experiment.build(config, experiment.make_mesh(config))
+  exp = experiment.build(config)
   return exp, program.compile_step(exp)
 
 
@@ -58,7 +58,7 @@ def test_gradients_are_summed_once_and_nothing_grows_with_the_batch():
 @pytest.mark.parametrize(("image_size", "channels"), [(16, 3), ("8x24", 1)])
 def test_a_planned_batch_is_what_the_loader_makes(image_size, channels):
   config = small_config(image_size=image_size, image_channels=channels)
-  exp = experiment.build(config, experiment.make_mesh(config))
+  exp = experiment.build(config)
   batches = train_batches(exp, 1)
   planned = {k: (v.shape, v.dtype) for k, v in program.abstract_batch(exp).items()}
   assert planned == {k: (v.shape, v.dtype) for k, v in batches[0].items()}

@@ -2,27 +2,20 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 from etils import epath
 
 from configs import finetune as finetune_config
-from mixer_jax import configuration, weights
+from mixer_jax import configuration
 from mixer_jax.errors import DivergedError, InputError
 from mixer_jax.tools.sweep import protocol, worker
-from mixer_jax.training import experiment
-from tests.configurations import small_config
+from tests.configurations import small_weights
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-  config = small_config()
-  exp = experiment.build(config, experiment.make_mesh(config))
-  path = tmp_path_factory.mktemp("weights") / "small.npz"
-  params = jax.tree.map(lambda x: np.full(x.shape, 0.1, np.float32), exp.abstract_state.params)
-  weights.save_npz(path, {"params": params})
-  return str(path)
+  return small_weights(tmp_path_factory)
 
 
 def call(source, results, **values):
