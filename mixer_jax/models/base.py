@@ -210,7 +210,7 @@ class BlockModel(ImageModel, kw_only=True):
     if x.shape[1] == math.prod(grid):
       self.sow("intermediates", "stage_1", x.reshape(x.shape[0], *grid, -1))
 
-  def stage_input(self, x: Array, stage: int, mask: Any, train: bool) -> Array:
+  def stage_input(self, x: Array, stage: int, mask: layers.Mask, train: bool) -> Array:
     """Returns what a stage's blocks begin with.
 
     Args:
